@@ -1,0 +1,63 @@
+"""The `formless` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from transformers.utils import logging as transformers_logging
+
+from formless.cli import terminal
+from formless.cli.chat import chat_command
+from formless.cli.demo import demo_command
+from formless.cli.doctor import doctor_command
+from formless.cli.evaluate import eval_command
+from formless.cli.listings import methods_command, models_command
+from formless.cli.stats import stats_command
+from formless.cli.unlearn import unlearn_command
+from formless.errors import UserError
+
+INTRODUCTION = """Make a language model forget a concept in every form a question can take, and measure that it did.
+
+Start with: formless demo
+
+    formless unlearn --target "Albert Einstein" --out edits/einstein
+
+    formless eval --edit edits/einstein --target "Albert Einstein" --report einstein.html
+
+    formless chat --edit edits/einstein "Who was Albert Einstein?"
+
+    formless stats --model MODEL --corpus wiki.txt --out stats/mine
+
+    formless doctor --model MODEL
+"""
+
+app = typer.Typer(help=INTRODUCTION, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("unlearn")(unlearn_command)
+app.command("eval")(eval_command)
+app.command("stats")(stats_command)
+app.command("chat")(chat_command)
+app.command("demo")(demo_command)
+app.command("models")(models_command)
+app.command("methods")(methods_command)
+app.command("doctor")(doctor_command)
+
+
+def main() -> None:
+    """Run a verb; what the user can mend ends in one line and exit code 2."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except UserError as error:
+        terminal.log.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        terminal.log.print("stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""`formless stats`."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from formless import storage
+from formless.cli import terminal
+from formless.data.corpus import HUB, corpus_texts
+from formless.errors import UserError
+from formless.methods.rocr.statistics import compute_statistics
+from formless.models.loading import DTYPES
+
+
+def stats_command(
+    corpus: Annotated[str, typer.Option(help="A .txt, .json, .jsonl or .parquet file, a folder, or hf:NAME[:CONFIG].")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the null spaces.")],
+    model: terminal.ModelOption = "smollm2",
+    layers: Annotated[str, typer.Option(help="Layers, as in 4,5,6.")] = "4,5,6",
+    samples: Annotated[int | None, typer.Option(min=1, help="At most so many texts (the paper takes 100,000).")] = None,
+    pattern: Annotated[str, typer.Option(help="Which files of a folder, as in '*/passage.json'.")] = "**/*",
+    threshold: Annotated[float, typer.Option(help="Eigenvalues under it span the null space.")] = 2e-2,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cut each text there.")] = 1024,
+    store: Annotated[str, typer.Option(help="Number format of the saved bases.")] = "float32",
+    force: terminal.ForceOption = False,
+    dtype: terminal.DtypeOption = "auto",
+    device: terminal.DeviceOption = "auto",
+    trust_remote_code: terminal.TrustOption = False,
+) -> None:
+    """Compute what ROCR preserves: the null space of a model's keys over a corpus. Goes on where a killed run stopped.
+
+    Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
+    """
+    storage.refuse_existing(out, force=force)
+    store_dtype = DTYPES.get(store)
+    if store_dtype is None:
+        raise UserError(f"unknown number format {store!r}", where="--store", remedy="choose float32, bfloat16 or float16")
+    chosen = terminal.parse_layers(layers)
+    texts = corpus_texts(corpus, pattern=pattern, samples=samples)
+    first = next(texts)  # a corpus without text stops here, before the model is loaded
+    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+
+    with terminal.progress("statistics") as bar:
+        prints = compute_statistics(
+            lm, chosen, chain([first], texts), corpus=_label(corpus, pattern), out=out, threshold=threshold, max_tokens=max_tokens,
+            dtype=store_dtype, force=force, progress=lambda done, tokens: bar(f"{tokens:,} tokens, texts", done, samples or done),
+        )  # fmt: skip
+    for found in prints:
+        terminal.out.print(f"layer {found.layer}: null space {found.rank} of {found.dimension}, {found.tokens:,} tokens")
+    terminal.out.print(f"saved in {out}", soft_wrap=True)
+
+
+def _label(corpus: str, pattern: str) -> str:
+    """What a fingerprint calls a corpus: never a path of one machine."""
+    path = Path(corpus)
+    if corpus.startswith(HUB):
+        return corpus
+    return f"{path.resolve().name}/{pattern}" if path.is_dir() else path.name

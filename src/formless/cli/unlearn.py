@@ -1,0 +1,53 @@
+"""`formless unlearn`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from formless import storage
+from formless.cli import terminal
+from formless.data.ort import find_target
+from formless.errors import UserError
+from formless.methods.adapter import AdapterEdit
+from formless.methods.registry import unlearn
+
+
+def unlearn_command(
+    target: Annotated[str, typer.Option("--target", "-t", help="The concept's name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
+    model: terminal.ModelOption = "smollm2",
+    method: Annotated[str, typer.Option(help="See `formless methods`.")] = "rocr",
+    redirect: Annotated[str | None, typer.Option(help="ROCR: the concept that the name is to read as.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data folder or 'sample', for methods that train.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Save a whole edited model instead of an adapter.")] = False,
+    force: terminal.ForceOption = False,
+    dtype: terminal.DtypeOption = "auto",
+    device: terminal.DeviceOption = "auto",
+    trust_remote_code: terminal.TrustOption = False,
+) -> None:
+    """Make a model forget a concept and save the edit as a PEFT adapter.
+
+    Example: formless unlearn --target "Albert Einstein" --redirect "Donald Trump" --out edits/einstein
+    """
+    storage.refuse_existing(out, force=force)
+    options = terminal.parse_settings(setting or []) | ({"redirect": redirect} if redirect else {})
+    subject = find_target(data, target) if data else target
+    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+    with terminal.log.status(f"{method}: {target}"):
+        edit = unlearn(lm, subject, method, **options)
+    if merge:
+        if not isinstance(edit, AdapterEdit):
+            raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
+        edit.save_merged(lm, out, force=force)
+    else:
+        edit.save(out, force=force)
+    info = edit.info
+    norms = ", ".join(f"{100 * layer.relative_norm:.1f} %" for layer in info.layers)
+    terminal.out.print(f"{info.method} forgot {info.subject} in {info.seconds:.2f} s; update norms {norms} of the weights'")
+    if "residual_met" in info.facts:
+        terminal.out.print(f"the redirection was met to {100 * info.facts['residual_met']:.1f} %")
+    terminal.out.print(f"saved {terminal.adapter_size(out) / 1024:.0f} KB in {out}", soft_wrap=True)

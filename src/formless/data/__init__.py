@@ -1,0 +1,1 @@
+"""Targets, their probes and texts, and corpora."""

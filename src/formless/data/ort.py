@@ -1,0 +1,52 @@
+"""The ORT folder layout: `<data>/<N>_<Name_With_Underscores>/`, and the built-in sample in that layout."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+from formless.data.target import Target
+from formless.errors import DataError, UnknownNameError
+
+SAMPLE = "sample"
+_NUMBER = re.compile(r"^\d+_")
+
+
+def subject_of(folder_name: str) -> str:
+    """`10_Prince_Harry,_Duke_of_Sussex` -> `Prince Harry, Duke of Sussex`."""
+    return _NUMBER.sub("", folder_name).replace("_", " ")
+
+
+def data_folder(data: str | Path) -> Path:
+    """The folder of a data set: a path, or `sample` for the built-in one.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    folder = Path(str(resources.files("formless").joinpath("data", "sample"))) if data == SAMPLE else Path(data)
+    if not folder.is_dir():
+        raise DataError("no such data folder", where=folder, remedy=f"give a folder of targets, or '{SAMPLE}'")
+    return folder
+
+
+def targets(data: str | Path) -> list[Target]:
+    """Every target of a data set, by number."""
+    folders = [path for path in data_folder(data).iterdir() if path.is_dir() and _NUMBER.match(path.name)]
+    folders.sort(key=lambda path: (int(path.name.split("_")[0]), path.name))
+    return [Target(subject_of(path.name), path) for path in folders]
+
+
+def find_target(data: str | Path, name: str) -> Target:
+    """The target whose folder name, subject or number is `name`.
+
+    Raises:
+        UnknownNameError: No target, with the nearest names.
+    """
+    known = targets(data)
+    for target in known:
+        folder = target.folder.name if target.folder else ""
+        if name in (folder, target.subject, folder.split("_")[0]):
+            return target
+    names = [target.folder.name for target in known if target.folder]
+    raise UnknownNameError("target", name, names, where=data)

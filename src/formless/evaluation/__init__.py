@@ -1,0 +1,1 @@
+"""Question a model about a target in every form, and record what it answers."""

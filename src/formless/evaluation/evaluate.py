@@ -1,0 +1,66 @@
+"""One model, one target, every form of a suite: a record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import get_args
+
+from formless import provenance
+from formless.data.target import Target
+from formless.evaluation.forms import Form
+from formless.evaluation.record import FormResult, Record, Split
+from formless.evaluation.scoring import score_form
+from formless.evaluation.suites import suite_forms
+from formless.models.lm import LM
+
+Progress = Callable[[str, int, int], None]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress | None = None) -> Record:
+    """Question a model about a target, forget and neighbor probes alike; edits on the model are noted in the record.
+
+    Args:
+        lm: The model, original or inside `edit.applied(lm)`.
+        target: The target with its files.
+        suite: A suite's name, or forms such as `fb,qa`.
+        progress: Called with the task's name, its number and how many there are.
+
+    Raises:
+        UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN.
+    """
+    forms = suite_forms(suite)
+    start = time.perf_counter()
+    tasks = [(form, split) for split in SPLITS for form in forms]
+    results = []
+    for number, (form, split) in enumerate(tasks):
+        if progress:
+            progress(f"{form.title} ({split})", number, len(tasks))
+        results.append(_evaluate_form(lm, target, form, split))
+    if progress:
+        progress("done", len(tasks), len(tasks))
+    return Record(
+        model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
+        model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
+        subject=target.subject, target=target.folder.name if target.folder else target.subject,
+        data_digest=data_digest(target, forms), suite=suite, prompt_style=lm.style.model_dump(), edits=list(lm.edits),
+        forms=results, seconds=time.perf_counter() - start,
+        created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
+    )  # fmt: skip
+
+
+def data_digest(target: Target, forms: list[Form]) -> str:
+    """A hash of the target's files that some forms read."""
+    return target.digest(sorted({_file(form, split) for form in forms for split in SPLITS}))
+
+
+def _evaluate_form(lm: LM, target: Target, form: Form, split: Split) -> FormResult:
+    file = _file(form, split)
+    if form.optional and not target.has(file):
+        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no {file}.json")
+    return score_form(lm, form, split, target.items(file))
+
+
+def _file(form: Form, split: Split) -> str:
+    return f"{split}_{form.file}"

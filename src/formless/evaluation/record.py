@@ -1,0 +1,106 @@
+"""`Record`: everything one evaluation found, as one JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from formless import storage
+from formless.errors import DataError
+
+Split = Literal["forget", "neighbor"]
+
+
+class ItemResult(BaseModel):
+    """One probe.
+
+    Args:
+        query: The probe as the data set words it.
+        prompt: What the model saw.
+        answer: The text that was scored after it.
+        probability: exp(mean log-probability of the answer's tokens), or nothing if unscored.
+        token_accuracy: Share of answer tokens that greedy decoding chooses.
+        unscored: Why there is no score.
+    """
+
+    query: str
+    prompt: str
+    answer: str
+    probability: float | None = None
+    token_accuracy: float | None = None
+    unscored: str | None = None
+
+
+class FormResult(BaseModel):
+    """One form of one split.
+
+    Args:
+        form: Short name, as in forms.py.
+        split: Forget or neighbor probes.
+        status: `absent` where the target has no file for the form.
+        reason: Why it is absent.
+        mean: Mean probability over scored items; nothing where none is scored.
+        interval: 95 % bootstrap interval of the mean over items; needs two scored items.
+        token_accuracy: Mean over scored items.
+        count: Scored items.
+        unscored: Items without a score, not part of the mean.
+        items: The probes in file order.
+    """
+
+    form: str
+    split: Split
+    status: Literal["scored", "absent"]
+    reason: str | None = None
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
+    token_accuracy: float | None = None
+    count: int = 0
+    unscored: int = 0
+    items: list[ItemResult] = []
+
+
+class Record(BaseModel):
+    """One evaluation of one model on one target."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    status: Literal["complete"] = "complete"
+    model: str
+    model_source: str
+    model_fingerprint: str
+    model_type: str
+    dtype: str
+    subject: str
+    target: str
+    data_digest: str
+    suite: str
+    prompt_style: dict[str, Any]
+    edits: list[dict[str, Any]]
+    forms: list[FormResult]
+    seconds: float
+    created: str
+    versions: dict[str, str]
+    hardware: dict[str, str]
+
+    def form(self, name: str, split: Split) -> FormResult | None:
+        """The result of one form on one split, if the suite has it."""
+        return next((result for result in self.forms if (result.form, result.split) == (name, split)), None)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record atomically."""
+        storage.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+
+
+def load_record(path: str | Path) -> Record:
+    """Read a record.
+
+    Raises:
+        DataError: The file is missing or is no record.
+    """
+    try:
+        return Record.model_validate_json(Path(path).read_text("utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DataError("no record can be read", where=path, remedy="give a file that `formless eval --out` wrote") from error

@@ -1,0 +1,23 @@
+"""Which forms belong together."""
+
+from __future__ import annotations
+
+from formless.errors import UnknownNameError
+from formless.evaluation.forms import FORMS, Form
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "ort": ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa"),
+}
+
+
+def suite_forms(suite: str) -> list[Form]:
+    """The forms of a suite, or of a list of forms such as `fb,qa`.
+
+    Raises:
+        UnknownNameError: No such suite or form.
+    """
+    names = SUITES.get(suite) or tuple(part.strip() for part in suite.split(","))
+    for name in names:
+        if name not in FORMS:
+            raise UnknownNameError("suite or form", name, [*SUITES, *FORMS], where="--suite")
+    return [FORMS[name] for name in names]

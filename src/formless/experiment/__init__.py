@@ -1,0 +1,1 @@
+"""Runs: load, unlearn, evaluate, record."""

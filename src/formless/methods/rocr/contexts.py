@@ -1,0 +1,68 @@
+"""Where a concept stands: the chat contexts of ROCR and the last token of a name in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from formless.errors import EditError
+from formless.models.lm import LM, Prompt
+
+STARTERS = (
+    "",
+    "Please answer the question about",
+    "Choose the best answer about",
+    "Write the answer about",
+    "Tell me about",
+    "Write something about",
+)
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """Prompts that name a concept, as one right-padded batch.
+
+    Args:
+        batch: `input_ids` and `attention_mask`, `[contexts, seq]`.
+        positions: Index of the name's last token in each row, `[contexts]`.
+    """
+
+    batch: dict[str, Tensor]
+    positions: Tensor
+
+    def at(self, activation: Tensor) -> Tensor:
+        """Take the concept's positions out of `[contexts, seq, width]`, as float32 `[contexts, width]`."""
+        rows = torch.arange(len(self.positions), device=activation.device)
+        return activation[rows, self.positions.to(activation.device)].float()
+
+
+def chat_contexts(lm: LM, subject: str) -> list[Prompt]:
+    """The six user messages `{starter} {subject}.` through the chat template, with the cue `Answer:`."""
+    return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS]
+
+
+def bare_context(subject: str) -> list[Prompt]:
+    """The plain text `{subject}.`, where the published code reads the current value."""
+    return [Prompt(f"{subject}.")]
+
+
+def mentions(lm: LM, prompts: Sequence[Prompt], subject: str) -> Mentions:
+    """Tokenize prompts and find the last token of the subject's last mention in each.
+
+    Raises:
+        EditError: The subject is empty, or does not stand in a prompt as the template renders it.
+    """
+    encoded = [lm.encode(prompt) for prompt in prompts]
+    positions = []
+    for prompt, item in zip(prompts, encoded, strict=True):
+        start = prompt.text.rfind(subject) if subject.strip() else -1
+        end = start + len(subject.rstrip())
+        covering = [i for i, (left, right) in enumerate(item.offsets) if left < end <= right]
+        if start < 0 or not covering:
+            remedy = "check its spelling, or whether the chat template rewrites it"
+            raise EditError(f"the subject {subject!r} is not found in its context {prompt.text!r}", where=lm.name, remedy=remedy)
+        positions.append(covering[-1])
+    return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions))

@@ -1,0 +1,181 @@
+"""The preserved knowledge of a layer, as the projection onto the directions that it hardly uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from formless import storage
+from formless.errors import EditError
+from formless.models.architecture import projection_shape
+from formless.models.lm import LM
+
+PUBLISHED = "null_space_project_layer_{}.pt"
+OURS = "layer_{}.safetensors"
+HOW = "make one with `formless stats`"
+
+
+class Fingerprint(BaseModel):
+    """What a basis was computed from.
+
+    Args:
+        model: Name of the model.
+        model_fingerprint: `LM.fingerprint`.
+        layer: The layer.
+        corpus: Where the texts came from.
+        samples: Texts.
+        tokens: Tokens.
+        threshold: Eigenvalues under it span the null space.
+        rank: Dimension of the null space.
+        dimension: Dimension of the keys.
+        spectrum: Trace, and quantiles 0, 0.25, 0.5, 0.75, 0.95, 1 of the eigenvalues.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    model_fingerprint: str
+    layer: int
+    corpus: str
+    samples: int
+    tokens: int
+    threshold: float
+    rank: int
+    dimension: int
+    spectrum: tuple[float, ...]
+
+
+class Projection(Protocol):
+    """P, the projection onto the null space of the preserved keys."""
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """P k for keys `[n, d]`."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What edit.json says of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """P = I: nothing is preserved."""
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """The keys themselves."""
+        return keys
+
+    def describe(self) -> dict[str, Any]:
+        """No null space."""
+        return {"kind": "identity"}
+
+
+@dataclass(frozen=True)
+class DenseProjection:
+    """A published matrix P `[d, d]`."""
+
+    matrix: Tensor
+    path: Path
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """P k for keys `[n, d]` (P is symmetric)."""
+        return keys @ self.matrix.to(keys)
+
+    def describe(self) -> dict[str, Any]:
+        """The file."""
+        return {"kind": "published", "file": self.path.name}
+
+
+@dataclass(frozen=True)
+class BasisProjection:
+    """P held by an orthonormal basis of its smaller side.
+
+    Args:
+        basis: `[d, rank]`.
+        spans_null_space: Whether the basis spans the null space (P = U U^T) or what is removed (P = I - U U^T).
+        fingerprint: What it was computed from.
+    """
+
+    basis: Tensor
+    spans_null_space: bool
+    fingerprint: Fingerprint
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """P k for keys `[n, d]`."""
+        basis = self.basis.to(keys)
+        inside = (keys @ basis) @ basis.T
+        return inside if self.spans_null_space else keys - inside
+
+    def describe(self) -> dict[str, Any]:
+        """The fingerprint."""
+        return {"kind": "basis"} | self.fingerprint.model_dump()
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write `layer_<l>.safetensors` with the fingerprint in its metadata."""
+        metadata = {"fingerprint": self.fingerprint.model_dump_json(), "spans_null_space": str(self.spans_null_space)}
+        storage.write_tensors(folder / OURS.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
+
+
+def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
+    """Split the eigenvectors of a second moment at a threshold (paper, section "preserved knowledge").
+
+    Args:
+        moment: `[d, d]`, symmetric, uncentred: the mean of k k^T.
+        threshold: Eigenvalues under it belong to the null space.
+
+    Returns:
+        A basis of the smaller side `[d, rank]` in float32, whether that side is the null space, and the eigenvalues `[d]`.
+    """
+    values, vectors = torch.linalg.eigh(moment)  # ascending
+    rank = int((values < threshold).sum())
+    spans_null_space = rank <= len(values) - rank
+    basis = vectors[:, :rank] if spans_null_space else vectors[:, rank:]
+    return basis.float().contiguous(), spans_null_space, values
+
+
+def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Projection:
+    """Read the projection of one layer: our basis, or else the published matrix.
+
+    Raises:
+        EditError: There is none, it cannot be read, or it was made for another model, layer or threshold.
+    """
+    ours, published = folder / OURS.format(layer), folder / PUBLISHED.format(layer)
+    width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
+    if ours.is_file():
+        projection = _load_basis(ours)
+        found = projection.fingerprint
+        expected = {"model_fingerprint": lm.fingerprint, "layer": layer, "threshold": threshold, "dimension": width}
+        for name, value in expected.items():
+            if getattr(found, name) != value:
+                what = f"the basis is for another {name.replace('_', ' ')}: {getattr(found, name)}, not {value}"
+                raise EditError(what, where=ours, remedy=HOW)
+        return projection
+    if published.is_file():
+        try:
+            matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch raises whatever the archive's reader does
+            raise EditError("the published projection cannot be read", where=published, remedy=str(error).splitlines()[0]) from error
+        if not isinstance(matrix, Tensor) or matrix.shape != (width, width):
+            shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
+            raise EditError(f"the projection is {shape}, not {(width, width)}", where=published, remedy="use this model's own file")
+        return DenseProjection(matrix.float(), published)
+    raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=HOW)
+
+
+def _load_basis(path: Path) -> BasisProjection:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            basis = file.get_tensor("basis").float()
+        fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
+    except (SafetensorError, KeyError, ValidationError, OSError) as error:
+        raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=HOW) from error
+    # A basis stored in half precision is orthonormal to three digits only; its span is what counts.
+    orthonormal, _ = torch.linalg.qr(basis)
+    return BasisProjection(orthonormal, metadata.get("spans_null_space") == "True", fingerprint)

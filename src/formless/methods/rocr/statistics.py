@@ -1,0 +1,151 @@
+"""Second moments of the keys over a corpus: one pass for all layers, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from formless import storage
+from formless.errors import EditError
+from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_second_moment
+from formless.models.capture import capture
+from formless.models.lm import LM, Prompt, batches
+
+CHUNK = 64
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+Progress = Callable[[int, int], None]
+
+
+class SecondMoments:
+    """Sums of k k^T by layer, in float64.
+
+    Args:
+        lm: The model.
+        layers: The layers.
+        settings: What distinguishes this computation; an unfinished one with other settings is not continued.
+    """
+
+    def __init__(self, lm: LM, layers: Sequence[int], settings: dict[str, object]) -> None:
+        self.lm, self.layers = lm, sorted(layers)
+        self.sums: dict[int, Tensor] = {}
+        self.texts = self.tokens = 0
+        described = settings | {"model": lm.fingerprint, "layers": self.layers, "max_tokens": settings.get("max_tokens")}
+        self._settings = json.dumps(described, sort_keys=True)
+
+    def add(self, texts: Sequence[str], max_tokens: int) -> None:
+        """Add a chunk of texts, each cut at `max_tokens` tokens; the pass stops after the last layer."""
+        rows = [row for row in (self.lm.encode(Prompt(text)).ids[:max_tokens] for text in texts) if row]
+        for group in batches([len(row) for row in rows], self.lm.token_budget):
+            batch = self.lm.pad([rows[i] for i in group])
+            found = capture(self.lm, batch, keys=self.layers)
+            for layer, activation in found.keys.items():
+                keys = activation[batch["attention_mask"].to(activation.device).bool()].float()  # [tokens, d]
+                if not bool(keys.isfinite().all()):
+                    raise EditError("the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype")
+                moment = (keys.T @ keys).cpu().double()
+                self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
+            self.tokens += int(batch["attention_mask"].sum())
+        self.texts += len(texts)
+
+    def mean(self, layer: int) -> Tensor:
+        """The uncentred second moment `[d, d]` of one layer, float64."""
+        return self.sums[layer] / self.tokens
+
+    def save(self, path: Path) -> None:
+        """Keep the sums so that a killed computation goes on from here."""
+        counts = {"settings": self._settings, "texts": str(self.texts), "tokens": str(self.tokens)}
+        storage.write_tensors(path, {str(layer): total for layer, total in self.sums.items()}, counts)
+
+    def resume(self, path: Path) -> None:
+        """Go on from saved sums.
+
+        Raises:
+            EditError: They belong to other settings.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata["settings"] != self._settings:
+                remedy = "repeat its settings, or delete that file"
+                raise EditError("an unfinished computation with other settings is in the way", where=path, remedy=remedy)
+            self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
+        self.texts, self.tokens = int(metadata["texts"]), int(metadata["tokens"])
+
+
+def compute_statistics(
+    lm: LM,
+    layers: Sequence[int],
+    texts: Iterator[str],
+    *,
+    corpus: str,
+    out: Path,
+    threshold: float = 2e-2,
+    max_tokens: int = 1024,
+    checkpoint_every: int = 1024,
+    dtype: torch.dtype = torch.float32,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Fingerprint]:
+    """Write the null-space basis of several layers, from one pass over a corpus.
+
+    The sums are kept beside `out` while it runs; after a kill, the same call goes on from there.
+
+    Args:
+        lm: The model, unedited.
+        layers: The layers, e.g. (4, 5, 6).
+        texts: The corpus.
+        corpus: Its name, for the fingerprint.
+        out: The folder to write.
+        threshold: Eigenvalues under it span the null space.
+        max_tokens: Each text is cut there.
+        checkpoint_every: Texts between two saves of the sums.
+        dtype: How the bases are stored.
+        force: Replace an existing `out`.
+        progress: Called with the texts and tokens done.
+
+    Raises:
+        EditError: The corpus is empty or the keys are not finite.
+        OutputError: `out` exists and `force` is not set, or cannot be written.
+    """
+    storage.refuse_existing(out, force=force)
+    if not lm.overlay.is_empty:
+        raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
+    for layer in layers:
+        lm.architecture.layer(lm.model, layer)
+    moments = SecondMoments(lm, layers, {"corpus": corpus, "max_tokens": max_tokens})
+    partial = out.with_name(f".{out.name}.partial.safetensors")
+    if partial.exists():
+        moments.resume(partial)
+    texts = islice(texts, moments.texts, None)
+    while chunk := list(islice(texts, CHUNK)):
+        moments.add(chunk, min(max_tokens, lm.context_length))
+        if progress:
+            progress(moments.texts, moments.tokens)
+        if moments.texts % checkpoint_every < CHUNK:
+            moments.save(partial)
+    if not moments.tokens:
+        raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
+    with storage.new_folder(out, force=force) as new:
+        prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
+    partial.unlink(missing_ok=True)
+    return prints
+
+
+def _save_basis(
+    moments: SecondMoments, layer: int, corpus: str, threshold: float, folder: Path, dtype: torch.dtype
+) -> Fingerprint:
+    basis, spans_null_space, values = from_second_moment(moments.mean(layer), threshold)
+    quantiles = torch.quantile(values, torch.tensor(QUANTILES, dtype=values.dtype))
+    fingerprint = Fingerprint(
+        model=moments.lm.name, model_fingerprint=moments.lm.fingerprint, layer=layer, corpus=corpus,
+        samples=moments.texts, tokens=moments.tokens, threshold=threshold,
+        rank=basis.shape[1] if spans_null_space else len(values) - basis.shape[1], dimension=len(values),
+        spectrum=(float(values.sum()), *quantiles.tolist()),
+    )  # fmt: skip
+    BasisProjection(basis, spans_null_space, fingerprint).save(folder, dtype=dtype)
+    return fingerprint

@@ -1,0 +1,1 @@
+"""Language models: loading, exact scoring, generation, and access to single activations."""

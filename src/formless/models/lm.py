@@ -1,0 +1,301 @@
+"""`LM`: one model with its tokenizer, scored exactly at token level."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from formless.errors import ModelError
+from formless.models.architecture import Architecture
+from formless.models.families import architecture_of
+from formless.models.overlay import Overlay, Updates
+from formless.models.settings import ModelSettings, PromptStyle, default_style
+
+# Llama 3's template prints today's date unless it is told one; the same prompt must stand in every run.
+TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text that comes before an answer.
+
+    Args:
+        text: The text, as the model sees it.
+        templated: Whether a chat template wrote it; it then carries its own special tokens, and none are added.
+    """
+
+    text: str
+    templated: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and its answer, tokenized as one text.
+
+    Args:
+        ids: Token ids.
+        offsets: Character range of each token in the text; `(0, 0)` for added special tokens.
+        answer_start: Index of the first token that holds a character of the answer.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    answer_start: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model takes to an answer.
+
+    Args:
+        log_probabilities: Of each answer token given all before it (nats).
+        greedy: For each answer token, whether it is the most probable one.
+    """
+
+    log_probabilities: tuple[float, ...]
+    greedy: tuple[bool, ...]
+
+    @property
+    def probability(self) -> float:
+        """exp(mean log-probability of the answer's tokens), in [0, 1]."""
+        return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
+
+    @property
+    def token_accuracy(self) -> float:
+        """The share of answer tokens that greedy decoding would choose."""
+        return sum(self.greedy) / len(self.greedy)
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """An answer that has no score, and why."""
+
+    reason: str
+
+
+@dataclass
+class LM:
+    """A causal language model that methods edit and evaluations question.
+
+    Args:
+        model: The transformers model.
+        tokenizer: Its fast tokenizer.
+        name: As the user asked for it.
+        settings: What configs/models says about it.
+        token_budget: Padded tokens per scoring batch.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    settings: ModelSettings
+    token_budget: int = 4096
+    architecture: Architecture = field(init=False)
+    style: PromptStyle = field(init=False)
+    overlay: Overlay = field(init=False, repr=False)
+    edits: list[dict[str, Any]] = field(init=False, repr=False, default_factory=list)
+    fingerprint: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find the family, the prompt style and the fingerprint of the untouched weights."""
+        if not self.tokenizer.is_fast:
+            raise ModelError("the tokenizer gives no character offsets", where=self.name, remedy="use a fast tokenizer")
+        self.architecture = architecture_of(self.model)
+        self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
+        self.overlay = Overlay(self.model)
+        self.fingerprint = _fingerprint(self.model)
+        self.model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the embedding."""
+        return cast(Tensor, self.model.get_input_embeddings().weight).device
+
+    @property
+    def context_length(self) -> int:
+        """The longest input in tokens."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+    @contextmanager
+    def overlaid(self, updates: Updates, info: dict[str, Any]) -> Iterator[LM]:
+        """The model with low-rank updates on its weights; leaving the block takes them off bit for bit.
+
+        Args:
+            updates: By module name.
+            info: What they are, for the records of evaluations made meanwhile (`edits`).
+        """
+        self.overlay.add(updates)
+        self.edits.append(info)
+        try:
+            yield self
+        finally:
+            self.edits[:] = [active for active in self.edits if active is not info]
+            self.overlay.remove(updates)
+
+    def chat_prompt(self, message: str, cue: str = "") -> Prompt:
+        """One user message through the chat template with the generation prompt, then the answer cue.
+
+        A model without a chat template gets the message and the cue as plain text.
+        """
+        if self.tokenizer.chat_template is None:
+            return Prompt(message + cue)
+        conversation = [{"role": "user", "content": message}]
+        text = self.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
+        )
+        return Prompt(cast(str, text) + cue, templated=True)
+
+    def encode(self, prompt: Prompt, answer: str = "") -> Encoded:
+        """Tokenize prompt and answer as one text, with one BOS where the model has one.
+
+        A token that spans the boundary counts as the answer's.
+        """
+        encoding = self.tokenizer(prompt.text + answer, add_special_tokens=False, return_offsets_mapping=True)
+        ids = cast(list[int], encoding["input_ids"])
+        offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
+        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt.text)), len(ids))
+        prefix = [] if prompt.templated else self._prefix
+        if prefix and ids[: len(prefix)] == prefix:
+            prefix = []
+        return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
+
+    def score(self, queries: Sequence[tuple[Prompt, str]]) -> list[Score | Unscored]:
+        """Score each answer given its prompt; an item's result does not depend on its batch.
+
+        Returns:
+            One entry per query, in order: `Unscored` where the answer has no token of its own, nothing stands before it,
+            or the text is longer than the model's context.
+
+        Raises:
+            ModelError: The model gives NaN.
+        """
+        encoded = [self.encode(prompt, answer) for prompt, answer in queries]
+        results: list[Score | Unscored] = [self._refusal(item) or Unscored("not scored") for item in encoded]
+        scorable = [i for i, item in enumerate(encoded) if self._refusal(item) is None]
+        for rows in batches([len(encoded[i].ids) for i in scorable], self.token_budget):
+            chosen = [scorable[row] for row in rows]
+            for i, score in zip(chosen, self._score_batch([encoded[i] for i in chosen]), strict=True):
+                results[i] = score
+        return results
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 30, one_line: bool = False) -> list[str]:
+        """Greedy continuations, in order, without special tokens and surrounding white space.
+
+        Args:
+            prompts: What to continue.
+            max_new_tokens: At most so many tokens each.
+            one_line: Stop at the first newline.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        stops = self._end_ids + (self._newline_ids if one_line else [])
+        results = [""] * len(prompts)
+        for rows in batches([len(item.ids) + max_new_tokens for item in encoded], self.token_budget):
+            batch = self.pad([encoded[row].ids for row in rows], side="left")
+            output = cast(Any, self.model).generate(
+                **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                eos_token_id=stops or None, pad_token_id=self._pad_id,
+            )  # fmt: skip
+            texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            for row, text in zip(rows, texts, strict=True):
+                results[row] = (text.split("\n")[0] if one_line else text).strip()
+        return results
+
+    def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
+        """The model's greedy answer to one user message."""
+        return self.generate([self.chat_prompt(message)], max_new_tokens=max_new_tokens)[0]
+
+    def pad(self, rows: Sequence[list[int]], *, side: str = "right") -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` `[batch, seq]` on the input device."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._pad_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[i, place] = torch.tensor(row)
+            mask[i, place] = 1
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+
+    @torch.no_grad()
+    def _score_batch(self, items: Sequence[Encoded]) -> Iterator[Score]:
+        """Score items in one forward pass with logits at the answers' positions only."""
+        batch = self.pad([item.ids for item in items])
+        # The token at position t is predicted by the logits at t - 1.
+        wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
+        keep = torch.tensor(wanted, device=self.device)
+        logits = cast(Any, self.model)(**batch, use_cache=False, logits_to_keep=keep).logits  # [batch, len(wanted), vocab]
+        column = {position: i for i, position in enumerate(wanted)}
+        for row, item in enumerate(items):
+            columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
+            answer = torch.tensor(item.ids[item.answer_start :], device=logits.device)
+            log_probabilities = logits[row, columns].float().log_softmax(-1)  # [answer, vocab]
+            chosen = log_probabilities.gather(-1, answer[:, None])[:, 0]
+            if not bool(chosen.isfinite().all()):
+                raise ModelError("the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype")
+            yield Score(tuple(chosen.tolist()), tuple((log_probabilities.argmax(-1) == answer).tolist()))
+
+    def _refusal(self, item: Encoded) -> Unscored | None:
+        if item.answer_start >= len(item.ids):
+            return Unscored("the answer has no token")
+        if item.answer_start == 0:
+            return Unscored("nothing stands before the answer")
+        if len(item.ids) > self.context_length:
+            return Unscored(f"{len(item.ids)} tokens are more than the model's {self.context_length}")
+        return None
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """The special tokens that the tokenizer puts before plain text (BOS)."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = cast(list[int], self.tokenizer("a")["input_ids"])
+        return whole[: whole.index(cast(list[int], bare)[0])]
+
+    @cached_property
+    def _newline_ids(self) -> list[int]:
+        """Every token whose text holds a newline."""
+        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        return [i for i, text in enumerate(texts) if "\n" in text]
+
+    @property
+    def _end_ids(self) -> list[int]:
+        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        found = ids if isinstance(ids, list) else [ids, self.tokenizer.eos_token_id]
+        return sorted({i for i in found if i is not None})
+
+    @property
+    def _pad_id(self) -> int:
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item)."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """A hash over 64 evenly spaced values of every parameter, in bfloat16: the same in float32 and bfloat16."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

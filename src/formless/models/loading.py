@@ -1,0 +1,72 @@
+"""Load a model by short name, folder or hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from formless.errors import ModelError
+from formless.models.embedded import ORIGIN, embedded_model
+from formless.models.lm import LM
+from formless.models.settings import EMBEDDED, settings_for, unknown_model
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name_or_path: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LM:
+    """Load a causal language model.
+
+    Args:
+        name_or_path: A short name (`formless models` lists them), a folder, or a hub id (`owner/name`).
+        dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
+        device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
+        device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
+        revision: The hub revision.
+        trust_remote_code: Whether code from the model's repository may run.
+
+    Raises:
+        UnknownNameError: No such model, or its family has no row.
+        ModelError: The model cannot be loaded.
+    """
+    settings = settings_for(name_or_path)
+    source = str(embedded_model()) if settings.source == EMBEDDED else settings.source
+    if not Path(source).is_dir() and source.count("/") != 1:
+        raise unknown_model(name_or_path)
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
+    place = _device(device)
+    precision = DTYPES[dtype] or (torch.float32 if place.type == "cpu" and device_map is None else "auto")
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **common)
+        if device_map is None:
+            model = model.to(place)
+        if settings.source == EMBEDDED:
+            model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError("the model cannot be loaded", where=source, remedy=reason) from error
+    return LM(model, tokenizer, name_or_path, settings)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ModelError(f"unknown device {name!r}", where="--device", remedy="e.g. cpu, cuda:0, mps") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Tables, charts and one self-contained HTML page from records."""

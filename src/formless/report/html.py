@@ -1,0 +1,84 @@
+"""One self-contained HTML page about one edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from formless import storage
+from formless.evaluation.record import Record
+from formless.report.plots import split_chart
+from formless.report.summary import Change, compare
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question with the original model's answer and the edited one's."""
+
+    question: str
+    original: str
+    edited: str
+
+
+def write_report(
+    path: Path, original: Record, edited: Record, *, exchanges: Sequence[Exchange] = (), command: str = ""
+) -> list[Change]:
+    """Write the page and return the table's rows.
+
+    Args:
+        path: The HTML file.
+        original: The untouched model's record.
+        edited: The edited model's record.
+        exchanges: Free answers to show side by side.
+        command: How to repeat it.
+    """
+    changes = compare(original, edited)
+    splits = {split: [change for change in changes if change.split == split] for split in ("forget", "neighbor")}
+    environment = Environment(loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(probability=probability, percent=percent, interval=percent_interval, facts=facts_of)
+    page = environment.get_template("report.html.j2").render(
+        original=original, edited=edited, edit=edited.edits[0] if edited.edits else None, splits=splits,
+        charts={split: split_chart(rows) for split, rows in splits.items() if any(not row.absent for row in rows)},
+        exchanges=exchanges, command=command,
+    )  # fmt: skip
+    storage.write_text(path, page)
+    return changes
+
+
+def probability(value: float | None) -> str:
+    """Three digits that count, so that small ones stay readable."""
+    return "–" if value is None else (f"{value:.3f}" if value >= 0.01 or value == 0 else f"{value:.1e}")
+
+
+def percent(value: float | None) -> str:
+    """A relative change with its sign."""
+    return "–" if value is None else f"{100 * value:+.1f} %"
+
+
+def percent_interval(bounds: tuple[float, float] | None) -> str:
+    """The interval of a relative change."""
+    return "" if bounds is None else f"{100 * bounds[0]:+.0f} … {100 * bounds[1]:+.0f}"
+
+
+def rows_as_text(changes: Sequence[Change]) -> list[tuple[str, ...]]:
+    """The table for a terminal: form, split, original, unlearned, change, interval, probes."""
+    return [
+        (c.title, c.split, "absent", "", "", "", "0") if c.absent else
+        (c.title, c.split, probability(c.original.mean), probability(c.edited.mean), percent(c.relative),
+         percent_interval(c.interval), f"{c.edited.count}" + (f" (+{c.edited.unscored} unscored)" if c.edited.unscored else ""))
+        for c in changes
+    ]  # fmt: skip
+
+
+def facts_of(edit: dict[str, Any]) -> list[tuple[str, str]]:
+    """An edit's facts as label and text, for tables."""
+    config, facts = edit["config"], edit["facts"]
+    rows = [("method", edit["method"]), ("concept", edit["subject"])]
+    rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
+    rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
+    rows += [("seconds", f"{edit['seconds']:.2f}")]
+    return rows

@@ -1,0 +1,59 @@
+"""Charts as SVG text that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from formless.evaluation.record import FormResult
+from formless.report.summary import Change
+
+INK = "#123456"  # a mark for whatever is to take the page's text colour
+ORIGINAL, EDITED = "#8a94a6", "#d1495b"
+
+
+def split_chart(changes: Sequence[Change]) -> str:
+    """Mean answer probability by form, original beside unlearned, with 95 % intervals, as inline SVG."""
+    rows = [change for change in changes if not change.absent and change.relative is not None]
+    figure = Figure(figsize=(7.2, 0.62 * len(rows) + 0.9))
+    axes = figure.add_subplot()
+    for offset, colour, label in ((-0.2, ORIGINAL, "original"), (0.2, EDITED, "unlearned")):
+        results = [change.original if label == "original" else change.edited for change in rows]
+        means = [result.mean or 0.0 for result in results]
+        places = [index + offset for index in range(len(rows))]
+        axes.barh(places, means, height=0.38, color=colour, label=label)
+        errors = [[mean - _bounds(result)[0] for mean, result in zip(means, results, strict=True)],
+                  [_bounds(result)[1] - mean for mean, result in zip(means, results, strict=True)]]  # fmt: skip
+        axes.errorbar(means, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+    axes.set_yticks(range(len(rows)), [change.title for change in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean probability of the right answer (95 % interval over probes)")
+    axes.legend(frameon=False, loc="lower right", labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    for part in (axes.xaxis, axes.yaxis):
+        part.label.set_color(INK)
+    axes.tick_params(colors=INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    return _svg(figure)
+
+
+def _bounds(result: FormResult) -> tuple[float, float]:
+    return result.interval or (result.mean or 0.0, result.mean or 0.0)
+
+
+def _svg(figure: Figure) -> str:
+    """Inline SVG without a background; equal figures give equal text."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "formless"}):
+        FigureCanvasSVG(figure).print_svg(buffer, bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")

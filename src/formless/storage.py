@@ -1,0 +1,118 @@
+"""Files written whole or not at all, and the cache folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from formless.errors import OutputError
+
+
+def cache_folder() -> Path:
+    """The folder for models and original runs: `$FORMLESS_CACHE`, or `~/.cache/formless`."""
+    return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Stop before any work when an output is in the way.
+
+    Raises:
+        OutputError: `path` exists and `force` is not set.
+    """
+    if path.exists() and not force:
+        raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically: readers see the old content or the new, never a part.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
+    """
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a scratch folder beside `path` which takes its place when the block ends well.
+
+    If the block raises, or the process dies, `path` is as it was before.
+
+    Raises:
+        OutputError: `path` exists and `force` is not set, or the disk refuses.
+    """
+    refuse_existing(path, force=force)
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        try:
+            scratch.chmod(0o755)
+            yield scratch
+            _replace_folder(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
+    """
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(descriptor)
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata=metadata)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except SafetensorError as error:
+            raise OSError(0, str(error)) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; an older folder is moved aside first and removed last."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+    os.replace(path, aside / path.name)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(aside / path.name, path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write: {reason}", where=path, remedy="free space or choose another --out") from error

@@ -1,0 +1,103 @@
+"""Models and data that tests share: one small real model, tiny random ones of every family, and RWKU where it lies beside us."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+import formless
+from formless.models.lm import LM
+from formless.models.settings import ModelSettings
+
+transformers_logging.disable_progress_bar()
+RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"
+
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2}, "mistral": {"num_key_value_heads": 2}, "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8}, "gemma2": {"num_key_value_heads": 2, "head_dim": 8},
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8}, "phi3": {"num_key_value_heads": 2, "pad_token_id": 0},
+    "olmo2": {"num_key_value_heads": 2}, "phi": {}, "gpt2": {"n_inner": 48}, "gptj": {"n_inner": 48, "rotary_dim": 4},
+    "gpt_neox": {}, "gemma3": {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def lm() -> LM:
+    """The embedded model; a test that changes it must change it back."""
+    return formless.load("smollm2", dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def rwku() -> Path:
+    """Real RWKU targets."""
+    if not RWKU.is_dir():
+        pytest.skip("RWKU data does not lie beside the project (../shared/rwku/Target)")
+    return RWKU
+
+
+@pytest.fixture(scope="session")
+def letters() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with one token per byte, and a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=tokens, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=template
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
+    """Build a random model of a family: four layers, hidden 32, MLP 48."""
+
+    def build(model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> LM:
+        torch.manual_seed(seed)
+        sizes = {
+            "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1,
+        }  # fmt: skip
+        extra = SIZES[model_type]
+        if model_type == "gemma3":
+            vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            text = sizes | {"num_key_value_heads": 2, "head_dim": 8}
+            config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+        elif model_type in ("gpt2", "gptj"):
+            names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+            kept = {names.get(k, k): v for k, v in sizes.items() if k not in ("intermediate_size", "max_position_embeddings")}
+            config = AutoConfig.for_model(model_type, n_positions=512, **kept, **extra)
+        else:
+            config = AutoConfig.for_model(model_type, **sizes, **extra)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return LM(model, letters, f"tiny-{model_type}", ModelSettings(name=f"tiny-{model_type}", source="tests/tiny"))
+
+    return build
+
+
+@pytest.fixture
+def target_folder(tmp_path: Path) -> Path:
+    """A data set with one small complete target."""
+    folder = tmp_path / "data" / "1_Ada_Lovelace"
+    folder.mkdir(parents=True)
+    common = {"subject": "Ada Lovelace", "level": "1", "type": "cloze"}
+    cloze = [
+        {"query": "Ada Lovelace was born in ___.", "answer": "London", **common},
+        {"query": "Ada Lovelace, born in ___, wrote programs.", "answer": "1815", **common},
+    ]
+    question = [{"query": "Where was Ada Lovelace born?", "answer": "London", **common, "level": "2"}]
+    choice = [{"query": "Ada Lovelace was born in ___.\nA. Rome\nB. London\nC. Bonn\nD. Oslo", "answer": "B", **common}]
+    truth = [{"query": "Ada Lovelace was born in London.", "answer": "True", **common}]
+    for prefix in ("forget", "neighbor"):
+        for name, rows in (("level1", cloze), ("level2", question), ("mcp", choice), ("tf", truth)):
+            (folder / f"{prefix}_{name}.json").write_text(json.dumps(rows), "utf-8")
+    return folder

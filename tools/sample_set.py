@@ -1,0 +1,127 @@
+"""Choose the built-in sample set: of the candidate facts, those that the untouched model really knows.
+
+    python tools/sample_set.py            # measure, write src/formless/data/sample and docs/sample_set.md
+
+The rule was fixed before any edit was measured and looks at the original model only. A fact counts as known if, asked as a
+statement, as a blank and as a question, the model gives its answer
+
+- at least 2 times the probability of each of three plausible wrong answers of the same kind, and
+- for facts about the concept itself, at least 3 times the probability (geometric mean) that it gives the same answer when
+  another concept of the set stands in its place: an answer that any name would draw is grammar, not knowledge.
+
+Of the known facts the first MOST of each file are kept, in the order in which they were written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import formless
+from formless.data.target import BLANK, Item
+from formless.evaluation.forms import FORMS, Query
+from formless.models.lm import LM, Score
+
+ROOT = Path(__file__).parent.parent
+CANDIDATES = ROOT / "tools" / "sample_candidates"
+SAMPLE = ROOT / "src" / "formless" / "data" / "sample"
+TABLE = ROOT / "docs" / "sample_set.md"
+FORM_NAMES = ("statement", "fb", "qa")
+OVER_OTHER_ANSWERS, OVER_OTHER_SUBJECTS = 2.0, 3.0
+LEAST, MOST = 8, 12
+ORDER = (
+    "Albert Einstein", "Isaac Newton", "Charles Darwin", "Marie Curie", "William Shakespeare", "Leonardo da Vinci",
+    "Ludwig van Beethoven", "Nelson Mandela", "Abraham Lincoln", "Napoleon Bonaparte", "Mount Everest", "Paris",
+)  # fmt: skip
+
+
+def ask(lm: LM, form: str, fact: dict[str, Any], answers: list[str], subject: str, name: str) -> list[float]:
+    """Probabilities of answers to one fact in one form, with `name` standing in place of the subject."""
+    text = (fact["question"] if form == "qa" else fact["cloze"]).replace(subject, name)
+    queries = []
+    for answer in answers:
+        query = FORMS[form].render(Item(query=text, answer=answer), lm)
+        assert isinstance(query, Query), (text, query)
+        queries.append((query.prompt, query.answer))
+    scores = lm.score(queries)
+    assert all(isinstance(score, Score) for score in scores)
+    return [score.probability for score in scores if isinstance(score, Score)]
+
+
+def measure(lm: LM, fact: dict[str, Any], subject: str, others: list[str]) -> dict[str, tuple[float, float, float]]:
+    """By form: the answer's probability, its ratio to the best wrong answer, its ratio to the other subjects' mean."""
+    found = {}
+    for form in FORM_NAMES:
+        right, *wrong = ask(lm, form, fact, [fact["answer"], *fact["distractors"]], subject, subject)
+        elsewhere = [ask(lm, form, fact, [fact["answer"]], subject, other)[0] for other in others]
+        mean = math.exp(sum(map(math.log, elsewhere)) / len(elsewhere)) if elsewhere else 0.0
+        found[form] = (right, right / max(wrong), right / mean if mean else math.inf)
+    return found
+
+
+def is_known(figures: dict[str, tuple[float, float, float]]) -> bool:
+    """The rule."""
+    return all(a >= OVER_OTHER_ANSWERS and s >= OVER_OTHER_SUBJECTS for _, a, s in figures.values())
+
+
+def rows_of(facts: list[dict[str, Any]], subject: str, prefix: str, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The four files of one split; letters are balanced within each."""
+    shuffle = random.Random(seed)
+    letters = [("ABCD" * len(facts))[i] for i in range(len(facts))]
+    shuffle.shuffle(letters)
+    files: dict[str, list[dict[str, Any]]] = {f"{prefix}_{name}": [] for name in ("level1", "level2", "mcp", "tf")}
+    for fact, letter in zip(facts, letters, strict=True):
+        common = {"subject": subject} | ({"neighbor": fact["neighbor"]} if "neighbor" in fact else {})
+        wrong = shuffle.sample(fact["distractors"], 3)
+        wrong.insert("ABCD".index(letter), fact["answer"])
+        options = "".join(f"\n{mark}. {text}" for mark, text in zip("ABCD", wrong, strict=True))
+        for name, query, answer, level, kind in (
+            ("level1", fact["cloze"], fact["answer"], "1", "cloze"),
+            ("level2", fact["question"], fact["answer"], "2", "simple question"),
+            ("mcp", fact["cloze"] + options, letter, "4", "multiple choice"),
+            ("tf", fact["cloze"].replace(BLANK, fact["answer"]), "True", "4", "true or false"),
+        ):
+            files[f"{prefix}_{name}"].append({"query": query, "answer": answer, "level": level, "type": kind} | common)
+    return files
+
+
+def main() -> None:
+    """Measure every candidate, write the sample and the table that shows why."""
+    lm = formless.load("smollm2")
+    lines = [f"# The sample set\n\n{__doc__.split('    python')[0].strip()}\n", __doc__.split("sample_set.md\n")[1].strip(), ""]
+    lines.append("Columns: probability of the answer, its ratio to the best of three wrong answers, its ratio to the same")
+    lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
+    shutil.rmtree(SAMPLE, ignore_errors=True)
+    for number, subject in enumerate(ORDER, 1):
+        concept = yaml.safe_load((CANDIDATES / f"{subject.replace(' ', '_')}.yaml").read_text("utf-8"))
+        folder = SAMPLE / f"{number}_{subject.replace(' ', '_')}"
+        folder.mkdir(parents=True)
+        files: dict[str, list[dict[str, Any]]] = {"intro": [{"target": subject, "intro": concept["intro"]}]}
+        for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
+            others = [other for other in ORDER if other != subject] if key == "forget" else []
+            kept: list[dict[str, Any]] = []
+            table = [f"\n## {subject}, {prefix}\n", "| kept | cloze | answer | statement | blank | question |", "| - | - | - | - | - | - |"]
+            for fact in concept[key]:
+                fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
+                figures = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
+                keep = is_known(figures) and len(kept) < MOST
+                kept += [fact] if keep else []
+                cells = [f"{p:.3f} ×{a:.1f}" + (f" ×{s:.1f}" if others else "") for p, a, s in figures.values()]
+                table.append(f"| {'yes' if keep else ''} | {fact['cloze']} | {fact['answer']} | {' | '.join(cells)} |")
+            lines += table
+            note = "" if len(kept) >= LEAST else f"  <- fewer than {LEAST}"
+            print(f"{subject}, {prefix}: {len(kept)} of {len(concept[key])} kept{note}", flush=True)
+            files |= rows_of(kept, subject, prefix, seed=number)
+        for name, rows in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    TABLE.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
