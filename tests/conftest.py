@@ -1,4 +1,4 @@
-"""Models and data that tests share: one small real model, tiny random ones of every family, and RWKU where it lies beside us."""
+"""Models and data that tests share: one small real model, tiny random ones of every family, RWKU where it is there."""
 
 from __future__ import annotations
 

@@ -106,7 +106,11 @@ def main() -> None:
         for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
             others = [other for other in ORDER if other != subject] if key == "forget" else []
             kept: list[dict[str, Any]] = []
-            table = [f"\n## {subject}, {prefix}\n", "| kept | cloze | answer | statement | blank | question |", "| - | - | - | - | - | - |"]
+            table = [
+                f"\n## {subject}, {prefix}\n",
+                "| kept | cloze | answer | statement | blank | question |",
+                "| - | - | - | - | - | - |",
+            ]
             for fact in concept[key]:
                 fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
                 figures = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)

@@ -42,7 +42,10 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
         ("context", f"{lm.context_length} tokens"),
         ("chat template", "yes" if lm.tokenizer.chat_template else "none: messages are given as plain text"),
         ("prompts", f"direct-answer line {'yes' if lm.style.direct_answer else 'no'}, letter by letter {lm.style.sub_token}"),
-        ("scoring", f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason),
+        (
+            "scoring",
+            f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason,
+        ),
         ("rocr", f"layers {list(config.layers)}, {_null_space(lm, config)}"),
         ("edit memory", f"{scratch / 2**20:,.1f} MB beside the model for the original weights while an edit is applied"),
     ]

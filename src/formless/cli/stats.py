@@ -46,9 +46,17 @@ def stats_command(
 
     with terminal.progress("statistics") as bar:
         prints = compute_statistics(
-            lm, chosen, chain([first], texts), corpus=_label(corpus, pattern), out=out, threshold=threshold, max_tokens=max_tokens,
-            dtype=store_dtype, force=force, progress=lambda done, tokens: bar(f"{tokens:,} tokens, texts", done, samples or done),
-        )  # fmt: skip
+            lm,
+            chosen,
+            chain([first], texts),
+            corpus=_label(corpus, pattern),
+            out=out,
+            threshold=threshold,
+            max_tokens=max_tokens,
+            dtype=store_dtype,
+            force=force,
+            progress=lambda done, tokens: bar(f"{tokens:,} tokens, texts", done, samples or done),
+        )
     for found in prints:
         terminal.out.print(f"layer {found.layer}: null space {found.rank} of {found.dimension}, {found.tokens:,} tokens")
     terminal.out.print(f"saved in {out}", soft_wrap=True)

@@ -16,7 +16,8 @@ DIRECT_ANSWER = "Please provide direct answers without any explanations or addit
 LETTER_BY_LETTER = "Write the answer character by character, each on a new line.\n{message}"
 LETTER_BY_LETTER_EXAMPLE = (
     "# Instruction\nWhen answering the question, please write the answer character by character, each on a new line.\n\n"
-    "# Example\nPlease briefly answer the following question.\nQuestion: What is the capital of Japan?\nAnswer:\nT\no\nk\ny\no\n\n"
+    "# Example\nPlease briefly answer the following question.\nQuestion: What is the capital of Japan?\nAnswer:\n"
+    "T\no\nk\ny\no\n\n"
     "# Task\n{message}"
 )
 
@@ -68,7 +69,9 @@ def choice_message(item: Item) -> str:
 
 def truth_message(item: Item) -> str:
     """TF (our wording)."""
-    return f"Please judge whether the following statement is true or false. Just answer True or False.\nStatement: {item.query}\n"
+    return (
+        f"Please judge whether the following statement is true or false. Just answer True or False.\nStatement: {item.query}\n"
+    )
 
 
 def asked(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:

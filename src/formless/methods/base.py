@@ -57,7 +57,10 @@ class EditInfo(BaseModel):
 class Edit(Protocol):
     """What changed, apart from the model."""
 
-    info: EditInfo
+    @property
+    def info(self) -> EditInfo:
+        """What edit.json says."""
+        ...
 
     def applied(self, lm: LM) -> AbstractContextManager[LM]:
         """The model with the edit; leaving the block restores the weights bit for bit."""

@@ -37,7 +37,9 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     entry.name: entry
-    for entry in (Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),)
+    for entry in (
+        Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),
+    )
 }
 
 

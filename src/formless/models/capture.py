@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,8 @@ def capture(lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), re
         for index in residuals:
             module = lm.architecture.layer(lm.model, index)
             stack.callback(module.register_forward_hook(take_residual(index)).remove)
-        try:
+        with suppress(_StopForwardError):
             lm.model(**batch, use_cache=False, logits_to_keep=1)
-        except _StopForwardError:
-            pass
     return found
 
 

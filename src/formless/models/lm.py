@@ -21,7 +21,7 @@ from formless.models.overlay import Overlay, Updates
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 
 # Llama 3's template prints today's date unless it is told one; the same prompt must stand in every run.
-TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,9 @@ class LM:
             log_probabilities = logits[row, columns].float().log_softmax(-1)  # [answer, vocab]
             chosen = log_probabilities.gather(-1, answer[:, None])[:, 0]
             if not bool(chosen.isfinite().all()):
-                raise ModelError("the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype")
+                raise ModelError(
+                    "the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype"
+                )
             yield Score(tuple(chosen.tolist()), tuple((log_probabilities.argmax(-1) == answer).tolist()))
 
     def _refusal(self, item: Encoded) -> Unscored | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from formless.errors import ModelError
@@ -52,7 +53,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **common)
         if device_map is None:
-            model = model.to(place)
+            nn.Module.to(model, place)
         if settings.source == EMBEDDED:
             model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

@@ -81,7 +81,7 @@ class Overlay:
         return total.to(original.dtype)
 
     def _weight(self, name: str) -> nn.Parameter:
-        return cast(nn.Linear, self._model.get_submodule(name)).weight
+        return self._model.get_parameter(f"{name}.weight")
 
     def _check(self, name: str, factors: Factors) -> None:
         try:
@@ -94,4 +94,6 @@ class Overlay:
             raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
         expected, found = projection_shape(module), (factors.up.shape[0], factors.down.shape[1])
         if expected != found:
-            raise EditError(f"the edit is for another model: shape {found}, not {expected}", where=name, remedy="load its base model")
+            raise EditError(
+                f"the edit is for another model: shape {found}, not {expected}", where=name, remedy="load its base model"
+            )

@@ -63,7 +63,9 @@ def settings_for(name: str) -> ModelSettings:
 
 def unknown_model(name: str) -> UnknownNameError:
     """The error for a name that is neither shipped, nor a folder, nor a hub id."""
-    return UnknownNameError("model", name, model_settings(), where="--model", remedy="A hub id (owner/name) or a folder works too")
+    return UnknownNameError(
+        "model", name, model_settings(), where="--model", remedy="A hub id (owner/name) or a folder works too"
+    )
 
 
 def default_style(model_type: str) -> PromptStyle:

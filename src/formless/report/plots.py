@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 
 import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from formless.evaluation.record import FormResult
@@ -54,6 +53,6 @@ def _svg(figure: Figure) -> str:
         axes.patch.set_alpha(0)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "formless"}):
-        FigureCanvasSVG(figure).print_svg(buffer, bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")

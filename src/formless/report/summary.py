@@ -58,9 +58,7 @@ def compare(original: Record, edited: Record) -> list[Change]:
     return rows
 
 
-def relative_change(
-    pairs: Sequence[tuple[float, float]], *, seed: int = 0
-) -> tuple[float | None, tuple[float, float] | None]:
+def relative_change(pairs: Sequence[tuple[float, float]], *, seed: int = 0) -> tuple[float | None, tuple[float, float] | None]:
     """Relative change of the mean over (before, after) pairs, and its 95 % paired bootstrap interval (needs two pairs)."""
     if not pairs or not sum(before for before, _ in pairs):
         return None, None

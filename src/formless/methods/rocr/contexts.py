@@ -63,6 +63,8 @@ def mentions(lm: LM, prompts: Sequence[Prompt], subject: str) -> Mentions:
         covering = [i for i, (left, right) in enumerate(item.offsets) if left < end <= right]
         if start < 0 or not covering:
             remedy = "check its spelling, or whether the chat template rewrites it"
-            raise EditError(f"the subject {subject!r} is not found in its context {prompt.text!r}", where=lm.name, remedy=remedy)
+            raise EditError(
+                f"the subject {subject!r} is not found in its context {prompt.text!r}", where=lm.name, remedy=remedy
+            )
         positions.append(covering[-1])
     return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions))

@@ -24,6 +24,7 @@ class Rocr:
         """Compute the edit; the model itself stays as it is.
 
         Raises:
+            UserError: The model has no such layer.
             EditError: The layers are not ascending, the model has an edit on it, a null space is missing or of another
                 model, a name is not found in its context, or a weight, key or update is NaN or infinite.
         """
@@ -32,6 +33,8 @@ class Rocr:
             raise EditError(f"the layers {layers} are not in ascending order", where="layers", remedy="e.g. 4,5,6")
         if not lm.overlay.is_empty:
             raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
+        for layer in layers:
+            lm.architecture.layer(lm.model, layer)
         names = {layer: lm.architecture.down_projection_name(layer) for layer in layers}
         _check_weights(lm, list(names.values()))
         preserved = projections(lm, self.config)

@@ -160,10 +160,14 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
         try:
             matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises whatever the archive's reader does
-            raise EditError("the published projection cannot be read", where=published, remedy=str(error).splitlines()[0]) from error
+            raise EditError(
+                "the published projection cannot be read", where=published, remedy=str(error).splitlines()[0]
+            ) from error
         if not isinstance(matrix, Tensor) or matrix.shape != (width, width):
             shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
-            raise EditError(f"the projection is {shape}, not {(width, width)}", where=published, remedy="use this model's own file")
+            raise EditError(
+                f"the projection is {shape}, not {(width, width)}", where=published, remedy="use this model's own file"
+            )
         return DenseProjection(matrix.float(), published)
     raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=HOW)
 

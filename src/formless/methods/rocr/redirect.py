@@ -98,7 +98,7 @@ def closed_form(keys: Tensor, residuals: Tensor, projection: Projection, l2: flo
     gram = (keys.double() @ projected.double().T) + l2 * torch.eye(len(keys), dtype=torch.double)
     try:
         down = torch.linalg.solve(gram, projected.double())
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:
         raise EditError("the keys vanish in the null space", remedy="use a larger threshold or l2") from error
     return Factors(residuals.T.contiguous(), down.float())
 

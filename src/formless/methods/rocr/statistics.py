@@ -47,7 +47,9 @@ class SecondMoments:
             for layer, activation in found.keys.items():
                 keys = activation[batch["attention_mask"].to(activation.device).bool()].float()  # [tokens, d]
                 if not bool(keys.isfinite().all()):
-                    raise EditError("the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype")
+                    raise EditError(
+                        "the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype"
+                    )
                 moment = (keys.T @ keys).cpu().double()
                 self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
             self.tokens += int(batch["attention_mask"].sum())

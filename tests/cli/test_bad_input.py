@@ -1,0 +1,197 @@
+"""Bad input ends in one line on stderr and exit code 2, with nothing written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from formless.cli import terminal
+from formless.cli.main import main
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run the command in an empty folder and give its one line of error."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "existing").mkdir()
+    (work / "existing" / "precious.txt").write_text("old", "utf-8")
+    (work / "corpus.txt").write_text("Some text.\n", "utf-8")
+    (work / "broken.parquet").write_text("no parquet", "utf-8")
+    monkeypatch.chdir(work)
+
+    def run(*arguments: str) -> str:
+        before = contents(work)
+        monkeypatch.setattr(sys, "argv", ["formless", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        assert stop.value.code == 2
+        lines = captured.err.splitlines()
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("error: ")
+        assert captured.out == ""
+        assert contents(work) == before
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mistake is found before the slow part starts."""
+
+    def load_model(*arguments: object) -> None:
+        pytest.fail("the model was loaded first")
+
+    monkeypatch.setattr(terminal, "load_model", load_model)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("unlearn -t X -o existing", "exists already [existing]"),
+        ("unlearn -t X -o corpus.txt", "exists already [corpus.txt]"),
+        ("unlearn -t X -o new --set l2", "'l2' is no setting [--set]: write NAME=VALUE"),
+        ("unlearn -t X -o new --set l2=[1", "value of l2 cannot be read [--set]"),
+        ("unlearn -t X -o new --set =1", "[--set]: write NAME=VALUE"),
+        ("unlearn -t X -o new --data none", "no such data folder [none]"),
+        ("unlearn -t X -o new --data corpus.txt", "no such data folder [corpus.txt]"),
+        ("unlearn -t Albert_Einstien -o new --data sample", "did you mean 1_Albert_Einstein"),
+        ("unlearn -t X -o new --method rcor", "unknown method 'rcor': did you mean rocr?"),
+        ("eval -t Albert_Einstien", "did you mean 1_Albert_Einstein"),
+        ("eval -t ../1_Albert_Einstein", "unknown target '../1_Albert_Einstein'"),
+        ("eval -t X --data none", "no such data folder [none]"),
+        ("eval -t 1 --suite ortt", "unknown suite or form 'ortt' [--suite]: did you mean ort?"),
+        ("eval -t 1 --suite fb,quiz", "unknown suite or form 'quiz' [--suite]"),
+        ("eval -t 1 --suite qa,", "unknown suite or form ''"),
+        ("eval -t 1 --out existing", "exists already [existing]"),
+        ("eval -t 1 --out corpus.txt", "exists already [corpus.txt]"),
+        ("eval -t 1 --report corpus.txt", "exists already [corpus.txt]"),
+        ("eval -t 1 --edit existing", "the edit lacks a file [existing/edit.json]"),
+        ("eval -t 1 --edit none", "the edit lacks a file [none/edit.json]"),
+        ("eval -t 1 --edit corpus.txt", "the edit cannot be read"),
+        ("chat --edit existing hello", "the edit lacks a file [existing/edit.json]"),
+        ("stats --corpus corpus.txt -o existing", "exists already [existing]"),
+        ("stats --corpus none.txt -o new", "no such corpus [none.txt]"),
+        ("stats --corpus broken.parquet -o new", "cannot be read [broken.parquet]"),
+        ("stats --corpus corpus.txt -o new --layers 4;5", "'4;5' is no list of layers [--layers]: e.g. 4,5,6"),
+        ("stats --corpus corpus.txt -o new --layers all", "'all' is no list of layers"),
+        ("stats --corpus corpus.txt -o new --layers 4,", "'4,' is no list of layers"),
+        ("stats --corpus corpus.txt -o new --store int8", "unknown number format 'int8' [--store]"),
+        ("stats --corpus existing -o new --pattern *.json", "holds no text [existing]"),
+        ("stats --corpus existing -o new --pattern /etc/*.txt", "[existing]"),
+    ],
+)
+def test_found_before_the_model_is_loaded(refused: Refused, arguments: str, said: str) -> None:
+    assert said in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("unlearn -t X -o new --model smol", "unknown model 'smol' [--model]: did you mean smollm2?"),
+        ("unlearn -t X -o new --model owner/name/more", "unknown model 'owner/name/more'"),
+        ("unlearn -t X -o new --model existing", "the model cannot be loaded [existing]"),
+        ("eval -t 1 --model smol", "unknown model 'smol'"),
+        ("chat --model smol hello", "unknown model 'smol'"),
+        ("doctor --model smol", "unknown model 'smol'"),
+        ("stats --corpus corpus.txt -o new --model smol", "unknown model 'smol'"),
+        ("chat hello --dtype float8", "unknown dtype 'float8' [--dtype]"),
+        ("chat hello --device gpu", "unknown device 'gpu' [--device]"),
+        ("chat hello --device cuda:99", "cuda"),
+    ],
+)
+def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: str) -> None:
+    assert said in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("--set strength=3", "a setting of rocr is wrong (Extra inputs are not permitted) [strength]: settings: redirect,"),
+        ("--set l2=much", "[l2]"),
+        ("--set l2=-1", "[l2]"),
+        ("--set layers=[6,5]", "not in ascending order [layers]"),
+        ("--set layers=[40] --set basis=none", "no layer 40"),
+        ("--set basis=none_such", "[none_such"),
+        ("--set method=rocr", "[method]"),
+    ],
+)
+def test_settings_that_the_method_does_not_take(refused: Refused, settings: str, said: str) -> None:
+    assert said in refused("unlearn", "-t", "Albert Einstein", "-o", "new", *settings.split())
+
+
+@pytest.mark.parametrize("layers", ["40", "-1", "4,40"])
+def test_layers_that_the_model_does_not_have(refused: Refused, layers: str) -> None:
+    assert "[--layers]: choose from 0 to 29" in refused("stats", "--corpus", "corpus.txt", "-o", "new", f"--layers={layers}")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n \n"])
+@pytest.mark.usefixtures("no_model")
+def test_a_corpus_without_text(refused: Refused, tmp_path: Path, content: str) -> None:
+    (tmp_path / "empty.txt").write_text(content, "utf-8")
+    assert "the corpus holds no text" in refused("stats", "--corpus", str(tmp_path / "empty.txt"), "-o", "new")
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("file", ["forget_level1", "neighbor_level2"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "the target lacks a file"),
+        ("[{broken", "the file is not JSON"),
+        ("{}", "no list of rows"),
+        ('[{"query": "Ada?", "answer": 3}]', "row 1, field answer]"),
+    ],
+)
+def test_a_target_with_a_missing_or_broken_file(
+    refused: Refused, target_folder: Path, file: str, content: str | None, said: str
+) -> None:
+    path = target_folder / f"{file}.json"
+    path.unlink() if content is None else path.write_text(content, "utf-8")
+    line = refused("eval", "-t", "Ada Lovelace", "--data", str(target_folder.parent), "--out", "new.json")
+    assert said in line
+    assert str(path) in line
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_cloze_without_a_blank(refused: Refused, target_folder: Path) -> None:
+    path = target_folder / "forget_level1.json"
+    rows = json.loads(path.read_text("utf-8"))
+    rows[1]["query"] = "Ada Lovelace was born in London."
+    path.write_text(json.dumps(rows), "utf-8")
+    line = refused("eval", "-t", "1", "--data", str(target_folder.parent), "--suite", "fb")
+    assert f"{path}, row 2]: query: a cloze needs a blank, three underscores" in line
+
+
+@pytest.mark.usefixtures("no_model")
+def test_an_edit_folder_with_a_broken_file(refused: Refused, tmp_path: Path, target_folder: Path) -> None:
+    edit = tmp_path / "edit"
+    edit.mkdir()
+    (edit / "edit.json").write_text('{"method": "rocr"}', "utf-8")
+    assert "the edit cannot be read: " in refused("eval", "-t", "1", "--data", str(target_folder.parent), "--edit", str(edit))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_long_line_is_not_wrapped_and_brackets_are_kept(refused: Refused) -> None:
+    name = f"[bold]{'very_long/' * 60}[/bold]"
+    assert f"no such data folder [{name}]" in refused("eval", "-t", "1", "--data", name)
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("option", ["--data", "--out"])
+def test_a_name_that_the_file_system_does_not_take(refused: Refused, target_folder: Path, option: str) -> None:
+    name = "x" * 300
+    assert name in refused("eval", "-t", "1", "--data", str(target_folder.parent), option, name)

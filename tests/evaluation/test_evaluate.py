@@ -1,0 +1,109 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import formless
+from formless.data.target import Target
+from formless.errors import DataError
+from formless.evaluation.record import load_record
+from formless.evaluation.scoring import mean_interval
+from formless.models.lm import LM
+
+Tiny = Callable[..., LM]
+
+# The published code on the embedded model, 1_Stephen_King, float32 (mean probability).
+ANCHORS = {
+    ("fb", "forget"): 0.00899, ("qa", "forget"): 0.06699, ("fb", "neighbor"): 0.03969, ("qa", "neighbor"): 0.03012,
+    ("sub_fb", "forget"): 0.13817, ("sub_qa", "forget"): 0.12992, ("sub_fb", "neighbor"): 0.14233, ("sub_qa", "neighbor"): 0.13030,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_published_figures_of_a_real_target_are_met(lm: LM, rwku: Path) -> None:
+    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"))
+    for (form, split), expected in ANCHORS.items():
+        result = record.form(form, split)  # type: ignore[arg-type]
+        assert result is not None
+        assert result.mean == pytest.approx(expected, abs=1e-4)
+    absent = [(result.form, result.split) for result in record.forms if result.status == "absent"]
+    assert absent == [("mcp", "forget"), ("tf", "forget"), ("mcp", "neighbor"), ("tf", "neighbor")]
+    for result in record.forms:
+        if result.status == "absent":
+            assert (result.mean, result.count, result.items) == (None, 0, [])
+            assert result.reason == f"the target has no {result.split}_{result.form}.json"
+
+
+def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    lm = tiny()
+    record = formless.evaluate(lm, formless.find_target(target_folder.parent, "Ada Lovelace"))
+    assert [(result.form, result.split, result.count, result.unscored) for result in record.forms] == [
+        (form, split, count, unscored)
+        for split in ("forget", "neighbor")
+        for form, count, unscored in (
+            ("statement", 1, 1), ("fb", 2, 0), ("qa", 1, 0), ("mcp", 1, 0), ("tf", 1, 0), ("sub_fb", 2, 0), ("sub_qa", 1, 0),
+        )
+    ]  # fmt: skip
+    statement = record.form("statement", "forget")
+    assert statement is not None
+    assert statement.items[1].unscored == "the blank does not stand last"
+    assert statement.items[1].probability is None
+    assert statement.mean == statement.items[0].probability
+    assert statement.interval is None  # one item has no spread
+    blank = record.form("fb", "forget")
+    assert blank is not None
+    assert blank.mean == pytest.approx(np.mean([item.probability for item in blank.items]))
+    assert blank.interval is not None
+    assert blank.interval[0] <= blank.mean <= blank.interval[1]
+    record.save(tmp_path / "record.json")
+    assert load_record(tmp_path / "record.json") == record
+
+
+def test_a_missing_optional_file_is_absent_and_a_missing_required_one_an_error(tiny: Tiny, target_folder: Path) -> None:
+    (target_folder / "forget_mcp.json").unlink()
+    target = Target("Ada Lovelace", target_folder)
+    result = formless.evaluate(tiny(), target, "mcp").form("mcp", "forget")
+    assert result is not None
+    assert (result.status, result.mean) == ("absent", None)
+    (target_folder / "neighbor_level2.json").unlink()
+    with pytest.raises(DataError, match="lacks a file.*neighbor_level2.json"):
+        formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa")
+
+
+def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: Path) -> None:
+    path = target_folder / "forget_level2.json"
+    rows = [*json.loads(path.read_text()), {"query": "Who?", "answer": "   "}]
+    path.write_text(json.dumps(rows))
+    result = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "sub_qa").form("sub_qa", "forget")
+    assert result is not None
+    assert (result.count, result.unscored) == (1, 1)
+    assert result.items[1].unscored == "the answer has no token"
+
+
+def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, redirect="Bob", layers=[1], basis="none", l2=0.0)
+    original = formless.evaluate(lm, target, "qa")
+    with edit.applied(lm):
+        edited = formless.evaluate(lm, target, "qa")
+    assert original.edits == []
+    assert [info["subject"] for info in edited.edits] == ["Ada Lovelace"]
+    assert edited.form("qa", "forget") != original.form("qa", "forget")
+    assert formless.evaluate(lm, target, "qa").forms == original.forms
+
+
+def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"format": 1}')
+    for path in (tmp_path / "r.json", tmp_path / "missing.json"):
+        with pytest.raises(DataError, match="no record can be read"):
+            load_record(path)
+
+
+def test_the_interval_of_a_mean() -> None:
+    assert mean_interval([0.5]) is None
+    assert mean_interval([0.3, 0.3, 0.3]) == pytest.approx((0.3, 0.3))
+    low, high = mean_interval([0.0, 1.0] * 50) or (0, 0)
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.02)
+    assert mean_interval([0.1, 0.7, 0.2]) == mean_interval([0.1, 0.7, 0.2])

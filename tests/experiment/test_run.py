@@ -1,0 +1,65 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import formless
+from formless.data.target import Target
+from formless.errors import EditError
+from formless.experiment import original as original_module
+from formless.experiment.original import original_record
+from formless.experiment.run import measure_edit
+from formless.models.lm import LM
+
+Tiny = Callable[..., LM]
+OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_original_is_measured_once_per_model_target_and_suite(
+    tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, runs = tiny(), []
+    real = original_module.evaluate
+    monkeypatch.setattr(original_module, "evaluate", lambda *a, **k: runs.append(1) or real(*a, **k))
+    target = Target("Ada Lovelace", target_folder)
+    first = original_record(lm, target, "fb")
+    assert original_record(lm, target, "fb") == first
+    assert len(runs) == 1
+    original_record(lm, target, "qa")
+    original_record(tiny(seed=1), target, "fb")
+    rows = (target_folder / "forget_level1.json").read_text().replace("London", "Oslo")
+    (target_folder / "forget_level1.json").write_text(rows)
+    changed = original_record(lm, Target("Ada Lovelace", target_folder), "fb")
+    assert len(runs) == 4
+    assert changed.form("fb", "forget") != first.form("fb", "forget")
+
+
+def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    first = original_record(lm, target, "fb")
+    (path,) = (tmp_path / "cache" / "original").iterdir()
+    path.write_text("{")
+    assert original_record(lm, target, "fb").forms == first.forms
+
+
+def test_an_edited_model_is_never_taken_for_the_original(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, **OPTIONS)
+    with edit.applied(lm), pytest.raises(EditError, match="has an edit on it"):
+        original_record(lm, target, "fb")
+
+
+def test_a_run_measures_both_and_asks_both(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, **OPTIONS)
+    outcome = measure_edit(lm, edit, target, questions=["Who was Ada Lovelace?"])
+    assert outcome.original.edits == []
+    assert outcome.edited.edits[0]["method"] == "rocr"
+    before, after = outcome.answers["Who was Ada Lovelace?"]
+    assert before != after
+    assert lm.overlay.is_empty

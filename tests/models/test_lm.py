@@ -1,0 +1,137 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from formless.errors import ModelError
+from formless.models.families import known_model_types
+from formless.models.lm import LM, Prompt, Score, Unscored, batches
+
+Tiny = Callable[..., LM]
+TEXTS = ["Ada", "Ada wrote the first program of all", "x", "The capital of France is the city called", "one two three"]
+
+
+@pytest.mark.parametrize("model_type", known_model_types())
+def test_a_score_does_not_depend_on_its_batch(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    queries = [(Prompt(text), answer) for text in TEXTS for answer in (" yes", " a much longer answer than that")]
+    lm.token_budget = 10_000
+    together = lm.score(queries)
+    lm.token_budget = 1
+    alone = lm.score(queries)
+    for one, other in zip(together, alone, strict=True):
+        assert isinstance(one, Score)
+        assert isinstance(other, Score)
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+        assert one.greedy == other.greedy
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+def test_scores_are_those_of_a_plain_forward_pass(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    prompt, answer = Prompt("Ada wrote"), " code"
+    score = lm.score([(prompt, answer), (Prompt("a much longer prompt than the other"), " x")])[0]
+    assert isinstance(score, Score)
+    ids = lm.encode(prompt, answer).ids
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    start = len(ids) - len(answer)  # one token per byte
+    expected = [logits[t - 1, ids[t]].item() for t in range(start, len(ids))]
+    assert score.log_probabilities == pytest.approx(expected, abs=1e-5)
+    assert score.probability == pytest.approx(math.exp(sum(expected) / len(expected)))
+    greedy = [int(logits[t - 1].argmax()) == ids[t] for t in range(start, len(ids))]
+    assert score.token_accuracy == sum(greedy) / len(greedy)
+
+
+def test_generation_does_not_depend_on_its_batch(lm: LM) -> None:
+    prompts = [
+        lm.chat_prompt("What is the capital of France?", "Answer:"),
+        lm.chat_prompt("Who was Albert Einstein? Be brief."),
+    ]
+    together = lm.generate(prompts, max_new_tokens=8)
+    assert together == [lm.generate([prompt], max_new_tokens=8)[0] for prompt in prompts]
+    assert "Paris" in together[0]
+
+
+def test_one_line_stops_at_the_newline(lm: LM) -> None:
+    prompt = lm.chat_prompt("Write a numbered list of three colors.")
+    whole = lm.generate([prompt], max_new_tokens=30)[0]
+    assert "\n" in whole
+    assert lm.generate([prompt], max_new_tokens=30, one_line=True) == [whole.split("\n")[0].strip()]
+
+
+def test_a_token_that_spans_the_boundary_belongs_to_the_answer(lm: LM) -> None:
+    encoded = lm.encode(Prompt("The capital of France is Par"), "is")
+    assert lm.tokenizer.decode(encoded.ids[encoded.answer_start :]) == " Paris"
+
+
+def test_the_answer_starts_where_the_text_says(lm: LM) -> None:
+    encoded = lm.encode(lm.chat_prompt("Name a city.", "Answer:"), " Paris")
+    assert lm.tokenizer.decode(encoded.ids[encoded.answer_start :]) == " Paris"
+
+
+@pytest.mark.parametrize("text", ["Ada", "<s>Ada"])
+def test_plain_text_gets_one_bos_and_never_two(tiny: Tiny, text: str) -> None:
+    lm = tiny()
+    tokenizer = lm.tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    plain = tokenizer.backend_tokenizer.post_processor
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    try:
+        assert lm.encode(Prompt(text)).ids.count(0) == 1
+        assert lm.encode(Prompt(text)).ids[0] == 0
+        assert lm.encode(Prompt("<s>[user]Ada", templated=True)).ids.count(0) == 1
+        assert lm.encode(Prompt(text), " x").offsets[lm.encode(Prompt(text), " x").answer_start][1] > len(text)
+    finally:
+        tokenizer.backend_tokenizer.post_processor = plain
+
+
+def test_what_cannot_be_scored_says_why(tiny: Tiny) -> None:
+    lm = tiny()
+    results = lm.score([(Prompt("a"), ""), (Prompt(""), "b"), (Prompt("x" * 600), " y"), (Prompt("a"), " b")])
+    assert [result.reason if isinstance(result, Unscored) else "scored" for result in results] == [
+        "the answer has no token", "nothing stands before the answer", "602 tokens are more than the model's 512", "scored",
+    ]  # fmt: skip
+
+
+def test_nan_is_an_error_and_not_a_score(tiny: Tiny) -> None:
+    lm = tiny()
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight[5] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        lm.score([(Prompt("a"), " b")])
+
+
+def test_a_model_without_a_chat_template_gets_plain_text(tiny: Tiny) -> None:
+    lm = tiny()
+    template, lm.tokenizer.chat_template = lm.tokenizer.chat_template, None
+    try:
+        assert lm.chat_prompt("Question?\n", "Answer:") == Prompt("Question?\nAnswer:")
+    finally:
+        lm.tokenizer.chat_template = template
+
+
+def test_the_fingerprint_knows_the_model_whatever_its_dtype(tiny: Tiny) -> None:
+    assert tiny().fingerprint == tiny(dtype=torch.bfloat16).fingerprint
+    assert tiny().fingerprint != tiny(seed=1).fingerprint
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(prompt=st.text(min_size=1), answer=st.text(min_size=1))
+def test_tokens_split_at_the_boundary_whatever_the_text(lm: LM, prompt: str, answer: str) -> None:
+    encoded = lm.encode(Prompt(prompt), answer)
+    start = encoded.answer_start
+    assert all(end <= len(prompt) for _, end in encoded.offsets[:start])
+    assert all(end > len(prompt) for _, end in encoded.offsets[start:])
+
+
+@given(st.lists(st.integers(1, 50)), st.integers(1, 200))
+def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    groups = list(batches(lengths, budget))
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget

@@ -1,0 +1,67 @@
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import formless
+from formless.data.target import Target
+from formless.models.lm import LM
+from formless.report.html import Exchange, percent, probability, write_report
+from formless.report.summary import compare, relative_change
+
+Tiny = Callable[..., LM]
+
+
+def test_relative_change_by_hand() -> None:
+    assert relative_change([]) == (None, None)
+    assert relative_change([(0.0, 0.5)]) == (None, None)
+    assert relative_change([(0.4, 0.1)]) == (pytest.approx(-0.75), None)
+    change, interval = relative_change([(0.4, 0.1), (0.2, 0.2)])
+    assert change == pytest.approx(-0.5)
+    assert interval == pytest.approx((-0.75, 0.0))
+    change, interval = relative_change([(0.4, 0.2), (0.2, 0.1), (0.1, 0.05)])
+    assert interval == pytest.approx((-0.5, -0.5))  # every probe halves: no doubt about it
+
+
+def test_small_numbers_stay_readable() -> None:
+    assert [probability(value) for value in (None, 0.0, 0.12345, 0.00012)] == ["–", "0.000", "0.123", "1.2e-04"]
+    assert [percent(value) for value in (None, -0.6, 0.051)] == ["–", "-60.0 %", "+5.1 %"]
+
+
+def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    (target_folder / "neighbor_mcp.json").unlink()
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, redirect="Bob", layers=[1], basis="none")
+    original = formless.evaluate(lm, target)
+    with edit.applied(lm):
+        edited = formless.evaluate(lm, target)
+    exchange = Exchange("Who was <b>Ada</b>?", "a & b", "<script>alert(1)</script>")
+    path = tmp_path / "report.html"
+    changes = write_report(path, original, edited, exchanges=[exchange], command="formless demo")
+    assert changes == compare(original, edited)
+    page = path.read_text("utf-8")
+
+    tags: list[tuple[str, dict[str, str | None]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.feed(page)
+    assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in tags)
+    assert not re.search(r"(src|href)=[\"']https?:", page.replace("xmlns:xlink", ""))
+    assert sum(tag == "svg" for tag, _ in tags) == 2
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "the target has no neighbor_mcp.json" in page
+    assert "model.layers.1.mlp.down_proj" in page
+    assert "currentColor" in page
+    for change in changes:
+        if not change.absent:
+            assert probability(change.edited.mean) in page
+            assert percent(change.relative) in page
+
+
+def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "fb")
+    for name in ("a", "b"):
+        write_report(tmp_path / name, record, record)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
