@@ -39,7 +39,9 @@ def test_imports_go_left_only(path: Path) -> None:
 def test_modules_stay_short_and_safe(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= 400
-    assert "pickle" not in {alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names}
+    assert "pickle" not in {
+        alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names
+    }
     assert "weights_only=False" not in text
     assert "trust_remote_code=True" not in text
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,18 +116,16 @@ def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path: Path, write: Wri
 
 
 @every_writer
-def test_a_read_only_folder_is_refused(tmp_path: Path, write: Write) -> None:
-    write(tmp_path / "output", 3)
-    before = contents(tmp_path)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    tmp_path.chmod(0o555)
-    try:
+def test_a_read_only_folder_is_refused(write: Write) -> None:
+    with tempfile.TemporaryDirectory() as name:  # others may not enter pytest's own folders
+        folder = Path(name)
+        write(folder / "output", 3)
+        before = contents(folder)
+        folder.chmod(0o555)
         with ordinary_user(), pytest.raises(OutputError, match="permission denied"):
-            write(tmp_path / "output", 5)
-    finally:
-        tmp_path.chmod(0o755)
-    assert contents(tmp_path) == before
+            write(folder / "output", 5)
+        folder.chmod(0o755)
+        assert contents(folder) == before
 
 
 @every_writer

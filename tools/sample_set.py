@@ -9,7 +9,7 @@ statement, as a blank and as a question, the model gives its answer
 - for facts about the concept itself, at least 3 times the probability (geometric mean) that it gives the same answer when
   another concept of the set stands in its place: an answer that any name would draw is grammar, not knowledge.
 
-Of the known facts the first MOST of each file are kept, in the order in which they were written.
+Facts are asked in the order in which they were written until twelve of a file are kept, and each until it fails in a form.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import yaml
 
 import formless
 from formless.data.target import BLANK, Item
-from formless.evaluation.forms import FORMS, Query
-from formless.models.lm import LM, Score
+from formless.evaluation.forms import FORMS
+from formless.models.lm import LM, Score, Unscored
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"
@@ -41,28 +41,34 @@ ORDER = (
 )  # fmt: skip
 
 
-def ask(lm: LM, form: str, fact: dict[str, Any], answers: list[str], subject: str, name: str) -> list[float]:
-    """Probabilities of answers to one fact in one form, with `name` standing in place of the subject."""
-    text = (fact["question"] if form == "qa" else fact["cloze"]).replace(subject, name)
-    queries = []
-    for answer in answers:
-        query = FORMS[form].render(Item(query=text, answer=answer), lm)
-        assert isinstance(query, Query), (text, query)
-        queries.append((query.prompt, query.answer))
-    scores = lm.score(queries)
-    assert all(isinstance(score, Score) for score in scores)
-    return [score.probability for score in scores if isinstance(score, Score)]
-
-
 def measure(lm: LM, fact: dict[str, Any], subject: str, others: list[str]) -> dict[str, tuple[float, float, float]]:
-    """By form: the answer's probability, its ratio to the best wrong answer, its ratio to the other subjects' mean."""
+    """By form: the answer's probability, its ratio to the best wrong answer, its ratio to the other subjects' mean.
+
+    Stops at the first form in which the fact is not known.
+    """
     found = {}
     for form in FORM_NAMES:
-        right, *wrong = ask(lm, form, fact, [fact["answer"], *fact["distractors"]], subject, subject)
-        elsewhere = [ask(lm, form, fact, [fact["answer"]], subject, other)[0] for other in others]
-        mean = math.exp(sum(map(math.log, elsewhere)) / len(elsewhere)) if elsewhere else 0.0
-        found[form] = (right, right / max(wrong), right / mean if mean else math.inf)
+        right, *wrong = ask(lm, form, fact, subject, [(subject, text) for text in (fact["answer"], *fact["distractors"])])
+        over_subjects = math.inf
+        if others and right >= OVER_OTHER_ANSWERS * max(wrong):
+            elsewhere = ask(lm, form, fact, subject, [(other, fact["answer"]) for other in others])
+            over_subjects = right / math.exp(sum(map(math.log, elsewhere)) / len(elsewhere))
+        found[form] = (right, right / max(wrong), over_subjects)
+        if not is_known(found):
+            break
     return found
+
+
+def ask(lm: LM, form: str, fact: dict[str, Any], subject: str, asked: list[tuple[str, str]]) -> list[float]:
+    """Probabilities of (name in the subject's place, answer) for one fact in one form."""
+    text = fact["question"] if form == "qa" else fact["cloze"]
+    queries = []
+    for name, answer in asked:
+        query = FORMS[form].render(Item(query=text.replace(subject, name), answer=answer), lm)
+        if isinstance(query, Unscored):
+            raise SystemExit(f"{text}: {query.reason}")
+        queries.append((query.prompt, query.answer))
+    return [score.probability for score in lm.score(queries) if isinstance(score, Score)]
 
 
 def is_known(figures: dict[str, tuple[float, float, float]]) -> bool:
@@ -113,10 +119,13 @@ def main() -> None:
             ]
             for fact in concept[key]:
                 fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
+                if len(kept) == MOST:
+                    break
                 figures = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
-                keep = is_known(figures) and len(kept) < MOST
+                keep = is_known(figures)
                 kept += [fact] if keep else []
-                cells = [f"{p:.3f} ×{a:.1f}" + (f" ×{s:.1f}" if others else "") for p, a, s in figures.values()]
+                cells = [f"{p:.3f} ×{a:.1f}" + (f" ×{s:.1f}" if s < math.inf else "") for p, a, s in figures.values()]
+                cells += [""] * (len(FORM_NAMES) - len(cells))
                 table.append(f"| {'yes' if keep else ''} | {fact['cloze']} | {fact['answer']} | {' | '.join(cells)} |")
             lines += table
             note = "" if len(kept) >= LEAST else f"  <- fewer than {LEAST}"

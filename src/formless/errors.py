@@ -27,9 +27,10 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: object = None, remedy: str = "") -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        folded = {known_name.casefold(): known_name for known_name in names}
+        close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:20]) or 'none'}"
-        super().__init__(f"unknown {kind} {name!r}", where=where, remedy=f"{hint} {remedy}".strip())
+        super().__init__(f"unknown {kind} {name!r}", where=where, remedy=f"{hint}{'; ' if remedy else ''}{remedy}")
 
 
 class DataError(UserError):

@@ -22,13 +22,19 @@ def cache_folder() -> Path:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Stop before any work when an output is in the way.
+    """Stop before any work when an output is in the way or cannot be written at all.
 
     Raises:
-        OutputError: `path` exists and `force` is not set.
+        OutputError: `path` exists and `force` is not set, or its folder refuses new files.
     """
-    if path.exists() and not force:
-        raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+    with _written(path):
+        if os.path.lexists(path) and not force:
+            raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir():
+            raise OSError(0, "a file is in the way")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise OSError(0, "permission denied")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,7 +62,8 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a scratch folder beside `path` which takes its place when the block ends well.
 
-    If the block raises, or the process dies, `path` is as it was before.
+    If the block raises, or the process dies in it, `path` is as it was before. (An older folder is renamed aside at the very
+    end; a process that dies between those two renames leaves it there whole, under `.NAME.*.old`.)
 
     Raises:
         OutputError: `path` exists and `force` is not set, or the disk refuses.
@@ -99,12 +106,13 @@ def _replace_folder(new: Path, path: Path) -> None:
         os.replace(new, path)
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    os.replace(path, aside / path.name)
     try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(aside / path.name, path)
-        raise
+        os.replace(path, aside / "old")
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(aside / "old", path)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -17,7 +17,8 @@ Tiny = Callable[..., LM]
 # The published code on the embedded model, 1_Stephen_King, float32 (mean probability).
 ANCHORS = {
     ("fb", "forget"): 0.00899, ("qa", "forget"): 0.06699, ("fb", "neighbor"): 0.03969, ("qa", "neighbor"): 0.03012,
-    ("sub_fb", "forget"): 0.13817, ("sub_qa", "forget"): 0.12992, ("sub_fb", "neighbor"): 0.14233, ("sub_qa", "neighbor"): 0.13030,
+    ("sub_fb", "forget"): 0.13817, ("sub_qa", "forget"): 0.12992,
+    ("sub_fb", "neighbor"): 0.14233, ("sub_qa", "neighbor"): 0.13030,
 }  # fmt: skip
 
 

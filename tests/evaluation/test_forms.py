@@ -34,8 +34,18 @@ def render(form: str, item: Item, lm: LM) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("form", "item", "message", "answer"),
     [
-        ("fb", CLOZE, "Please complete the blank in the following question.\nQuestion: Ada Lovelace was born in ___.\n", " New York"),
-        ("qa", QUESTION, "Please briefly answer the following question.\nQuestion: Where was Ada Lovelace born?\n", " New York"),
+        (
+            "fb",
+            CLOZE,
+            "Please complete the blank in the following question.\nQuestion: Ada Lovelace was born in ___.\n",
+            " New York",
+        ),
+        (
+            "qa",
+            QUESTION,
+            "Please briefly answer the following question.\nQuestion: Where was Ada Lovelace born?\n",
+            " New York",
+        ),
         (
             "mcp",
             CHOICE,

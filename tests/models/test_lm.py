@@ -12,6 +12,7 @@ from formless.models.lm import LM, Prompt, Score, Unscored, batches
 
 Tiny = Callable[..., LM]
 TEXTS = ["Ada", "Ada wrote the first program of all", "x", "The capital of France is the city called", "one two three"]
+TEXTS += [f"These prompts begin alike, so that it is encoded once: {tail}" for tail in ("Ada", "Ada wrote", "", "B")]
 
 
 @pytest.mark.parametrize("model_type", known_model_types())
@@ -27,6 +28,16 @@ def test_a_score_does_not_depend_on_its_batch(tiny: Tiny, model_type: str) -> No
         assert isinstance(other, Score)
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
         assert one.greedy == other.greedy
+
+
+def test_a_shared_prefix_is_encoded_once(tiny: Tiny) -> None:
+    lm = tiny()
+    prefix = "These prompts begin alike, so that it is encoded once: "
+    seen: list[int] = []
+    handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
+    lm.score([(Prompt(f"{prefix}{letter}"), " yes") for letter in "abcdefgh"])
+    handle.remove()
+    assert seen == [len(prefix), 8 * len("a yes")]  # one token per byte
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])

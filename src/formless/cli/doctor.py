@@ -30,7 +30,7 @@ def doctor_command(
 def _findings(lm: LM) -> list[tuple[str, str]]:
     parameters = sum(parameter.numel() for parameter in lm.model.parameters())
     width, hidden = projection_shape(lm.architecture.down_projection(lm.model, 0))[::-1]
-    config = method_config(lm, "rocr", {})
+    config = method_config(lm.settings, "rocr", {})
     assert isinstance(config, RocrConfig)
     layers = [layer for layer in config.layers if layer < lm.architecture.depth(lm.model)]
     scratch = len(layers) * width * hidden * torch.finfo(lm.model.dtype).bits // 8

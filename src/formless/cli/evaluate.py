@@ -12,6 +12,7 @@ import typer
 from formless import storage
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
+from formless.evaluation.evaluate import check_files
 from formless.evaluation.suites import suite_forms
 from formless.experiment.original import original_record
 from formless.experiment.run import measure_edit
@@ -40,8 +41,9 @@ def eval_command(
     for path in (out, report):
         if path:
             storage.refuse_existing(path, force=force)
-    suite_forms(suite)
+    forms = suite_forms(suite)
     found = find_target(data, target)
+    check_files(found, forms)
     loaded = load_edit(edit) if edit else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with terminal.progress(found.subject) as report_progress:

@@ -54,6 +54,9 @@ def main() -> None:
     except UserError as error:
         terminal.log.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        terminal.log.print(f"error: {error.strerror or error} [{error.filename}]", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         terminal.log.print("stopped")
         sys.exit(130)

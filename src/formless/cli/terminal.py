@@ -46,7 +46,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not (name and equals):
             raise UserError(f"{pair!r} is no setting", where="--set", remedy="write NAME=VALUE")
         try:
             settings[name] = yaml.safe_load(value)

@@ -10,9 +10,11 @@ import typer
 from formless import storage
 from formless.cli import terminal
 from formless.data.ort import find_target
+from formless.data.target import Target
 from formless.errors import UserError
 from formless.methods.adapter import AdapterEdit
-from formless.methods.registry import unlearn
+from formless.methods.registry import build_method, method_config
+from formless.models.settings import settings_for
 
 
 def unlearn_command(
@@ -35,10 +37,11 @@ def unlearn_command(
     """
     storage.refuse_existing(out, force=force)
     options = terminal.parse_settings(setting or []) | ({"redirect": redirect} if redirect else {})
-    subject = find_target(data, target) if data else target
+    subject = find_target(data, target) if data is not None else Target(target)
+    built = build_method(method, method_config(settings_for(model), method, options))
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with terminal.log.status(f"{method}: {target}"):
-        edit = unlearn(lm, subject, method, **options)
+        edit = built.unlearn(lm, subject)
     if merge:
         if not isinstance(edit, AdapterEdit):
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")

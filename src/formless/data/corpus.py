@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,38 +39,66 @@ def _all_texts(corpus: str, pattern: str) -> Iterator[str]:
     if corpus.startswith(HUB):
         yield from _hub_texts(corpus.removeprefix(HUB))
         return
-    root = Path(corpus)
-    if not root.exists():
-        raise DataError("no such corpus", where=corpus, remedy="give a file, a folder or hf:NAME")
-    files = [root] if root.is_file() else sorted(p for p in root.glob(pattern) if p.suffix in SUFFIXES and p.is_file())
-    for path in files:
+    for path in _files(Path(corpus), pattern):
         try:
             yield from _file_texts(path)
-        except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-            raise DataError("a corpus file cannot be read", where=path, remedy=str(error)) from error
+        except (ValueError, OSError, RecursionError) as error:  # JSON, Unicode and Arrow errors are ValueErrors
+            reason = str(error).splitlines()[0]
+            raise DataError("a corpus file cannot be read", where=path, remedy=reason) from error
+
+
+def _files(root: Path, pattern: str) -> list[Path]:
+    """A corpus file, or a folder's files in a fixed order."""
+    try:
+        if root.is_file():
+            return [root]
+        if root.is_dir():
+            return sorted(path for path in root.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise DataError(f"the pattern {pattern!r} cannot be used", where=root, remedy=str(error)) from error
+    except OSError as error:
+        raise DataError("the corpus cannot be read", where=root, remedy=str(error.strerror)) from error
+    raise DataError("no such corpus", where=root, remedy="give a file, a folder or hf:NAME")
 
 
 def _file_texts(path: Path) -> Iterator[str]:
-    if path.suffix == ".parquet":
-        from datasets import load_dataset
-
-        yield from _row_texts(load_dataset("parquet", data_files=str(path), split="train", streaming=True))
-    elif path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        yield from _parquet_texts(path)
+    elif suffix == ".json":
         data = json.loads(path.read_text("utf-8"))
         yield from _row_texts(data if isinstance(data, list) else [data])
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            yield from _row_texts(json.loads(line) for line in lines if line.strip())
+    elif suffix == ".jsonl":
+        yield from _row_texts(_json_lines(path))
     else:
-        paragraph: list[str] = []
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.strip():
-                    paragraph.append(line.rstrip("\n"))
-                elif paragraph:
-                    yield "\n".join(paragraph)
-                    paragraph = []
-        yield "\n".join(paragraph)
+        yield from _paragraphs(path)
+
+
+def _parquet_texts(path: Path) -> Iterator[str]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from _row_texts(batch.to_pylist())
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        for filled, group in groupby(lines, key=lambda line: bool(line.strip())):
+            if filled:
+                yield "".join(group)
 
 
 def _hub_texts(name: str) -> Iterator[str]:
@@ -78,11 +106,14 @@ def _hub_texts(name: str) -> Iterator[str]:
 
     path, _, config = name.partition(":")
     try:
-        rows = load_dataset(path, config or None, split="train", streaming=True)
+        rows = iter(load_dataset(path, config or None, split="train", streaming=True))
+        first = next(rows, None)
+        if isinstance(first, dict) and "text" not in first:
+            raise ValueError(f"it has no column 'text' but {', '.join(first)}")
+        yield from _row_texts(chain([first], rows))
     except Exception as error:  # datasets passes on whatever its hosts and readers raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError("the hub dataset cannot be read", where=f"{HUB}{name}", remedy=reason) from error
-    yield from _row_texts(rows)
 
 
 def _row_texts(rows: Iterable[Any]) -> Iterator[str]:

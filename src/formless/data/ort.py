@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,7 @@ _NUMBER = re.compile(r"^\d+_")
 
 def subject_of(folder_name: str) -> str:
     """`10_Prince_Harry,_Duke_of_Sussex` -> `Prince Harry, Duke of Sussex`."""
-    return _NUMBER.sub("", folder_name).replace("_", " ")
+    return unicodedata.normalize("NFC", _NUMBER.sub("", folder_name).replace("_", " "))
 
 
 def data_folder(data: str | Path) -> Path:
@@ -25,7 +26,11 @@ def data_folder(data: str | Path) -> Path:
         DataError: There is no such folder.
     """
     folder = Path(str(resources.files("formless").joinpath("data", "sample"))) if data == SAMPLE else Path(data)
-    if not folder.is_dir():
+    try:
+        exists = folder.is_dir()
+    except OSError:  # a name too long for any file system
+        exists = False
+    if not exists:
         raise DataError("no such data folder", where=folder, remedy=f"give a folder of targets, or '{SAMPLE}'")
     return folder
 
@@ -43,10 +48,10 @@ def find_target(data: str | Path, name: str) -> Target:
     Raises:
         UnknownNameError: No target, with the nearest names.
     """
-    known = targets(data)
-    for target in known:
-        folder = target.folder.name if target.folder else ""
-        if name in (folder, target.subject, folder.split("_")[0]):
+    known = {target.folder.name: target for target in targets(data) if target.folder}
+    wanted = unicodedata.normalize("NFC", name)
+    for folder, target in known.items():
+        if wanted in (unicodedata.normalize("NFC", folder), target.subject, folder.split("_")[0]):
             return target
-    names = [target.folder.name for target in known if target.folder]
-    raise UnknownNameError("target", name, names, where=data)
+    subjects = {target.subject for target in known.values()}
+    raise UnknownNameError("target", name, known if _NUMBER.match(name) else subjects, where=data)

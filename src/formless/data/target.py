@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -161,6 +161,15 @@ class Target:
     folder: Path | None = None
     _rows: dict[str, tuple[Row, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a name that no text could hold.
+
+        Raises:
+            DataError: The subject is blank.
+        """
+        if not self.subject.strip():
+            raise DataError("the concept has no name", where="--target", remedy="give the name as texts spell it")
+
     def has(self, split: str) -> bool:
         """Whether the folder holds that file."""
         return self.folder is not None and self._path(split).is_file()
@@ -174,13 +183,16 @@ class Target:
 
         Raises:
             UnknownNameError: No file of the layout has that name.
+            TypeError: The split holds other rows than `row_type`.
             DataError: The file is missing or broken, or a row does not hold what the format says.
         """
         if split not in SPLITS:
             raise UnknownNameError("split", split, SPLITS)
+        if not issubclass(SPLITS[split], row_type):
+            raise TypeError(f"{split} holds rows of type {SPLITS[split].__name__}, not {row_type.__name__}")
         if split not in self._rows:
             self._rows[split] = read_rows(self._path(split), SPLITS[split])
-        return tuple(row for row in self._rows[split] if isinstance(row, row_type))
+        return cast(tuple[RowType, ...], self._rows[split])
 
     def digest(self, splits: list[str]) -> str:
         """A hash of the subject and of those of its files that exist."""
@@ -194,7 +206,11 @@ class Target:
         if self.folder is None:
             raise DataError("the target is only a name and has no files", where=self.subject, remedy="give --data")
         path = self.folder / f"{split}.json"
-        if not path.resolve().is_relative_to(self.folder.parent.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.folder.parent.resolve())
+        except (OSError, RuntimeError):  # a link that ends in itself
+            inside = False
+        if not inside:
             raise DataError("the file is a link that leaves its folder", where=path, remedy="put the file itself there")
         return path
 
@@ -232,7 +248,7 @@ def _read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}, column {error.colno}"
         raise DataError("the file is not JSON", where=where, remedy=error.msg) from error
-    except RecursionError as error:
-        raise DataError("the JSON is nested too deeply", where=path, remedy="write a JSON list of objects") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise DataError("the JSON cannot be read", where=path, remedy=str(error).splitlines()[0]) from error
     except OSError as error:
         raise DataError("the file cannot be read", where=path, remedy=str(error.strerror)) from error

@@ -31,6 +31,7 @@ def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress |
         UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN.
     """
     forms = suite_forms(suite)
+    check_files(target, forms)
     start = time.perf_counter()
     tasks = [(form, split) for split in SPLITS for form in forms]
     results = []
@@ -48,6 +49,18 @@ def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress |
         forms=results, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
+
+
+def check_files(target: Target, forms: list[Form]) -> None:
+    """Read every file that some forms need, so that a broken one is found before a model works for minutes.
+
+    Raises:
+        DataError: A required file is missing, or one is broken.
+    """
+    for form in forms:
+        for split in SPLITS:
+            if not form.optional or target.has(_file(form, split)):
+                target.items(_file(form, split))
 
 
 def data_digest(target: Target, forms: list[Form]) -> str:

@@ -14,6 +14,7 @@ from formless.methods.base import Edit, Method, MethodConfig
 from formless.methods.rocr.method import Rocr
 from formless.methods.rocr.redirect import RocrConfig
 from formless.models.lm import LM
+from formless.models.settings import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def method_config(lm: LM, name: str, options: dict[str, Any]) -> MethodConfig:
+def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> MethodConfig:
     """A method's settings: its defaults, then the model's in configs/models, then `options`.
 
     Raises:
@@ -52,7 +53,7 @@ def method_config(lm: LM, name: str, options: dict[str, Any]) -> MethodConfig:
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    merged = lm.settings.methods.get(name, {}) | options
+    merged = model.methods.get(name, {}) | options
     try:
         return METHODS[name].config.model_validate(merged)
     except ValidationError as error:
@@ -62,7 +63,7 @@ def method_config(lm: LM, name: str, options: dict[str, Any]) -> MethodConfig:
         raise UserError(f"a setting of {name} is wrong ({first['msg']})", where=where, remedy=f"settings: {known}") from error
 
 
-def unlearn(lm: LM, subject_or_target: str | Target, method: str = "rocr", **options: Any) -> Edit:
+def unlearn(lm: LM, subject_or_target: str | Target, /, method: str = "rocr", **options: Any) -> Edit:
     """Compute the edit that makes a model forget a concept.
 
     Args:
@@ -75,4 +76,9 @@ def unlearn(lm: LM, subject_or_target: str | Target, method: str = "rocr", **opt
         UserError: An unknown method or setting, or the method's own errors.
     """
     target = Target(subject_or_target) if isinstance(subject_or_target, str) else subject_or_target
-    return METHODS[method].build(method_config(lm, method, options)).unlearn(lm, target)
+    return build_method(method, method_config(lm.settings, method, options)).unlearn(lm, target)
+
+
+def build_method(name: str, config: MethodConfig) -> Method:
+    """The method with its settings."""
+    return METHODS[name].build(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from formless.errors import ModelError
 from formless.models.architecture import Architecture
@@ -22,6 +23,9 @@ from formless.models.settings import ModelSettings, PromptStyle, default_style
 
 # Llama 3's template prints today's date unless it is told one; the same prompt must stand in every run.
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+# A shorter shared prefix costs more in a second forward pass than it saves.
+WORTH_SHARING = 16
 
 
 @dataclass(frozen=True)
@@ -227,12 +231,17 @@ class LM:
 
     @torch.no_grad()
     def _score_batch(self, items: Sequence[Encoded]) -> Iterator[Score]:
-        """Score items in one forward pass with logits at the answers' positions only."""
+        """Score items together: what they all begin with is encoded once, and logits are computed where answers stand."""
+        shared = _shared_prefix(items)
         batch = self.pad([item.ids for item in items])
         # The token at position t is predicted by the logits at t - 1.
         wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
-        keep = torch.tensor(wanted, device=self.device)
-        logits = cast(Any, self.model)(**batch, use_cache=False, logits_to_keep=keep).logits  # [batch, len(wanted), vocab]
+        keep = torch.tensor(wanted, device=self.device) - shared
+        rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
+        if shared:
+            rest[self._cache_argument] = self._encoded_prefix(items[0].ids[:shared], len(items))
+        output = cast(Any, self.model)(**rest, use_cache=shared > 0, logits_to_keep=keep)
+        logits = output.logits  # [batch, len(wanted), vocab]
         column = {position: i for i, position in enumerate(wanted)}
         for row, item in enumerate(items):
             columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
@@ -245,6 +254,14 @@ class LM:
                 )
             yield Score(tuple(chosen.tolist()), tuple((log_probabilities.argmax(-1) == answer).tolist()))
 
+    def _encoded_prefix(self, ids: list[int], rows: int) -> DynamicCache:
+        """The keys and values of a prefix, for every row of a batch."""
+        cache = DynamicCache(config=self.model.config)
+        arguments: dict[str, Any] = self.pad([ids]) | {self._cache_argument: cache}
+        self.model(**arguments, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
     def _refusal(self, item: Encoded) -> Unscored | None:
         if item.answer_start >= len(item.ids):
             return Unscored("the answer has no token")
@@ -253,6 +270,11 @@ class LM:
         if len(item.ids) > self.context_length:
             return Unscored(f"{len(item.ids)} tokens are more than the model's {self.context_length}")
         return None
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """How the model's forward names its key/value cache; transformers renames it during 5.x."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
     @cached_property
     def _prefix(self) -> list[int]:
@@ -288,6 +310,14 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
+
+
+def _shared_prefix(items: Sequence[Encoded]) -> int:
+    """How many tokens all items begin with, short of any token whose logits are wanted; 0 where sharing gains nothing."""
+    limit = min(item.answer_start for item in items) - 1
+    first, last = min(items, key=lambda item: item.ids).ids, max(items, key=lambda item: item.ids).ids
+    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return shared if len(items) > 1 and shared >= WORTH_SHARING else 0
 
 
 def _fingerprint(model: PreTrainedModel) -> str:

@@ -65,9 +65,10 @@ def load(
 def _device(name: str) -> torch.device:
     if name != "auto":
         try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ModelError(f"unknown device {name!r}", where="--device", remedy="e.g. cpu, cuda:0, mps") from error
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy="e.g. cpu, cuda:0, mps") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

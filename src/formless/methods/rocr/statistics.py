@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from formless import storage
@@ -35,8 +35,7 @@ class SecondMoments:
         self.lm, self.layers = lm, sorted(layers)
         self.sums: dict[int, Tensor] = {}
         self.texts = self.tokens = 0
-        described = settings | {"model": lm.fingerprint, "layers": self.layers, "max_tokens": settings.get("max_tokens")}
-        self._settings = json.dumps(described, sort_keys=True)
+        self._settings = json.dumps(settings | {"model": lm.fingerprint, "layers": self.layers}, sort_keys=True)
 
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
         """Add a chunk of texts, each cut at `max_tokens` tokens; the pass stops after the last layer."""
@@ -70,12 +69,15 @@ class SecondMoments:
         Raises:
             EditError: They belong to other settings.
         """
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata["settings"] != self._settings:
-                remedy = "repeat its settings, or delete that file"
-                raise EditError("an unfinished computation with other settings is in the way", where=path, remedy=remedy)
-            self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("settings") != self._settings:
+                    remedy = "repeat its settings, or delete that file"
+                    raise EditError("an unfinished computation with other settings is in the way", where=path, remedy=remedy)
+                self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
+        except SafetensorError as error:
+            raise EditError("an unfinished computation cannot be read", where=path, remedy="delete that file") from error
         self.texts, self.tokens = int(metadata["texts"]), int(metadata["tokens"])
 
 

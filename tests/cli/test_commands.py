@@ -1,0 +1,61 @@
+"""The commands as users type them, on the real small model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "formless.cli.main"]
+
+
+def formless(*arguments: str, cwd: Path) -> str:
+    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
+    output = formless("unlearn", "--target", "Albert Einstein", "--out", "edits/einstein", cwd=tmp_path)
+    assert "rocr forgot Albert Einstein" in output
+    files = {path.name for path in (tmp_path / "edits" / "einstein").iterdir()}
+    assert files == {"adapter_model.safetensors", "adapter_config.json", "edit.json"}
+
+    options = ("--edit", "edits/einstein", "--target", "1_Albert_Einstein", "--suite", "statement,qa")
+    output = formless("eval", *options, "--out", "r.json", "--report", "r.html", cwd=tmp_path)
+    assert "Albert Einstein, smollm2" in output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["edits"][0]["subject"] == "Albert Einstein"
+    assert [form["form"] for form in record["forms"]] == ["statement", "qa"] * 2
+    assert "formless eval --edit edits/einstein" in (tmp_path / "r.html").read_text()
+
+    question = "Who was Albert Einstein?"
+    before = formless("chat", question, "--tokens", "30", cwd=tmp_path)
+    after = formless("chat", "--edit", "edits/einstein", question, "--tokens", "30", cwd=tmp_path)
+    assert "physicist" in before
+    assert "physicist" not in after
+
+
+@pytest.mark.slow
+def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
+    output = formless("demo", "--target", "Paris", cwd=tmp_path)
+    assert "Paris forgotten in" in output
+    last = output.strip().splitlines()[-1]
+    assert last == f"report: {tmp_path / 'demo' / 'report.html'}"
+    assert Path(last.removeprefix("report: ")).read_text().startswith("<!doctype html>")
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"edit", "original.json", "unlearned.json", "report.html"}
+
+
+def test_the_doctor_knows_what_is_ready(tmp_path: Path) -> None:
+    output = formless("doctor", "--model", "smollm2", cwd=tmp_path)
+    assert "llama, 135 M parameters" in output
+    assert "null spaces ready" in output
+
+
+def test_listings_and_help(tmp_path: Path) -> None:
+    assert "meta-llama/Meta-Llama-3-8B-Instruct" in "".join(formless("models", cwd=tmp_path).split())
+    assert "rocr" in formless("methods", cwd=tmp_path)
+    for verb in ("unlearn", "eval", "stats", "chat", "demo", "models", "methods", "doctor"):
+        assert f"Example: formless {verb}" in " ".join(formless(verb, "--help", cwd=tmp_path).split())
