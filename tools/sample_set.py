@@ -10,6 +10,7 @@ statement, as a blank and as a question, the model gives its answer
   another concept of the set stands in its place: an answer that any name would draw is grammar, not knowledge.
 
 Facts are asked in the order in which they were written until twelve of a file are kept, and each until it fails in a form.
+No two facts about a concept itself have the same answer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ OVER_OTHER_ANSWERS, OVER_OTHER_SUBJECTS = 2.0, 3.0
 LEAST, MOST = 8, 12
 ORDER = (
     "Albert Einstein", "Isaac Newton", "Charles Darwin", "Marie Curie", "William Shakespeare", "Leonardo da Vinci",
-    "Ludwig van Beethoven", "Nelson Mandela", "Abraham Lincoln", "Napoleon Bonaparte", "Mount Everest", "Paris",
+    "Ludwig van Beethoven", "Nelson Mandela", "Abraham Lincoln", "Mount Everest", "Paris", "George Washington",
 )  # fmt: skip
 
 
@@ -121,6 +122,8 @@ def main() -> None:
                 fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
                 if len(kept) == MOST:
                     break
+                if others and fact["answer"] in {other["answer"] for other in kept}:
+                    continue
                 figures = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
                 keep = is_known(figures)
                 kept += [fact] if keep else []
