@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -23,12 +23,31 @@ class UserError(Exception):
 
 
 class UnknownNameError(UserError):
-    """A name that no registry, folder or table holds; suggests the nearest ones."""
+    """A name that no registry, folder or table holds; suggests the nearest ones.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: object = None, remedy: str = "") -> None:
+    Args:
+        kind: What it should name.
+        name: What the user wrote.
+        known: The names.
+        spellings: What users may write instead of a known name, with that name.
+        where: The option or folder.
+        remedy: More advice.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        spellings: Mapping[str, str] | None = None,
+        where: object = None,
+        remedy: str = "",
+    ) -> None:
         names = sorted(known)
-        folded = {known_name.casefold(): known_name for known_name in names}
-        close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+        folded = {written.casefold(): shown for written, shown in [*zip(names, names, strict=True), *(spellings or {}).items()]}
+        matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+        close = list(dict.fromkeys(folded[match] for match in matches))
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:20]) or 'none'}"
         super().__init__(f"unknown {kind} {name!r}", where=where, remedy=f"{hint}{'; ' if remedy else ''}{remedy}")
 

@@ -28,7 +28,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         OutputError: `path` exists and `force` is not set, or its folder refuses new files.
     """
     with _written(path):
-        if os.path.lexists(path) and not force:
+        if _exists(path) and not force:
             raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir():
@@ -115,6 +115,15 @@ def _replace_folder(new: Path, path: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exists(path: Path) -> bool:
+    """Whether anything has that name, a broken link too; a name that no file system takes raises."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

@@ -34,8 +34,7 @@ def test_a_hub_id_finds_its_settings() -> None:
         ("no-such-owner/no-such-model", "the model cannot be loaded.*no-such-owner/no-such-model"),
     ],
 )
-def test_unknown_models_are_named(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_unknown_models_are_named(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load(name)
     assert "\n" not in str(caught.value)
@@ -44,5 +43,5 @@ def test_unknown_models_are_named(name: str, message: str, monkeypatch: pytest.M
 def test_unknown_dtypes_and_devices_are_named() -> None:
     with pytest.raises(UserError, match="unknown dtype 'float8'"):
         load("smollm2", dtype="float8")
-    with pytest.raises(UserError, match="no device 'gpu' here"):
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
         load("smollm2", device="gpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from formless.cli import terminal
 from formless.methods.registry import METHODS
@@ -15,7 +15,7 @@ def models_command() -> None:
 
     Example: formless models
     """
-    table = Table("name", "source", "about", "settings")
+    table = Table("name", Column("source", no_wrap=True), "about", "settings")
     for row in model_settings().values():
         settings = "; ".join(f"{name}: {values}" for name, values in row.methods.items())
         table.add_row(row.name, row.source, row.about, settings)

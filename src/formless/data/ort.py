@@ -53,5 +53,5 @@ def find_target(data: str | Path, name: str) -> Target:
     for folder, target in known.items():
         if wanted in (unicodedata.normalize("NFC", folder), target.subject, folder.split("_")[0]):
             return target
-    subjects = {target.subject for target in known.values()}
-    raise UnknownNameError("target", name, known if _NUMBER.match(name) else subjects, where=data)
+    subjects = {target.subject: folder for folder, target in known.items()}
+    raise UnknownNameError("target", name, known, spellings=subjects, where=data)

@@ -249,6 +249,7 @@ def _read_json(path: Path) -> Any:
         where = f"{path}, line {error.lineno}, column {error.colno}"
         raise DataError("the file is not JSON", where=where, remedy=error.msg) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise DataError("the JSON cannot be read", where=path, remedy=str(error).splitlines()[0]) from error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise DataError("the JSON cannot be read", where=path, remedy=reason) from error
     except OSError as error:
         raise DataError("the file cannot be read", where=path, remedy=str(error.strerror)) from error

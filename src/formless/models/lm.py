@@ -236,7 +236,7 @@ class LM:
         batch = self.pad([item.ids for item in items])
         # The token at position t is predicted by the logits at t - 1.
         wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
-        keep = torch.tensor(wanted, device=self.device) - shared
+        keep = torch.tensor(wanted) - shared  # on the CPU: it may index states on whatever device the last layer is
         rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
         if shared:
             rest[self._cache_argument] = self._encoded_prefix(items[0].ids[:shared], len(items))

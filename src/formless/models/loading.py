@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,7 +57,7 @@ def load(
             nn.Module.to(model, place)
         if settings.source == EMBEDDED:
             model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError("the model cannot be loaded", where=source, remedy=reason) from error
     return LM(model, tokenizer, name_or_path, settings)
@@ -64,11 +65,16 @@ def load(
 
 def _device(name: str) -> torch.device:
     if name != "auto":
+        remedy = "e.g. cpu, cuda:0, mps"
         try:
-            return torch.empty(0, device=name).device
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ModelError(f"unknown device {name!r}", where="--device", remedy=remedy) from error
+        try:
+            return torch.empty(0, device=device).device
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy="e.g. cpu, cuda:0, mps") from error
+            raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy=remedy) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
