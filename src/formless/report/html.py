@@ -61,14 +61,19 @@ def percent(value: float | None) -> str:
 
 def percent_interval(bounds: tuple[float, float] | None) -> str:
     """The interval of a relative change."""
-    return "" if bounds is None else f"{100 * bounds[0]:+.0f} … {100 * bounds[1]:+.0f}"
+    return "" if bounds is None else " … ".join(_whole_percent(100 * bound) for bound in bounds)
+
+
+def _whole_percent(value: float) -> str:
+    """Whole percents, with a tenth where a whole one would hide the sign."""
+    return f"{value:+.1f}" if abs(value) < 1 else f"{value:+.0f}"
 
 
 def rows_as_text(changes: Sequence[Change]) -> list[tuple[str, ...]]:
     """The table for a terminal: form, split, original, unlearned, change, interval, probes."""
     return [
-        (c.title, c.split, "absent", "", "", "", "0") if c.absent else
-        (c.title, c.split, probability(c.original.mean), probability(c.edited.mean), percent(c.relative),
+        (c.form, c.split, "absent", "", "", "", "0") if c.absent else
+        (c.form, c.split, probability(c.original.mean), probability(c.edited.mean), percent(c.relative),
          percent_interval(c.interval), f"{c.edited.count}" + (f" (+{c.edited.unscored} unscored)" if c.edited.unscored else ""))
         for c in changes
     ]  # fmt: skip
