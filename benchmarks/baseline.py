@@ -7,10 +7,10 @@ from torch import Tensor
 
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions
 from formless.methods.rocr.redirect import RocrConfig
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 
 
-def hidden_and_key(lm: LM, prompt: Prompt, subject: str, layer: int, last: int) -> tuple[Tensor, Tensor]:
+def hidden_and_key(lm: LM, prompt: str, subject: str, layer: int, last: int) -> tuple[Tensor, Tensor]:
     """One prompt through the whole model: residual after `last` and key of `layer`, at the subject's last token."""
     found = mentions(lm, [prompt], subject)
     keys: list[Tensor] = []

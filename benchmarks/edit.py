@@ -2,15 +2,19 @@
 
     make bench
 
-Prints the ratio of the medians, after checking that both give the same update.
+Both read their null spaces from disk and start from a loaded model. Prints the ratio of the medians, after checking that both
+give the same update.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler counts memory below; its own log is noise here
 
@@ -18,7 +22,9 @@ import torch
 
 import formless
 from benchmarks.baseline import dense_rocr
-from formless.methods.rocr.redirect import RocrConfig, projections, redirect
+from formless.methods.adapter import AdapterEdit
+from formless.methods.rocr.nullspace import PUBLISHED
+from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.models.capture import Factors
 from formless.models.lm import LM
 
@@ -51,14 +57,16 @@ def main() -> None:
     """Check that both agree, then print the table."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     config = RocrConfig()
-    preserved = projections(lm, config)
-    width = lm.model.config.intermediate_size
-    matrices = {layer: projection.apply(torch.eye(width)) for layer, projection in preserved.items()}
+    folder = Path(tempfile.mkdtemp())
+    for layer, projection in projections(lm, config).items():
+        torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder / PUBLISHED.format(layer))
 
     def ours() -> dict[int, Factors]:
-        return redirect(lm, SUBJECT, config, preserved).factors
+        edit = formless.unlearn(lm, SUBJECT)
+        return dict(zip(config.layers, cast(AdapterEdit, edit).updates.values(), strict=True))
 
     def theirs() -> dict[int, torch.Tensor]:
+        matrices = {layer: torch.load(folder / PUBLISHED.format(layer), weights_only=True) for layer in config.layers}
         return dense_rocr(lm, SUBJECT, config, matrices)
 
     dense = theirs()

@@ -1,10 +1,9 @@
-"""What the README shows is run, or at least parsed, and its figures are those of the docs."""
+"""The commands that the pages show parse, the README's Python runs, and its figures are those of docs/rocr.md."""
 
 import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
@@ -19,7 +18,6 @@ COMMANDS = [line.strip() for page in PAGES for line in page.read_text("utf-8").s
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_shown_command_parses(command: str) -> None:
     group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "resolve_command")
     _, verb, *arguments = shlex.split(command, comments=True)
     group.commands[verb].make_context(verb, arguments).close()
 
@@ -43,3 +41,16 @@ def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"^ {4}make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_figures_are_those_of_the_docs() -> None:
+    docs = (ROOT / "docs" / "rocr.md").read_text("utf-8")
+    shown = re.findall(
+        r"^\| (?:statement|fill in|question|multiple|true or|blank)[^|]*\| ([-+]\d+) % [^|]*\| ([-+]\d+) %", README, re.M
+    )
+    assert len(shown) == 7
+    forms = ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa")
+    for form, row in zip(forms, shown, strict=True):
+        for split, figure in zip(("forget", "neighbor"), row, strict=True):
+            (measured,) = re.findall(rf"^\| {split} \| {form} \| 12 \| ([-+][\d.]+) %", docs, re.M)
+            assert abs(float(measured) - float(figure)) <= 0.5

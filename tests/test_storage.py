@@ -30,7 +30,7 @@ def write_tensors(path: Path, size: int) -> None:
 
 
 def write_folder(path: Path, size: int) -> None:
-    with storage.new_folder(path, force=True) as folder:
+    with storage.new_folder(path, mark="content", force=True) as folder:
         (folder / "content").write_text("x" * size)
 
 
@@ -84,7 +84,7 @@ def test_tensors_come_back_also_when_not_contiguous(tmp_path: Path) -> None:
 
 def test_a_folder_appears_when_its_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "edit"
-    with storage.new_folder(path) as folder:
+    with storage.new_folder(path, mark="weights") as folder:
         (folder / "weights").write_text("new")
         assert not path.exists()
     assert contents(path.parent) == {"edit": b"", "edit/weights": b"new"}
@@ -158,7 +158,7 @@ def test_text_that_is_not_unicode_leaves_the_old_content(tmp_path: Path) -> None
 def test_a_failing_block_leaves_the_old_folder(tmp_path: Path, stop: type[BaseException]) -> None:
     write_folder(tmp_path / "edit", 3)
     before = contents(tmp_path)
-    with pytest.raises(stop), storage.new_folder(tmp_path / "edit", force=True) as folder:  # noqa: PT012
+    with pytest.raises(stop), storage.new_folder(tmp_path / "edit", mark="content", force=True) as folder:  # noqa: PT012
         (folder / "content").write_text("half")
         raise stop
     assert contents(tmp_path) == before
@@ -170,7 +170,7 @@ def test_a_killed_process_leaves_the_old_folder(tmp_path: Path) -> None:
     script = """
 import os, pathlib, signal, sys
 from formless import storage
-with storage.new_folder(pathlib.Path(sys.argv[1]), force=True) as folder:
+with storage.new_folder(pathlib.Path(sys.argv[1]), mark="content", force=True) as folder:
     (folder / "content").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -189,18 +189,26 @@ def test_an_existing_output_is_refused_before_the_block_runs(tmp_path: Path, is_
     else:
         path.write_text("old")
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match="exists already .*edit.*--force"), storage.new_folder(path):
+    with pytest.raises(OutputError, match="exists already .*edit.*--force"), storage.new_folder(path, mark="weights"):
         pytest.fail("the block ran")
     assert contents(tmp_path) == before
 
 
-def test_force_replaces_folders_and_files_by_the_new_folder(tmp_path: Path) -> None:
-    for old in ("folder", "file"):
-        path = tmp_path / old
-        path.write_text("old") if old == "file" else path.mkdir()
-        write_folder(path, 3)
-        assert contents(path) == {"content": b"xxx"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+def test_force_replaces_an_output_of_its_kind_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("ours", "empty", "somebody's", "file"):
+        (tmp_path / name).mkdir() if name != "file" else (tmp_path / name).write_text("old")
+    (tmp_path / "ours" / "content").write_text("old")
+    (tmp_path / "somebody's" / "thesis").write_text("ten years of work")
+    for name in ("ours", "empty"):
+        write_folder(tmp_path / name, 3)
+        assert contents(tmp_path / name) == {"content": b"xxx"}
+    for name in ("somebody's", "file"):
+        with pytest.raises(OutputError, match="something else is there"):
+            write_folder(tmp_path / name, 3)
+    with pytest.raises(OutputError, match="something else is there"):
+        storage.refuse_existing(tmp_path / "ours", force=True)  # a folder in place of a file
+    assert (tmp_path / "somebody's" / "thesis").read_text() == "ten years of work"
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
@@ -213,20 +221,14 @@ def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_moved_aside_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="cannot write"), storage.new_folder(Path(), force=True):
+    with pytest.raises(OutputError, match="something else is there"), storage.new_folder(Path(), mark="content", force=True):
         pass
     assert contents(tmp_path) == {}
 
 
 def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> None:
     storage.refuse_existing(tmp_path / "free", force=False)
-    storage.refuse_existing(tmp_path, force=True)
+    (tmp_path / "file").write_text("old")
+    storage.refuse_existing(tmp_path / "file", force=True)
     with pytest.raises(OutputError, match="exists already"):
-        storage.refuse_existing(tmp_path, force=False)
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path))
-    assert storage.cache_folder() == tmp_path
-    monkeypatch.setenv("FORMLESS_CACHE", "")
-    assert storage.cache_folder() == Path.home() / ".cache" / "formless"
+        storage.refuse_existing(tmp_path / "file", force=False)

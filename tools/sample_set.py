@@ -19,6 +19,7 @@ import json
 import math
 import random
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,14 @@ def rows_of(facts: list[dict[str, Any]], subject: str, prefix: str, seed: int) -
 
 def main() -> None:
     """Measure every candidate, write the sample and the table that shows why."""
-    lm = formless.load("smollm2")
+    lm = formless.load("smollm2", dtype="float32", device="cpu")
     lines = [f"# The sample set\n\n{__doc__.split('    python')[0].strip()}\n", __doc__.split("sample_set.md\n")[1].strip(), ""]
     lines.append("Columns: probability of the answer, its ratio to the best of three wrong answers, its ratio to the same")
     lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
-    shutil.rmtree(SAMPLE, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp())
     for number, subject in enumerate(ORDER, 1):
         concept = yaml.safe_load((CANDIDATES / f"{subject.replace(' ', '_')}.yaml").read_text("utf-8"))
-        folder = SAMPLE / f"{number}_{subject.replace(' ', '_')}"
+        folder = scratch / f"{number}_{subject.replace(' ', '_')}"
         folder.mkdir(parents=True)
         files: dict[str, list[dict[str, Any]]] = {"intro": [{"target": subject, "intro": concept["intro"]}]}
         for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
@@ -131,11 +132,14 @@ def main() -> None:
                 cells += [""] * (len(FORM_NAMES) - len(cells))
                 table.append(f"| {'yes' if keep else ''} | {fact['cloze']} | {fact['answer']} | {' | '.join(cells)} |")
             lines += table
-            note = "" if len(kept) >= LEAST else f"  <- fewer than {LEAST}"
-            print(f"{subject}, {prefix}: {len(kept)} of {len(concept[key])} kept{note}", flush=True)
+            print(f"{subject}, {prefix}: {len(kept)} of {len(concept[key])} kept", flush=True)
+            if len(kept) < LEAST:
+                raise SystemExit(f"fewer than {LEAST}: write more candidates")
             files |= rows_of(kept, subject, prefix, seed=number)
         for name, rows in files.items():
             (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    shutil.rmtree(SAMPLE, ignore_errors=True)
+    shutil.copytree(scratch, SAMPLE)
     TABLE.write_text("\n".join(lines) + "\n", "utf-8")
 
 

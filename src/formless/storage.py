@@ -21,15 +21,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
+def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None:
     """Stop before any work when an output is in the way or cannot be written at all.
 
+    Args:
+        path: The output.
+        force: Whether an older output may be replaced. Nothing else ever is: a folder without `mark`, or a folder in place of
+            a file, is somebody's work.
+        mark: For a folder, the file by which an older output of the same kind is known; a file where there is none.
+
     Raises:
-        OutputError: `path` exists and `force` is not set, or its folder refuses new files.
+        OutputError: `path` exists and may not be replaced, or its folder refuses new files.
     """
     with _written(path):
-        if _exists(path) and not force:
-            raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+        if _exists(path):
+            if not force:
+                raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+            known = (
+                (path / mark).is_file() or not any(path.iterdir()) if mark and path.is_dir() else path.is_file() and not mark
+            )
+            is_ours = known and not Path.cwd().is_relative_to(path.resolve())
+            if not is_ours:
+                raise OutputError("something else is there, not to be replaced", where=path, remedy="choose another --out")
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir():
             raise OSError(0, "a file is in the way")
@@ -59,16 +72,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
     """Yield a scratch folder beside `path` which takes its place when the block ends well.
 
     If the block raises, or the process dies in it, `path` is as it was before. (An older folder is renamed aside at the very
     end; a process that dies between those two renames leaves it there whole, under `.NAME.*.old`.)
 
+    Args:
+        path: The folder.
+        mark: A file that such a folder always holds; only a folder with it, or an empty one, is ever replaced.
+        force: Replace an older one.
+
     Raises:
-        OutputError: `path` exists and `force` is not set, or the disk refuses.
+        OutputError: `path` exists and may not be replaced, or the disk refuses.
     """
-    refuse_existing(path, force=force)
+    path = path.absolute()
+    refuse_existing(path, force=force, mark=mark)
     with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))

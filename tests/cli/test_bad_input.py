@@ -78,7 +78,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval -t 1 --suite qa,", "unknown suite or form ''"),
         ("eval -t 1 --out existing", "exists already [existing]"),
         ("eval -t 1 --out corpus.txt", "exists already [corpus.txt]"),
-        ("eval -t 1 --report corpus.txt", "exists already [corpus.txt]"),
+        ("eval -t 1 --edit e --report corpus.txt", "exists already [corpus.txt]"),
         ("eval -t 1 --edit existing", "the edit lacks a file [existing/edit.json]"),
         ("eval -t 1 --edit none", "the edit lacks a file [none/edit.json]"),
         ("eval -t 1 --edit corpus.txt", "the edit cannot be read"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from formless.cli.main import main
+
 COMMAND = [sys.executable, "-m", "formless.cli.main"]
 
 
@@ -45,6 +47,12 @@ def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
     last = output.strip().splitlines()[-1]
     assert last == f"report: {tmp_path / 'demo' / 'report.html'}"
     assert Path(last.removeprefix("report: ")).read_text().startswith("<!doctype html>")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("ten years")
+    result = subprocess.run([*COMMAND, "demo", "--out", "work"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "something else is there" in result.stderr
+    assert (tmp_path / "work" / "thesis.txt").exists()
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"edit", "original.json", "unlearned.json", "report.html"}
 
 
@@ -54,8 +62,36 @@ def test_the_doctor_knows_what_is_ready(tmp_path: Path) -> None:
     assert "null spaces ready" in output
 
 
-def test_listings_and_help(tmp_path: Path) -> None:
-    assert "meta-llama/Meta-Llama-3-8B-Instruct" in "".join(formless("models", cwd=tmp_path).split())
+def test_listings(tmp_path: Path) -> None:
+    assert "meta-llama/Meta-Llama-3-8B-Instruct" in formless("models", cwd=tmp_path)
     assert "rocr" in formless("methods", cwd=tmp_path)
-    for verb in ("unlearn", "eval", "stats", "chat", "demo", "models", "methods", "doctor"):
-        assert f"Example: formless {verb}" in " ".join(formless(verb, "--help", cwd=tmp_path).split())
+
+
+@pytest.mark.parametrize("verb", ["unlearn", "eval", "stats", "chat", "demo", "models", "methods", "doctor"])
+def test_help_has_an_example(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["formless", verb, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    assert f"Example: formless {verb}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_formless_alone_shows_how_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["formless"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for example in ("formless demo", "formless unlearn --target", "formless eval --edit", "formless chat --edit"):
+        assert example in shown
+
+
+@pytest.mark.parametrize("arguments", ["eval", "eval --nope", "stats --corpus c -o o --samples 0", "chat hi --tokens x", "fly"])
+def test_wrong_usage_is_one_line(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["formless", *arguments.split()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")

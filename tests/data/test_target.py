@@ -173,16 +173,6 @@ def test_splits_are_read_once(target_folder: Path) -> None:
     assert target.items("forget_level1") == first
 
 
-def test_the_digest_follows_the_subject_and_the_files_asked_for(target_folder: Path) -> None:
-    target, splits = Target("Ada Lovelace", target_folder), ["forget_level1", "retain_mmlu"]
-    first = target.digest(splits)
-    (target_folder / "forget_tf.json").write_text("[]", "utf-8")
-    assert target.digest(splits) == first
-    assert Target("Ada", target_folder).digest(splits) != first
-    (target_folder / "forget_level1.json").write_text(json.dumps([GOOD]), "utf-8")
-    assert target.digest(splits) != first
-
-
 def test_the_files_of_every_kind_are_understood(target_folder: Path) -> None:
     question = {"question": "2+2?", "choices": ["3", "4"], "answer": 1}
     files: dict[str, dict[str, object]] = {

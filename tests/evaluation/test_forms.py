@@ -28,7 +28,7 @@ def mistral(tiny: Tiny) -> LM:
 def render(form: str, item: Item, lm: LM) -> tuple[str, str]:
     query = FORMS[form].render(item, lm)
     assert isinstance(query, Query)
-    return query.prompt.text, query.answer
+    return query.prompt, query.answer
 
 
 @pytest.mark.parametrize(

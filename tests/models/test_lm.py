@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from formless.errors import ModelError
 from formless.models.families import known_model_types
-from formless.models.lm import LM, Prompt, Score, Unscored, batches
+from formless.models.lm import LM, Score, Unscored, batches
 
 Tiny = Callable[..., LM]
 TEXTS = ["Ada", "Ada wrote the first program of all", "x", "The capital of France is the city called", "one two three"]
@@ -18,7 +19,7 @@ TEXTS += [f"These prompts begin alike, so that it is encoded once: {tail}" for t
 @pytest.mark.parametrize("model_type", known_model_types())
 def test_a_score_does_not_depend_on_its_batch(tiny: Tiny, model_type: str) -> None:
     lm = tiny(model_type)
-    queries = [(Prompt(text), answer) for text in TEXTS for answer in (" yes", " a much longer answer than that")]
+    queries = [(text, answer) for text in TEXTS for answer in (" yes", " a much longer answer than that")]
     lm.token_budget = 10_000
     together = lm.score(queries)
     lm.token_budget = 1
@@ -35,7 +36,7 @@ def test_a_shared_prefix_is_encoded_once(tiny: Tiny) -> None:
     prefix = "These prompts begin alike, so that it is encoded once: "
     seen: list[int] = []
     handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
-    lm.score([(Prompt(f"{prefix}{letter}"), " yes") for letter in "abcdefgh"])
+    lm.score([(f"{prefix}{letter}", " yes") for letter in "abcdefgh"])
     handle.remove()
     assert seen == [len(prefix), 8 * len("a yes")]  # one token per byte
 
@@ -43,8 +44,8 @@ def test_a_shared_prefix_is_encoded_once(tiny: Tiny) -> None:
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
 def test_scores_are_those_of_a_plain_forward_pass(tiny: Tiny, model_type: str) -> None:
     lm = tiny(model_type)
-    prompt, answer = Prompt("Ada wrote"), " code"
-    score = lm.score([(prompt, answer), (Prompt("a much longer prompt than the other"), " x")])[0]
+    prompt, answer = "Ada wrote", " code"
+    score = lm.score([(prompt, answer), ("a much longer prompt than the other", " x")])[0]
     assert isinstance(score, Score)
     ids = lm.encode(prompt, answer).ids
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_one_line_stops_at_the_newline(lm: LM) -> None:
 
 
 def test_a_token_that_spans_the_boundary_belongs_to_the_answer(lm: LM) -> None:
-    encoded = lm.encode(Prompt("The capital of France is Par"), "is")
+    encoded = lm.encode("The capital of France is Par", "is")
     assert lm.tokenizer.decode(encoded.ids[encoded.answer_start :]) == " Paris"
 
 
@@ -84,26 +85,37 @@ def test_the_answer_starts_where_the_text_says(lm: LM) -> None:
     assert lm.tokenizer.decode(encoded.ids[encoded.answer_start :]) == " Paris"
 
 
-@pytest.mark.parametrize("text", ["Ada", "<s>Ada"])
-def test_plain_text_gets_one_bos_and_never_two(tiny: Tiny, text: str) -> None:
+@pytest.mark.parametrize("text", ["Ada", "<s>Ada", "<s>[user]Ada"])
+def test_a_text_gets_one_bos_and_never_two(tiny: Tiny, text: str) -> None:
     lm = tiny()
-    tokenizer = lm.tokenizer
-    from tokenizers.processors import TemplateProcessing
-
-    plain = tokenizer.backend_tokenizer.post_processor
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    backend = lm.tokenizer.backend_tokenizer
+    plain, backend.post_processor = backend.post_processor, TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     try:
-        assert lm.encode(Prompt(text)).ids.count(0) == 1
-        assert lm.encode(Prompt(text)).ids[0] == 0
-        assert lm.encode(Prompt("<s>[user]Ada", templated=True)).ids.count(0) == 1
-        assert lm.encode(Prompt(text), " x").offsets[lm.encode(Prompt(text), " x").answer_start][1] > len(text)
+        encoded = lm.encode(text, " x")
     finally:
-        tokenizer.backend_tokenizer.post_processor = plain
+        backend.post_processor = plain
+    assert encoded.ids.count(0) == 1
+    assert encoded.ids[0] == 0
+    assert encoded.offsets[encoded.answer_start] == (len(text), len(text) + 1)
+
+
+def test_greedy_means_greedy_whatever_the_checkpoint_prefers(tiny: Tiny) -> None:
+    lm = tiny()
+    plain = lm.generate(["Ada wrote"], max_new_tokens=12)
+    lm.model.generation_config.repetition_penalty = 50.0
+    lm.model.generation_config.do_sample = True
+    assert lm.generate(["Ada wrote"], max_new_tokens=12) == plain
+
+
+@pytest.mark.parametrize("prompt", ["", "x" * 510])
+def test_a_prompt_that_cannot_be_continued_is_an_error(tiny: Tiny, prompt: str) -> None:
+    with pytest.raises(ModelError, match=rf"a prompt of {len(prompt)} tokens cannot be continued by 30"):
+        tiny().generate([prompt])
 
 
 def test_what_cannot_be_scored_says_why(tiny: Tiny) -> None:
     lm = tiny()
-    results = lm.score([(Prompt("a"), ""), (Prompt(""), "b"), (Prompt("x" * 600), " y"), (Prompt("a"), " b")])
+    results = lm.score([("a", ""), ("", "b"), ("x" * 600, " y"), ("a", " b")])
     assert [result.reason if isinstance(result, Unscored) else "scored" for result in results] == [
         "the answer has no token", "nothing stands before the answer", "602 tokens are more than the model's 512", "scored",
     ]  # fmt: skip
@@ -114,14 +126,14 @@ def test_nan_is_an_error_and_not_a_score(tiny: Tiny) -> None:
     with torch.no_grad():
         lm.model.get_output_embeddings().weight[5] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
-        lm.score([(Prompt("a"), " b")])
+        lm.score([("a", " b")])
 
 
 def test_a_model_without_a_chat_template_gets_plain_text(tiny: Tiny) -> None:
     lm = tiny()
     template, lm.tokenizer.chat_template = lm.tokenizer.chat_template, None
     try:
-        assert lm.chat_prompt("Question?\n", "Answer:") == Prompt("Question?\nAnswer:")
+        assert lm.chat_prompt("Question?\n", "Answer:") == "Question?\nAnswer:"
     finally:
         lm.tokenizer.chat_template = template
 
@@ -134,7 +146,7 @@ def test_the_fingerprint_knows_the_model_whatever_its_dtype(tiny: Tiny) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(prompt=st.text(min_size=1), answer=st.text(min_size=1))
 def test_tokens_split_at_the_boundary_whatever_the_text(lm: LM, prompt: str, answer: str) -> None:
-    encoded = lm.encode(Prompt(prompt), answer)
+    encoded = lm.encode(prompt, answer)
     start = encoded.answer_start
     assert all(end <= len(prompt) for _, end in encoded.offsets[:start])
     assert all(end > len(prompt) for _, end in encoded.offsets[start:])

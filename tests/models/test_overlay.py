@@ -79,3 +79,13 @@ def test_an_update_of_another_shape_or_module_is_refused_before_anything_changes
         lm.overlay.add(good | {"model.layers.99.mlp.down_proj": good[lm.architecture.down_projection_name(1)]})
     assert same(state(lm), before)
     assert lm.overlay.is_empty
+
+
+def test_an_update_that_is_not_finite_never_reaches_the_weights(tiny: Tiny) -> None:
+    lm = tiny()
+    before, broken = state(lm), update(lm, 1, 0)
+    next(iter(broken.values())).down[0, 0] = float("nan")
+    with pytest.raises(EditError, match="NaN or infinity"), lm.overlaid(broken, {}):
+        pass
+    assert same(state(lm), before)
+    assert lm.overlay.is_empty

@@ -8,7 +8,7 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.models.lm import LM
-from formless.report.html import Exchange, percent, probability, write_report
+from formless.report.html import percent, probability, write_report
 from formless.report.summary import compare, relative_change
 
 Tiny = Callable[..., LM]
@@ -37,9 +37,9 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
     original = formless.evaluate(lm, target)
     with edit.applied(lm):
         edited = formless.evaluate(lm, target)
-    exchange = Exchange("Who was <b>Ada</b>?", "a & b", "<script>alert(1)</script>")
+    edited.answers[0].answer = "<script>alert(1)</script>"
     path = tmp_path / "report.html"
-    changes = write_report(path, original, edited, exchanges=[exchange], command="formless demo")
+    changes = write_report(path, original, edited, command="formless demo")
     assert changes == compare(original, edited)
     page = path.read_text("utf-8")
 

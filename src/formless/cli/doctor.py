@@ -9,7 +9,7 @@ from formless.errors import UserError
 from formless.methods.registry import method_config
 from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.models.architecture import projection_shape
-from formless.models.lm import LM, Prompt, Score
+from formless.models.lm import LM, Score
 
 
 def doctor_command(
@@ -18,13 +18,15 @@ def doctor_command(
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Check that a model can be edited and measured, and say what is missing.
+    """Check that a model can be edited and measured; what is missing is said last, with exit code 2.
 
     Example: formless doctor --model smollm2
     """
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     for label, text in _findings(lm):
         terminal.out.print(f"{label:<14} {text}", markup=False, soft_wrap=True)
+    if missing := _missing_null_space(lm):
+        raise missing
 
 
 def _findings(lm: LM) -> list[tuple[str, str]]:
@@ -34,7 +36,7 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
     assert isinstance(config, RocrConfig)
     layers = [layer for layer in config.layers if layer < lm.architecture.depth(lm.model)]
     scratch = len(layers) * width * hidden * torch.finfo(lm.model.dtype).bits // 8
-    score = lm.score([(Prompt("The capital of France is"), " Paris")])[0]
+    score = lm.score([("The capital of France is", " Paris")])[0]
     return [
         ("model", f"{lm.settings.source}, {lm.model.config.model_type}, {parameters / 1e6:,.0f} M parameters"),
         ("weights", f"{lm.model.dtype} on {lm.device}, {lm.model.get_memory_footprint() / 2**20:,.0f} MB"),
@@ -46,14 +48,16 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
             "scoring",
             f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason,
         ),
-        ("rocr", f"layers {list(config.layers)}, {_null_space(lm, config)}"),
+        ("rocr", f"layers {list(config.layers)}, null spaces {'missing' if _missing_null_space(lm) else 'ready'}"),
         ("edit memory", f"{scratch / 2**20:,.1f} MB beside the model for the original weights while an edit is applied"),
     ]
 
 
-def _null_space(lm: LM, config: RocrConfig) -> str:
+def _missing_null_space(lm: LM) -> UserError | None:
+    config = method_config(lm.settings, "rocr", {})
+    assert isinstance(config, RocrConfig)
     try:
         projections(lm, config)
     except UserError as error:
-        return str(error)
-    return "null spaces ready"
+        return error
+    return None

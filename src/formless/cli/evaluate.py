@@ -12,11 +12,13 @@ import typer
 from formless import storage
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
+from formless.errors import UserError
 from formless.evaluation.evaluate import check_files
 from formless.evaluation.suites import suite_forms
 from formless.experiment.original import original_record
-from formless.experiment.run import measure_edit
+from formless.experiment.run import Outcome, measure_edit
 from formless.methods.adapter import load_edit
+from formless.models.settings import prompt_style
 from formless.report.html import write_report
 from formless.report.summary import compare
 
@@ -29,6 +31,12 @@ def eval_command(
     suite: Annotated[str, typer.Option(help="A suite, or forms such as fb,qa.")] = "ort",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,
+    direct_answer: Annotated[
+        bool | None, typer.Option("--direct-answer/--no-direct-answer", help="The direct-answer line; by family unless given.")
+    ] = None,
+    sub_token: Annotated[
+        str | None, typer.Option(help="Letter by letter zero-shot or one-shot; by family unless given.")
+    ] = None,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
@@ -38,6 +46,10 @@ def eval_command(
 
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --out einstein.json --report einstein.html
     """
+    if report and not edit:
+        raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
+    if out and report and out.resolve() == report.resolve():
+        raise UserError("record and report have one name", where="--report", remedy="choose another")
     for path in (out, report):
         if path:
             storage.refuse_existing(path, force=force)
@@ -46,16 +58,17 @@ def eval_command(
     check_files(found, forms)
     loaded = load_edit(edit) if edit else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    with terminal.progress(found.subject) as report_progress:
+    changes = {"direct_answer": direct_answer, "sub_token": sub_token}
+    lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
+    with terminal.progress(found.subject) as bar:
         if loaded is None:
-            original = edited = original_record(lm, found, suite, progress=report_progress)
+            outcome = Outcome(*[original_record(lm, found, suite, progress=bar)] * 2)
         else:
-            outcome = measure_edit(lm, loaded, found, suite, progress=report_progress)
-            original, edited = outcome.original, outcome.edited
-    terminal.show_changes(compare(original, edited), f"{found.subject}, {lm.name}")
+            outcome = measure_edit(lm, loaded, found, suite, progress=bar)
+    terminal.show_changes(compare(outcome.original, outcome.edited), f"{found.subject}, {lm.name}")
     if out:
-        edited.save(out)
+        outcome.edited.save(out)
         terminal.out.print(f"record: {out}", soft_wrap=True)
     if report:
-        write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
+        write_report(report, outcome.original, outcome.edited, command=shlex.join(["formless", *sys.argv[1:]]))
         terminal.out.print(f"report: {report}", soft_wrap=True)

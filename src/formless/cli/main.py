@@ -7,6 +7,7 @@ import sys
 
 import typer
 from transformers.utils import logging as transformers_logging
+from typer.exceptions import TyperException
 
 from formless.cli import terminal
 from formless.cli.chat import chat_command
@@ -33,7 +34,7 @@ Start with: formless demo
     formless doctor --model MODEL
 """
 
-app = typer.Typer(help=INTRODUCTION, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(help=INTRODUCTION, add_completion=False, pretty_exceptions_enable=False)
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
 app.command("stats")(stats_command)
@@ -50,16 +51,20 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
-        terminal.log.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        code = _refuse(str(error))
+    except TyperException as error:
+        code = _refuse(f"{error.format_message()} See `formless --help`.")
     except OSError as error:
-        terminal.log.print(f"error: {error.strerror or error} [{error.filename}]", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        terminal.log.print("stopped")
-        sys.exit(130)
+        code = _refuse(f"{error.strerror or error} [{error.filename}]")
+    sys.exit(code)
+
+
+def _refuse(message: str) -> int:
+    """One line on standard error; the exit code of what the user can mend."""
+    terminal.log.print(f"error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
+    return 2
 
 
 if __name__ == "__main__":

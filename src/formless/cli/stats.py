@@ -12,6 +12,7 @@ from formless import storage
 from formless.cli import terminal
 from formless.data.corpus import HUB, corpus_texts
 from formless.errors import UserError
+from formless.methods.rocr.nullspace import OURS
 from formless.methods.rocr.statistics import compute_statistics
 from formless.models.loading import DTYPES
 
@@ -23,7 +24,7 @@ def stats_command(
     layers: Annotated[str, typer.Option(help="Layers, as in 4,5,6.")] = "4,5,6",
     samples: Annotated[int | None, typer.Option(min=1, help="At most so many texts (the paper takes 100,000).")] = None,
     pattern: Annotated[str, typer.Option(help="Which files of a folder, as in '*/passage.json'.")] = "**/*",
-    threshold: Annotated[float, typer.Option(help="Eigenvalues under it span the null space.")] = 2e-2,
+    threshold: Annotated[float, typer.Option(min=0, help="Eigenvalues under it span the null space.")] = 2e-2,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cut each text there.")] = 1024,
     store: Annotated[str, typer.Option(help="Number format of the saved bases.")] = "float32",
     force: terminal.ForceOption = False,
@@ -35,12 +36,12 @@ def stats_command(
 
     Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
     """
-    storage.refuse_existing(out, force=force)
+    chosen = terminal.parse_layers(layers)
+    storage.refuse_existing(out, force=force, mark=OURS.format(min(chosen)))
     store_dtype = DTYPES.get(store)
     if store_dtype is None:
         raise UserError(f"unknown number format {store!r}", where="--store", remedy="choose float32, bfloat16 or float16")
-    chosen = terminal.parse_layers(layers)
-    texts = corpus_texts(corpus, pattern=pattern, samples=samples)
+    texts = corpus_texts(corpus, pattern=pattern)
     first = next(texts)  # a corpus without text stops here, before the model is loaded
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
 
@@ -51,6 +52,7 @@ def stats_command(
             chain([first], texts),
             corpus=_label(corpus, pattern),
             out=out,
+            samples=samples,
             threshold=threshold,
             max_tokens=max_tokens,
             dtype=store_dtype,

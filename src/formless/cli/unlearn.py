@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from formless.cli import terminal
 from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.errors import UserError
-from formless.methods.adapter import AdapterEdit
+from formless.methods.adapter import INFO, AdapterEdit
 from formless.methods.registry import build_method, method_config
 from formless.models.settings import settings_for
 
@@ -35,8 +36,11 @@ def unlearn_command(
 
     Example: formless unlearn --target "Albert Einstein" --redirect "Donald Trump" --out edits/einstein
     """
-    storage.refuse_existing(out, force=force)
-    options = terminal.parse_settings(setting or []) | ({"redirect": redirect} if redirect else {})
+    storage.refuse_existing(out, force=force, mark=INFO)
+    if data is None and re.match(r"\d+_", target):
+        remedy = "give the name as texts spell it, or the data set with --data"
+        raise UserError(f"{target!r} looks like a target's folder", where="--target", remedy=remedy)
+    options = terminal.parse_settings(setting or []) | ({} if redirect is None else {"redirect": redirect})
     subject = find_target(data, target) if data is not None else Target(target)
     built = build_method(method, method_config(settings_for(model), method, options))
     lm = terminal.load_model(model, dtype, device, trust_remote_code)

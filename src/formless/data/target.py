@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -193,14 +192,6 @@ class Target:
         if split not in self._rows:
             self._rows[split] = read_rows(self._path(split), SPLITS[split])
         return cast(tuple[RowType, ...], self._rows[split])
-
-    def digest(self, splits: list[str]) -> str:
-        """A hash of the subject and of those of its files that exist."""
-        digest = hashlib.sha256(self.subject.encode())
-        for split in splits:
-            if self.has(split):
-                digest.update(split.encode() + self._path(split).read_bytes())
-        return digest.hexdigest()[:16]
 
     def _path(self, split: str) -> Path:
         if self.folder is None:

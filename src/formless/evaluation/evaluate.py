@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import get_args
@@ -9,12 +10,13 @@ from typing import get_args
 from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.forms import Form
-from formless.evaluation.record import FormResult, Record, Split
+from formless.evaluation.record import Answer, FormResult, Record, Split
 from formless.evaluation.scoring import score_form
 from formless.evaluation.suites import suite_forms
 from formless.models.lm import LM
 
 Progress = Callable[[str, int, int], None]
+FREE_QUESTIONS, FREE_TOKENS = 3, 40
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -39,14 +41,15 @@ def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress |
         if progress:
             progress(f"{form.title} ({split})", number, len(tasks))
         results.append(_evaluate_form(lm, target, form, split))
+    answers = _free_answers(lm, target)
     if progress:
         progress("done", len(tasks), len(tasks))
     return Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
-        data_digest=data_digest(target, forms), suite=suite, prompt_style=lm.style.model_dump(), edits=list(lm.edits),
-        forms=results, seconds=time.perf_counter() - start,
+        probes_digest=probes_digest(lm, target, forms), suite=suite, prompt_style=lm.style.model_dump(), edits=list(lm.edits),
+        forms=results, answers=answers, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
 
@@ -63,9 +66,25 @@ def check_files(target: Target, forms: list[Form]) -> None:
                 target.items(_file(form, split))
 
 
-def data_digest(target: Target, forms: list[Form]) -> str:
-    """A hash of the target's files that some forms read."""
-    return target.digest(sorted({_file(form, split) for form in forms for split in SPLITS}))
+def probes_digest(lm: LM, target: Target, forms: list[Form]) -> str:
+    """A hash of every prompt and answer that some forms would put to a model."""
+    digest = hashlib.sha256(target.subject.encode())
+    for form in forms:
+        for split in SPLITS:
+            file = _file(form, split)
+            items = target.items(file) if not form.optional or target.has(file) else ()
+            for item in items:
+                digest.update(repr((form.name, split, form.render(item, lm))).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def _free_answers(lm: LM, target: Target) -> list[Answer]:
+    """What the model says to the first questions about the concept, without cue or instruction."""
+    if not target.has("forget_level2"):
+        return []
+    questions = [item.query for item in target.items("forget_level2")[:FREE_QUESTIONS]]
+    texts = lm.generate([lm.chat_prompt(question) for question in questions], max_new_tokens=FREE_TOKENS)
+    return [Answer(question=question, answer=text) for question, text in zip(questions, texts, strict=True)]
 
 
 def _evaluate_form(lm: LM, target: Target, form: Form, split: Split) -> FormResult:

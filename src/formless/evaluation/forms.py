@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from formless.data.target import BLANK, Item
-from formless.models.lm import LM, Prompt, Unscored
+from formless.models.lm import LM, Unscored
 
 DIRECT_ANSWER = "Please provide direct answers without any explanations or additional content.\n"
 LETTER_BY_LETTER = "Write the answer character by character, each on a new line.\n{message}"
@@ -26,7 +26,7 @@ LETTER_BY_LETTER_EXAMPLE = (
 class Query:
     """What a form makes of an item: the answer is scored as the continuation of the prompt."""
 
-    prompt: Prompt
+    prompt: str
     answer: str
 
 
@@ -103,7 +103,7 @@ def statement(item: Item, _lm: LM) -> Query | Unscored:
     if any(character.isalnum() for character in after):
         return Unscored("the blank does not stand last")
     space = " " if before != before.rstrip() else ""
-    return Query(Prompt(before.rstrip()), f"{space}{item.answer}")
+    return Query(before.rstrip(), f"{space}{item.answer}")
 
 
 FORMS: dict[str, Form] = {

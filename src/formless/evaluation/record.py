@@ -61,6 +61,13 @@ class FormResult(BaseModel):
     items: list[ItemResult] = []
 
 
+class Answer(BaseModel):
+    """A question asked freely, and what the model said."""
+
+    question: str
+    answer: str
+
+
 class Record(BaseModel):
     """One evaluation of one model on one target."""
 
@@ -75,11 +82,12 @@ class Record(BaseModel):
     dtype: str
     subject: str
     target: str
-    data_digest: str
+    probes_digest: str
     suite: str
     prompt_style: dict[str, Any]
     edits: list[dict[str, Any]]
     forms: list[FormResult]
+    answers: list[Answer]
     seconds: float
     created: str
     versions: dict[str, str]

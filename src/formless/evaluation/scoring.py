@@ -47,7 +47,7 @@ def resampled_rows(count: int, seed: int) -> np.ndarray:
 
 
 def _item_result(item: Item, query: Query | Unscored, score: Score | Unscored) -> ItemResult:
-    prompt, answer = (query.prompt.text, query.answer) if isinstance(query, Query) else ("", item.answer)
+    prompt, answer = (query.prompt, query.answer) if isinstance(query, Query) else ("", item.answer)
     if isinstance(score, Unscored):
         return ItemResult(query=item.query, prompt=prompt, answer=answer, unscored=score.reason)
     return ItemResult(

@@ -11,13 +11,14 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 
 def suite_forms(suite: str) -> list[Form]:
-    """The forms of a suite, or of a list of forms such as `fb,qa`.
+    """The forms of a suite, or of a list of suites and forms such as `fb,qa`, each once.
 
     Raises:
         UnknownNameError: No such suite or form.
     """
-    names = SUITES.get(suite) or tuple(part.strip() for part in suite.split(","))
+    names = [part.strip() for part in suite.split(",")]
     for name in names:
-        if name not in FORMS:
+        if name not in SUITES and name not in FORMS:
             raise UnknownNameError("suite or form", name, [*SUITES, *FORMS], where="--suite")
-    return [FORMS[name] for name in names]
+    forms = [form for name in names for form in SUITES.get(name, (name,))]
+    return [FORMS[name] for name in dict.fromkeys(forms)]

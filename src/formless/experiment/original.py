@@ -1,4 +1,4 @@
-"""The untouched model's record, measured once per model, target, suite and protocol."""
+"""The untouched model's record, measured once per model, probes and precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from formless import __version__, storage
 from formless.data.target import Target
 from formless.errors import DataError, EditError
-from formless.evaluation.evaluate import Progress, data_digest, evaluate
+from formless.evaluation.evaluate import Progress, evaluate, probes_digest
 from formless.evaluation.record import Record, load_record
 from formless.evaluation.suites import suite_forms
 from formless.models.lm import LM
@@ -24,12 +24,9 @@ def original_record(lm: LM, target: Target, suite: str = "ort", *, progress: Pro
     if lm.edits:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     forms = suite_forms(suite)
-    key = {
-        "formless": __version__, "model": lm.fingerprint, "dtype": str(lm.model.dtype), "device": lm.device.type,
-        "style": lm.style.model_dump(), "target": target.subject, "data": data_digest(target, forms),
-        "forms": [form.name for form in forms],
-    }  # fmt: skip
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    probes = probes_digest(lm, target, forms)
+    key = [__version__, lm.fingerprint, str(lm.model.dtype), lm.device.type, [form.name for form in forms], probes]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = storage.cache_folder() / "original" / f"{name}.json"
     try:
         return load_record(path)

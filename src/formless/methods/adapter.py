@@ -21,7 +21,7 @@ from formless.models.architecture import is_transposed
 from formless.models.capture import Factors
 from formless.models.lm import LM
 
-WEIGHTS, INFO = "adapter_model.safetensors", "edit.json"
+WEIGHTS, CONFIG, INFO = "adapter_model.safetensors", "adapter_config.json", "edit.json"
 _PREFIX = "base_model.model."
 
 
@@ -62,7 +62,7 @@ class AdapterEdit:
         for name, factors in self.updates.items():
             tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.down
             tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.up
-        with storage.new_folder(Path(folder), force=force) as new:
+        with storage.new_folder(Path(folder), mark=INFO, force=force) as new:
             storage.write_tensors(new / WEIGHTS, tensors, {"format": "pt"})
             self.adapter.save_pretrained(str(new))
             storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
@@ -73,7 +73,7 @@ class AdapterEdit:
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with storage.new_folder(Path(folder), force=force) as new, self.applied(lm):
+        with storage.new_folder(Path(folder), mark=INFO, force=force) as new, self.applied(lm):
             lm.model.save_pretrained(new)
             lm.tokenizer.save_pretrained(new)
             storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
@@ -90,10 +90,12 @@ def load_edit(folder: str | Path) -> AdapterEdit:
     try:
         info = EditInfo.model_validate_json((folder / INFO).read_text("utf-8"))
         tensors = load_file(folder / WEIGHTS)
+        (folder / CONFIG).stat()  # PEFT would ask the hub for a folder that lacks it
         adapter = LoraConfig.from_pretrained(str(folder))
+        scale = adapter.lora_alpha / adapter.r
         updates = {
             key.removeprefix(_PREFIX).removesuffix(".lora_A.weight"): Factors(
-                tensors[key.replace(".lora_A.", ".lora_B.")].float(), tensor.float()
+                scale * tensors[key.replace(".lora_A.", ".lora_B.")].float(), tensor.float()
             )
             for key, tensor in tensors.items()
             if key.endswith(".lora_A.weight")

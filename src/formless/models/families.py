@@ -6,7 +6,7 @@ linear map from the MLP's inner width back to the hidden width. `tests/models/te
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from formless.errors import UnknownNameError
 from formless.models.architecture import Architecture
@@ -27,13 +27,13 @@ def known_model_types() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES for name in family.model_types)
 
 
-def architecture_of(model: PreTrainedModel) -> Architecture:
-    """The row for a model, by an exact match on `config.model_type`.
+def architecture_of(config: PretrainedConfig) -> Architecture:
+    """The row for a model's configuration, by an exact match on `model_type`.
 
     Raises:
         UnknownNameError: No family has that type.
     """
-    model_type = str(model.config.model_type)
+    model_type = str(config.model_type)
     for family in FAMILIES:
         if model_type in family.model_types:
             return family

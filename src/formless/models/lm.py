@@ -29,19 +29,6 @@ WORTH_SHARING = 16
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """Text that comes before an answer.
-
-    Args:
-        text: The text, as the model sees it.
-        templated: Whether a chat template wrote it; it then carries its own special tokens, and none are added.
-    """
-
-    text: str
-    templated: bool = False
-
-
-@dataclass(frozen=True)
 class Encoded:
     """A prompt and its answer, tokenized as one text.
 
@@ -96,6 +83,7 @@ class LM:
         name: As the user asked for it.
         settings: What configs/models says about it.
         token_budget: Padded tokens per scoring batch.
+        fingerprint: Known beforehand, or else taken from the weights as they are.
     """
 
     model: PreTrainedModel
@@ -103,20 +91,20 @@ class LM:
     name: str
     settings: ModelSettings
     token_budget: int = 4096
+    fingerprint: str = ""
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
     overlay: Overlay = field(init=False, repr=False)
     edits: list[dict[str, Any]] = field(init=False, repr=False, default_factory=list)
-    fingerprint: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Find the family, the prompt style and the fingerprint of the untouched weights."""
         if not self.tokenizer.is_fast:
             raise ModelError("the tokenizer gives no character offsets", where=self.name, remedy="use a fast tokenizer")
-        self.architecture = architecture_of(self.model)
+        self.architecture = architecture_of(self.model.config)
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
         self.overlay = Overlay(self.model)
-        self.fingerprint = _fingerprint(self.model)
+        self.fingerprint = self.fingerprint or fingerprint(self.model)
         self.model.eval()
 
     @property
@@ -145,34 +133,32 @@ class LM:
             self.edits[:] = [active for active in self.edits if active is not info]
             self.overlay.remove(updates)
 
-    def chat_prompt(self, message: str, cue: str = "") -> Prompt:
+    def chat_prompt(self, message: str, cue: str = "") -> str:
         """One user message through the chat template with the generation prompt, then the answer cue.
 
         A model without a chat template gets the message and the cue as plain text.
         """
         if self.tokenizer.chat_template is None:
-            return Prompt(message + cue)
+            return message + cue
         conversation = [{"role": "user", "content": message}]
         text = self.tokenizer.apply_chat_template(
             conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
         )
-        return Prompt(cast(str, text) + cue, templated=True)
+        return cast(str, text) + cue
 
-    def encode(self, prompt: Prompt, answer: str = "") -> Encoded:
+    def encode(self, prompt: str, answer: str = "") -> Encoded:
         """Tokenize prompt and answer as one text, with one BOS where the model has one.
 
         A token that spans the boundary counts as the answer's.
         """
-        encoding = self.tokenizer(prompt.text + answer, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
         ids = cast(list[int], encoding["input_ids"])
         offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
-        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt.text)), len(ids))
-        prefix = [] if prompt.templated else self._prefix
-        if prefix and ids[: len(prefix)] == prefix:
-            prefix = []
+        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+        prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
         return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
 
-    def score(self, queries: Sequence[tuple[Prompt, str]]) -> list[Score | Unscored]:
+    def score(self, queries: Sequence[tuple[str, str]]) -> list[Score | Unscored]:
         """Score each answer given its prompt; an item's result does not depend on its batch.
 
         Returns:
@@ -192,21 +178,29 @@ class LM:
         return results
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 30, one_line: bool = False) -> list[str]:
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 30, one_line: bool = False) -> list[str]:
         """Greedy continuations, in order, without special tokens and surrounding white space.
 
         Args:
             prompts: What to continue.
             max_new_tokens: At most so many tokens each.
             one_line: Stop at the first newline.
+
+        Raises:
+            ModelError: A prompt is empty or leaves no room in the context.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
+        for item in encoded:
+            if not 0 < len(item.ids) <= self.context_length - max_new_tokens:
+                what = f"a prompt of {len(item.ids)} tokens cannot be continued by {max_new_tokens}"
+                raise ModelError(what, where=self.name, remedy=f"the model's context is {self.context_length}")
         stops = self._end_ids + (self._newline_ids if one_line else [])
         results = [""] * len(prompts)
         for rows in batches([len(item.ids) + max_new_tokens for item in encoded], self.token_budget):
             batch = self.pad([encoded[row].ids for row in rows], side="left")
             output = cast(Any, self.model).generate(
                 **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                repetition_penalty=1.0, no_repeat_ngram_size=0,  # some checkpoints ship others: greedy means greedy
                 eos_token_id=stops or None, pad_token_id=self._pad_id,
             )  # fmt: skip
             texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -278,7 +272,7 @@ class LM:
 
     @cached_property
     def _prefix(self) -> list[int]:
-        """The special tokens that the tokenizer puts before plain text (BOS)."""
+        """The special tokens that the tokenizer puts before a text (BOS); a template may have written them already."""
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = cast(list[int], self.tokenizer("a")["input_ids"])
         return whole[: whole.index(cast(list[int], bare)[0])]
@@ -320,8 +314,11 @@ def _shared_prefix(items: Sequence[Encoded]) -> int:
     return shared if len(items) > 1 and shared >= WORTH_SHARING else 0
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
-    """A hash over 64 evenly spaced values of every parameter, in bfloat16: the same in float32 and bfloat16."""
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash over 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
+
+    Offloaded parameters are left out, so that a model with some is known as another one.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:

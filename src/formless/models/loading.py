@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from formless.errors import ModelError
+from formless.errors import ModelError, UserError
 from formless.models.embedded import ORIGIN, embedded_model
-from formless.models.lm import LM
+from formless.models.families import architecture_of
+from formless.models.lm import LM, fingerprint
 from formless.models.settings import EMBEDDED, settings_for, unknown_model
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,26 +41,32 @@ def load(
         UnknownNameError: No such model, or its family has no row.
         ModelError: The model cannot be loaded.
     """
-    settings = settings_for(name_or_path)
-    source = str(embedded_model()) if settings.source == EMBEDDED else settings.source
-    if not Path(source).is_dir() and source.count("/") != 1:
-        raise unknown_model(name_or_path)
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
     place = _device(device)
-    precision = DTYPES[dtype] or (torch.float32 if place.type == "cpu" and device_map is None else "auto")
+    settings = settings_for(name_or_path)
+    if settings.source != EMBEDDED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
+        raise unknown_model(name_or_path)
+    source = str(embedded_model()) if settings.source == EMBEDDED else settings.source
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        architecture_of(AutoConfig.from_pretrained(source, **common))  # before gigabytes of weights
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
         model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **common)
-        if device_map is None:
-            nn.Module.to(model, place)
-        if settings.source == EMBEDDED:
-            model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # readers of configurations, weights and tokenizers raise whatever they like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError("the model cannot be loaded", where=source, remedy=reason) from error
-    return LM(model, tokenizer, name_or_path, settings)
+    # Taken before any cast: float16 rounds weights so that they would no longer be known as the checkpoint's.
+    mark = fingerprint(model)
+    if device_map is None:
+        asked = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
+        nn.Module.to(model, device=place, dtype=asked)
+    if settings.source == EMBEDDED:
+        model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
+    return LM(model, tokenizer, name_or_path, settings, fingerprint=mark)
 
 
 def _device(name: str) -> torch.device:

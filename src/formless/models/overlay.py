@@ -36,8 +36,8 @@ class Overlay:
         """Lay updates (by module name) over the weights.
 
         Raises:
-            EditError: A module is missing, its shape differs, its weight is quantized or offloaded, or the very same
-                updates are active already.
+            EditError: A module is missing, its shape differs, its weight is quantized or offloaded, an update is not finite,
+                or the very same updates are active already.
         """
         if any(updates is active for active in self._active):
             raise EditError("this edit is active already", remedy="leave its applied() block first")
@@ -92,6 +92,8 @@ class Overlay:
         if weight.is_meta or not weight.is_floating_point():
             remedy = "load the model unquantized and not offloaded, or load the saved adapter with PEFT"
             raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
+        if not (bool(factors.up.isfinite().all()) and bool(factors.down.isfinite().all())):
+            raise EditError("the edit holds NaN or infinity", where=name, remedy="do not use it")
         expected, found = projection_shape(module), (factors.up.shape[0], factors.down.shape[1])
         if expected != found:
             raise EditError(

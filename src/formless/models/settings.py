@@ -74,6 +74,19 @@ def default_style(model_type: str) -> PromptStyle:
     return PromptStyle(direct_answer=not is_llama, sub_token="zero-shot" if is_llama else "one-shot")
 
 
+def prompt_style(style: PromptStyle, changes: dict[str, Any]) -> PromptStyle:
+    """A style with some of its settings changed.
+
+    Raises:
+        UserError: A value that the setting does not take.
+    """
+    try:
+        return PromptStyle.model_validate(style.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError("wrong prompt style", where=first["loc"][0], remedy=first["msg"]) from error
+
+
 def _read(text: str, where: str) -> ModelSettings:
     try:
         return ModelSettings.model_validate(yaml.safe_load(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,13 @@ from formless.report.plots import split_chart
 from formless.report.summary import Change, compare
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A question with the original model's answer and the edited one's."""
-
-    question: str
-    original: str
-    edited: str
-
-
-def write_report(
-    path: Path, original: Record, edited: Record, *, exchanges: Sequence[Exchange] = (), command: str = ""
-) -> list[Change]:
+def write_report(path: Path, original: Record, edited: Record, *, command: str = "") -> list[Change]:
     """Write the page and return the table's rows.
 
     Args:
         path: The HTML file.
         original: The untouched model's record.
         edited: The edited model's record.
-        exchanges: Free answers to show side by side.
         command: How to repeat it.
     """
     changes = compare(original, edited)
@@ -41,9 +28,9 @@ def write_report(
     environment = Environment(loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(probability=probability, percent=percent, interval=percent_interval, facts=facts_of)
     page = environment.get_template("report.html.j2").render(
-        original=original, edited=edited, edit=edited.edits[0] if edited.edits else None, splits=splits,
+        original=original, edited=edited, splits=splits,
         charts={split: split_chart(rows) for split, rows in splits.items() if any(not row.absent for row in rows)},
-        exchanges=exchanges, command=command,
+        answers=list(zip(original.answers, edited.answers, strict=True)), command=command,
     )  # fmt: skip
     storage.write_text(path, page)
     return changes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from formless.errors import DataError
 from formless.evaluation.forms import FORMS
 from formless.evaluation.record import FormResult, Record, Split
 from formless.evaluation.scoring import resampled_rows
@@ -41,7 +42,13 @@ class Change:
 
 
 def compare(original: Record, edited: Record) -> list[Change]:
-    """The rows of the table: forget first, then neighbor, forms in their usual order."""
+    """The rows of the table: forget first, then neighbor, forms in their usual order.
+
+    Raises:
+        DataError: The records asked different probes.
+    """
+    if original.probes_digest != edited.probes_digest:
+        raise DataError("the two records asked different probes", where=edited.target, remedy="measure both again")
     rows = []
     for before in original.forms:
         after = edited.form(before.form, before.split)

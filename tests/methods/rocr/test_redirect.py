@@ -10,9 +10,16 @@ from formless.methods.rocr.contexts import chat_contexts, mentions
 from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, Fingerprint, Identity, from_second_moment
 from formless.methods.rocr.redirect import RocrConfig, closed_form, redirect
 from formless.models.capture import capture
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none"}
 
 
@@ -40,11 +47,12 @@ def projection_of(second: torch.Tensor, threshold: float) -> BasisProjection:
     return BasisProjection(basis, spans, print_)
 
 
-@pytest.mark.parametrize("threshold", [1e-4, 2e-2, 1e3])
+@pytest.mark.parametrize("threshold", [2e-3, 2e-2, 1e3])
 @pytest.mark.parametrize("l2", [1.0, 10.0])
 def test_the_update_equals_the_published_dense_solve(threshold: float, l2: float) -> None:
     second = moment()
     p = dense_projection(second, threshold)
+    assert p.norm() > 1
     key, residual = torch.randn(40, dtype=torch.double), torch.randn(12, dtype=torch.double)
     lhs = p @ torch.outer(key, key) + l2 * torch.eye(40, dtype=torch.double)
     published = torch.linalg.solve(lhs, p @ torch.outer(key, residual)).T  # [hidden, d]
@@ -91,15 +99,24 @@ def test_both_sides_of_the_basis_and_the_published_matrix_project_alike(tmp_path
 def test_keys_that_are_not_finite_or_vanish_stop_the_edit() -> None:
     with pytest.raises(EditError, match="NaN or infinite"):
         closed_form(torch.tensor([[float("nan"), 1.0]]), torch.ones(1, 2), Identity(), 1.0)
-    with pytest.raises(EditError, match="vanish"):
-        closed_form(torch.zeros(1, 2), torch.ones(1, 2), Identity(), 0.0)
+    nothing = DenseProjection(torch.zeros(2, 2), Path("p.pt"))
+    for l2 in (0.0, 1.0):
+        with pytest.raises(EditError, match="vanishes in the null space: nothing would be edited"):
+            closed_form(torch.ones(1, 2), torch.ones(1, 2), nothing, l2)
+    with pytest.raises(EditError, match="depend on each other"):
+        closed_form(torch.ones(2, 2), torch.ones(2, 2), Identity(), 0.0)
+
+
+def test_a_concept_is_not_redirected_to_itself(tiny: Tiny) -> None:
+    with pytest.raises(EditError, match="bob would be redirected to itself"):
+        formless.unlearn(tiny(), "bob", **OPTIONS)
 
 
 def test_the_last_token_of_the_name_is_found_in_every_context(lm: LM) -> None:
     prompts = chat_contexts(lm, "Albert Einstein")
     assert len(prompts) == 6
-    assert "Please answer the question about Albert Einstein." in prompts[1].text
-    assert all(prompt.text.endswith("assistant\nAnswer:") for prompt in prompts)
+    assert "Please answer the question about Albert Einstein." in prompts[1]
+    assert all(prompt.endswith("assistant\nAnswer:") for prompt in prompts)
     found = mentions(lm, prompts, "Albert Einstein")
     ids = found.batch["input_ids"][torch.arange(6), found.positions]
     assert {lm.tokenizer.decode([i]) for i in ids} == {" Einstein"}
@@ -108,7 +125,7 @@ def test_the_last_token_of_the_name_is_found_in_every_context(lm: LM) -> None:
 @pytest.mark.parametrize("subject", ["", "  ", "Nobody"])
 def test_a_subject_that_is_not_in_its_context_is_an_error(lm: LM, subject: str) -> None:
     with pytest.raises(EditError, match="is not found in its context"):
-        mentions(lm, [Prompt("Ada wrote programs.")], subject)
+        mentions(lm, ["Ada wrote programs."], subject)
 
 
 def test_the_residual_is_met_and_the_model_is_left_alone(tiny: Tiny) -> None:

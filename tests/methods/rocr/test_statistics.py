@@ -3,6 +3,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from formless.errors import EditError, OutputError
 from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, load_projection
 from formless.methods.rocr.statistics import SecondMoments, compute_statistics
 from formless.models.capture import capture
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
 TEXTS = [f"Text number {i} says {'very ' * (i % 7)}little about Ada." for i in range(150)]
@@ -22,7 +23,7 @@ def test_second_moments_equal_one_text_at_a_time(tiny: Tiny) -> None:
     moments = SecondMoments(lm, [2, 1], {})
     moments.add(TEXTS, max_tokens=20)
     for layer in (1, 2):
-        keys = [capture(lm, lm.pad([lm.encode(Prompt(text)).ids[:20]]), keys=[layer]).keys[layer][0] for text in TEXTS]
+        keys = [capture(lm, lm.pad([lm.encode(text).ids[:20]]), keys=[layer]).keys[layer][0] for text in TEXTS]
         every = torch.cat(keys).double()
         assert moments.tokens == len(every) == 20 * len(TEXTS)
         assert torch.allclose(moments.mean(layer), every.T @ every / len(every), atol=1e-7)
@@ -92,8 +93,28 @@ def test_an_unfinished_computation_with_other_settings_is_not_mixed_in(tiny: Tin
 
     with pytest.raises(KeyboardInterrupt):
         compute_statistics(lm, [1], dying(), corpus="texts", out=tmp_path / "s", checkpoint_every=64)
-    with pytest.raises(EditError, match="unfinished computation with other settings"):
-        compute_statistics(lm, [1], iter(TEXTS), corpus="other texts", out=tmp_path / "s")
+    for changed in ({"corpus": "other"}, {"samples": 100}, {"max_tokens": 8}, {"layers": [1, 2]}):
+        options: dict[str, Any] = {"layers": [1], "corpus": "texts", "out": tmp_path / "s"} | changed
+        with pytest.raises(EditError, match="unfinished computation with other settings or texts"):
+            compute_statistics(lm, texts=iter(TEXTS), **options)
+    with pytest.raises(EditError, match="unfinished computation with other settings or texts"):
+        compute_statistics(lm, [1], iter(["another", *TEXTS[1:]]), corpus="texts", out=tmp_path / "s")
+    with pytest.raises(EditError, match="unfinished computation with other settings or texts"):
+        compute_statistics(tiny(dtype=torch.bfloat16), [1], iter(TEXTS), corpus="texts", out=tmp_path / "s")
+
+
+def test_a_threshold_under_the_whole_spectrum_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(EditError, match="no eigenvalue of layer 1 is under 1e-12.*the smallest is"):
+        compute_statistics(tiny(), [1], iter(TEXTS), corpus="texts", out=tmp_path / "s", threshold=1e-12)
+    assert not (tmp_path / "s").exists()
+
+
+def test_force_replaces_null_spaces_and_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(OutputError, match="something else is there"):
+        compute_statistics(tiny(), [1], iter(TEXTS), corpus="texts", out=tmp_path / "s", force=True)
+    assert (tmp_path / "s" / "thesis.txt").exists()
 
 
 @pytest.mark.slow
@@ -144,6 +165,8 @@ def test_published_matrices_load_as_they_are_and_pickles_do_not(tiny: Tiny, tmp_
     projection = load_projection(lm, tmp_path, 1, 2e-2)
     assert isinstance(projection, DenseProjection)
     assert torch.equal(projection.apply(torch.ones(1, 48))[0], matrix.diagonal())
+    with pytest.raises(EditError, match="the published projections have the threshold 0.02, not 0.5"):
+        load_projection(lm, tmp_path, 1, 0.5)
     torch.save(torch.eye(3), path)
     with pytest.raises(EditError, match=r"the projection is \(3, 3\), not \(48, 48\)"):
         load_projection(lm, tmp_path, 1, 2e-2)

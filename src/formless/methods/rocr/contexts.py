@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from formless.errors import EditError
-from formless.models.lm import LM, Prompt
+from formless.models.lm import LM
 
 STARTERS = (
     "",
@@ -39,17 +39,17 @@ class Mentions:
         return activation[rows, self.positions.to(activation.device)].float()
 
 
-def chat_contexts(lm: LM, subject: str) -> list[Prompt]:
+def chat_contexts(lm: LM, subject: str) -> list[str]:
     """The six user messages `{starter} {subject}.` through the chat template, with the cue `Answer:`."""
     return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS]
 
 
-def bare_context(subject: str) -> list[Prompt]:
+def bare_context(subject: str) -> list[str]:
     """The plain text `{subject}.`, where the published code reads the current value."""
-    return [Prompt(f"{subject}.")]
+    return [f"{subject}."]
 
 
-def mentions(lm: LM, prompts: Sequence[Prompt], subject: str) -> Mentions:
+def mentions(lm: LM, prompts: Sequence[str], subject: str) -> Mentions:
     """Tokenize prompts and find the last token of the subject's last mention in each.
 
     Raises:
@@ -58,13 +58,11 @@ def mentions(lm: LM, prompts: Sequence[Prompt], subject: str) -> Mentions:
     encoded = [lm.encode(prompt) for prompt in prompts]
     positions = []
     for prompt, item in zip(prompts, encoded, strict=True):
-        start = prompt.text.rfind(subject) if subject.strip() else -1
+        start = prompt.rfind(subject) if subject.strip() else -1
         end = start + len(subject.rstrip())
         covering = [i for i, (left, right) in enumerate(item.offsets) if left < end <= right]
         if start < 0 or not covering:
             remedy = "check its spelling, or whether the chat template rewrites it"
-            raise EditError(
-                f"the subject {subject!r} is not found in its context {prompt.text!r}", where=lm.name, remedy=remedy
-            )
+            raise EditError(f"the subject {subject!r} is not found in its context {prompt!r}", where=lm.name, remedy=remedy)
         positions.append(covering[-1])
     return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions))

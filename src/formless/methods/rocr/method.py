@@ -28,6 +28,7 @@ class Rocr:
             EditError: The layers are not ascending, the model has an edit on it, a null space is missing or of another
                 model, a name is not found in its context, or a weight, key or update is NaN or infinite.
         """
+        start = time.perf_counter()
         layers = list(self.config.layers)
         if not layers or layers != sorted(set(layers)):
             raise EditError(f"the layers {layers} are not in ascending order", where="layers", remedy="e.g. 4,5,6")
@@ -38,13 +39,11 @@ class Rocr:
         names = {layer: lm.architecture.down_projection_name(layer) for layer in layers}
         _check_weights(lm, list(names.values()))
         preserved = projections(lm, self.config)
-        start = time.perf_counter()
         redirection = redirect(lm, target.subject, self.config, preserved)
-        seconds = time.perf_counter() - start
         updates = {names[layer]: factors for layer, factors in redirection.factors.items()}
+        layer_reports = [layer_report(lm, name, factors) for name, factors in updates.items()]
         info = edit_info(
-            lm, "rocr", target.subject, self.config, seconds,
-            layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
+            lm, "rocr", target.subject, self.config, time.perf_counter() - start, layers=layer_reports,
             facts=describe(redirection, preserved),
         )  # fmt: skip
         return AdapterEdit(updates, down_projection_adapter(lm, layers, rank=1), info)

@@ -17,6 +17,7 @@ from formless.models.architecture import projection_shape
 from formless.models.lm import LM
 
 PUBLISHED = "null_space_project_layer_{}.pt"
+PUBLISHED_THRESHOLD = 2e-2
 OURS = "layer_{}.safetensors"
 HOW = "make one with `formless stats`"
 
@@ -157,6 +158,9 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
                 raise EditError(what, where=ours, remedy=HOW)
         return projection
     if published.is_file():
+        if threshold != PUBLISHED_THRESHOLD:
+            what = f"the published projections have the threshold {PUBLISHED_THRESHOLD}, not {threshold}"
+            raise EditError(what, where=published, remedy=HOW)
         try:
             matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises whatever the archive's reader does

@@ -19,6 +19,8 @@ from formless.models.capture import Factors, added, capture
 from formless.models.lm import LM
 from formless.models.settings import EMBEDDED
 
+# Of a key's norm; less than this left by the projection is rounding.
+VANISHED = 1e-5
 SHIPPED = Path(__file__).parent / "bases"
 
 
@@ -95,11 +97,13 @@ def closed_form(keys: Tensor, residuals: Tensor, projection: Projection, l2: flo
     if not (bool(keys.isfinite().all()) and bool(residuals.isfinite().all())):
         raise EditError("a key or value is NaN or infinite", remedy="check the model's weights and dtype")
     projected = projection.apply(keys)  # [n, d]
+    if bool((projected.norm(dim=1) <= VANISHED * keys.norm(dim=1)).any()):
+        raise EditError("a key vanishes in the null space: nothing would be edited", remedy="use a larger threshold")
     gram = (keys.double() @ projected.double().T) + l2 * torch.eye(len(keys), dtype=torch.double)
     try:
         down = torch.linalg.solve(gram, projected.double())
     except RuntimeError as error:
-        raise EditError("the keys vanish in the null space", remedy="use a larger threshold or l2") from error
+        raise EditError("the keys depend on each other in the null space", remedy="use a larger l2") from error
     return Factors(residuals.T.contiguous(), down.float())
 
 
@@ -113,8 +117,10 @@ def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Proj
     one comes from a chat context (`current_value="bare"`); ours reads both in the chat contexts.
 
     Raises:
-        EditError: A name is not found in its context, or a weight, key or update is not finite.
+        EditError: The two concepts are one, a name is not found in its context, or a key or value is not finite.
     """
+    if subject.strip().casefold() == config.redirect.strip().casefold():
+        raise EditError(f"{subject} would be redirected to itself", where="redirect", remedy="choose another concept")
     last = config.layers[-1]
     contexts = mentions(lm, chat_contexts(lm, subject), subject)
     current = contexts if config.current_value == "chat" else mentions(lm, bare_context(subject), subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from formless import storage
 from formless.errors import EditError
-from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_second_moment
+from formless.methods.rocr.nullspace import OURS, BasisProjection, Fingerprint, from_second_moment
 from formless.models.capture import capture
-from formless.models.lm import LM, Prompt, batches
+from formless.models.lm import LM, batches
 
 CHUNK = 64
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -35,11 +36,13 @@ class SecondMoments:
         self.lm, self.layers = lm, sorted(layers)
         self.sums: dict[int, Tensor] = {}
         self.texts = self.tokens = 0
-        self._settings = json.dumps(settings | {"model": lm.fingerprint, "layers": self.layers}, sort_keys=True)
+        self._digest = hashlib.sha256()
+        described = settings | {"model": lm.fingerprint, "layers": self.layers, "dtype": str(lm.model.dtype)}
+        self._settings = json.dumps(described, sort_keys=True)
 
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
         """Add a chunk of texts, each cut at `max_tokens` tokens; the pass stops after the last layer."""
-        rows = [row for row in (self.lm.encode(Prompt(text)).ids[:max_tokens] for text in texts) if row]
+        rows = [row for row in (self.lm.encode(text).ids[:max_tokens] for text in texts) if row]
         for group in batches([len(row) for row in rows], self.lm.token_budget):
             batch = self.lm.pad([rows[i] for i in group])
             found = capture(self.lm, batch, keys=self.layers)
@@ -49,10 +52,15 @@ class SecondMoments:
                     raise EditError(
                         "the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype"
                     )
-                moment = (keys.T @ keys).cpu().double()
+                moment = (keys.T @ keys).to("cpu" if keys.device.type == "mps" else keys.device, torch.double)
                 self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
             self.tokens += int(batch["attention_mask"].sum())
+        self._note(texts)
+
+    def _note(self, texts: Sequence[str]) -> None:
         self.texts += len(texts)
+        for text in texts:
+            self._digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
 
     def mean(self, layer: int) -> Tensor:
         """The uncentred second moment `[d, d]` of one layer, float64."""
@@ -60,25 +68,38 @@ class SecondMoments:
 
     def save(self, path: Path) -> None:
         """Keep the sums so that a killed computation goes on from here."""
-        counts = {"settings": self._settings, "texts": str(self.texts), "tokens": str(self.tokens)}
-        storage.write_tensors(path, {str(layer): total for layer, total in self.sums.items()}, counts)
+        counts = {"texts": str(self.texts), "tokens": str(self.tokens), "digest": self._digest.hexdigest()}
+        sums = {str(layer): total.cpu() for layer, total in self.sums.items()}
+        storage.write_tensors(path, sums, counts | {"settings": self._settings})
 
-    def resume(self, path: Path) -> None:
-        """Go on from saved sums.
+    def resume(self, path: Path, texts: Iterator[str]) -> None:
+        """Go on from saved sums, passing over the texts that are in them.
 
         Raises:
-            EditError: They belong to other settings.
+            EditError: They belong to other settings or texts.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("settings") != self._settings:
-                    remedy = "repeat its settings, or delete that file"
-                    raise EditError("an unfinished computation with other settings is in the way", where=path, remedy=remedy)
+                    raise self._other(path)
                 self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
         except SafetensorError as error:
             raise EditError("an unfinished computation cannot be read", where=path, remedy="delete that file") from error
-        self.texts, self.tokens = int(metadata["texts"]), int(metadata["tokens"])
+        devices = {layer: self.lm.architecture.layer(self.lm.model, layer) for layer in self.layers}
+        for layer, module in devices.items():
+            device = next(module.parameters()).device
+            self.sums[layer] = self.sums[layer].to("cpu" if device.type in ("mps", "meta") else device)
+        while self.texts < int(metadata["texts"]) and (chunk := list(islice(texts, CHUNK))):
+            self._note(chunk)
+        if self._digest.hexdigest() != metadata["digest"]:
+            raise self._other(path)
+        self.tokens = int(metadata["tokens"])
+
+    @staticmethod
+    def _other(path: Path) -> EditError:
+        remedy = "repeat its settings and corpus, or delete that file"
+        return EditError("an unfinished computation with other settings or texts is in the way", where=path, remedy=remedy)
 
 
 def compute_statistics(
@@ -88,6 +109,7 @@ def compute_statistics(
     *,
     corpus: str,
     out: Path,
+    samples: int | None = None,
     threshold: float = 2e-2,
     max_tokens: int = 1024,
     checkpoint_every: int = 1024,
@@ -105,6 +127,7 @@ def compute_statistics(
         texts: The corpus.
         corpus: Its name, for the fingerprint.
         out: The folder to write.
+        samples: At most so many texts.
         threshold: Eigenvalues under it span the null space.
         max_tokens: Each text is cut there.
         checkpoint_every: Texts between two saves of the sums.
@@ -116,16 +139,17 @@ def compute_statistics(
         EditError: The corpus is empty or the keys are not finite.
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
-    storage.refuse_existing(out, force=force)
+    out = out.absolute()
+    storage.refuse_existing(out, force=force, mark=OURS.format(min(layers)))
     if not lm.overlay.is_empty:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
         lm.architecture.layer(lm.model, layer)
-    moments = SecondMoments(lm, layers, {"corpus": corpus, "max_tokens": max_tokens})
+    moments = SecondMoments(lm, layers, {"corpus": corpus, "samples": samples, "max_tokens": max_tokens})
     partial = out.with_name(f".{out.name}.partial.safetensors")
     if partial.exists():
-        moments.resume(partial)
-    texts = islice(texts, moments.texts, None)
+        moments.resume(partial, texts)
+    texts = islice(texts, None if samples is None else samples - moments.texts)
     while chunk := list(islice(texts, CHUNK)):
         moments.add(chunk, min(max_tokens, lm.context_length))
         if progress:
@@ -134,7 +158,7 @@ def compute_statistics(
             moments.save(partial)
     if not moments.tokens:
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
-    with storage.new_folder(out, force=force) as new:
+    with storage.new_folder(out, mark=OURS.format(moments.layers[0]), force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
     partial.unlink(missing_ok=True)
     return prints
@@ -144,6 +168,9 @@ def _save_basis(
     moments: SecondMoments, layer: int, corpus: str, threshold: float, folder: Path, dtype: torch.dtype
 ) -> Fingerprint:
     basis, spans_null_space, values = from_second_moment(moments.mean(layer), threshold)
+    if spans_null_space and not basis.shape[1]:
+        what = f"no eigenvalue of layer {layer} is under {threshold}: nothing could be edited"
+        raise EditError(what, where="threshold", remedy=f"the smallest is {float(values[0]):.2g}")
     quantiles = torch.quantile(values, torch.tensor(QUANTILES, dtype=values.dtype))
     fingerprint = Fingerprint(
         model=moments.lm.name, model_fingerprint=moments.lm.fingerprint, layer=layer, corpus=corpus,
