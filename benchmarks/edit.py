@@ -25,8 +25,8 @@ from benchmarks.baseline import dense_rocr
 from formless.methods.adapter import AdapterEdit
 from formless.methods.rocr.nullspace import PUBLISHED
 from formless.methods.rocr.redirect import RocrConfig, projections
-from formless.models.capture import Factors
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 
 SUBJECT, ROUNDS = "Albert Einstein", 7
 

@@ -9,9 +9,10 @@ from formless.errors import UnknownNameError
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.redirect import RocrConfig, redirect
 from formless.models.architecture import is_transposed, projection_shape
-from formless.models.capture import Factors, added, capture
+from formless.models.capture import added, capture
 from formless.models.families import known_model_types
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 from formless.models.settings import ModelSettings
 
 Tiny = Callable[..., LM]

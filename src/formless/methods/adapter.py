@@ -18,8 +18,8 @@ from formless import provenance, storage
 from formless.errors import EditError
 from formless.methods.base import EditInfo, LayerReport, MethodConfig
 from formless.models.architecture import is_transposed
-from formless.models.capture import Factors
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 
 WEIGHTS, CONFIG, INFO = "adapter_model.safetensors", "adapter_config.json", "edit.json"
 _PREFIX = "base_model.model."

@@ -5,30 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from formless.models.lm import LM
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A low-rank update of one projection: `weight + up @ down`.
-
-    Args:
-        up: `[out, rank]`.
-        down: `[rank, in]`.
-    """
-
-    up: Tensor
-    down: Tensor
-
-    def dense(self) -> Tensor:
-        """The update as a matrix `[out, in]`, in the factors' dtype."""
-        return self.up @ self.down
+from formless.models.lm import LM
+from formless.models.overlay import Factors
 
 
 @dataclass(frozen=True)

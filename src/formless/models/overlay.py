@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -10,7 +11,24 @@ from torch import Tensor, nn
 
 from formless.errors import EditError
 from formless.models.architecture import is_transposed, projection_shape
-from formless.models.capture import Factors
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A low-rank update of one projection: `weight + up @ down`.
+
+    Args:
+        up: `[out, rank]`.
+        down: `[rank, in]`.
+    """
+
+    up: Tensor
+    down: Tensor
+
+    def dense(self) -> Tensor:
+        """The update as a matrix `[out, in]`, in the factors' dtype."""
+        return self.up @ self.down
+
 
 Updates = Mapping[str, Factors]
 

@@ -15,8 +15,9 @@ from formless.errors import EditError
 from formless.methods.base import MethodConfig
 from formless.methods.rocr.contexts import Mentions, bare_context, chat_contexts, mentions
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
-from formless.models.capture import Factors, added, capture
+from formless.models.capture import added, capture
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 from formless.models.settings import EMBEDDED
 
 # Of a key's norm; less than this left by the projection is rounding.
