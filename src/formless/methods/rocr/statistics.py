@@ -86,9 +86,8 @@ class SecondMoments:
                 self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
         except SafetensorError as error:
             raise EditError("an unfinished computation cannot be read", where=path, remedy="delete that file") from error
-        devices = {layer: self.lm.architecture.layer(self.lm.model, layer) for layer in self.layers}
-        for layer, module in devices.items():
-            device = next(module.parameters()).device
+        for layer in self.layers:
+            device = next(self.lm.architecture.layer(self.lm.model, layer).parameters()).device
             self.sums[layer] = self.sums[layer].to("cpu" if device.type in ("mps", "meta") else device)
         while self.texts < int(metadata["texts"]) and (chunk := list(islice(texts, CHUNK))):
             self._note(chunk)
@@ -168,6 +167,7 @@ def _save_basis(
     moments: SecondMoments, layer: int, corpus: str, threshold: float, folder: Path, dtype: torch.dtype
 ) -> Fingerprint:
     basis, spans_null_space, values = from_second_moment(moments.mean(layer), threshold)
+    values = values.cpu()
     if spans_null_space and not basis.shape[1]:
         what = f"no eigenvalue of layer {layer} is under {threshold}: nothing could be edited"
         raise EditError(what, where="threshold", remedy=f"the smallest is {float(values[0]):.2g}")
