@@ -33,6 +33,10 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     assert [form["form"] for form in record["forms"]] == ["statement", "qa"] * 2
     assert "formless eval --edit edits/einstein" in (tmp_path / "r.html").read_text()
 
+    output = formless("eval", "--target", "Albert Einstein", "--suite", "qa", "--out", "original.json", cwd=tmp_path)
+    assert "probability" in output
+    assert json.loads((tmp_path / "original.json").read_text())["edits"] == []
+
     question = "Who was Albert Einstein?"
     before = formless("chat", question, "--tokens", "30", cwd=tmp_path)
     after = formless("chat", "--edit", "edits/einstein", question, "--tokens", "30", cwd=tmp_path)

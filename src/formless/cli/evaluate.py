@@ -16,7 +16,7 @@ from formless.errors import UserError
 from formless.evaluation.evaluate import check_files
 from formless.evaluation.suites import suite_forms
 from formless.experiment.original import original_record
-from formless.experiment.run import Outcome, measure_edit
+from formless.experiment.run import measure_edit
 from formless.methods.adapter import load_edit
 from formless.models.settings import prompt_style
 from formless.report.html import write_report
@@ -61,14 +61,16 @@ def eval_command(
     changes = {"direct_answer": direct_answer, "sub_token": sub_token}
     lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
     with terminal.progress(found.subject) as bar:
-        if loaded is None:
-            outcome = Outcome(*[original_record(lm, found, suite, progress=bar)] * 2)
-        else:
-            outcome = measure_edit(lm, loaded, found, suite, progress=bar)
-    terminal.show_changes(compare(outcome.original, outcome.edited), f"{found.subject}, {lm.name}")
+        original = original_record(lm, found, suite, progress=bar)
+        edited = measure_edit(lm, loaded, found, suite, progress=bar).edited if loaded else None
+    title = f"{found.subject}, {lm.name}"
+    if edited:
+        terminal.show_changes(compare(original, edited), title)
+    else:
+        terminal.show_record(original, title)
     if out:
-        outcome.edited.save(out)
+        (edited or original).save(out)
         terminal.out.print(f"record: {out}", soft_wrap=True)
-    if report:
-        write_report(report, outcome.original, outcome.edited, command=shlex.join(["formless", *sys.argv[1:]]))
+    if report and edited:
+        write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
         terminal.out.print(f"report: {report}", soft_wrap=True)

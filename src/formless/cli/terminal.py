@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from formless.errors import UserError
+from formless.evaluation.record import Record
 from formless.models.lm import LM
 from formless.models.loading import load
-from formless.report.html import rows_as_text
+from formless.report.html import changes_as_text, record_as_text
 from formless.report.summary import Change
 
 out = Console(highlight=False)
@@ -69,10 +70,19 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def show_changes(changes: Sequence[Change], title: str) -> None:
     """Print the table of a report."""
+    _show(("form", "split", "original", "unlearned", "change", "95 % interval", "probes"), changes_as_text(changes), title)
+
+
+def show_record(record: Record, title: str) -> None:
+    """Print what one model gives."""
+    _show(("form", "split", "probability", "95 % interval", "probes"), record_as_text(record), title)
+
+
+def _show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left")
-    for name in ("form", "split", "original", "unlearned", "change", "95 % interval", "probes"):
+    for name in columns:
         table.add_column(name, justify="left" if name in ("form", "split") else "right")
-    for row in rows_as_text(changes):
+    for row in rows:
         table.add_row(*row)
     out.print(table)
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import storage
-from formless.evaluation.record import Record
+from formless.evaluation.record import FormResult, Record
 from formless.report.plots import split_chart
 from formless.report.summary import Change, compare
 
@@ -56,14 +56,27 @@ def _whole_percent(value: float) -> str:
     return f"{value:+.1f}" if abs(value) < 1 else f"{value:+.0f}"
 
 
-def rows_as_text(changes: Sequence[Change]) -> list[tuple[str, ...]]:
+def changes_as_text(changes: Sequence[Change]) -> list[tuple[str, ...]]:
     """The table for a terminal: form, split, original, unlearned, change, interval, probes."""
     return [
         (c.form, c.split, "absent", "", "", "", "0") if c.absent else
         (c.form, c.split, probability(c.original.mean), probability(c.edited.mean), percent(c.relative),
-         percent_interval(c.interval), f"{c.edited.count}" + (f" (+{c.edited.unscored} unscored)" if c.edited.unscored else ""))
+         percent_interval(c.interval), _probes(c.edited))
         for c in changes
     ]  # fmt: skip
+
+
+def record_as_text(record: Record) -> list[tuple[str, ...]]:
+    """One model's figures for a terminal: form, split, probability, interval, probes."""
+    return [
+        (form.form, form.split, "absent", "", "0") if form.status == "absent" else
+        (form.form, form.split, probability(form.mean), " … ".join(map(probability, form.interval or ())), _probes(form))
+        for form in record.forms
+    ]  # fmt: skip
+
+
+def _probes(result: FormResult) -> str:
+    return f"{result.count}" + (f" (+{result.unscored} unscored)" if result.unscored else "")
 
 
 def facts_of(edit: dict[str, Any]) -> list[tuple[str, str]]:
