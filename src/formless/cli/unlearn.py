@@ -41,7 +41,7 @@ def unlearn_command(
         remedy = "give the name as texts spell it, or the data set with --data"
         raise UserError(f"{target!r} looks like a target's folder", where="--target", remedy=remedy)
     options = terminal.parse_settings(setting or []) | ({} if redirect is None else {"redirect": redirect})
-    subject = find_target(data, target) if data is not None else Target(target)
+    subject = find_target(data, target) if data is not None else Target(target.strip())
     built = build_method(method, method_config(settings_for(model), method, options))
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with terminal.log.status(f"{method}: {target}"):
