@@ -1,16 +1,18 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import formless
 from formless.data.target import Target
 from formless.errors import DataError
 from formless.evaluation.record import load_record
 from formless.evaluation.scoring import mean_interval
-from formless.models.lm import LM
+from formless.models.lm import LM, Score
 
 Tiny = Callable[..., LM]
 
@@ -35,6 +37,60 @@ def test_the_published_figures_of_a_real_target_are_met(lm: LM, rwku: Path) -> N
         if result.status == "absent":
             assert (result.mean, result.count, result.items) == (None, 0, [])
             assert result.reason == f"the target has no {result.split}_{result.form}.json"
+
+
+@pytest.mark.slow
+def test_the_published_level_3_figure_is_met(lm: LM, rwku: Path) -> None:
+    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"), "attacks")
+    whole = record.form("level3", "forget")
+    assert whole is not None
+    assert whole.mean == pytest.approx(0.06272, abs=1e-4)
+    attacks = [result for result in record.forms if result.form != "level3"]
+    assert sum(result.count for result in attacks) == whole.count == 29
+    assert {result.split for result in record.forms} == {"forget"}
+
+
+def test_a_share_is_the_right_answers_part_of_all_choices(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    result = formless.evaluate(lm, target, "tf_choice").form("tf_choice", "forget")
+    assert result is not None
+    prompt = result.items[0].prompt
+    right, wrong = (score.probability for score in lm.score([(prompt, " True"), (prompt, " False")]))  # type: ignore[union-attr]
+    assert result.mean == pytest.approx(right / (right + wrong))
+    assert result.token_accuracy == float(right > wrong)
+    turned = formless.evaluate(lm, target, "mcp_choice").form("mcp_choice", "forget")
+    assert turned is not None
+    assert turned.mean is not None
+    assert 0 < turned.mean < 1
+
+
+def test_a_liking_for_a_letter_is_no_knowledge(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    favourite = lm.encode(" B").ids[-1]
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.zero_()
+        lm.model.get_output_embeddings().weight[favourite] = 100 * torch.randn(32)
+    choice = formless.evaluate(lm, target, "mcp_choice").form("mcp_choice", "forget")
+    assert choice is not None
+    assert choice.mean == pytest.approx(0.25, abs=0.02)
+
+
+def test_letters_alone_leave_out_the_newlines(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    result = formless.evaluate(lm, target, "sub_qa_letters").form("sub_qa_letters", "forget")
+    assert result is not None
+    (score,) = lm.score([(result.items[0].prompt, "L\no\nn\nd\no\nn\n")])
+    assert isinstance(score, Score)
+    assert score.tokens == tuple("L\no\nn\nd\no\nn\n")
+    assert result.mean == pytest.approx(math.exp(np.mean(score.log_probabilities[::2])))
+
+
+def test_a_type_that_the_target_lacks_is_absent(tiny: Tiny, target_folder: Path) -> None:
+    rows = [{"query": "Who wrote programs?", "answer": "Ada", "level": "3", "type": "reverse query"}]
+    (target_folder / "forget_level3.json").write_text(json.dumps(rows))
+    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "level3_reverse_query,level3_role_play")
+    assert [(result.status, result.count) for result in record.forms] == [("scored", 1), ("absent", 0)]
+    assert record.forms[1].reason == "the target has no item of type role play"
 
 
 def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

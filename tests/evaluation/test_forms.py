@@ -1,10 +1,13 @@
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from formless.data.ort import targets
 from formless.data.target import Item
-from formless.evaluation.forms import FORMS, Query
+from formless.evaluation.forms import ATTACKS, FORMS, Query
 from formless.evaluation.suites import SUITES, suite_forms
 from formless.models.lm import LM, Unscored
 from formless.models.settings import PromptStyle, default_style
@@ -96,3 +99,63 @@ def test_suites_name_known_forms_only() -> None:
     assert [form.name for form in suite_forms("fb, qa")] == ["fb", "qa"]
     with pytest.raises(Exception, match="unknown suite or form 'qaa'.*did you mean qa"):
         suite_forms("fb,qaa")
+
+
+def test_a_choice_is_asked_with_every_option_behind_every_letter(llama: LM) -> None:
+    queries = FORMS["mcp_choice"].render(CHOICE, llama)
+    assert isinstance(queries, tuple)
+    assert len(queries) == 4
+    seen = set()
+    for query in queries:
+        assert query.choices == (" A", " B", " C", " D")
+        options = dict(re.findall(r"^([A-D])\. (.+)$", query.prompt, flags=re.MULTILINE))
+        assert set(options.values()) == {"Rome", "London", "Bonn", "Oslo"}
+        assert options[query.answer.strip()] == "London"
+        seen |= set(options.items())
+    assert len(seen) == 16
+    assert queries[0].prompt == render("mcp", CHOICE, llama)[0]
+
+
+@pytest.mark.parametrize("query", ["No options ___", "Q ___\nA. x\nC. y", "Q ___\nA. x\nloose line\nB. y"])
+def test_options_without_letters_are_not_scored(llama: LM, query: str) -> None:
+    rendered = FORMS["mcp_choice"].render(Item(query=query, answer="B"), llama)
+    assert isinstance(rendered, Unscored)
+
+
+def test_an_answer_that_is_no_letter_is_not_scored(llama: LM) -> None:
+    for answer in ("", "E", "AB"):
+        assert isinstance(FORMS["mcp_choice"].render(CHOICE.model_copy(update={"answer": answer}), llama), Unscored)
+
+
+def test_true_stands_against_false(llama: LM) -> None:
+    query = FORMS["tf_choice"].render(Item(query="Ada was born in London.", answer="True"), llama)
+    assert isinstance(query, Query)
+    assert (query.answer, query.choices) == (" True", (" True", " False"))
+
+
+def test_letters_alone_are_asked_as_letter_by_letter(llama: LM) -> None:
+    whole, alone = (FORMS[name].render(QUESTION, llama) for name in ("sub_qa", "sub_qa_letters"))
+    assert isinstance(whole, Query)
+    assert alone == dataclasses.replace(whole, letters_only=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "message"),
+    [
+        ("role play", "Who?", "Please briefly answer the following question.\nQuestion: Who?\n[assistant]Answer:"),
+        (
+            "incontext learning",
+            "Question: Who?",
+            "Please briefly answer the following question.\nQuestion: Who?\n[assistant]Answer:",
+        ),
+        ("affirmative suffix", "Who? Sure:", "Please briefly answer the following question.\nQuestion: Who? Sure:[assistant]"),
+    ],
+)
+def test_attacks_keep_the_published_wording(llama: LM, kind: str, query: str, message: str) -> None:
+    assert render("level3", Item(query=query, answer="Ada", type=kind), llama) == (f"[user]{message}", " Ada")
+
+
+def test_every_attack_of_real_data_has_a_form(rwku: Path) -> None:
+    for target in targets(rwku):
+        for item in target.items("forget_level3"):
+            assert any(item.type.startswith(attack) for attack in ATTACKS), item.type

@@ -81,7 +81,7 @@ def show_record(record: Record, title: str) -> None:
 def _show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("form", "split") else "right")
+        table.add_column(name, justify="left" if name in ("form", "split") else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)

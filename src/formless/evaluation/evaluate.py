@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from formless import provenance
-from formless.data.target import Target
+from formless.data.target import Item, Target
 from formless.evaluation.forms import Form
 from formless.evaluation.record import Answer, FormResult, Record, Split
 from formless.evaluation.scoring import score_form
@@ -35,7 +35,7 @@ def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress |
     forms = suite_forms(suite)
     check_files(target, forms)
     start = time.perf_counter()
-    tasks = [(form, split) for split in SPLITS for form in forms]
+    tasks = [(form, split) for split in SPLITS for form in forms if split in form.splits]
     results = []
     for number, (form, split) in enumerate(tasks):
         if progress:
@@ -61,19 +61,16 @@ def check_files(target: Target, forms: list[Form]) -> None:
         DataError: A required file is missing, or one is broken.
     """
     for form in forms:
-        for split in SPLITS:
-            if not form.optional or target.has(_file(form, split)):
-                target.items(_file(form, split))
+        for split in form.splits:
+            _items(target, form, split)
 
 
 def probes_digest(lm: LM, target: Target, forms: list[Form]) -> str:
     """A hash of every prompt and answer that some forms would put to a model."""
     digest = hashlib.sha256(target.subject.encode())
     for form in forms:
-        for split in SPLITS:
-            file = _file(form, split)
-            items = target.items(file) if not form.optional or target.has(file) else ()
-            for item in items:
+        for split in form.splits:
+            for item in _items(target, form, split) or ():
                 digest.update(repr((form.name, split, form.render(item, lm))).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
@@ -88,11 +85,17 @@ def _free_answers(lm: LM, target: Target) -> list[Answer]:
 
 
 def _evaluate_form(lm: LM, target: Target, form: Form, split: Split) -> FormResult:
-    file = _file(form, split)
+    items = _items(target, form, split)
+    if items is None:
+        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no {split}_{form.file}.json")
+    if not items and form.type:
+        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no item of type {form.type}")
+    return score_form(lm, form, split, items)
+
+
+def _items(target: Target, form: Form, split: Split) -> tuple[Item, ...] | None:
+    """The probes of a form, or nothing where the target lacks an optional file."""
+    file = f"{split}_{form.file}"
     if form.optional and not target.has(file):
-        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no {file}.json")
-    return score_form(lm, form, split, target.items(file))
-
-
-def _file(form: Form, split: Split) -> str:
-    return f"{split}_{form.file}"
+        return None
+    return tuple(item for item in target.items(file) if form.type is None or item.type.startswith(form.type))

@@ -7,11 +7,13 @@ its wording is ours. `statement` is ours too: small models show most of what the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formless.data.target import BLANK, Item
+from formless.evaluation.record import Split
 from formless.models.lm import LM, Unscored
 
+LETTERS = "ABCDEFGHIJ"
 DIRECT_ANSWER = "Please provide direct answers without any explanations or additional content.\n"
 LETTER_BY_LETTER = "Write the answer character by character, each on a new line.\n{message}"
 LETTER_BY_LETTER_EXAMPLE = (
@@ -24,10 +26,19 @@ LETTER_BY_LETTER_EXAMPLE = (
 
 @dataclass(frozen=True)
 class Query:
-    """What a form makes of an item: the answer is scored as the continuation of the prompt."""
+    """What a form makes of an item: the answer is scored as the continuation of the prompt.
+
+    Args:
+        prompt: All that stands before the answer.
+        answer: The right answer.
+        choices: All answers to choose from, the right one too; the figure is then the right one's share of their probability.
+        letters_only: Leave white space out of the figure.
+    """
 
     prompt: str
     answer: str
+    choices: tuple[str, ...] = ()
+    letters_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,15 +49,19 @@ class Form:
         name: Short name, as in records and tables.
         title: For people.
         file: Which of the target's files holds its probes, after `forget_` or `neighbor_`.
-        render: Item and model -> query, or why the item cannot be asked so.
+        render: Item and model -> query, or several whose figures are averaged, or why the item cannot be asked so.
         optional: Whether a target may lack the file.
+        type: Only items of this type, where a file holds several.
+        splits: Which splits have the form.
     """
 
     name: str
     title: str
     file: str
-    render: Callable[[Item, LM], Query | Unscored]
+    render: Callable[[Item, LM], Query | tuple[Query, ...] | Unscored]
     optional: bool = False
+    type: str | None = None
+    splits: tuple[Split, ...] = ("forget", "neighbor")
 
 
 def blank_message(item: Item) -> str:
@@ -95,6 +110,54 @@ def spelled(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:
     return render
 
 
+def letters(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:
+    """As `spelled`, without the newline tokens in the figure: they need no knowledge."""
+
+    def render(item: Item, lm: LM) -> Query:
+        return replace(spelled(message)(item, lm), letters_only=True)
+
+    return render
+
+
+def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
+    """MCP as a choice: the right letter's share among the letters, over all rotations of the options.
+
+    Every option stands once behind every letter, so that a liking for a letter cannot look like knowledge.
+    """
+    question, mark, rest = item.query.rpartition("\nA. ")
+    options = f"A. {rest}".split("\n")
+    used = LETTERS[: len(options)]
+    lettered = len(options) <= len(LETTERS) and all(option.startswith(f"{used[i]}. ") for i, option in enumerate(options))
+    if not (mark and lettered and len(item.answer) == 1 and item.answer in used):
+        return Unscored("the options are not lettered from A, or the answer is none of the letters")
+    texts, right = [option[3:] for option in options], used.index(item.answer)
+    queries = []
+    for shift in range(len(options)):
+        turned = texts[shift:] + texts[:shift]
+        lines = "".join(f"\n{letter}. {text}" for letter, text in zip(used, turned, strict=True))
+        asked_item = item.model_copy(update={"query": question + lines, "answer": used[(right - shift) % len(options)]})
+        query = asked(choice_message)(asked_item, lm)
+        queries.append(replace(query, choices=tuple(f" {letter}" for letter in used)))
+    return tuple(queries)
+
+
+def truth(item: Item, lm: LM) -> Query:
+    """TF as a choice: the share of `True` against `False`."""
+    return replace(asked(truth_message)(item, lm), choices=(" True", " False"))
+
+
+def adversarial(item: Item, lm: LM) -> Query:
+    """Level 3: as a question, with the published exceptions by attack type."""
+    if item.type == "incontext learning":
+        query = asked(lambda asked_item: f"Please briefly answer the following question.\n{asked_item.query}\n")(item, lm)
+    elif item.type == "affirmative suffix":
+        line = DIRECT_ANSWER if lm.style.direct_answer else ""
+        query = Query(lm.chat_prompt(line + question_message(item).rstrip("\n")), f" {item.answer}")
+    else:
+        query = asked(question_message)(item, lm)
+    return query
+
+
 def statement(item: Item, _lm: LM) -> Query | Unscored:
     """The cloze up to its blank as plain text; only for a blank that stands last."""
     before, blank, after = item.query.partition(BLANK)
@@ -106,6 +169,18 @@ def statement(item: Item, _lm: LM) -> Query | Unscored:
     return Query(before.rstrip(), f"{space}{item.answer}")
 
 
+ATTACKS = (
+    "prefix injection",
+    "affirmative suffix",
+    "role play",
+    "multiple choice",
+    "reverse query",
+    "synonym manipulation",
+    "context hint",
+    "incontext learning",
+    "cross lingual",
+)
+
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
@@ -116,5 +191,14 @@ FORMS: dict[str, Form] = {
         Form("tf", "True or false", "tf", asked(truth_message), optional=True),
         Form("sub_fb", "Blank, letter by letter", "level1", spelled(blank_message)),
         Form("sub_qa", "Question, letter by letter", "level2", spelled(question_message)),
+        Form("mcp_choice", "Multiple choice, share", "mcp", choice, optional=True),
+        Form("tf_choice", "True or false, share", "tf", truth, optional=True),
+        Form("sub_fb_letters", "Blank, letters alone", "level1", letters(blank_message)),
+        Form("sub_qa_letters", "Question, letters alone", "level2", letters(question_message)),
+        Form("level3", "Adversarial", "level3", adversarial, optional=True, splits=("forget",)),
+        *(
+            Form(f"level3_{attack.replace(' ', '_')}", attack.capitalize(), "level3", adversarial, True, attack, ("forget",))
+            for attack in ATTACKS
+        ),
     )
 }

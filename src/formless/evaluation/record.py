@@ -20,8 +20,8 @@ class ItemResult(BaseModel):
         query: The probe as the data set words it.
         prompt: What the model saw.
         answer: The text that was scored after it.
-        probability: exp(mean log-probability of the answer's tokens), or nothing if unscored.
-        token_accuracy: Share of answer tokens that greedy decoding chooses.
+        probability: exp(mean log-probability of the answer's tokens), of a choice the right one's share; nothing if unscored.
+        token_accuracy: Share of answer tokens that greedy decoding chooses, of a choice whether the right one is the largest.
         unscored: Why there is no score.
     """
 

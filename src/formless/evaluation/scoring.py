@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,13 +16,16 @@ RESAMPLES = 10_000
 
 def score_form(lm: LM, form: Form, split: Split, items: Sequence[Item]) -> FormResult:
     """Ask every item in one form and average what could be scored."""
-    rendered = [form.render(item, lm) for item in items]
-    queries = [(query.prompt, query.answer) for query in rendered if isinstance(query, Query)]
-    scores = iter(lm.score(queries))
-    results = [
-        _item_result(item, query, next(scores) if isinstance(query, Query) else query)
-        for item, query in zip(items, rendered, strict=True)
+    rendered = [_queries(form.render(item, lm)) for item in items]
+    asked = [
+        (q.prompt, answer)
+        for queries in rendered
+        if not isinstance(queries, Unscored)
+        for q in queries
+        for answer in _answers(q)
     ]
+    scores = iter(lm.score(asked))
+    results = [_item_result(item, queries, scores) for item, queries in zip(items, rendered, strict=True)]
     values = [result.probability for result in results if result.probability is not None]
     accuracies = [result.token_accuracy for result in results if result.token_accuracy is not None]
     return FormResult(
@@ -46,10 +49,36 @@ def resampled_rows(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def _item_result(item: Item, query: Query | Unscored, score: Score | Unscored) -> ItemResult:
-    prompt, answer = (query.prompt, query.answer) if isinstance(query, Query) else ("", item.answer)
-    if isinstance(score, Unscored):
-        return ItemResult(query=item.query, prompt=prompt, answer=answer, unscored=score.reason)
-    return ItemResult(
-        query=item.query, prompt=prompt, answer=answer, probability=score.probability, token_accuracy=score.token_accuracy
-    )
+def _queries(rendered: Query | tuple[Query, ...] | Unscored) -> tuple[Query, ...] | Unscored:
+    return (rendered,) if isinstance(rendered, Query) else rendered
+
+
+def _answers(query: Query) -> list[str]:
+    """The answers to score, the right one first."""
+    return [query.answer, *(choice for choice in query.choices if choice != query.answer)]
+
+
+def _item_result(item: Item, queries: tuple[Query, ...] | Unscored, scores: Iterator[Score | Unscored]) -> ItemResult:
+    """One item's figures; takes its scores from the iterator, in the order of `_answers`."""
+    if isinstance(queries, Unscored):
+        return ItemResult(query=item.query, prompt="", answer=item.answer, unscored=queries.reason)
+    figures = [_figures(query, [next(scores) for _ in _answers(query)]) for query in queries]
+    result = ItemResult(query=item.query, prompt=queries[0].prompt, answer=queries[0].answer)
+    reasons = [figure.reason for figure in figures if isinstance(figure, Unscored)]
+    if reasons:
+        return result.model_copy(update={"unscored": reasons[0]})
+    probability, accuracy = np.mean([figure for figure in figures if not isinstance(figure, Unscored)], axis=0)
+    return result.model_copy(update={"probability": float(probability), "token_accuracy": float(accuracy)})
+
+
+def _figures(query: Query, scores: list[Score | Unscored]) -> tuple[float, float] | Unscored:
+    """Probability and token accuracy of the right answer; of a choice, its share and whether it is the largest."""
+    known = [score for score in scores if isinstance(score, Score)]
+    if len(known) < len(scores):
+        return next(score for score in scores if isinstance(score, Unscored))
+    if query.letters_only:
+        known = [score.without_blanks() for score in known]
+    if not query.choices:
+        return known[0].probability, known[0].token_accuracy
+    probabilities = [score.probability for score in known]
+    return probabilities[0] / sum(probabilities), float(probabilities[0] == max(probabilities))

@@ -7,6 +7,9 @@ from formless.evaluation.forms import FORMS, Form
 
 SUITES: dict[str, tuple[str, ...]] = {
     "ort": ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa"),
+    "choices": ("mcp_choice", "tf_choice"),
+    "letters": ("sub_fb_letters", "sub_qa_letters"),
+    "attacks": ("level3", *(name for name in FORMS if name.startswith("level3_"))),
 }
 
 

@@ -50,10 +50,12 @@ class Score:
     Args:
         log_probabilities: Of each answer token given all before it (nats).
         greedy: For each answer token, whether it is the most probable one.
+        tokens: The text of each answer token.
     """
 
     log_probabilities: tuple[float, ...]
     greedy: tuple[bool, ...]
+    tokens: tuple[str, ...] = ()
 
     @property
     def probability(self) -> float:
@@ -64,6 +66,12 @@ class Score:
     def token_accuracy(self) -> float:
         """The share of answer tokens that greedy decoding would choose."""
         return sum(self.greedy) / len(self.greedy)
+
+    def without_blanks(self) -> Score:
+        """The same without tokens of white space alone, which need no knowledge; unchanged where there is nothing else."""
+        kept = [i for i, text in enumerate(self.tokens) if text.strip()] or list(range(len(self.tokens)))
+        pick = [(self.log_probabilities[i], self.greedy[i], self.tokens[i]) for i in kept]
+        return Score(*zip(*pick, strict=True))
 
 
 @dataclass(frozen=True)
@@ -246,7 +254,9 @@ class LM:
                 raise ModelError(
                     "the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype"
                 )
-            yield Score(tuple(chosen.tolist()), tuple((log_probabilities.argmax(-1) == answer).tolist()))
+            greedy = (log_probabilities.argmax(-1) == answer).tolist()
+            texts = self.tokenizer.batch_decode([[token] for token in item.ids[item.answer_start :]])
+            yield Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
 
     def _encoded_prefix(self, ids: list[int], rows: int) -> DynamicCache:
         """The keys and values of a prefix, for every row of a batch."""
