@@ -41,6 +41,20 @@ def test_a_shared_prefix_is_encoded_once(tiny: Tiny) -> None:
     assert seen == [len(prefix), 8 * len("a yes")]  # one token per byte
 
 
+def test_letters_to_choose_from_cost_one_pass(tiny: Tiny) -> None:
+    lm = tiny()
+    alone = [lm.score([("Ada or Bob?", letter)])[0] for letter in "AB"]
+    seen: list[int] = []
+    handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    together = lm.score([("Ada or Bob?", "A"), ("Who else?", "B"), ("Ada or Bob?", "B"), ("Ada or Bob?", "AB")])
+    handle.remove()
+    assert sum(seen) == 3
+    for one, other in zip([together[0], together[2]], alone, strict=True):
+        assert isinstance(one, Score)
+        assert isinstance(other, Score)
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
 def test_scores_are_those_of_a_plain_forward_pass(tiny: Tiny, model_type: str) -> None:
     lm = tiny(model_type)

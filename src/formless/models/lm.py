@@ -178,11 +178,12 @@ class LM:
         """
         encoded = [self.encode(prompt, answer) for prompt, answer in queries]
         results: list[Score | Unscored] = [self._refusal(item) or Unscored("not scored") for item in encoded]
-        scorable = [i for i, item in enumerate(encoded) if self._refusal(item) is None]
-        for rows in batches([len(encoded[i].ids) for i in scorable], self.token_budget):
-            chosen = [scorable[row] for row in rows]
-            for i, score in zip(chosen, self._score_batch([encoded[i] for i in chosen]), strict=True):
-                results[i] = score
+        groups = _alternatives([(i, item) for i, item in enumerate(encoded) if self._refusal(item) is None])
+        for rows in batches([len(encoded[group[0]].ids) for group in groups], self.token_budget):
+            logits = self._answer_logits([encoded[groups[row][0]] for row in rows])
+            for row, answer_logits in zip(rows, logits, strict=True):
+                for i in groups[row]:
+                    results[i] = self._score(encoded[i], answer_logits)
         return results
 
     @torch.no_grad()
@@ -232,8 +233,11 @@ class LM:
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
     @torch.no_grad()
-    def _score_batch(self, items: Sequence[Encoded]) -> Iterator[Score]:
-        """Score items together: what they all begin with is encoded once, and logits are computed where answers stand."""
+    def _answer_logits(self, items: Sequence[Encoded]) -> Iterator[Tensor]:
+        """The logits that predict each item's answer, `[answer, vocab]`.
+
+        What all items begin with is encoded once, and logits are computed where answers stand only.
+        """
         shared = _shared_prefix(items)
         batch = self.pad([item.ids for item in items])
         # The token at position t is predicted by the logits at t - 1.
@@ -243,20 +247,22 @@ class LM:
         if shared:
             rest[self._cache_argument] = self._encoded_prefix(items[0].ids[:shared], len(items))
         output = cast(Any, self.model)(**rest, use_cache=shared > 0, logits_to_keep=keep)
-        logits = output.logits  # [batch, len(wanted), vocab]
         column = {position: i for i, position in enumerate(wanted)}
         for row, item in enumerate(items):
             columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
-            answer = torch.tensor(item.ids[item.answer_start :], device=logits.device)
-            log_probabilities = logits[row, columns].float().log_softmax(-1)  # [answer, vocab]
-            chosen = log_probabilities.gather(-1, answer[:, None])[:, 0]
-            if not bool(chosen.isfinite().all()):
-                raise ModelError(
-                    "the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype"
-                )
-            greedy = (log_probabilities.argmax(-1) == answer).tolist()
-            texts = self.tokenizer.batch_decode([[token] for token in item.ids[item.answer_start :]])
-            yield Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
+            yield output.logits[row, columns]
+
+    def _score(self, item: Encoded, logits: Tensor) -> Score:
+        """Score one answer by its logits `[answer, vocab]`."""
+        ids = item.ids[item.answer_start :]
+        answer = torch.tensor(ids, device=logits.device)
+        log_probabilities = logits.float().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, answer[:, None])[:, 0]
+        if not bool(chosen.isfinite().all()):
+            raise ModelError("the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype")
+        greedy = (log_probabilities.argmax(-1) == answer).tolist()
+        texts = self.tokenizer.batch_decode([[token] for token in ids])
+        return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
 
     def _encoded_prefix(self, ids: list[int], rows: int) -> DynamicCache:
         """The keys and values of a prefix, for every row of a batch."""
@@ -314,6 +320,15 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
+
+
+def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
+    """Indices grouped so that one forward pass serves a group: one-token answers to one and the same prompt."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, item in items:
+        one_token = item.answer_start == len(item.ids) - 1
+        groups.setdefault(tuple(item.ids[:-1]) if one_token else (-1, i), []).append(i)
+    return list(groups.values())
 
 
 def _shared_prefix(items: Sequence[Encoded]) -> int:
