@@ -1,7 +1,7 @@
 """Compare settings of ROCR over every target of a data set.
 
     python -m benchmarks.settings sample ort current_value=chat current_value=bare
-    python -m benchmarks.settings ../shared/rwku/Target statement,fb,qa current_value=chat,l2=0.1
+    python -m benchmarks.settings RWKU/Target statement,fb,qa current_value=chat,l2=0.1
 
 Prints, by split, form and setting, the median over targets of the relative change of the mean answer probability, with a
 95 % bootstrap interval over targets, and how far the redirection was met.
