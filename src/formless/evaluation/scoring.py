@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from formless.data.target import Item
 from formless.evaluation.forms import Form, Query
@@ -44,7 +45,7 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
     return float(low), float(high)
 
 
-def resampled_rows(count: int, seed: int) -> np.ndarray:
+def resampled_rows(count: int, seed: int) -> NDArray[np.int64]:
     """Row numbers of the bootstrap's resamples: `[RESAMPLES, count]`, the same for one seed."""
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
