@@ -57,7 +57,12 @@ def main() -> None:
     """Check that both agree, then print the table."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     config = RocrConfig()
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as scratch:
+        compare(lm, config, Path(scratch))
+
+
+def compare(lm: LM, config: RocrConfig, folder: Path) -> None:
+    """Write the dense projections to a scratch folder, check that both ways agree, and time them."""
     for layer, projection in projections(lm, config).items():
         torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder / PUBLISHED.format(layer))
 

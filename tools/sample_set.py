@@ -105,7 +105,8 @@ def main() -> None:
     lines = [f"# The sample set\n\n{__doc__.split('    python')[0].strip()}\n", __doc__.split("sample_set.md\n")[1].strip(), ""]
     lines.append("Columns: probability of the answer, its ratio to the best of three wrong answers, its ratio to the same")
     lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
-    scratch = Path(tempfile.mkdtemp())
+    temporary = tempfile.TemporaryDirectory()
+    scratch = Path(temporary.name)
     for number, subject in enumerate(ORDER, 1):
         concept = yaml.safe_load((CANDIDATES / f"{subject.replace(' ', '_')}.yaml").read_text("utf-8"))
         folder = scratch / f"{number}_{subject.replace(' ', '_')}"
@@ -140,6 +141,7 @@ def main() -> None:
             (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
     shutil.rmtree(SAMPLE, ignore_errors=True)
     shutil.copytree(scratch, SAMPLE)
+    temporary.cleanup()
     TABLE.write_text("\n".join(lines) + "\n", "utf-8")
 
 

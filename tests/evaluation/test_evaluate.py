@@ -129,6 +129,16 @@ def test_a_missing_optional_file_is_absent_and_a_missing_required_one_an_error(t
         formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa")
 
 
+def test_a_broken_file_is_found_before_the_model_works(
+    tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny()
+    monkeypatch.setattr(lm, "score", lambda _queries: pytest.fail("the model worked first"))
+    (target_folder / "forget_level2.json").write_text("[")
+    with pytest.raises(DataError, match="forget_level2.json"):
+        formless.evaluate(lm, Target("Ada Lovelace", target_folder), "fb")
+
+
 def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: Path) -> None:
     path = target_folder / "forget_level2.json"
     rows = [*json.loads(path.read_text()), {"query": "Who?", "answer": "   "}]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import formless
@@ -106,7 +107,20 @@ def test_saving_needs_force_to_replace_and_never_half_replaces(
     edit.save(tmp_path / "edit", force=True)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "not an edit"])
+def test_another_scale_is_read_and_saved_as_it_is_meant(tiny: Tiny, tmp_path: Path) -> None:
+    lm = tiny()
+    edit = formless.unlearn(lm, "Ada", **OPTIONS)
+    edit.save(tmp_path / "edit")
+    path = tmp_path / "edit" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3}))
+    formless.load_edit(tmp_path / "edit").save(tmp_path / "again")
+    for folder in ("edit", "again"):
+        loaded = formless.load_edit(tmp_path / folder)
+        for name, factors in edit.updates.items():  # type: ignore[attr-defined]
+            assert torch.allclose(loaded.updates[name].dense(), 3 * factors.dense())
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "not an edit", "empty"])
 def test_a_damaged_edit_is_named(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     formless.unlearn(tiny(), "Ada", **OPTIONS).save(tmp_path / "edit")
     weights = tmp_path / "edit" / "adapter_model.safetensors"
@@ -114,6 +128,8 @@ def test_a_damaged_edit_is_named(tiny: Tiny, tmp_path: Path, damage: str) -> Non
         weights.unlink()
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:100])
+    elif damage == "empty":
+        save_file({"other": torch.ones(1)}, weights)
     else:
         (tmp_path / "edit" / "edit.json").write_text("{}")
     with pytest.raises(EditError, match=r"edit (lacks a file|cannot be read).*formless unlearn --out"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from formless.cli import terminal
@@ -32,8 +34,7 @@ def doctor_command(
 def _findings(lm: LM) -> list[tuple[str, str]]:
     parameters = sum(parameter.numel() for parameter in lm.model.parameters())
     width, hidden = projection_shape(lm.architecture.down_projection(lm.model, 0))[::-1]
-    config = method_config(lm.settings, "rocr", {})
-    assert isinstance(config, RocrConfig)
+    config = _rocr(lm)
     layers = [layer for layer in config.layers if layer < lm.architecture.depth(lm.model)]
     scratch = len(layers) * width * hidden * torch.finfo(lm.model.dtype).bits // 8
     score = lm.score([("The capital of France is", " Paris")])[0]
@@ -54,10 +55,12 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
 
 
 def _missing_null_space(lm: LM) -> UserError | None:
-    config = method_config(lm.settings, "rocr", {})
-    assert isinstance(config, RocrConfig)
     try:
-        projections(lm, config)
+        projections(lm, _rocr(lm))
     except UserError as error:
         return error
     return None
+
+
+def _rocr(lm: LM) -> RocrConfig:
+    return cast(RocrConfig, method_config(lm.settings, "rocr", {}))

@@ -63,6 +63,7 @@ def check_files(target: Target, forms: list[Form]) -> None:
     for form in forms:
         for split in form.splits:
             _items(target, form, split)
+    _free_questions(target)
 
 
 def probes_digest(lm: LM, target: Target, forms: list[Form]) -> str:
@@ -75,11 +76,15 @@ def probes_digest(lm: LM, target: Target, forms: list[Form]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _free_questions(target: Target) -> list[str]:
+    """The first questions about the concept, where the target has any."""
+    items = target.items("forget_level2") if target.has("forget_level2") else ()
+    return [item.query for item in items[:FREE_QUESTIONS]]
+
+
 def _free_answers(lm: LM, target: Target) -> list[Answer]:
-    """What the model says to the first questions about the concept, without cue or instruction."""
-    if not target.has("forget_level2"):
-        return []
-    questions = [item.query for item in target.items("forget_level2")[:FREE_QUESTIONS]]
+    """What the model says to them without cue or instruction."""
+    questions = _free_questions(target)
     texts = lm.generate([lm.chat_prompt(question) for question in questions], max_new_tokens=FREE_TOKENS)
     return [Answer(question=question, answer=text) for question, text in zip(questions, texts, strict=True)]
 

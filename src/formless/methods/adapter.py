@@ -100,6 +100,9 @@ def load_edit(folder: str | Path) -> AdapterEdit:
             for key, tensor in tensors.items()
             if key.endswith(".lora_A.weight")
         }
+        adapter.lora_alpha = adapter.r  # the scale is in the factors now
+        if not updates:
+            raise ValueError("it holds no LoRA factors")
     except FileNotFoundError as error:
         raise EditError("the edit lacks a file", where=error.filename or folder, remedy=remedy) from error
     except (OSError, ValidationError, ValueError, TypeError, KeyError, SafetensorError) as error:
