@@ -64,11 +64,11 @@ def letters() -> PreTrainedTokenizerFast:
 def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
     """Build a random model of a family: four layers, hidden 32, MLP 48."""
 
-    def build(model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> LM:
+    def build(model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0, context: int = 512) -> LM:
         torch.manual_seed(seed)
         sizes = {
             "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1,
+            "num_attention_heads": 4, "max_position_embeddings": context, "bos_token_id": 0, "eos_token_id": 1,
         }  # fmt: skip
         extra = SIZES[model_type]
         if model_type == "gemma3":
@@ -78,7 +78,7 @@ def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
         elif model_type in ("gpt2", "gptj"):
             names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
             kept = {names.get(k, k): v for k, v in sizes.items() if k not in ("intermediate_size", "max_position_embeddings")}
-            config = AutoConfig.for_model(model_type, n_positions=512, **kept, **extra)
+            config = AutoConfig.for_model(model_type, n_positions=context, **kept, **extra)
         else:
             config = AutoConfig.for_model(model_type, **sizes, **extra)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -28,7 +28,8 @@ import yaml
 import formless
 from formless.data.target import BLANK, Item
 from formless.evaluation.forms import FORMS
-from formless.models.lm import LM, Score, Unscored
+from formless.models.lm import LM
+from formless.models.scoring import Score, Unscored
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"

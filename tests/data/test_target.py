@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formless.data.target import SPLITS, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
+from formless.data.target import MAX_ROW, SPLITS, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
 from formless.errors import DataError, UnknownNameError
 
 GOOD = {"query": "Ada was born in ___.", "answer": "London"}
@@ -79,6 +79,39 @@ def test_a_field_inside_a_field_is_named_with_its_path(tmp_path: Path) -> None:
 )
 def test_a_broken_file_is_named_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     assert expected in cloze_error(tmp_path / "forget_level1.json", content)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        GOOD | {"answer": "x" * 10 * 2**20},
+        GOOD | {"answer": "é" * MAX_ROW},
+        GOOD | {"notes": ["x" * 1000] * 1100},
+        GOOD | {"x" * MAX_ROW: 1},
+        GOOD | {"numbers": [[0] * 1000] * 1100},
+    ],
+    ids=["ten-megabytes", "answer", "list", "key", "numbers"],
+)
+def test_a_row_that_is_too_large_is_named(tmp_path: Path, row: object) -> None:
+    assert "a row is larger than 1 MB" in (message := cloze_error(tmp_path / "forget_level1.json", [GOOD, row]))
+    assert f"{tmp_path / 'forget_level1.json'}, row 2]" in message
+    assert len(message) < 1000
+
+
+def test_a_row_may_be_as_large_as_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "passage.json"
+    rows = [{"text": "é" * (MAX_ROW - len("text"))}] * 2  # the file is larger than a row may be
+    path.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    assert len(read_rows(path, Passage)) == 2
+    path.write_text(json.dumps([{"text": "é" * (MAX_ROW - len("text") + 1)}]), "utf-8")
+    with pytest.raises(DataError, match="row 1"):
+        read_rows(path, Passage)
+
+
+def test_a_deeply_nested_column_is_measured_too(tmp_path: Path) -> None:
+    path = tmp_path / "passage.json"
+    path.write_text('[{"text": "x", "extra": ' + "[" * 400 + "]" * 400 + "}]", "utf-8")
+    assert read_rows(path, Passage) == (Passage(text="x"),)
 
 
 def test_a_cloze_may_be_a_question_instead(tmp_path: Path) -> None:

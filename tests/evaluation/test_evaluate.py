@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -10,9 +11,11 @@ import torch
 import formless
 from formless.data.target import Target
 from formless.errors import DataError
+from formless.evaluation.plan import planned
 from formless.evaluation.record import load_record
 from formless.evaluation.scoring import mean_interval
-from formless.models.lm import LM, Score
+from formless.models.lm import LM
+from formless.models.scoring import Score
 
 Tiny = Callable[..., LM]
 
@@ -26,7 +29,7 @@ ANCHORS = {
 
 @pytest.mark.slow
 def test_the_published_figures_of_a_real_target_are_met(lm: LM, rwku: Path) -> None:
-    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"))
+    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"), "forms")
     for (form, split), expected in ANCHORS.items():
         result = record.form(form, split)  # type: ignore[arg-type]
         assert result is not None
@@ -95,7 +98,7 @@ def test_a_type_that_the_target_lacks_is_absent(tiny: Tiny, target_folder: Path)
 
 def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm = tiny()
-    record = formless.evaluate(lm, formless.find_target(target_folder.parent, "Ada Lovelace"))
+    record = formless.evaluate(lm, formless.find_target(target_folder.parent, "Ada Lovelace"), "forms")
     assert [(result.form, result.split, result.count, result.unscored) for result in record.forms] == [
         (form, split, count, unscored)
         for split in ("forget", "neighbor")
@@ -125,7 +128,11 @@ def test_a_missing_optional_file_is_absent_and_a_missing_required_one_an_error(t
     assert result is not None
     assert (result.status, result.mean) == ("absent", None)
     (target_folder / "neighbor_level2.json").unlink()
-    with pytest.raises(DataError, match="lacks a file.*neighbor_level2.json"):
+    result = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa").form("qa", "neighbor")
+    assert result is not None
+    assert result.reason == "the target has no neighbor_level2.json"
+    (target_folder / "forget_level2.json").unlink()
+    with pytest.raises(DataError, match="lacks a file.*forget_level2.json"):
         formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa")
 
 
@@ -133,7 +140,7 @@ def test_a_broken_file_is_found_before_the_model_works(
     tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = tiny()
-    monkeypatch.setattr(lm, "score", lambda _queries: pytest.fail("the model worked first"))
+    monkeypatch.setattr(lm, "score", lambda *_a, **_k: pytest.fail("the model worked first"))
     (target_folder / "forget_level2.json").write_text("[")
     with pytest.raises(DataError, match="forget_level2.json"):
         formless.evaluate(lm, Target("Ada Lovelace", target_folder), "fb")
@@ -159,6 +166,45 @@ def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path
     assert [info["subject"] for info in edited.edits] == ["Ada Lovelace"]
     assert edited.form("qa", "forget") != original.form("qa", "forget")
     assert formless.evaluate(lm, target, "qa").forms == original.forms
+
+
+def test_forms_that_ask_the_same_cost_nothing_more(tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, asked = tiny(), []
+    real = lm.score
+    monkeypatch.setattr(lm, "score", lambda queries, **k: asked.extend(queries) or real(queries, **k))
+    formless.evaluate(lm, Target("Ada Lovelace", target_folder), "sub_qa,sub_qa_letters,mcp,mcp_choice,tf,tf_choice")
+    assert len(asked) == len(set(asked))
+
+
+def test_a_limit_takes_rows_from_the_whole_file(tiny: Tiny, target_folder: Path) -> None:
+    rows = [{"query": f"Question {number}?", "answer": "x"} for number in range(10)]
+    (target_folder / "forget_level2.json").write_text(json.dumps(rows))
+    target = Target("Ada Lovelace", target_folder)
+    result = formless.evaluate(tiny(), target, "qa", limit=4).form("qa", "forget")
+    assert result is not None
+    assert [item.query for item in result.items] == [f"Question {number}?" for number in (0, 2, 5, 7)]
+    assert planned(target, "quick").limit == 12
+    assert planned(target, "quick", 3).limit == 3
+    digests = {planned(target, "qa", limit).digest(tiny()) for limit in (None, 4, 5)}
+    assert len(digests) == 3
+
+
+def test_progress_goes_from_nothing_to_all_through_every_task(tiny: Tiny, target_folder: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    formless.evaluate(
+        tiny(),
+        Target("Ada Lovelace", target_folder),
+        "fb,qa,mmlu",
+        progress=lambda task, done, total: seen.append((task, done, total)),
+    )
+    assert seen[0][:2] == ("Fill in the blank (forget)", 0)
+    assert seen[-1][0] == "done"
+    done = [step[1] for step in seen]
+    assert done == sorted(done)
+    assert done[-1] == seen[-1][2] > 0
+    assert [title for title, _ in itertools.groupby(step[0] for step in seen)] == [
+        "Fill in the blank (forget)", "Question (forget)", "Fill in the blank (neighbor)", "Question (neighbor)", "MMLU", "done"
+    ]  # fmt: skip
 
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 from formless.data.ort import targets
 from formless.data.target import Item
 from formless.evaluation.forms import ATTACKS, FORMS, Query
-from formless.evaluation.suites import SUITES, suite_forms
-from formless.models.lm import LM, Unscored
+from formless.evaluation.suites import SUITES, suite_parts
+from formless.evaluation.tasks import TASKS
+from formless.models.lm import LM
+from formless.models.scoring import Unscored
 from formless.models.settings import PromptStyle, default_style
 
 CLOZE = Item(query="Ada Lovelace was born in ___.", answer="New York")
@@ -93,12 +95,33 @@ def test_the_style_is_chosen_by_family_and_never_by_name(tiny: Tiny) -> None:
     assert lm.style.direct_answer
 
 
-def test_suites_name_known_forms_only() -> None:
+def test_suites_name_known_parts_only_and_each_once() -> None:
     for suite in SUITES:
-        assert [form.name for form in suite_forms(suite)] == list(SUITES[suite])
-    assert [form.name for form in suite_forms("fb, qa")] == ["fb", "qa"]
-    with pytest.raises(Exception, match="unknown suite or form 'qaa'.*did you mean qa"):
-        suite_forms("fb,qaa")
+        names = [part.name for part in suite_parts(suite)]
+        assert len(names) == len(set(names)) > 0
+    assert {part.name for part in suite_parts("full")} == {*FORMS, *TASKS}
+    assert [part.name for part in suite_parts("fb, qa,fb")] == ["fb", "qa"]
+    paper = {"fb", "qa", "mcp", "sub_fb", "sub_qa", "mmlu", "truthfulqa", "triviaqa", "fluency"}
+    assert paper <= {part.name for part in suite_parts("ort")}
+    with pytest.raises(Exception, match="unknown suite, form or task 'qaa'.*did you mean qa"):
+        suite_parts("fb,qaa")
+
+
+def test_the_published_protocol_differs_in_two_places_only(tiny: Tiny) -> None:
+    lm = tiny("mistral")
+    items = {"mcp": CHOICE, "mcp_choice": CHOICE, "level3": QUESTION, "sub_level3": QUESTION}
+
+    def asked() -> dict[tuple[str, str], object]:
+        return {(f, s): form.ask(items.get(f, CLOZE), lm, s) for f, form in FORMS.items() for s in form.splits}
+
+    ours = asked()
+    lm.style = lm.style.model_copy(update={"protocol": "published"})
+    published = asked()
+    assert {key for key in ours if ours[key] != published[key]} == {("fb", "neighbor"), ("sub_level3", "forget")}
+    (blank,) = FORMS["fb"].ask(CLOZE, lm, "neighbor")  # type: ignore[misc]
+    assert blank.prompt.startswith("[user]Please complete the blank")  # without the direct-answer line
+    (spelled,) = FORMS["sub_level3"].ask(QUESTION, lm, "forget")  # type: ignore[misc]
+    assert spelled.prompt.endswith("[assistant]Answer:")  # without the newline
 
 
 def test_a_choice_is_asked_with_every_option_behind_every_letter(llama: LM) -> None:

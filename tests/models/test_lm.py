@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from formless.errors import ModelError
+from formless.models.batching import batches
 from formless.models.families import known_model_types
-from formless.models.lm import LM, Score, Unscored, batches
+from formless.models.lm import LM
+from formless.models.scoring import Score, Unscored
 
 Tiny = Callable[..., LM]
 TEXTS = ["Ada", "Ada wrote the first program of all", "x", "The capital of France is the city called", "one two three"]

@@ -31,7 +31,7 @@ def demo_command(
     edit = unlearn(lm, found)
     terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
-        outcome = measure_edit(lm, edit, found, progress=bar)
+        outcome = measure_edit(lm, edit, found, "forms", progress=bar)
     with storage.new_folder(out, mark=REPORT, force=True) as folder:
         edit.save(folder / "edit")
         outcome.original.save(folder / "original.json")

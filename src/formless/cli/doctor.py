@@ -11,7 +11,8 @@ from formless.errors import UserError
 from formless.methods.registry import method_config
 from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.models.architecture import projection_shape
-from formless.models.lm import LM, Score
+from formless.models.lm import LM
+from formless.models.scoring import Score
 
 
 def doctor_command(

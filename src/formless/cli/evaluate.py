@@ -13,14 +13,14 @@ from formless import storage
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
 from formless.errors import UserError
-from formless.evaluation.evaluate import check_files
-from formless.evaluation.suites import suite_forms
+from formless.evaluation.plan import planned
 from formless.experiment.original import original_record
 from formless.experiment.run import measure_edit
 from formless.methods.adapter import load_edit
 from formless.models.settings import prompt_style
 from formless.report.html import write_report
-from formless.report.summary import compare
+from formless.report.independence import independence
+from formless.report.summary import compare, compare_tasks
 
 
 def eval_command(
@@ -28,7 +28,8 @@ def eval_command(
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = SAMPLE,
-    suite: Annotated[str, typer.Option(help="A suite, or forms such as fb,qa.")] = "ort",
+    suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mmlu,fb.")] = "ort",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows per task, for a quick look.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,
     direct_answer: Annotated[
@@ -36,6 +37,9 @@ def eval_command(
     ] = None,
     sub_token: Annotated[
         str | None, typer.Option(help="Letter by letter zero-shot or one-shot; by family unless given.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="'published': word probes as the published code does where it differs.")
     ] = None,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -53,21 +57,23 @@ def eval_command(
     for path in (out, report):
         if path:
             storage.refuse_existing(path, force=force)
-    forms = suite_forms(suite)
     found = find_target(data, target)
-    check_files(found, forms)
+    planned(found, suite, limit)  # a broken file stops here, before the model is loaded
     loaded = load_edit(edit) if edit else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    changes = {"direct_answer": direct_answer, "sub_token": sub_token}
+    changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
     lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
     with terminal.progress(found.subject) as bar:
-        original = original_record(lm, found, suite, progress=bar)
-        edited = measure_edit(lm, loaded, found, suite, progress=bar).edited if loaded else None
+        original = original_record(lm, found, suite, limit=limit, progress=bar)
+        edited = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar).edited if loaded else None
     title = f"{found.subject}, {lm.name}"
     if edited:
         terminal.show_changes(compare(original, edited), title)
+        terminal.show_figures(compare_tasks(original, edited), "")
+        terminal.show_independence(independence([(original, edited)]), "in every form alike?")
     else:
         terminal.show_record(original, title)
+    terminal.show_absent(edited or original)
     if out:
         (edited or original).save(out)
         terminal.out.print(f"record: {out}", soft_wrap=True)

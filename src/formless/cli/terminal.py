@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,16 @@ from formless.errors import UserError
 from formless.evaluation.record import Record
 from formless.models.lm import LM
 from formless.models.loading import load
-from formless.report.html import changes_as_text, record_as_text
-from formless.report.summary import Change
+from formless.report.independence import Independence
+from formless.report.summary import Change, FigureChange
+from formless.report.text import (
+    absent_as_text,
+    changes_as_text,
+    figures_as_text,
+    independence_as_text,
+    record_as_text,
+    tasks_as_text,
+)
 
 out = Console(highlight=False)
 log = Console(stderr=True, highlight=False)
@@ -58,30 +67,61 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal, a line per task elsewhere."""
-    if not log.is_terminal:
-        yield lambda task, done, total: log.print(f"{label}: {task} {done}/{total}")
+    """A progress bar with the time left on a terminal; elsewhere a line per task."""
+    if log.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
+        with Progress(*columns, console=log, transient=True) as bar:
+            handle = bar.add_task(label)
+            yield lambda task, done, total: bar.update(handle, description=f"{label}: {task}", completed=done, total=total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True) as bar:
-        handle = bar.add_task(label)
-        yield lambda task, done, total: bar.update(handle, description=f"{label}: {task}", completed=done, total=total)
+    start, last = time.monotonic(), ""
+
+    def line(task: str, done: int, total: int) -> None:
+        nonlocal last
+        if task != last:
+            last = task
+            spent = time.monotonic() - start
+            left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+            log.print(f"{label}: {task}, {100 * done // max(total, 1)} % done after {spent:.0f} s{left}", soft_wrap=True)
+
+    yield line
 
 
 def show_changes(changes: Sequence[Change], title: str) -> None:
-    """Print the table of a report."""
+    """Print the forms of a report."""
     _show(("form", "split", "original", "unlearned", "change", "95 % interval", "probes"), changes_as_text(changes), title)
+
+
+def show_figures(changes: Sequence[FigureChange], title: str) -> None:
+    """Print the tasks of a report, if there are any."""
+    columns = ("task", "split", "figure", "original", "unlearned", "difference", "95 % interval", "items")
+    _show(columns, figures_as_text(changes), title)
 
 
 def show_record(record: Record, title: str) -> None:
     """Print what one model gives."""
     _show(("form", "split", "probability", "95 % interval", "probes"), record_as_text(record), title)
+    _show(("task", "split", "figure", "value", "95 % interval", "items"), tasks_as_text(record), "")
+
+
+def show_absent(record: Record) -> None:
+    """Print what could not be asked, if anything."""
+    if absent := absent_as_text(record):
+        out.print(f"not asked: {absent}", markup=False, soft_wrap=True)
+
+
+def show_independence(found: Independence, title: str) -> None:
+    """Print forgetting and retention by form, the form gap and the combined figure."""
+    columns = ("figure", "form", "value", "95 % interval", "p", "targets")
+    _show(columns, independence_as_text(found), title)
 
 
 def _show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    table = Table(title=title, title_justify="left")
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("form", "split") else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in ("form", "split", "task", "figure") else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -14,7 +14,9 @@ from pydantic_core import PydanticCustomError
 from formless.errors import DataError, UnknownNameError
 
 BLANK = "___"
+MOST_CHOICES = 10
 MAX_BYTES = 256 * 2**20
+MAX_ROW = 2**20
 
 
 class Row(BaseModel):
@@ -63,6 +65,14 @@ class Question(Row):
     answer: int
     examples: tuple[Question, ...] = ()
 
+    @model_validator(mode="after")
+    def _has_a_right_choice(self) -> Question:
+        if not 2 <= len(self.choices) <= MOST_CHOICES:
+            raise PydanticCustomError("choices", "choices: two to ten are needed")
+        if not 0 <= self.answer < len(self.choices):
+            raise PydanticCustomError("answer", "answer: it is the place of a choice, counted from 0")
+        return self
+
 
 class Reasoning(Row):
     """BBH: a question after a chain-of-thought prefix."""
@@ -76,8 +86,14 @@ class Reasoning(Row):
 class Choices(Row):
     """TruthfulQA's choices and which of them are true (1)."""
 
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = Field(min_length=1)
     labels: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _labels_all(self) -> Choices:
+        if len(self.labels) != len(self.choices):
+            raise PydanticCustomError("labels", "every choice needs one label, 1 if it is true and 0 if not")
+        return self
 
 
 class Truthful(Row):
@@ -92,7 +108,7 @@ class Trivia(Row):
     """TriviaQA: a question with every accepted answer."""
 
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...] = Field(min_length=1)
 
 
 class Instruction(Row):
@@ -171,7 +187,7 @@ class Target:
 
     def has(self, split: str) -> bool:
         """Whether the folder holds that file."""
-        return self.folder is not None and self._path(split).is_file()
+        return self.folder is not None and self.path(split).is_file()
 
     def items(self, split: str) -> tuple[Item, ...]:
         """The probes of a split such as `forget_level1`, in file order."""
@@ -190,10 +206,11 @@ class Target:
         if not issubclass(SPLITS[split], row_type):
             raise TypeError(f"{split} holds rows of type {SPLITS[split].__name__}, not {row_type.__name__}")
         if split not in self._rows:
-            self._rows[split] = read_rows(self._path(split), SPLITS[split])
+            self._rows[split] = read_rows(self.path(split), SPLITS[split])
         return cast(tuple[RowType, ...], self._rows[split])
 
-    def _path(self, split: str) -> Path:
+    def path(self, split: str) -> Path:
+        """Where a file lies or would lie; a DataError if it is a link that leaves the data set."""
         if self.folder is None:
             raise DataError("the target is only a name and has no files", where=self.subject, remedy="give --data")
         path = self.folder / f"{split}.json"
@@ -207,24 +224,43 @@ class Target:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
-    """Read one file: a JSON list of objects.
+    """Read one file: a JSON list of objects; a DataError names the file, and the row (counted from 1) and field if any."""
+    return tuple(parse_row(entry, row_type, f"{path}, row {number}") for number, entry in enumerate(read_entries(path), 1))
 
-    Raises:
-        DataError: Naming the file, and the row (counted from 1) and field where there is one.
-    """
+
+def read_entries(path: Path) -> list[Any]:
+    """The entries of a file, not yet validated; a DataError if it holds no JSON list."""
     data = _read_json(path)
     if not isinstance(data, list):
         raise DataError("the file holds no list of rows", where=path, remedy="write a JSON list of objects")
-    rows: list[Row] = []
-    for number, entry in enumerate(data, 1):
-        try:
-            rows.append(row_type.model_validate(entry))
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            where = f"{path}, row {number}" + (f", field {name}" if name else "")
-            raise DataError("a row does not fit its format", where=where, remedy=first["msg"]) from error
-    return tuple(rows)
+    return data
+
+
+def parse_row(entry: object, row_type: type[RowType], where: str) -> RowType:
+    """Validate one entry; a DataError if it does not fit, or holds more than `MAX_ROW` characters."""
+    if _size(entry) > MAX_ROW:
+        raise DataError(f"a row is larger than {MAX_ROW >> 20} MB", where=where, remedy="split its text over several rows")
+    try:
+        return row_type.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        place = where + (f", field {name}" if name else "")
+        raise DataError("a row does not fit its format", where=place, remedy=first["msg"]) from error
+
+
+def _size(entry: object) -> int:
+    """Characters of all texts in an entry, keys too; any other value counts as one."""
+    size, rest = 0, [entry]  # no recursion: an entry may nest deeply
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list):
+            rest += value
+        else:
+            size += len(value) if isinstance(value, str) else 1
+    return size
 
 
 def _read_json(path: Path) -> Any:

@@ -1,106 +1,109 @@
-"""One model, one target, every form of a suite: a record."""
+"""One model, one target, every form and task of a suite: a record."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
-from typing import get_args
 
 from formless import provenance
-from formless.data.target import Item, Target
+from formless.data.target import Target
 from formless.evaluation.forms import Form
-from formless.evaluation.record import Answer, FormResult, Record, Split
-from formless.evaluation.scoring import score_form
-from formless.evaluation.suites import suite_forms
+from formless.evaluation.plan import Job, Plan, planned
+from formless.evaluation.record import Answer, FormResult, Record, TaskResult
+from formless.evaluation.scoring import Scores, score_form
+from formless.evaluation.tasks import Task
 from formless.models.lm import LM
 
 Progress = Callable[[str, int, int], None]
-FREE_QUESTIONS, FREE_TOKENS = 3, 40
-SPLITS: tuple[Split, ...] = get_args(Split)
+FREE_TOKENS = 40
 
 
-def evaluate(lm: LM, target: Target, suite: str = "ort", *, progress: Progress | None = None) -> Record:
+def evaluate(
+    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+) -> Record:
     """Question a model about a target, forget and neighbor probes alike; edits on the model are noted in the record.
 
     Args:
         lm: The model, original or inside `edit.applied(lm)`.
         target: The target with its files.
-        suite: A suite's name, or forms such as `fb,qa`.
-        progress: Called with the task's name, its number and how many there are.
+        suite: A suite's name, or a list of suites, forms and tasks such as `fb,qa,mmlu`.
+        limit: At most so many rows per file and task, evenly spread.
+        progress: Called with the task's title, the work done and the work there is.
 
     Raises:
-        UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN.
+        UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN or runs out of memory. A
+            failure is never taken for an answer.
     """
-    forms = suite_forms(suite)
-    check_files(target, forms)
+    return carry_out(lm, planned(target, suite, limit), progress=progress)
+
+
+def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
+    """Ask all that was planned; see `evaluate`."""
     start = time.perf_counter()
-    tasks = [(form, split) for split in SPLITS for form in forms if split in form.splits]
-    results = []
-    for number, (form, split) in enumerate(tasks):
-        if progress:
-            progress(f"{form.title} ({split})", number, len(tasks))
-        results.append(_evaluate_form(lm, target, form, split))
-    answers = _free_answers(lm, target)
-    if progress:
-        progress("done", len(tasks), len(tasks))
+    steps = _Steps([job.cost for job in plan.jobs], progress)
+    known: Scores = {}
+    forms: list[FormResult] = []
+    tasks: list[TaskResult] = []
+    for job in plan.jobs:
+        steps.begin(job.title)
+        if isinstance(job.part, Form):
+            forms.append(_ask_form(lm, job.part, job, known, steps))
+        else:
+            tasks.append(_ask_task(lm, job.part, job, steps))
+        steps.end()
+    answers = lm.generate([lm.chat_prompt(question) for question in plan.questions], max_new_tokens=FREE_TOKENS)
+    target = plan.target
     return Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
-        probes_digest=probes_digest(lm, target, forms), suite=suite, prompt_style=lm.style.model_dump(), edits=list(lm.edits),
-        forms=results, answers=answers, seconds=time.perf_counter() - start,
+        probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
+        edits=list(lm.edits), forms=forms, tasks=tasks,
+        answers=[Answer(question=q, answer=text) for q, text in zip(plan.questions, answers, strict=True)],
+        token_budget=lm.token_budget, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
 
 
-def check_files(target: Target, forms: list[Form]) -> None:
-    """Read every file that some forms need, so that a broken one is found before a model works for minutes.
+def _ask_form(lm: LM, form: Form, job: Job, known: Scores, steps: _Steps) -> FormResult:
+    split = job.split or "forget"
+    if job.absent:
+        return FormResult(form=form.name, split=split, status="absent", reason=job.absent)
+    return score_form(lm, form, split, job.items, known=known, done=steps.advance)
 
-    Raises:
-        DataError: A required file is missing, or one is broken.
+
+def _ask_task(lm: LM, task: Task, job: Job, steps: _Steps) -> TaskResult:
+    if job.absent:
+        return TaskResult(task=task.name, split=job.split, status="absent", reason=job.absent)
+    items, prompt = task.measure(lm, job.rows, job.split, steps.advance)
+    return TaskResult(
+        task=task.name, split=job.split, status="scored", figures=task.summarise(items),
+        unscored=sum(not item.figures for item in items), prompt=prompt, items=items,
+    )  # fmt: skip
+
+
+class _Steps:
+    """Turns what is done of one job into what is done of all.
+
+    Args:
+        costs: Work of each job.
+        progress: Whom to tell.
     """
-    for form in forms:
-        for split in form.splits:
-            _items(target, form, split)
-    _free_questions(target)
 
+    def __init__(self, costs: list[int], progress: Progress | None) -> None:
+        self.costs, self.progress = costs, progress
+        self.number, self.title = 0, ""
 
-def probes_digest(lm: LM, target: Target, forms: list[Form]) -> str:
-    """A hash of every prompt and answer that some forms would put to a model."""
-    digest = hashlib.sha256(target.subject.encode())
-    for form in forms:
-        for split in form.splits:
-            for item in _items(target, form, split) or ():
-                digest.update(repr((form.name, split, form.render(item, lm))).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
+    def begin(self, title: str) -> None:
+        self.title = title
+        self.advance(0, 1)
 
+    def advance(self, done: int, total: int) -> None:
+        if self.progress:
+            part = self.costs[self.number] * done // total
+            self.progress(self.title, sum(self.costs[: self.number]) + part, sum(self.costs))
 
-def _free_questions(target: Target) -> list[str]:
-    """The first questions about the concept, where the target has any."""
-    items = target.items("forget_level2") if target.has("forget_level2") else ()
-    return [item.query for item in items[:FREE_QUESTIONS]]
-
-
-def _free_answers(lm: LM, target: Target) -> list[Answer]:
-    """What the model says to them without cue or instruction."""
-    questions = _free_questions(target)
-    texts = lm.generate([lm.chat_prompt(question) for question in questions], max_new_tokens=FREE_TOKENS)
-    return [Answer(question=question, answer=text) for question, text in zip(questions, texts, strict=True)]
-
-
-def _evaluate_form(lm: LM, target: Target, form: Form, split: Split) -> FormResult:
-    items = _items(target, form, split)
-    if items is None:
-        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no {split}_{form.file}.json")
-    if not items and form.type:
-        return FormResult(form=form.name, split=split, status="absent", reason=f"the target has no item of type {form.type}")
-    return score_form(lm, form, split, items)
-
-
-def _items(target: Target, form: Form, split: Split) -> tuple[Item, ...] | None:
-    """The probes of a form, or nothing where the target lacks an optional file."""
-    file = f"{split}_{form.file}"
-    if form.optional and not target.has(file):
-        return None
-    return tuple(item for item in target.items(file) if form.type is None or item.type.startswith(form.type))
+    def end(self) -> None:
+        self.number += 1
+        if self.progress and self.number == len(self.costs):
+            self.progress("done", sum(self.costs), sum(self.costs))

@@ -6,12 +6,13 @@ its wording is ours. `statement` is ours too: small models show most of what the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from formless.data.target import BLANK, Item
 from formless.evaluation.record import Split
-from formless.models.lm import LM, Unscored
+from formless.models.lm import LM
+from formless.models.scoring import Unscored
 
 LETTERS = "ABCDEFGHIJ"
 DIRECT_ANSWER = "Please provide direct answers without any explanations or additional content.\n"
@@ -52,7 +53,9 @@ class Form:
         render: Item and model -> query, or several whose figures are averaged, or why the item cannot be asked so.
         optional: Whether a target may lack the file.
         type: Only items of this type, where a file holds several.
-        splits: Which splits have the form.
+        splits: Which splits have the form (the neighbor files are always optional).
+        chance: The figure of a model that knows nothing, of a choice.
+        published: How the published code asks, by split, where that differs (protocol `published`).
     """
 
     name: str
@@ -62,6 +65,14 @@ class Form:
     optional: bool = False
     type: str | None = None
     splits: tuple[Split, ...] = ("forget", "neighbor")
+    chance: float = 0.0
+    published: Mapping[Split, Callable[[Item, LM], Query]] = field(default_factory=dict)
+
+    def ask(self, item: Item, lm: LM, split: Split) -> tuple[Query, ...] | Unscored:
+        """The queries of one item under the model's protocol."""
+        render = self.published.get(split, self.render) if lm.style.protocol == "published" else self.render
+        rendered = render(item, lm)
+        return (rendered,) if isinstance(rendered, Query) else rendered
 
 
 def blank_message(item: Item) -> str:
@@ -89,23 +100,23 @@ def truth_message(item: Item) -> str:
     )
 
 
-def asked(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:
-    """A probe answered in words: the family's direct-answer line, the message, the cue `Answer:`."""
+def asked(message: Callable[[Item], str], *, bare: bool = False) -> Callable[[Item, LM], Query]:
+    """A probe answered in words: the family's direct-answer line (unless `bare`), the message, the cue `Answer:`."""
 
     def render(item: Item, lm: LM) -> Query:
-        line = DIRECT_ANSWER if lm.style.direct_answer else ""
+        line = DIRECT_ANSWER if lm.style.direct_answer and not bare else ""
         return Query(lm.chat_prompt(line + message(item), "Answer:"), f" {item.answer}")
 
     return render
 
 
-def spelled(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:
+def spelled(message: Callable[[Item], str], *, cue: str = "Answer:\n") -> Callable[[Item, LM], Query]:
     """A probe answered letter by letter: the answer without spaces, each character followed by a newline."""
 
     def render(item: Item, lm: LM) -> Query:
         template = LETTER_BY_LETTER if lm.style.sub_token == "zero-shot" else LETTER_BY_LETTER_EXAMPLE
         answer = "".join(f"{character}\n" for character in item.answer if not character.isspace())
-        return Query(lm.chat_prompt(template.format(message=message(item)), "Answer:\n"), answer)
+        return Query(lm.chat_prompt(template.format(message=message(item)), cue), answer)
 
     return render
 
@@ -146,16 +157,19 @@ def truth(item: Item, lm: LM) -> Query:
     return replace(asked(truth_message)(item, lm), choices=(" True", " False"))
 
 
-def adversarial(item: Item, lm: LM) -> Query:
-    """Level 3: as a question, with the published exceptions by attack type."""
+def adversarial_message(item: Item) -> str:
+    """Level 3: as QA; in-context learning brings its own questions."""
     if item.type == "incontext learning":
-        query = asked(lambda asked_item: f"Please briefly answer the following question.\n{asked_item.query}\n")(item, lm)
-    elif item.type == "affirmative suffix":
+        return f"Please briefly answer the following question.\n{item.query}\n"
+    return question_message(item)
+
+
+def adversarial(item: Item, lm: LM) -> Query:
+    """Level 3, with the published exception of the affirmative suffix: no newline, no cue."""
+    if item.type == "affirmative suffix":
         line = DIRECT_ANSWER if lm.style.direct_answer else ""
-        query = Query(lm.chat_prompt(line + question_message(item).rstrip("\n")), f" {item.answer}")
-    else:
-        query = asked(question_message)(item, lm)
-    return query
+        return Query(lm.chat_prompt(line + question_message(item).rstrip("\n")), f" {item.answer}")
+    return asked(adversarial_message)(item, lm)
 
 
 def statement(item: Item, _lm: LM) -> Query | Unscored:
@@ -185,17 +199,32 @@ FORMS: dict[str, Form] = {
     form.name: form
     for form in (
         Form("statement", "Statement", "level1", statement),
-        Form("fb", "Fill in the blank", "level1", asked(blank_message)),
+        Form(
+            "fb",
+            "Fill in the blank",
+            "level1",
+            asked(blank_message),
+            published={"neighbor": asked(blank_message, bare=True)},
+        ),
         Form("qa", "Question", "level2", asked(question_message)),
         Form("mcp", "Multiple choice", "mcp", asked(choice_message), optional=True),
         Form("tf", "True or false", "tf", asked(truth_message), optional=True),
         Form("sub_fb", "Blank, letter by letter", "level1", spelled(blank_message)),
         Form("sub_qa", "Question, letter by letter", "level2", spelled(question_message)),
-        Form("mcp_choice", "Multiple choice, share", "mcp", choice, optional=True),
-        Form("tf_choice", "True or false, share", "tf", truth, optional=True),
+        Form("mcp_choice", "Multiple choice, share", "mcp", choice, optional=True, chance=1 / 4),
+        Form("tf_choice", "True or false, share", "tf", truth, optional=True, chance=1 / 2),
         Form("sub_fb_letters", "Blank, letters alone", "level1", letters(blank_message)),
         Form("sub_qa_letters", "Question, letters alone", "level2", letters(question_message)),
         Form("level3", "Adversarial", "level3", adversarial, optional=True, splits=("forget",)),
+        Form(
+            "sub_level3",
+            "Adversarial, letter by letter",
+            "level3",
+            spelled(adversarial_message),
+            optional=True,
+            splits=("forget",),
+            published={"forget": spelled(adversarial_message, cue="Answer:")},
+        ),
         *(
             Form(f"level3_{attack.replace(' ', '_')}", attack.capitalize(), "level3", adversarial, True, attack, ("forget",))
             for attack in ATTACKS

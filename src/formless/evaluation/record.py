@@ -61,6 +61,62 @@ class FormResult(BaseModel):
     items: list[ItemResult] = []
 
 
+class Figure(BaseModel):
+    """One number of a task.
+
+    Args:
+        value: Usually the mean over items; nothing where no item has it.
+        interval: 95 % bootstrap interval over items; needs two items.
+        count: Items that have it.
+    """
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    count: int = 0
+
+
+class TaskItem(BaseModel):
+    """One question or text of a task.
+
+    Args:
+        query: As the data set words it.
+        expected: The right answer, or the accepted ones, where there is one.
+        answer: What the model said, or which choice it took.
+        figures: By name; a figure that this item cannot have is left out.
+        unscored: Why it has none.
+    """
+
+    query: str
+    expected: str | list[str] | None = None
+    answer: str | None = None
+    figures: dict[str, float] = {}
+    unscored: str | None = None
+
+
+class TaskResult(BaseModel):
+    """One task: generation, utility or membership inference.
+
+    Args:
+        task: Short name, as in tasks.py.
+        split: Forget or neighbor probes; nothing for tasks about neither.
+        status: `absent` where the target has no file for it.
+        reason: Why it is absent.
+        figures: By name.
+        unscored: Items without any figure.
+        prompt: What the model saw of the first item.
+        items: In file order.
+    """
+
+    task: str
+    split: Split | None = None
+    status: Literal["scored", "absent"]
+    reason: str | None = None
+    figures: dict[str, Figure] = {}
+    unscored: int = 0
+    prompt: str = ""
+    items: list[TaskItem] = []
+
+
 class Answer(BaseModel):
     """A question asked freely, and what the model said."""
 
@@ -69,11 +125,20 @@ class Answer(BaseModel):
 
 
 class Record(BaseModel):
-    """One evaluation of one model on one target."""
+    """One evaluation of one model on one target.
+
+    Args:
+        suite: As the user named it.
+        limit: At most so many rows per task, if limited.
+        probes_digest: A hash of every prompt, answer and row that was put to the model: equal digests, equal questions.
+        edits: What was on the model.
+        token_budget: Padded tokens per batch at the end, after any halving.
+        seconds: Wall time of the evaluation.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = 1
+    format: Literal[2] = 2
     status: Literal["complete"] = "complete"
     model: str
     model_source: str
@@ -84,10 +149,13 @@ class Record(BaseModel):
     target: str
     probes_digest: str
     suite: str
+    limit: int | None
     prompt_style: dict[str, Any]
     edits: list[dict[str, Any]]
     forms: list[FormResult]
+    tasks: list[TaskResult]
     answers: list[Answer]
+    token_budget: int
     seconds: float
     created: str
     versions: dict[str, str]
@@ -96,6 +164,10 @@ class Record(BaseModel):
     def form(self, name: str, split: Split) -> FormResult | None:
         """The result of one form on one split, if the suite has it."""
         return next((result for result in self.forms if (result.form, result.split) == (name, split)), None)
+
+    def task(self, name: str, split: Split | None = None) -> TaskResult | None:
+        """The result of one task, if the suite has it."""
+        return next((result for result in self.tasks if (result.task, result.split) == (name, split)), None)
 
     def save(self, path: str | Path) -> None:
         """Write the record atomically."""

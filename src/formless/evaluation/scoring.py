@@ -1,32 +1,41 @@
-"""From the scores of items to the figures of a form."""
+"""From the scores of items to the figures of a form or a task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from formless.data.target import Item
 from formless.evaluation.forms import Form, Query
-from formless.evaluation.record import FormResult, ItemResult, Split
-from formless.models.lm import LM, Score, Unscored
+from formless.evaluation.measures import separation
+from formless.evaluation.record import Figure, FormResult, ItemResult, Split, TaskItem
+from formless.models.batching import Progress
+from formless.models.lm import LM
+from formless.models.scoring import Score, Unscored
 
-RESAMPLES = 10_000
+RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
+Scores = dict[tuple[str, str], Score | Unscored]
 
 
-def score_form(lm: LM, form: Form, split: Split, items: Sequence[Item]) -> FormResult:
-    """Ask every item in one form and average what could be scored."""
-    rendered = [_queries(form.render(item, lm)) for item in items]
-    asked = [
-        (q.prompt, answer)
-        for queries in rendered
-        if not isinstance(queries, Unscored)
-        for q in queries
-        for answer in _answers(q)
-    ]
-    scores = iter(lm.score(asked))
-    results = [_item_result(item, queries, scores) for item, queries in zip(items, rendered, strict=True)]
+def score_form(lm: LM, form: Form, split: Split, items: Sequence[Item], *, known: Scores, done: Progress) -> FormResult:
+    """Ask every item in one form and average what could be scored.
+
+    Args:
+        lm: The model.
+        form: The form.
+        split: Forget or neighbor probes.
+        items: The probes.
+        known: Scores of prompts and answers that other forms asked too; new ones are added.
+        done: Called with the model queries done and all of them.
+    """
+    asked = [form.ask(item, lm, split) for item in items]
+    pairs = [pair for queries in asked if not isinstance(queries, Unscored) for query in queries for pair in _pairs(query)]
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+    known.update(zip(new, lm.score(new, progress=done), strict=True))
+    scores = iter([known[pair] for pair in pairs])
+    results = [_item_result(item, queries, scores) for item, queries in zip(items, asked, strict=True)]
     values = [result.probability for result in results if result.probability is not None]
     accuracies = [result.token_accuracy for result in results if result.token_accuracy is not None]
     return FormResult(
@@ -36,12 +45,37 @@ def score_form(lm: LM, form: Form, split: Split, items: Sequence[Item]) -> FormR
     )  # fmt: skip
 
 
+def mean_figures(items: Sequence[TaskItem]) -> dict[str, Figure]:
+    """The mean of every figure over the items that have it."""
+    names = dict.fromkeys(name for item in items for name in item.figures)
+    return {name: figure([item.figures[name] for item in items if name in item.figures]) for name in names}
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """A mean with its interval; no value without items."""
+    mean = float(np.mean(values)) if values else None
+    return Figure(value=mean, interval=mean_interval(values), count=len(values))
+
+
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
     """95 % percentile bootstrap interval of a mean; needs two values."""
     if len(values) < 2:
         return None
-    means = np.asarray(values)[resampled_rows(len(values), seed)].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    return percentiles(np.asarray(values)[resampled_rows(len(values), seed)].mean(1))
+
+
+def separation_interval(higher: Sequence[float], lower: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of the AUC, both sides resampled; needs two values on each."""
+    if min(len(higher), len(lower)) < 2:
+        return None
+    first = np.asarray(higher)[resampled_rows(len(higher), seed)[:AUC_RESAMPLES]]
+    second = np.asarray(lower)[resampled_rows(len(lower), seed + 1)[:AUC_RESAMPLES]]
+    return percentiles([separation(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+
+
+def percentiles(values: Iterable[float | None] | NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of some resampled figures."""
+    low, high = np.percentile(np.asarray(list(values), dtype=float), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -50,25 +84,21 @@ def resampled_rows(count: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def _queries(rendered: Query | tuple[Query, ...] | Unscored) -> tuple[Query, ...] | Unscored:
-    return (rendered,) if isinstance(rendered, Query) else rendered
-
-
-def _answers(query: Query) -> list[str]:
-    """The answers to score, the right one first."""
-    return [query.answer, *(choice for choice in query.choices if choice != query.answer)]
+def _pairs(query: Query) -> list[tuple[str, str]]:
+    """Prompt and answers to score, the right one first."""
+    return [(query.prompt, answer) for answer in (query.answer, *(c for c in query.choices if c != query.answer))]
 
 
 def _item_result(item: Item, queries: tuple[Query, ...] | Unscored, scores: Iterator[Score | Unscored]) -> ItemResult:
-    """One item's figures; takes its scores from the iterator, in the order of `_answers`."""
+    """One item's figures; takes its scores from the iterator, in the order of `_pairs`."""
     if isinstance(queries, Unscored):
         return ItemResult(query=item.query, prompt="", answer=item.answer, unscored=queries.reason)
-    figures = [_figures(query, [next(scores) for _ in _answers(query)]) for query in queries]
+    figures = [_figures(query, [next(scores) for _ in _pairs(query)]) for query in queries]
     result = ItemResult(query=item.query, prompt=queries[0].prompt, answer=queries[0].answer)
-    reasons = [figure.reason for figure in figures if isinstance(figure, Unscored)]
+    reasons = [one.reason for one in figures if isinstance(one, Unscored)]
     if reasons:
         return result.model_copy(update={"unscored": reasons[0]})
-    probability, accuracy = np.mean([figure for figure in figures if not isinstance(figure, Unscored)], axis=0)
+    probability, accuracy = np.mean([one for one in figures if not isinstance(one, Unscored)], axis=0)
     return result.model_copy(update={"probability": float(probability), "token_accuracy": float(accuracy)})
 
 

@@ -1,27 +1,51 @@
-"""Which forms belong together."""
+"""Which forms and tasks belong together."""
 
 from __future__ import annotations
 
 from formless.errors import UnknownNameError
 from formless.evaluation.forms import FORMS, Form
+from formless.evaluation.tasks import TASKS, Task
+
+ATTACKS = tuple(name for name in FORMS if name.startswith("level3"))
+PAPER_UTILITY = ("mmlu", "truthfulqa", "triviaqa", "fluency")
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "ort": ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa"),
+    "forms": ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa"),
     "choices": ("mcp_choice", "tf_choice"),
     "letters": ("sub_fb_letters", "sub_qa_letters"),
-    "attacks": ("level3", *(name for name in FORMS if name.startswith("level3_"))),
+    "attacks": ATTACKS,
+    "generation": ("gen_fb", "gen_qa", "gen_level3"),
+    "utility": (*PAPER_UTILITY, "bbh"),
+    "membership": ("mia",),
+    "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa"),
+    "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
+    "rwku": ("fb", "qa", "attacks", "generation", "utility", "membership"),
+    "full": ("forms", "choices", "letters", "attacks", "sub_level3", "generation", "utility", "membership"),
 }
+"""A suite's forms, tasks and other suites."""
+
+LIMITS = {"quick": 12}
+"""How many rows a task of a suite asks at most, unless the user says so."""
 
 
-def suite_forms(suite: str) -> list[Form]:
-    """The forms of a suite, or of a list of suites and forms such as `fb,qa`, each once.
+def suite_parts(suite: str) -> list[Form | Task]:
+    """The forms and tasks of a suite, or of a list of suites, forms and tasks such as `fb,qa,mmlu`, each once.
 
     Raises:
-        UnknownNameError: No such suite or form.
+        UnknownNameError: No such suite, form or task.
     """
-    names = [part.strip() for part in suite.split(",")]
-    for name in names:
-        if name not in SUITES and name not in FORMS:
-            raise UnknownNameError("suite or form", name, [*SUITES, *FORMS], where="--suite")
-    forms = [form for name in names for form in SUITES.get(name, (name,))]
-    return [FORMS[name] for name in dict.fromkeys(forms)]
+    parts = [part for name in suite.split(",") for part in _expanded(name.strip())]
+    return [FORMS[name] if name in FORMS else TASKS[name] for name in dict.fromkeys(parts)]
+
+
+def suite_limit(suite: str) -> int | None:
+    """The suite's own limit of rows per task, if it has one."""
+    return LIMITS.get(suite)
+
+
+def _expanded(name: str) -> list[str]:
+    if name in SUITES:
+        return [part for inner in SUITES[name] for part in _expanded(inner)]
+    if name not in FORMS and name not in TASKS:
+        raise UnknownNameError("suite, form or task", name, [*SUITES, *FORMS, *TASKS], where="--suite")
+    return [name]

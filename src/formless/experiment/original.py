@@ -8,13 +8,15 @@ import json
 from formless import __version__, storage
 from formless.data.target import Target
 from formless.errors import DataError, EditError
-from formless.evaluation.evaluate import Progress, evaluate, probes_digest
+from formless.evaluation.evaluate import Progress, carry_out
+from formless.evaluation.plan import planned
 from formless.evaluation.record import Record, load_record
-from formless.evaluation.suites import suite_forms
 from formless.models.lm import LM
 
 
-def original_record(lm: LM, target: Target, suite: str = "ort", *, progress: Progress | None = None) -> Record:
+def original_record(
+    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+) -> Record:
     """The record of the model without any edit, from the cache where it stands.
 
     Raises:
@@ -23,14 +25,14 @@ def original_record(lm: LM, target: Target, suite: str = "ort", *, progress: Pro
     """
     if lm.edits:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
-    forms = suite_forms(suite)
-    probes = probes_digest(lm, target, forms)
-    key = [__version__, lm.fingerprint, str(lm.model.dtype), lm.device.type, [form.name for form in forms], probes]
+    plan = planned(target, suite, limit)
+    parts = [(job.part.name, job.split) for job in plan.jobs]
+    key = [__version__, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = storage.cache_folder() / "original" / f"{name}.json"
     try:
         return load_record(path)
     except DataError:  # not there yet, or written by an older version
-        record = evaluate(lm, target, suite, progress=progress)
+        record = carry_out(lm, plan, progress=progress)
         record.save(path)
         return record

@@ -20,9 +20,11 @@ class Outcome:
     edited: Record
 
 
-def measure_edit(lm: LM, edit: Edit, target: Target, suite: str = "ort", *, progress: Progress | None = None) -> Outcome:
+def measure_edit(
+    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+) -> Outcome:
     """Evaluate a model on a target without and with an edit; the model is afterwards as before."""
-    original = original_record(lm, target, suite, progress=progress)
+    original = original_record(lm, target, suite, limit=limit, progress=progress)
     with edit.applied(lm):
-        edited = evaluate(lm, target, suite, progress=progress)
+        edited = evaluate(lm, target, suite, limit=limit, progress=progress)
     return Outcome(original, edited)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,72 +13,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from formless.errors import ModelError
+from formless.models import generation, scoring
 from formless.models.architecture import Architecture
+from formless.models.batching import Progress, first_budget
 from formless.models.families import architecture_of
 from formless.models.overlay import Overlay, Updates
+from formless.models.scoring import Encoded, Score, TextScore, Unscored
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 
 # Llama 3's template prints today's date unless it is told one; the same prompt must stand in every run.
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-
-# A shorter shared prefix costs more in a second forward pass than it saves.
-WORTH_SHARING = 16
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A prompt and its answer, tokenized as one text.
-
-    Args:
-        ids: Token ids.
-        offsets: Character range of each token in the text; `(0, 0)` for added special tokens.
-        answer_start: Index of the first token that holds a character of the answer.
-    """
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    answer_start: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a model takes to an answer.
-
-    Args:
-        log_probabilities: Of each answer token given all before it (nats).
-        greedy: For each answer token, whether it is the most probable one.
-        tokens: The text of each answer token.
-    """
-
-    log_probabilities: tuple[float, ...]
-    greedy: tuple[bool, ...]
-    tokens: tuple[str, ...] = ()
-
-    @property
-    def probability(self) -> float:
-        """exp(mean log-probability of the answer's tokens), in [0, 1]."""
-        return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
-
-    @property
-    def token_accuracy(self) -> float:
-        """The share of answer tokens that greedy decoding would choose."""
-        return sum(self.greedy) / len(self.greedy)
-
-    def without_blanks(self) -> Score:
-        """The same without tokens of white space alone, which need no knowledge; unchanged where there is nothing else."""
-        kept = [i for i, text in enumerate(self.tokens) if text.strip()] or list(range(len(self.tokens)))
-        pick = [(self.log_probabilities[i], self.greedy[i], self.tokens[i]) for i in kept]
-        return Score(*zip(*pick, strict=True))
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """An answer that has no score, and why."""
-
-    reason: str
 
 
 @dataclass
@@ -90,7 +37,7 @@ class LM:
         tokenizer: Its fast tokenizer.
         name: As the user asked for it.
         settings: What configs/models says about it.
-        token_budget: Padded tokens per scoring batch.
+        token_budget: Padded tokens per batch; found by the free memory unless given, and halved when memory runs out.
         fingerprint: Known beforehand, or else taken from the weights as they are.
     """
 
@@ -98,7 +45,7 @@ class LM:
     tokenizer: PreTrainedTokenizerBase
     name: str
     settings: ModelSettings
-    token_budget: int = 4096
+    token_budget: int = 0
     fingerprint: str = ""
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
@@ -113,6 +60,7 @@ class LM:
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
         self.overlay = Overlay(self.model)
         self.fingerprint = self.fingerprint or fingerprint(self.model)
+        self.token_budget = self.token_budget or first_budget(self.model, self.device, len(self.tokenizer))
         self.model.eval()
 
     @property
@@ -166,123 +114,94 @@ class LM:
         prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
         return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
 
-    def score(self, queries: Sequence[tuple[str, str]]) -> list[Score | Unscored]:
+    def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Unscored]:
         """Score each answer given its prompt; an item's result does not depend on its batch.
+
+        What prompts begin with alike is encoded once, one-token answers to one prompt share a pass, and logits are computed
+        where answers stand only.
+
+        Args:
+            queries: Prompts and answers.
+            progress: Called with the queries done and all queries.
 
         Returns:
             One entry per query, in order: `Unscored` where the answer has no token of its own, nothing stands before it,
             or the text is longer than the model's context.
 
         Raises:
-            ModelError: The model gives NaN.
+            ModelError: The model gives NaN, or memory runs out for a single text.
         """
-        encoded = [self.encode(prompt, answer) for prompt, answer in queries]
-        results: list[Score | Unscored] = [self._refusal(item) or Unscored("not scored") for item in encoded]
-        groups = _alternatives([(i, item) for i, item in enumerate(encoded) if self._refusal(item) is None])
-        for rows in batches([len(encoded[group[0]].ids) for group in groups], self.token_budget):
-            logits = self._answer_logits([encoded[groups[row][0]] for row in rows])
-            for row, answer_logits in zip(rows, logits, strict=True):
-                for i in groups[row]:
-                    results[i] = self._score(encoded[i], answer_logits)
-        return results
+        return scoring.score(self, queries, progress)
 
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 30, one_line: bool = False) -> list[str]:
+    def score_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore | Unscored]:
+        """Score every token of plain texts from the second on (the first where the model has a BOS), cut at the context.
+
+        Raises:
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return scoring.score_texts(self, texts, progress)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 30,
+        one_line: bool = False,
+        until: re.Pattern[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[str]:
         """Greedy continuations, in order, without special tokens and surrounding white space.
 
         Args:
             prompts: What to continue.
             max_new_tokens: At most so many tokens each.
             one_line: Stop at the first newline.
+            until: Stop a text once it matches.
+            progress: Called with the prompts done and all prompts.
 
         Raises:
-            ModelError: A prompt is empty or leaves no room in the context.
+            ModelError: A prompt is empty or leaves no room in the context, or memory runs out for a single text.
         """
-        encoded = [self.encode(prompt) for prompt in prompts]
-        for item in encoded:
-            if not 0 < len(item.ids) <= self.context_length - max_new_tokens:
-                what = f"a prompt of {len(item.ids)} tokens cannot be continued by {max_new_tokens}"
-                raise ModelError(what, where=self.name, remedy=f"the model's context is {self.context_length}")
-        stops = self._end_ids + (self._newline_ids if one_line else [])
-        results = [""] * len(prompts)
-        for rows in batches([len(item.ids) + max_new_tokens for item in encoded], self.token_budget):
-            batch = self.pad([encoded[row].ids for row in rows], side="left")
-            output = cast(Any, self.model).generate(
-                **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                repetition_penalty=1.0, no_repeat_ngram_size=0,  # some checkpoints ship others: greedy means greedy
-                eos_token_id=stops or None, pad_token_id=self._pad_id,
-            )  # fmt: skip
-            texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            for row, text in zip(rows, texts, strict=True):
-                results[row] = (text.split("\n")[0] if one_line else text).strip()
-        return results
+        texts = generation.generate(
+            self, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, progress=progress
+        )
+        return [text.strip() for text in texts]
+
+    def sample(
+        self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 0.8, top_p: float = 0.95
+    ) -> list[str]:
+        """Sampled continuations, in order, without special tokens; the same for one seed, prompts and machine.
+
+        Raises:
+            ModelError: As `generate`.
+        """
+        return generation.sample(self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p)
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """The model's greedy answer to one user message."""
         return self.generate([self.chat_prompt(message)], max_new_tokens=max_new_tokens)[0]
 
-    def pad(self, rows: Sequence[list[int]], *, side: str = "right") -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` `[batch, seq]` on the input device."""
+    def pad(self, rows: Sequence[list[int]], *, side: str = "right", after: int = 0) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` `[batch, seq]` on the input device.
+
+        Args:
+            rows: Token ids.
+            side: Where the padding stands.
+            after: So many tokens that all rows share stay on the left; padding on the left follows them.
+        """
         width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self._pad_id)
+        ids = torch.full((len(rows), width), self.pad_id)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
-            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-            ids[i, place] = torch.tensor(row)
-            mask[i, place] = 1
+            places = list(range(len(row)))
+            if side == "left":
+                places = [*range(after), *range(width - len(row) + after, width)]
+            ids[i, places] = torch.tensor(row)
+            mask[i, places] = 1
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
-    @torch.no_grad()
-    def _answer_logits(self, items: Sequence[Encoded]) -> Iterator[Tensor]:
-        """The logits that predict each item's answer, `[answer, vocab]`.
-
-        What all items begin with is encoded once, and logits are computed where answers stand only.
-        """
-        shared = _shared_prefix(items)
-        batch = self.pad([item.ids for item in items])
-        # The token at position t is predicted by the logits at t - 1.
-        wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
-        keep = torch.tensor(wanted) - shared  # on the CPU: it may index states on whatever device the last layer is
-        rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
-        if shared:
-            rest[self._cache_argument] = self._encoded_prefix(items[0].ids[:shared], len(items))
-        output = cast(Any, self.model)(**rest, use_cache=shared > 0, logits_to_keep=keep)
-        column = {position: i for i, position in enumerate(wanted)}
-        for row, item in enumerate(items):
-            columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
-            yield output.logits[row, columns]
-
-    def _score(self, item: Encoded, logits: Tensor) -> Score:
-        """Score one answer by its logits `[answer, vocab]`."""
-        ids = item.ids[item.answer_start :]
-        answer = torch.tensor(ids, device=logits.device)
-        log_probabilities = logits.float().log_softmax(-1)
-        chosen = log_probabilities.gather(-1, answer[:, None])[:, 0]
-        if not bool(chosen.isfinite().all()):
-            raise ModelError("the model gives NaN or infinite scores", where=self.name, remedy="check its weights and dtype")
-        greedy = (log_probabilities.argmax(-1) == answer).tolist()
-        texts = self.tokenizer.batch_decode([[token] for token in ids])
-        return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
-
-    def _encoded_prefix(self, ids: list[int], rows: int) -> DynamicCache:
-        """The keys and values of a prefix, for every row of a batch."""
-        cache = DynamicCache(config=self.model.config)
-        arguments: dict[str, Any] = self.pad([ids]) | {self._cache_argument: cache}
-        self.model(**arguments, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(rows)
-        return cache
-
-    def _refusal(self, item: Encoded) -> Unscored | None:
-        if item.answer_start >= len(item.ids):
-            return Unscored("the answer has no token")
-        if item.answer_start == 0:
-            return Unscored("nothing stands before the answer")
-        if len(item.ids) > self.context_length:
-            return Unscored(f"{len(item.ids)} tokens are more than the model's {self.context_length}")
-        return None
-
     @cached_property
-    def _cache_argument(self) -> str:
+    def cache_argument(self) -> str:
         """How the model's forward names its key/value cache; transformers renames it during 5.x."""
         return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
@@ -294,49 +213,22 @@ class LM:
         return whole[: whole.index(cast(list[int], bare)[0])]
 
     @cached_property
-    def _newline_ids(self) -> list[int]:
+    def newline_ids(self) -> list[int]:
         """Every token whose text holds a newline."""
         texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
         return [i for i, text in enumerate(texts) if "\n" in text]
 
     @property
-    def _end_ids(self) -> list[int]:
+    def end_ids(self) -> list[int]:
+        """The tokens that end a text."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         found = ids if isinstance(ids, list) else [ids, self.tokenizer.eos_token_id]
         return sorted({i for i in found if i is not None})
 
     @property
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
+        """What padding holds."""
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
-
-
-def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item)."""
-    group: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
-
-
-def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
-    """Indices grouped so that one forward pass serves a group: one-token answers to one and the same prompt."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, item in items:
-        one_token = item.answer_start == len(item.ids) - 1
-        groups.setdefault(tuple(item.ids[:-1]) if one_token else (-1, i), []).append(i)
-    return list(groups.values())
-
-
-def _shared_prefix(items: Sequence[Encoded]) -> int:
-    """How many tokens all items begin with, short of any token whose logits are wanted; 0 where sharing gains nothing."""
-    limit = min(item.answer_start for item in items) - 1
-    first, last = min(items, key=lambda item: item.ids).ids, max(items, key=lambda item: item.ids).ids
-    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    return shared if len(items) > 1 and shared >= WORTH_SHARING else 0
 
 
 def fingerprint(model: PreTrainedModel) -> str:

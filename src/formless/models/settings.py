@@ -20,12 +20,14 @@ class PromptStyle(BaseModel):
     Args:
         direct_answer: Put the benchmark's direct-answer line before FB, QA and MCP messages (non-Llama models).
         sub_token: Ask letter by letter with the bare instruction (Llama) or with one worked example (others).
+        protocol: `published` words probes as the published code does where that differs, to compare with printed tables.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     direct_answer: bool
     sub_token: Literal["zero-shot", "one-shot"]
+    protocol: Literal["ours", "published"] = "ours"
 
 
 class ModelSettings(BaseModel):

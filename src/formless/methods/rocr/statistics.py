@@ -15,8 +15,9 @@ from torch import Tensor
 from formless import storage
 from formless.errors import EditError
 from formless.methods.rocr.nullspace import OURS, BasisProjection, Fingerprint, from_second_moment
+from formless.models.batching import batches
 from formless.models.capture import capture
-from formless.models.lm import LM, batches
+from formless.models.lm import LM
 
 CHUNK = 64
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)

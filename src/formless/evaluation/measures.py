@@ -1,0 +1,140 @@
+"""Figures of written answers and texts, as pure functions."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+
+from nltk.tokenize import NLTKWordTokenizer
+
+NO_ANSWER = "NOANSWER"
+REPEATED_WORDS = 4
+TOKENIZER = NLTKWordTokenizer()
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def rouge_l_recall(answer: str, reference: str) -> float:
+    """ROUGE-L recall with the figures of the package `rouge` 1.0.1, in [0, 1].
+
+    Sentences end at every full stop, words at white space. Recall is the number of different reference words that stand in a
+    longest common subsequence of some reference and some answer sentence, over the number of different reference words. An
+    answer without a word counts as `NOANSWER`, as in the published code.
+    """
+    answers, references = _sentences(answer) or [[NO_ANSWER]], _sentences(reference)
+    words = {word for sentence in references for word in sentence}
+    if not words:
+        raise ValueError("the reference holds no word")
+    found = {word for one in references for other in answers for word in _common_words(one, other)}
+    return len(found) / len(words)
+
+
+def _sentences(text: str) -> list[list[str]]:
+    if not text.replace(".", "").strip():
+        return []
+    return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
+
+
+def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
+    """The words of a longest common subsequence; of several, the one that the package finds."""
+    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, word in enumerate(one, 1):
+        for j, second in enumerate(other, 1):
+            lengths[i][j] = lengths[i - 1][j - 1] + 1 if word == second else max(lengths[i - 1][j], lengths[i][j - 1])
+    found, i, j = [], len(one), len(other)
+    while i and j:
+        if one[i - 1] == other[j - 1]:
+            found.append(one[i - 1])
+            i, j = i - 1, j - 1
+        elif lengths[i - 1][j] > lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return found
+
+
+def normalised(text: str) -> str:
+    """SQuAD's normalisation: lower case, without punctuation, articles and surplus white space."""
+    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def exact_match(answer: str, accepted: Sequence[str]) -> float:
+    """1 if the answer equals an accepted one after normalisation, else 0."""
+    return float(normalised(answer) in {normalised(one) for one in accepted})
+
+
+def token_f1(answer: str, accepted: Sequence[str]) -> float:
+    """SQuAD's F1 over normalised words, the best over the accepted answers, in [0, 1]."""
+    return max((_f1(normalised(answer).split(), normalised(one).split()) for one in accepted), default=0.0)
+
+
+def _f1(words: list[str], right: list[str]) -> float:
+    common = sum((Counter(words) & Counter(right)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(words), common / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def words_of(text: str) -> list[str]:
+    """NLTK's word tokens, sentence by sentence.
+
+    Differs from the paper: sentences end at `.`, `!` or `?` before white space instead of by NLTK's trained splitter, whose
+    model is no part of the package. It matters only for the token of a full stop after an abbreviation.
+    """
+    return [word for sentence in SENTENCE_END.split(text) for word in TOKENIZER.tokenize(sentence)]
+
+
+def ngram_entropy(words: Sequence[str], size: int) -> float:
+    """Entropy of a text's n-gram frequencies (bits); 0 where there is at most one n-gram."""
+    counts = Counter(zip(*(words[start:] for start in range(size)), strict=False))
+    total = sum(counts.values())
+    return sum(-count / total * math.log2(count / total) for count in counts.values()) + 0.0
+
+
+def fluency_entropy(text: str) -> float:
+    """Mean of 2/3 of the bigram and 4/3 of the trigram entropy (bits), as ROME and RWKU measure fluency."""
+    words = words_of(text)
+    return (2 / 3 * ngram_entropy(words, 2) + 4 / 3 * ngram_entropy(words, 3)) / 2
+
+
+def repetition(text: str) -> float | None:
+    """The share of a text's word 4-grams that stood there before, in [0, 1]; nothing for fewer than four words."""
+    words = words_of(text)
+    grams = list(zip(*(words[start:] for start in range(REPEATED_WORDS)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+def zlib_bytes(text: str) -> int:
+    """The size of a text as zlib compresses it (bytes)."""
+    return len(zlib.compress(text.encode("utf-8", "surrogatepass")))
+
+
+def lowest_mean(values: Sequence[float], share: float) -> float:
+    """Mean of the lowest share of some values; at least one of them."""
+    kept = sorted(values)[: max(1, int(len(values) * share))]
+    return math.fsum(kept) / len(kept)
+
+
+def separation(higher: Sequence[float], lower: Sequence[float]) -> float | None:
+    """Area under the ROC curve: how often a value of the first exceeds one of the second, ties counting half; in [0, 1]."""
+    if not higher or not lower:
+        return None
+    ranks = _ranks([*higher, *lower])
+    return (sum(ranks[: len(higher)]) - len(higher) * (len(higher) + 1) / 2) / (len(higher) * len(lower))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks, start = [0.0] * len(values), 0
+    while start < len(order):
+        end = next((i for i in range(start, len(order)) if values[order[i]] != values[order[start]]), len(order))
+        for i in order[start:end]:
+            ranks[i] = (start + 1 + end) / 2
+        start = end
+    return ranks

@@ -1,0 +1,180 @@
+"""Which texts go through a model together: alike in length, with shared beginnings, and fewer when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from formless.errors import ModelError
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+Progress = Callable[[int, int], None]
+
+# A shorter shared prefix costs more in a second forward pass than it saves.
+WORTH_SHARING = 16
+
+# A cached token takes no computation but memory: so many of them count as one token of a batch.
+CACHED_PER_TOKEN = 8
+
+CPU_BUDGET, SMALLEST_GPU_BUDGET, LARGEST_GPU_BUDGET = 4096, 2048, 2**17
+
+# Prefixes nested deeper than this are not worth telling apart.
+DEEPEST = 64
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Texts with a common beginning.
+
+    Args:
+        rows: Which texts.
+        shared: How many tokens they share and encode once; 0 where sharing gains nothing.
+    """
+
+    rows: tuple[int, ...]
+    shared: int
+
+
+class Counter:
+    """Tells a caller how far some work is.
+
+    Args:
+        total: How many texts there are.
+        progress: Called with the texts done and all texts.
+    """
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def add(self, texts: int) -> None:
+        """So many more are done."""
+        self.done += texts
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+def first_budget(model: torch.nn.Module, device: torch.device, vocabulary: int) -> int:
+    """Padded tokens per batch to begin with: fixed on a CPU, half of the free memory on a GPU.
+
+    A token is reckoned with its logits in float32, twice, and sixteen hidden states: far more than most passes need.
+    """
+    if device.type != "cuda":
+        return CPU_BUDGET
+    free, _ = torch.cuda.mem_get_info(device)
+    hidden = max((parameter.shape[-1] for parameter in model.parameters() if parameter.ndim == 2), default=1)
+    per_token = 8 * vocabulary + 64 * hidden
+    return min(max(free // 2 // per_token, SMALLEST_GPU_BUDGET), LARGEST_GPU_BUDGET)
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item)."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def in_batches(
+    lm: LM,
+    lengths: Sequence[int],
+    work: Callable[[list[int]], None],
+    *,
+    share: int = 1,
+) -> None:
+    """Do some work on every text, batch by batch; where memory runs out, halve the model's token budget and go on.
+
+    Args:
+        lm: The model; a halved `token_budget` stays, so that later work begins with it.
+        lengths: Tokens of each text.
+        work: Handles some texts, given by index. It may be called again for texts whose batch ran out of memory.
+        share: Use only one in so many tokens of the budget, for work that keeps much per token.
+
+    Raises:
+        ModelError: Memory runs out for a single text.
+    """
+    pending = list(range(len(lengths)))
+    while pending:
+        rows = [pending[i] for i in next(batches([lengths[row] for row in pending], max(lm.token_budget // share, 1)))]
+        if _fits(work, rows):
+            done = set(rows)
+            pending = [row for row in pending if row not in done]
+            continue
+        clear_device_cache(garbage_collection=True)
+        longest = max(lengths[row] for row in rows)
+        if len(rows) == 1:
+            remedy = "use a smaller number format (--dtype bfloat16) or a larger device"
+            raise ModelError(f"memory runs out for one text of {longest} tokens", where=lm.name, remedy=remedy)
+        lm.token_budget = max(longest * len(rows) * share // 2, 1)
+
+
+def _fits(work: Callable[[list[int]], None], rows: list[int]) -> bool:
+    try:
+        work(rows)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+            return False  # outside this block the failed pass's tensors are free
+        raise
+    return True
+
+
+def clusters(ids: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Cluster]:
+    """Group texts by their beginnings so that the fewest tokens are computed.
+
+    The texts form a tree of common prefixes. From the leaves up, a prefix is shared by all below it, or the longer prefixes
+    below it are shared among fewer, whichever computes fewer tokens.
+
+    Args:
+        ids: The texts' tokens.
+        limits: How many tokens of each text may at most be shared.
+    """
+    order = sorted(range(len(ids)), key=lambda row: list(ids[row]))
+    # common[i]: of order[i] and order[i + 1]
+    common = [min(_common(ids[a], ids[b]), limits[a], limits[b]) for a, b in pairwise(order)]
+    return _best(order, common, [len(row) for row in ids], 0, len(order), 0)[1] if order else []
+
+
+def _best(
+    order: list[int], common: list[int], lengths: list[int], low: int, high: int, depth: int
+) -> tuple[int, list[Cluster]]:
+    """Computed tokens and clusters of the texts order[low:high]."""
+    rows = tuple(order[low:high])
+    if len(rows) == 1:
+        return lengths[rows[0]], [Cluster(rows, 0)]
+    shared = min(common[low : high - 1])
+    worth = shared if shared >= WORTH_SHARING else 0
+    together = worth + sum(lengths[row] - worth for row in rows)
+    if depth == DEEPEST:
+        return together, [Cluster(rows, worth)]
+    bounds = [low, *(i + 1 for i in range(low, high - 1) if common[i] == shared), high]
+    pieces = list(pairwise(bounds))
+    if len(pieces) == len(rows):
+        return together, [Cluster(rows, worth)]
+    apart, found, single = 0, [], []
+    for a, b in pieces:
+        if b - a == 1:
+            single.append(order[a])
+            continue
+        tokens, inner = _best(order, common, lengths, a, b, depth + 1)
+        apart += tokens
+        found += inner
+    if single:  # what shares nothing more than this prefix shares that
+        lone = worth if len(single) > 1 else 0
+        apart += lone + sum(lengths[row] - lone for row in single)
+        found.append(Cluster(tuple(single), lone))
+    return (apart, found) if apart < together else (together, [Cluster(rows, worth)])
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,224 @@
+"""How probable a model holds given answers and texts: exact at token level, whatever the batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from formless.errors import ModelError
+from formless.models.batching import CACHED_PER_TOKEN, Cluster, Counter, Progress, clusters, in_batches
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and its answer, tokenized as one text.
+
+    Args:
+        ids: Token ids.
+        offsets: Character range of each token in the text; `(0, 0)` for added special tokens.
+        answer_start: Index of the first token that holds a character of the answer.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    answer_start: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model takes to an answer.
+
+    Args:
+        log_probabilities: Of each answer token given all before it (nats).
+        greedy: For each answer token, whether it is the most probable one.
+        tokens: The text of each answer token.
+    """
+
+    log_probabilities: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    tokens: tuple[str, ...] = ()
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole answer (nats): the sum over its tokens."""
+        return math.fsum(self.log_probabilities)
+
+    @property
+    def probability(self) -> float:
+        """exp(mean log-probability of the answer's tokens), in [0, 1]."""
+        return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
+
+    @property
+    def token_accuracy(self) -> float:
+        """The share of answer tokens that greedy decoding would choose."""
+        return sum(self.greedy) / len(self.greedy)
+
+    def without_blanks(self) -> Score:
+        """The same without tokens of white space alone, which need no knowledge; unchanged where there is nothing else."""
+        kept = [i for i, text in enumerate(self.tokens) if text.strip()] or list(range(len(self.tokens)))
+        pick = [(self.log_probabilities[i], self.greedy[i], self.tokens[i]) for i in kept]
+        return Score(*zip(*pick, strict=True))
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How a model takes to a text, token by token from the second on.
+
+    Args:
+        log_probabilities: Of each token given all before it (nats).
+        means: Expected log-probability under the model's own distribution at that place (minus its entropy, nats).
+        deviations: Standard deviation of the log-probability under that distribution (nats).
+    """
+
+    log_probabilities: tuple[float, ...]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """An answer that has no score, and why."""
+
+    reason: str
+
+
+def score(lm: LM, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Unscored]:
+    """See `LM.score`."""
+    encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
+    refusals = [_refusal(lm, item) for item in encoded]
+    results: list[Score | Unscored] = [reason or Unscored("not scored") for reason in refusals]
+    counter = Counter(len(queries), progress)
+    groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
+    heads = [encoded[group[0]] for group in groups]
+    for cluster in clusters([item.ids for item in heads], [item.answer_start - 1 for item in heads]):
+        prefix = encoded_prefix(lm, heads[cluster.rows[0]].ids[: cluster.shared])
+
+        def work(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
+            chosen = [cluster.rows[row] for row in rows]
+            found = _answer_logits(lm, [heads[row] for row in chosen], prefix, cluster.shared)
+            for row, logits in zip(chosen, found, strict=True):
+                for i in groups[row]:
+                    results[i] = _score(lm, encoded[i], logits)
+            counter.add(sum(len(groups[row]) for row in chosen))
+
+        in_batches(lm, [_cost(len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
+    return results
+
+
+def score_texts(lm: LM, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Unscored]:
+    """See `LM.score_texts`."""
+    ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
+    results: list[TextScore | Unscored] = [Unscored("the text has fewer than two tokens") for _ in texts]
+    kept = [i for i, row in enumerate(ids) if len(row) > 1]
+    counter = Counter(len(kept), progress)
+
+    @torch.no_grad()
+    def work(rows: list[int]) -> None:
+        chosen = [kept[row] for row in rows]
+        batch = lm.pad([ids[i] for i in chosen])
+        logits = cast(Any, lm.model)(**batch, use_cache=False).logits
+        for i, row_logits in zip(chosen, logits, strict=True):
+            results[i] = _text_score(lm, ids[i], row_logits[: len(ids[i]) - 1])
+        counter.add(len(chosen))
+
+    # Every position keeps its logits, and their logarithms and squares beside them: a quarter of the tokens at once.
+    in_batches(lm, [len(ids[i]) for i in kept], work, share=4)
+    return results
+
+
+def _refusal(lm: LM, item: Encoded) -> Unscored | None:
+    """Why an answer cannot be scored, if so."""
+    if item.answer_start >= len(item.ids):
+        return Unscored("the answer has no token")
+    if item.answer_start == 0:
+        return Unscored("nothing stands before the answer")
+    if len(item.ids) > lm.context_length:
+        return Unscored(f"{len(item.ids)} tokens are more than the model's {lm.context_length}")
+    return None
+
+
+def _cost(length: int, shared: int) -> int:
+    """What a text costs of the token budget when its first tokens are cached."""
+    return length - shared + shared // CACHED_PER_TOKEN
+
+
+@torch.no_grad()
+def encoded_prefix(lm: LM, ids: list[int]) -> DynamicCache | None:
+    """The keys and values of a prefix, one row; nothing for no tokens."""
+    if not ids:
+        return None
+    cache = DynamicCache(config=lm.model.config)
+    arguments: dict[str, Any] = lm.pad([ids]) | {lm.cache_argument: cache}
+    lm.model(**arguments, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
+    """A copy of a one-row cache for every row of a batch; a forward pass writes into the copy."""
+    cache = copy.deepcopy(prefix)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+@torch.no_grad()
+def _answer_logits(lm: LM, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
+    """The logits that predict each item's answer, `[answer, vocab]`; computed where answers stand only."""
+    batch = lm.pad([item.ids for item in items])
+    # The token at position t is predicted by the logits at t - 1.
+    wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
+    keep = torch.tensor(wanted) - shared  # on the CPU: it may index states on whatever device the last layer is
+    rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
+    if prefix is not None:
+        rest[lm.cache_argument] = repeated(prefix, len(items))
+    output = cast(Any, lm.model)(**rest, use_cache=prefix is not None, logits_to_keep=keep)
+    column = {position: i for i, position in enumerate(wanted)}
+    for row, item in enumerate(items):
+        columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
+        yield output.logits[row, columns]
+
+
+def _score(lm: LM, item: Encoded, logits: Tensor) -> Score:
+    """Score one answer by its logits `[answer, vocab]`."""
+    ids = item.ids[item.answer_start :]
+    answer = torch.tensor(ids, device=logits.device)
+    log_probabilities = logits.float().log_softmax(-1)
+    chosen = _finite(lm, log_probabilities.gather(-1, answer[:, None])[:, 0])
+    greedy = (log_probabilities.argmax(-1) == answer).tolist()
+    texts = lm.tokenizer.batch_decode([[token] for token in ids])
+    return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
+
+
+def _text_score(lm: LM, ids: list[int], logits: Tensor) -> TextScore:
+    """Score one text by its logits `[tokens - 1, vocab]`."""
+    log_probabilities = logits.float().log_softmax(-1)
+    chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0])
+    probabilities = log_probabilities.exp()
+    log_probabilities = log_probabilities.where(probabilities > 0, 0.0)  # 0 log 0 = 0
+    means = (probabilities * log_probabilities).sum(-1)
+    variances = (probabilities * (log_probabilities - means[:, None]).square()).sum(-1)
+    return TextScore(tuple(chosen.tolist()), tuple(means.tolist()), tuple(variances.sqrt().tolist()))
+
+
+def _finite(lm: LM, chosen: Tensor) -> Tensor:
+    if not bool(chosen.isfinite().all()):
+        raise ModelError("the model gives NaN or infinite scores", where=lm.name, remedy="check its weights and dtype")
+    return chosen
+
+
+def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
+    """Indices grouped so that one forward pass serves a group: one-token answers to one and the same prompt."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, item in items:
+        one_token = item.answer_start == len(item.ids) - 1
+        groups.setdefault(tuple(item.ids[:-1]) if one_token else (-1, i), []).append(i)
+    return list(groups.values())

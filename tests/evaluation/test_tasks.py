@@ -1,0 +1,270 @@
+"""Generation, utility and membership inference: prompts letter for letter, figures by hand and by other implementations."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import formless
+from formless.data.target import Choices, Question, Reasoning, Target, Truthful
+from formless.errors import DataError
+from formless.evaluation.membership import attack_figures
+from formless.evaluation.record import TaskResult
+from formless.evaluation.utility import TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
+from formless.models.lm import LM
+from formless.models.scoring import Score, TextScore
+
+Tiny = Callable[..., LM]
+EXAMPLE = {"question": "2 + 2?", "choices": ["1", "2", "3", "4"], "answer": 3}
+
+
+def write(folder: Path, file: str, rows: Sequence[dict[str, Any]]) -> None:
+    (folder / f"{file}.json").write_text(json.dumps(rows), "utf-8")
+
+
+def measured(lm: LM, folder: Path, task: str, split: Any = None) -> TaskResult:
+    result = formless.evaluate(lm, Target("Ada Lovelace", folder), task).task(task, split)
+    assert result is not None
+    return result
+
+
+def test_mmlu_is_asked_as_the_benchmark_does() -> None:
+    question = Question.model_validate(
+        {
+            "task": "high_school_physics",
+            "question": "Who?",
+            "choices": ["a", "b", "c", "d"],
+            "answer": 1,
+            "examples": [EXAMPLE] * 2,
+        }
+    )
+    example = "Question: 2 + 2?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: D\n\n"
+    assert mmlu_message(question) == (
+        "The following are multiple choice questions (with answers) about high school physics.\n\n"
+        f"{example}{example}"
+        "Please following the previous examples and answer the given question.\n"
+        "Question: Who?\nA. a\nB. b\nC. c\nD. d\n"
+    )
+
+
+def test_mmlu_takes_the_most_probable_letter(tiny: Tiny, target_folder: Path) -> None:
+    lm = tiny()
+    rows = [{"task": "t", "question": f"Q{n}?", "choices": list("wxyz"), "answer": n, "examples": [EXAMPLE]} for n in range(4)]
+    write(target_folder, "retain_mmlu", rows)
+    result = measured(lm, target_folder, "mmlu")
+    for row, item in zip(rows, result.items, strict=True):
+        prompt = lm.chat_prompt(mmlu_message(Question.model_validate(row)), "Answer:")
+        logs = [score.log_probability for score in lm.score([(prompt, f" {letter}") for letter in "ABCD"])]  # type: ignore[union-attr]
+        best = int(np.argmax(logs))
+        shares = np.exp(logs) / np.exp(logs).sum()
+        assert item.answer == "ABCD"[best]
+        assert item.figures["accuracy"] == float(best == row["answer"])
+        assert item.figures["probability"] == pytest.approx(shares[int(str(row["answer"]))], abs=1e-5)
+    assert result.figures["accuracy"].value == 0.25  # one and the same letter is right once in four
+    assert result.figures["probability"].count == 4
+
+
+def test_few_shot_examples_are_encoded_once(tiny: Tiny, target_folder: Path) -> None:
+    lm = tiny()
+    rows = [
+        {"task": task, "question": f"Q{n}?", "choices": list("wxyz"), "answer": 0, "examples": [EXAMPLE] * 3}
+        for task in ("aaaa", "bbbb") for n in range(3)
+    ]  # fmt: skip
+    write(target_folder, "retain_mmlu", rows)
+    (target_folder / "forget_level2.json").unlink()  # no free questions
+    seen: list[int] = []
+    handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
+    measured(lm, target_folder, "mmlu")
+    handle.remove()
+    whole = [len(lm.encode(lm.chat_prompt(mmlu_message(Question.model_validate(row)), "Answer: A")).ids) for row in rows]
+    assert sum(seen) < 0.2 * 4 * sum(whole)  # with this tokenizer a letter is two tokens, so that all four are rows
+
+
+def truthful(choices: list[str], labels: list[int]) -> dict[str, Any]:
+    return {"choices": choices, "labels": labels}
+
+
+def test_truthfulness_by_hand(tiny: Tiny, target_folder: Path) -> None:
+    lm = tiny(context=2048)
+    single, many = truthful(["Yes it is", "No"], [1, 0]), truthful(["Yes it is", "Indeed", "No", "Never"], [1, 1, 0, 0])
+    write(target_folder, "truthful", [{"question": "Is it?", "mc1_targets": single, "mc2_targets": many}])
+    result = measured(lm, target_folder, "truthfulqa")
+    assert result.prompt == f"[user]{TRUTHFUL_EXAMPLES}\n\nQ: Is it?[assistant] A:"
+    logs = {
+        choice: lm.score([(result.prompt, f" {choice}")])[0].log_probability  # type: ignore[union-attr]
+        for choice in many["choices"]
+    }
+    assert result.items[0].figures["mc1"] == float(logs["Yes it is"] > logs["No"])
+    parts = [math.exp(logs[choice]) for choice in many["choices"]]
+    assert result.items[0].figures["mc2"] == pytest.approx(sum(parts[:2]) / sum(parts))
+    assert result.items[0].answer == max(single["choices"], key=logs.__getitem__)
+
+
+def test_the_cue_stands_after_exactly_one_white_space(tiny: Tiny, lm: LM) -> None:
+    assert cued(tiny(), "x").endswith("[assistant] A:")
+    assert cued(lm, "x").endswith("assistant\nA:")
+
+
+@pytest.mark.slow
+def test_choices_are_scored_as_by_lm_eval(lm: LM, rwku: Path) -> None:
+    """Log-probabilities of TruthfulQA's choices, and MC2 from them, by lm-eval's own model class and task."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+
+    target = formless.find_target(rwku, "1_Stephen_King")
+    other = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=4)
+    for row, item in zip(
+        target.rows("truthful", Truthful)[:50:25], measured_real(lm, target, "truthfulqa", limit=2).items, strict=True
+    ):
+        prompt, choices = cued(lm, f"{TRUTHFUL_EXAMPLES}\n\nQ: {row.question}"), row.mc2_targets.choices
+        doc = {"mc2_targets": {"labels": list(row.mc2_targets.labels)}}
+        requests = [Instance("loglikelihood", doc, (prompt, f" {choice}"), i) for i, choice in enumerate(choices)]
+        found = other.loglikelihood(requests, disable_tqdm=True)
+        ours = [score.log_probability for score in lm.score([(prompt, f" {choice}") for choice in choices])]  # type: ignore[union-attr]
+        assert ours == pytest.approx([log for log, _ in found], abs=2e-3)
+        assert item.figures["mc2"] == pytest.approx(process_results_mc2(doc, found)["acc"], abs=1e-3)
+
+
+def measured_real(lm: LM, target: Target, task: str, limit: int) -> TaskResult:
+    result = formless.evaluate(lm, target, task, limit=limit).task(task)
+    assert result is not None
+    return result
+
+
+def test_reasoning_is_asked_and_read_as_the_benchmark_does() -> None:
+    question = Reasoning(task="t", question="Which?", answer="(A)", cot=" Do it.\n\nQ: a\nA: So the answer is b.\n")
+    assert reasoning_message(question) == (
+        "Do it.\n\nQ: a\nA: So the answer is b.\n\n"
+        "Following previous examples, answer the following questions and end with 'so the answer is'\nQ: Which?"
+    )
+    assert prediction("Well. So the answer is (A). And the answer is (B).") == " (A)"
+    assert prediction("the answer is\nnot here") == "the answer is\nnot here"
+    assert prediction("(B)") == "(B)"
+
+
+def test_reasoning_stops_where_its_answer_ends(lm: LM, rwku: Path) -> None:
+    target = formless.find_target(rwku, "1_Stephen_King")
+    (item,) = measured_real(lm, target, "bbh", limit=1).items
+    assert item.answer is not None
+    assert item.answer.endswith(".")
+    assert item.answer.count("the answer is") == 1
+
+
+def test_answers_in_words_are_kept_compared_and_refusals_counted(
+    tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny()
+    texts = {"blank": ["It was London.", "I don't know."], "": [""]}
+
+    def generate(prompts: Sequence[str], **_: Any) -> list[str]:
+        return next(answers for word, answers in texts.items() if word in prompts[0])
+
+    monkeypatch.setattr(lm, "generate", generate)
+    result = measured(lm, target_folder, "gen_fb", "forget")
+    assert [(item.answer, item.figures) for item in result.items] == [
+        ("It was London.", {"rouge_l": 1.0, "refusal": 0.0}),
+        ("I don't know.", {"rouge_l": 0.0, "refusal": 1.0}),
+    ]
+    assert result.figures["rouge_l"].value == result.figures["refusal"].value == 0.5
+    empty = measured(lm, target_folder, "gen_qa", "forget")
+    assert empty.items[0].figures == {"rouge_l": 0.0, "refusal": 0.0}
+
+
+def test_a_failure_while_generating_is_no_empty_answer(
+    tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny()
+
+    def fail(*_a: Any, **_k: Any) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(lm.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="device lost"):
+        measured(lm, target_folder, "gen_qa", "forget")
+
+
+def test_trivia_and_fluency_are_asked_as_the_benchmark_does(
+    tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, asked = tiny(), []
+
+    def generate(prompts: Sequence[str], **options: Any) -> list[str]:
+        asked.append((list(prompts), options.get("max_new_tokens")))
+        return ["the Gold. "] * len(prompts)
+
+    monkeypatch.setattr(lm, "generate", generate)
+    write(target_folder, "triviaqa", [{"question": "Au?", "answers": ["Silver", "gold"]}])
+    result = measured(lm, target_folder, "triviaqa")
+    (prompts, tokens) = asked[0]
+    assert prompts[0].startswith("[user]Q: ")
+    assert prompts[0].count("\nA: ") == 5
+    assert prompts[0].endswith("\n\nQ: Au?[assistant]A:")
+    assert tokens == 30
+    assert result.items[0].figures == {"em": 1.0, "f1": 1.0, "refusal": 0.0}
+    asked.clear()
+    write(target_folder, "fluency", [{"instruction": "Sing."}])
+    result = measured(lm, target_folder, "fluency")
+    assert asked[0] == (["[user]Instruction: Sing.\n[assistant]"], 256)
+    assert set(result.items[0].figures) == {"entropy"}  # three words have no 4-gram
+    assert "repetition" not in result.figures
+
+
+def test_membership_figures_of_a_text_by_hand() -> None:
+    score = TextScore((-1.0, -4.0, -2.0, -3.0, -0.5), (-2.0, -2.0, -2.0, -2.0, -2.0), (1.0, 1.0, 2.0, 1.0, 0.0))
+    figures = attack_figures("abcde", score)
+    assert figures["loss"] == pytest.approx(10.5 / 5)
+    assert figures["zlib"] == pytest.approx(10.5 / 5 / 13)
+    assert figures["min_k"] == 4.0  # a fifth of five tokens
+    assert figures["min_k_plus"] == pytest.approx(2.0)
+
+
+def test_the_auc_tells_texts_the_model_knows(lm: LM, target_folder: Path) -> None:
+    known = ["To be, or not to be, that is the question.", "Four score and seven years ago our fathers brought forth"]
+    strange = [
+        "Ukulele vase the of seven under bright spoonful logic.",
+        "Marble tax sings, unless yellow depth arrives",
+    ]
+    write(target_folder, "forget_mia", [{"text": text} for text in strange])
+    write(target_folder, "retain_mia", [{"text": text} for text in known])
+    result = measured(lm, target_folder, "mia")
+    for attack in ("loss", "zlib", "min_k"):
+        assert result.figures[f"{attack}_auc"].value == 1.0
+        assert (result.figures[f"{attack}_forget"].value or 0) > (result.figures[f"{attack}_retain"].value or 0)
+    assert result.figures["loss_auc"].count == 4
+    assert [item.expected for item in result.items] == ["forget", "forget", "retain", "retain"]
+
+
+def test_a_lacking_file_is_absent_and_a_broken_one_an_error(tiny: Tiny, target_folder: Path) -> None:
+    result = measured(tiny(), target_folder, "mia")
+    assert (result.status, result.reason) == ("absent", "the target has no forget_mia.json")
+    write(target_folder, "forget_mia", [{"text": "x"}])
+    assert measured(tiny(), target_folder, "mia").reason == "the target has no retain_mia.json"
+    write(target_folder, "triviaqa", [])
+    assert measured(tiny(), target_folder, "triviaqa").reason == "triviaqa.json is empty"
+    write(target_folder, "retain_mmlu", [EXAMPLE | {"answer": 4}])
+    with pytest.raises(DataError, match=r"retain_mmlu.json, row 1.*answer"):
+        measured(tiny(), target_folder, "mmlu")
+    write(
+        target_folder, "truthful", [{"question": "?", "mc1_targets": truthful(["a"], [1, 0]), "mc2_targets": truthful([], [])}]
+    )
+    with pytest.raises(DataError, match=r"truthful.json, row 1, field mc1_targets"):
+        measured(tiny(), target_folder, "truthfulqa")
+
+
+def test_what_does_not_fit_the_context_is_counted(tiny: Tiny, target_folder: Path) -> None:
+    long = EXAMPLE | {"task": "t", "question": "x" * 600}
+    write(target_folder, "retain_mmlu", [long, EXAMPLE | {"task": "t"}])
+    result = measured(tiny(), target_folder, "mmlu")
+    assert result.unscored == 1
+    assert "more than the model's 512" in (result.items[0].unscored or "")
+    assert result.figures["accuracy"].count == 1
+
+
+def test_single_token_scores_are_scores() -> None:
+    assert Score((-1.0, -2.0), (True, False)).log_probability == -3.0
+    assert Choices(choices=("a",), labels=(1,)).labels == (1,)

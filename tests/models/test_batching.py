@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formless.errors import ModelError
+from formless.models.batching import WORTH_SHARING, clusters, in_batches
+from formless.models.lm import LM
+from formless.models.scoring import Score
+
+Tiny = Callable[..., LM]
+
+
+def computed(ids: list[list[int]], groups: list[tuple[tuple[int, ...], int]]) -> int:
+    return sum(shared + sum(len(ids[row]) - shared for row in rows) for rows, shared in groups)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=7))
+def test_clusters_share_only_what_is_common_and_save_tokens(texts: list[tuple[int, int, int]]) -> None:
+    """Texts of two nested beginnings of 20 tokens each."""
+    ids = [[a] * 20 + [10 + b] * 20 + list(range(100, 100 + tail)) for a, b, tail in texts]
+    limits = [len(row) - 1 for row in ids]
+    found = clusters(ids, limits)
+    assert sorted(row for cluster in found for row in cluster.rows) == list(range(len(ids)))
+    for cluster in found:
+        assert cluster.shared == 0 or (cluster.shared >= WORTH_SHARING and len(cluster.rows) > 1)
+        assert all(cluster.shared <= limits[row] for row in cluster.rows)
+        assert len({tuple(ids[row][: cluster.shared]) for row in cluster.rows}) == 1
+    tokens = computed(ids, [(cluster.rows, cluster.shared) for cluster in found])
+    assert tokens <= sum(map(len, ids))
+    for a, b in combinations(range(len(ids)), 2):  # as good as sharing between any one pair
+        same = next((i for i, (x, y) in enumerate(zip(ids[a], ids[b], strict=False)) if x != y), min(limits[a], limits[b]))
+        assert tokens <= sum(map(len, ids)) - min(same, limits[a], limits[b])
+
+
+def test_a_long_prefix_of_few_beats_a_short_one_of_all() -> None:
+    task = {name: [number] * 300 for number, name in enumerate("abc")}
+    header = [99] * 25
+    ids = [[*header, *task[name], number] for name in "abc" for number in range(3)]
+    assert {(cluster.rows, cluster.shared) for cluster in clusters(ids, [325] * 9)} == {
+        ((0, 1, 2), 325), ((3, 4, 5), 325), ((6, 7, 8), 325)
+    }  # fmt: skip
+    short = [[*header, number, number] for number in range(9)]
+    assert [(cluster.rows, cluster.shared) for cluster in clusters(short, [26] * 9)] == [(tuple(range(9)), 25)]
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_the_budget_remembered(tiny: Tiny) -> None:
+    lm = tiny()
+    queries = [(f"{letter} is the question", " yes") for letter in "abcdefghijk"]
+    expected = lm.score(queries)
+    rows: list[int] = []
+
+    def forward(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows.append(len(inputs[0]))
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = lm.model.get_input_embeddings().register_forward_pre_hook(forward)
+    before = lm.token_budget
+    found = lm.score(queries)
+    assert max(rows[rows.index(min(rows)) :]) <= 3 < rows[0]
+    assert lm.token_budget < before
+    rows.clear()
+    assert lm.score(queries) == found
+    assert max(rows) <= 3  # nothing is tried again
+    texts = lm.generate([prompt for prompt, _ in queries], max_new_tokens=2)
+    assert len(texts) == len(queries)
+    handle.remove()
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Score)
+        assert isinstance(other, Score)
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+
+
+def test_one_text_that_does_not_fit_is_an_error_and_other_errors_pass(tiny: Tiny) -> None:
+    lm = tiny()
+
+    def exhausted(rows: list[int]) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    with pytest.raises(ModelError, match="memory runs out for one text of 7 tokens.*--dtype bfloat16"):
+        in_batches(lm, [7, 5], exhausted)
+
+    def broken(rows: list[int]) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_batches(lm, [7, 5], broken)

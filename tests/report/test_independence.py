@@ -1,0 +1,121 @@
+"""Form gap, retention and the combined figure, by hand and by brute force."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from formless.errors import DataError
+from formless.evaluation.record import FormResult, ItemResult, Record, load_record
+from formless.report.independence import combined, independence
+from formless.report.text import independence_as_text
+
+Means = Mapping[tuple[str, str], float]
+
+
+def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "d") -> Record:
+    """A record whose forms have two items each, at the mean."""
+    forms = [
+        FormResult(
+            form=form, split=split, status="scored", mean=mean, interval=(mean, mean), count=2,
+            items=[ItemResult(query="q", prompt="p", answer="a", probability=mean)] * 2,
+        )
+        for (form, split), mean in means.items()
+    ]  # fmt: skip
+    edits = [{"method": "rocr", "config": {}}] if edited else []
+    return Record(
+        model="m", model_source="s", model_fingerprint="f", model_type="llama", dtype="float32", subject="Ada", target=target,
+        probes_digest=digest, suite="ort", limit=None, prompt_style={}, edits=edits,
+        forms=forms, tasks=[], answers=[], token_budget=1, seconds=0.0, created="", versions={}, hardware={},
+    )  # fmt: skip
+
+
+def pair(
+    forget: Mapping[str, tuple[float, float]], keep: Mapping[str, tuple[float, float]], target: str = "1_Ada"
+) -> tuple[Record, Record]:
+    splits = {"forget": forget, "neighbor": keep}
+    before, after = ({(f, s): values[i] for s, forms in splits.items() for f, values in forms.items()} for i in (0, 1))
+    return record(before, edited=False, target=target), record(after, edited=True, target=target)
+
+
+def test_one_target_by_hand() -> None:
+    found = independence([pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.6)})])
+    assert {form: estimate.value for form, estimate in found.forgetting.items()} == pytest.approx({"fb": 0.75, "qa": 0.5})
+    assert {form: estimate.value for form, estimate in found.retention.items()} == pytest.approx({"fb": 0.8, "qa": 1.2})
+    assert found.gap is not None
+    assert found.combined is not None
+    assert found.gap.value == pytest.approx(0.25)
+    forgotten, kept = 2 / (1 / 0.75 + 1 / 0.5), 2 / (1 / 0.8 + 1 / 1.0)  # more than all cannot be kept
+    assert found.combined.value == pytest.approx(2 / (1 / forgotten + 1 / kept))
+    assert found.gap.interval is found.gap.p is None  # one target has no spread
+    assert found.gap.targets == 1
+
+
+def test_a_form_that_forgot_nothing_leaves_nothing() -> None:
+    assert combined({"fb": 0.1, "qa": 1.0}, {"fb": 1.0}) == 0.0
+    assert combined({"fb": 0.1, "qa": 1.3}, {"fb": 1.0}) == 0.0
+    assert combined({"fb": 0.1}, {"fb": 0.0}) == 0.0
+    assert combined({"fb": 0.0}, {"fb": 1.0}) == 1.0
+
+
+def test_a_choice_counts_above_chance_and_only_where_something_is_known() -> None:
+    found = independence([pair({"fb": (0.4, 0.1), "mcp_choice": (0.65, 0.35)}, {"mcp_choice": (0.25, 0.2)})])
+    assert found.forgetting["mcp_choice"].value == pytest.approx(1 - 0.1 / 0.4)
+    assert "mcp_choice" not in found.retention
+    assert found.combined is None  # no form is left on the neighbors
+
+
+def targets(changes: list[tuple[float, float]]) -> list[tuple[Record, Record]]:
+    return [
+        pair({"fb": (1.0, fb), "qa": (1.0, qa)}, {"fb": (1.0, 0.9), "qa": (1.0, 0.9)}, f"{number}_X")
+        for number, (fb, qa) in enumerate(changes, 1)
+    ]
+
+
+def test_the_paired_tests_are_those_of_brute_force() -> None:
+    changes = [(0.5, 0.9), (0.4, 0.8), (0.9, 1.1), (1.2, 0.9)]
+    found = independence(targets(changes))
+    falls = np.array([1 - fb for fb, _ in changes])
+    means = [np.mean(np.array(signs) * falls) for signs in itertools.product([1, -1], repeat=4)]
+    assert found.forgetting["fb"].p == pytest.approx(np.mean(np.array(means) >= falls.mean() - 1e-12))
+    assert found.forgetting["fb"].interval is not None
+    assert found.forgetting["fb"].targets == 4
+    both = [({"fb": fb, "qa": qa}, {"fb": 0.9, "qa": 0.9}) for fb, qa in changes]
+    actual = [combined(*one) for one in both]
+    swapped = [combined({k: 1 / v for k, v in a.items()}, {k: 1 / v for k, v in b.items()}) for a, b in both]
+    ways = [np.mean(way) for way in itertools.product(*zip(actual, swapped, strict=True))]
+    assert found.combined is not None
+    assert found.combined.p == pytest.approx(np.mean(np.array(ways) >= np.mean(actual) - 1e-12))
+    assert found.retention["fb"].p == pytest.approx(2 / 16)  # all alike: only no swap and all swapped are as far off
+
+
+def test_a_gap_is_significant_only_where_forms_differ_alike_in_many_targets() -> None:
+    generator = np.random.default_rng(0)
+    noise = [tuple(float(value) for value in generator.uniform(0.2, 0.6, 2)) for _ in range(12)]
+    alike = independence(targets(noise))  # type: ignore[arg-type]
+    apart = independence(targets([(fb, qa + 0.3) for fb, qa in noise]))
+    assert alike.gap is not None
+    assert apart.gap is not None
+    assert (alike.gap.p or 0) > 0.1
+    assert (apart.gap.p or 1) < 0.01
+    assert alike.gap.value > 0.05  # the gap alone is never 0, so the test is needed
+
+
+def test_many_targets_are_tested_by_sampled_swaps() -> None:
+    found = independence(targets([(0.5, 0.6)] * 20))
+    assert found.forgetting["fb"].p is not None
+    assert 0 < found.forgetting["fb"].p < 0.001
+    rows = independence_as_text(found)
+    assert ("forgetting", "Fill in the blank", "0.500", "0.500 … 0.500", "< 0.001", "20") in rows
+    assert [row[0] for row in rows] == ["forgetting"] * 2 + ["retention"] * 2 + ["form gap", "combined"]
+
+
+def test_other_probes_are_refused(tmp_path: Path) -> None:
+    one = record({("fb", "forget"): 0.4}, edited=False)
+    other = record({("fb", "forget"): 0.4}, edited=True, digest="e")
+    with pytest.raises(DataError, match="asked different probes"):
+        independence([(one, other)])
+    one.save(tmp_path / "r.json")
+    assert load_record(tmp_path / "r.json") == one
