@@ -15,6 +15,7 @@ from rouge import Rouge
 from sklearn.metrics import roc_auc_score
 
 from formless.data.ort import targets
+from formless.data.refusals import is_refusal
 from formless.data.target import Instruction
 from formless.evaluation.measures import (
     exact_match,
@@ -29,7 +30,6 @@ from formless.evaluation.measures import (
     words_of,
     zlib_bytes,
 )
-from formless.evaluation.refusals import is_refusal
 from formless.evaluation.scoring import separation_interval
 
 SENTENCES = st.text(alphabet="ab c.\n", min_size=1, max_size=40)

@@ -11,11 +11,17 @@ from typer.exceptions import TyperException
 
 from formless.cli import terminal
 from formless.cli.chat import chat_command
+from formless.cli.data_check import check_command
+from formless.cli.data_forms import forms_command
+from formless.cli.data_new import new_command
+from formless.cli.data_prepare import prepare_command
+from formless.cli.data_train import train_command
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.stats import stats_command
+from formless.cli.summarize import summarize_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import UserError
 
@@ -31,18 +37,29 @@ Start with: formless demo
 
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
 
+    formless data new --target "Ada Lovelace" --facts facts.csv --out my_data
+
     formless doctor --model MODEL
 """
 
 app = typer.Typer(help=INTRODUCTION, add_completion=False, pretty_exceptions_enable=False)
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
+app.command("summarize")(summarize_command)
 app.command("stats")(stats_command)
 app.command("chat")(chat_command)
 app.command("demo")(demo_command)
 app.command("models")(models_command)
 app.command("methods")(methods_command)
 app.command("doctor")(doctor_command)
+
+data_app = typer.Typer(help="Prepare, make and check the data that targets are measured and trained with.")
+data_app.command("prepare")(prepare_command)
+data_app.command("forms")(forms_command)
+data_app.command("train")(train_command)
+data_app.command("new")(new_command)
+data_app.command("check")(check_command)
+app.add_typer(data_app, name="data")
 
 
 def main() -> None:

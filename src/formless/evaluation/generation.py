@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from formless.data.refusals import is_refusal
 from formless.data.target import Item, Row
 from formless.evaluation.forms import Form
 from formless.evaluation.measures import rouge_l_recall
 from formless.evaluation.record import Split, TaskItem
-from formless.evaluation.refusals import is_refusal
 from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scoring import Unscored

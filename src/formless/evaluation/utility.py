@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
+from formless.data.refusals import is_refusal
 from formless.data.target import Choices, Instruction, Question, Reasoning, Row, Trivia, Truthful
 from formless.evaluation.forms import LETTERS
 from formless.evaluation.measures import exact_match, fluency_entropy, repetition, token_f1
 from formless.evaluation.record import Split, TaskItem
-from formless.evaluation.refusals import is_refusal
 from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scoring import Score, Unscored

@@ -1,0 +1,309 @@
+"""What is wrong with a data set: missing, broken, duplicated, leaked, unbalanced.
+
+- missing: a file that every evaluation asks for, or a file without rows. A file that only some suites need is `absent`, a note.
+- broken: a folder name, file or row that cannot be read, or a probe whose answer is blank.
+- duplicated: a number or a subject in two folders; a probe that stands in two rows, among the level files (forget and neighbor
+  together), among the multiple-choice files, or among the true-or-false files: there too when the answers differ.
+- leaked: a probe whose answer stands in its question, in whole words (not where the question lists answers to choose from); a
+  neighbor that is the subject; a training question that is a probe.
+- unbalanced: multiple-choice options that are not lettered from A, repeat, or lack the answer; a letter that answers too often;
+  a true-or-false answer that is neither; texts for membership inference on one side only.
+
+Texts are compared by their words: case, white space and punctuation do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import exp, lgamma, log
+from pathlib import Path
+from typing import cast
+
+from formless.data.ort import data_folder, subject_of
+from formless.data.target import SPLITS, Instruction, Item, Preference, Row, Target, parse_row, read_entries
+from formless.errors import DataError
+
+KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
+REQUIRED = ("forget_level1", "forget_level2", "neighbor_level1", "neighbor_level2")
+LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
+CHOICES = ("forget_mcp", "neighbor_mcp")
+VERDICTS = ("forget_tf", "neighbor_tf")
+TEXTS = ("forget_mia", "retain_mia")
+TRAINING = ("reject", "pair_reject", "counterfact", "pair")
+WHOLE = "all targets"
+# A letter answers too often: over twice its share, and by chance in fewer files than one in a thousand.
+TOO_OFTEN, BY_CHANCE = 2.0, 1e-3
+
+Rows = Mapping[int, Row]
+Words = tuple[str, ...]
+
+_NUMBER = re.compile(r"(\d+)_")
+_WORD = re.compile(r"_{3,}|[^\W_]+|[$+<=>^|~]")  # a blank, a word, a sign that changes the meaning
+_OPTION = re.compile(r"([A-Z])[.)](?:\s+(.*))?$")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong.
+
+    Args:
+        target: The name of the target's folder, or `all targets`.
+        file: A split such as `forget_level1`, where one is concerned.
+        row: Counted from 1, where one is concerned.
+        kind: One of `KINDS`.
+        what: A clause.
+    """
+
+    target: str
+    file: str | None
+    row: int | None
+    kind: str
+    what: str
+
+    @property
+    def is_serious(self) -> bool:
+        """Whether the data set should be mended; an absent file is only noted."""
+        return self.kind != "absent"
+
+
+def check_data(data: str | Path) -> list[Finding]:
+    """Everything that is wrong with a data set, or with one target's folder, sorted by target, file and row.
+
+    Raises:
+        DataError: There is no such folder, or no target in it.
+    """
+    root = data_folder(data).resolve()
+    folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
+    if not folders:
+        raise DataError(
+            "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
+        )
+    findings = list(_check_names([folder.name for folder in folders]))
+    letters: dict[str, list[tuple[str, int]]] = {split: [] for split in CHOICES}
+    for folder in folders:
+        files: dict[str, dict[int, Row]] = {}
+        findings += _read(folder, files)
+        findings += _check_target(folder.name, files)
+        for split in CHOICES:
+            letters[split] += _letters(files.get(split, {}))
+    if len(folders) > 1:
+        for split in CHOICES:
+            findings += _check_letters(WHOLE, split, letters[split])
+    return sorted(set(findings), key=_order)
+
+
+def _is_target(folder: Path) -> bool:
+    """A folder with a number, or without one but with files of a target."""
+    return folder.is_dir() and not folder.name.startswith(".") and (bool(_NUMBER.match(folder.name)) or _has_files(folder))
+
+
+def _has_files(folder: Path) -> bool:
+    return any((folder / f"{split}.json").exists() for split in SPLITS)
+
+
+def _check_names(names: list[str]) -> Iterator[Finding]:
+    numbers: dict[int, str] = {}
+    subjects: dict[Words, str] = {}
+    for name in names:
+        number = _NUMBER.match(name)
+        if not (number and subject_of(name).strip()):
+            yield Finding(name, None, None, "broken", "the folder's name is not <N>_<Name>")
+            continue
+        first = numbers.setdefault(int(number[1]), name)
+        if first != name:
+            yield Finding(name, None, None, "duplicated", f"{first} has the same number")
+        first = subjects.setdefault(_words(subject_of(name)), name)
+        if first != name:
+            yield Finding(name, None, None, "duplicated", f"{first} has the same subject")
+
+
+def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
+    """Put the sound rows of every file into `files`, and say what the others lack."""
+    target = Target(folder.name, folder)  # only its paths count here
+    for split, row_type in SPLITS.items():
+        found = partial(Finding, folder.name, split)
+        place = str(folder / f"{split}.json")
+        try:
+            path = target.path(split)
+            if not path.exists():
+                is_required = split in REQUIRED
+                yield found(None, "missing" if is_required else "absent", "the file is not there")
+                continue
+            entries = read_entries(path)
+        except DataError as error:
+            yield found(None, "broken", _reason(error, place))
+            continue
+        except OSError as error:
+            yield found(None, "broken", f"the file cannot be read: {error.strerror}")
+            continue
+        if not entries:
+            yield found(None, "unbalanced" if split in TEXTS else "missing", "the file holds no rows")
+        files[split] = {}
+        for number, entry in enumerate(entries, 1):
+            try:
+                files[split][number] = parse_row(entry, row_type, place)
+            except DataError as error:
+                yield found(number, "broken", _reason(error, place))
+
+
+def _reason(error: DataError, place: str) -> str:
+    """An error without the place, which the finding names already."""
+    detail = str(error.where).removeprefix(place).lstrip(", ")
+    return ": ".join(" ".join(part.split()) for part in (error.what, detail, error.remedy) if part)
+
+
+def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
+    found = partial(Finding, name)
+    probes = {split: cast(Mapping[int, Item], files.get(split, {})) for split in (*LEVELS, *CHOICES, *VERDICTS)}
+    for split, rows in probes.items():
+        for number, item in rows.items():
+            for kind, what in _check_probe(split, item, subject_of(name)):
+                yield found(split, number, kind, what)
+    for group in (LEVELS, CHOICES, VERDICTS):
+        yield from _check_repeats(name, {split: probes[split] for split in group})
+    for split in CHOICES:
+        yield from _check_letters(name, split, _letters(probes[split]))
+    if len(sides := [split for split in TEXTS if split in files]) == 1:
+        yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
+    yield from _check_training(name, files, probes)
+
+
+def _check_probe(split: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with one probe: kind and clause."""
+    if not item.answer.strip():
+        yield "broken", "the answer is blank"
+    if item.neighbor and _words(item.neighbor) == _words(subject):
+        yield "leaked", f"the neighbor {_quote(item.neighbor)} is the subject"
+    if split in CHOICES:
+        yield from (("unbalanced", what) for what in _check_options(item))
+    elif split in VERDICTS:
+        if item.answer not in ("True", "False"):
+            yield "unbalanced", f"the answer {_quote(item.answer)} is neither True nor False"
+    elif _tells_its_answer(item):
+        yield "leaked", f"the answer {_quote(item.answer)} stands in its question {_quote(item.query)}"
+
+
+def _tells_its_answer(item: Item) -> bool:
+    """Whether whole words of a question are its answer, though it does not list answers to choose from."""
+    question, answer = _words(item.query), _words(item.answer)
+    if item.type == "multiple choice" or answer in (("yes",), ("no",)):
+        return False
+    is_offered = "___" not in item.query and (_holds(question, (*answer, "or")) or _holds(question, ("or", *answer)))
+    return _holds(question, answer) and not is_offered
+
+
+def _check_options(item: Item) -> Iterator[str]:
+    _, options = _split_options(item.query)
+    letters = [letter for letter, _ in options]
+    texts = Counter(" ".join(text.split()).casefold() for _, text in options)
+    if len(options) < 2:
+        yield "the question has fewer than two options"
+        return
+    if letters != [chr(ord("A") + place) for place in range(len(letters))]:
+        yield f"the options are lettered {', '.join(letters)}, not from A on"
+    for text, times in texts.items():
+        if times > 1:
+            yield f"the option {_quote(text)} stands there {times} times"
+    if item.answer.strip() not in letters:
+        yield f"the answer {_quote(item.answer)} is not among the options {', '.join(letters)}"
+
+
+def _check_repeats(name: str, group: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
+    first: dict[Words, tuple[str, int, str]] = {}
+    for split, rows in group.items():
+        for number, item in rows.items():
+            question, answer = item.query, item.answer.strip()
+            if split in CHOICES:  # whatever the order of the options
+                question, options = _split_options(item.query)
+                answer = dict(options).get(answer, answer)
+            other, row, said = first.setdefault(_words(question), (split, number, answer))
+            if (other, row) == (split, number):
+                continue
+            where = f"row {row}" if other == split else f"{other}, row {row}"
+            if _words(answer, is_answer=True) == _words(said, is_answer=True):
+                what = f"the probe of {where} again: {_quote(question)}"
+            else:
+                what = f"the question of {where} with another answer, {_quote(answer)} for {_quote(said)}: {_quote(question)}"
+            yield Finding(name, split, number, "duplicated", what)
+
+
+def _letters(rows: Rows) -> list[tuple[str, int]]:
+    """The answer letter and the number of options of each multiple-choice probe."""
+    items = cast(Iterable[Item], rows.values())
+    return [(item.answer.strip(), len(options)) for item in items if len(options := _split_options(item.query)[1]) > 1]
+
+
+def _check_letters(name: str, split: str, letters: list[tuple[str, int]]) -> Iterator[Finding]:
+    total = len(letters)
+    share = sum(1 / options for _, options in letters) / max(total, 1)
+    for letter, times in sorted(Counter(letter for letter, _ in letters).items()):
+        if times > TOO_OFTEN * share * total and _at_least(times, total, share) < BY_CHANCE:
+            what = f"{_quote(letter)} is the answer of {times} in {total} rows; in balance it would be {share * total:.0f}"
+            yield Finding(name, split, None, "unbalanced", what)
+
+
+def _at_least(times: int, total: int, share: float) -> float:
+    """Probability of `times` or more out of `total` (binomial)."""
+    return sum(
+        exp(lgamma(total + 1) - lgamma(k + 1) - lgamma(total - k + 1) + k * log(share) + (total - k) * log(1 - share))
+        for k in range(times, total + 1)
+    )
+
+
+def _check_training(name: str, files: Mapping[str, Rows], probes: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
+    """Texts about the subject (positive, negative, passage) may tell what a probe asks; a question must not be one."""
+    asked: dict[Words, str] = {}
+    for split, items in probes.items():
+        for number, item in items.items():
+            asked.setdefault(_words(item.query), f"{split}, row {number}")
+    for split in TRAINING:
+        for number, row in files.get(split, {}).items():
+            text = f"{row.instruction} {row.input}" if isinstance(row, Instruction) else cast(Preference, row).prompt
+            if probe := asked.get(_words(text)):
+                yield Finding(name, split, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
+
+
+def _split_options(query: str) -> tuple[str, list[tuple[str, str]]]:
+    """A multiple-choice question and its options, letter and text: the last lines that begin with a letter."""
+    lines = query.rstrip().split("\n")
+    start = len(lines)
+    while start > 1 and _OPTION.match(lines[start - 1]):
+        start -= 1
+    matches = [match for line in lines[start:] if (match := _OPTION.match(line))]
+    return "\n".join(lines[:start]), [(match[1], match[2] or "") for match in matches]
+
+
+def _words(text: str, *, is_answer: bool = False) -> Words:
+    """What counts of a text in a comparison; an answer's articles do not. A text without words counts as it is."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    if is_answer:
+        words = [word for word in words if word not in ("a", "an", "the")] or words
+    return tuple(words) or (text.strip(),)
+
+
+def _holds(words: Words, part: Words) -> bool:
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
+
+
+def _quote(text: str) -> str:
+    """A text on one line, shortened."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    number = _NUMBER.match(finding.target)
+    return (
+        finding.target == WHOLE,
+        int(number[1]) if number else 0,
+        finding.target,
+        list(SPLITS).index(finding.file) if finding.file else -1,
+        finding.row or 0,
+        KINDS.index(finding.kind),
+        finding.what,
+    )

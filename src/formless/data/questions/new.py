@@ -1,0 +1,217 @@
+"""A new target, made of facts: its folder with every probe file, so that a concept of one's own can be measured."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from formless import storage
+from formless.data import prose
+from formless.data.ort import SAMPLE, subject_of, targets
+from formless.data.questions.distractors import Pool
+from formless.data.questions.facts import Fact, fact_of
+from formless.data.questions.forms import Built, multiple_choice, true_or_false
+from formless.data.questions.relations import question
+from formless.data.server import ReplyError, Server, ask_validated, read_object
+from formless.data.target import SPLITS, Item
+from formless.errors import DataError
+
+MARK = "forget_level1.json"
+MAX_NAME = 255  # bytes of a folder's name, on every file system in use
+
+
+@dataclass(frozen=True)
+class Created:
+    """A target's folder.
+
+    Args:
+        folder: Where it is.
+        rows: How many rows each file has.
+        dropped: For files made of level 1, how many of its rows gave none, by reason.
+    """
+
+    folder: Path
+    rows: Mapping[str, int]
+    dropped: Mapping[str, Mapping[str, int]]
+
+
+def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
+    """Where a new target goes: `out/<N>_<Name>`, N the next number; with `force`, an older one's folder.
+
+    Raises:
+        DataError: The name cannot be a folder's.
+        OutputError: The data set has the target already, or it cannot be written.
+    """
+    known = {_folded(target.subject): target.folder for target in targets(out)} if out.is_dir() else {}
+    numbers = [int(folder.name.split("_")[0]) for folder in known.values() if folder]
+    folder = known.get(_folded(subject)) or out / f"{max(numbers, default=0) + 1}_{_folder_name(subject)}"
+    storage.refuse_existing(folder, force=force, mark=MARK)
+    return folder
+
+
+def write_target(
+    subject: str,
+    facts: Sequence[Fact],
+    out: Path,
+    *,
+    neighbors: Sequence[Fact] = (),
+    intro: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> Created:
+    """Write a target's folder, whole or not at all.
+
+    Each fact is asked as a cloze (level 1), as a question (level 2), as multiple choice and as a true statement. Wrong options
+    come from the facts, the neighbors and the built-in sample. Without neighbors there are no neighbor files.
+
+    Args:
+        subject: The concept's name.
+        facts: About the subject.
+        out: The data set; it may exist.
+        neighbors: Facts about other concepts, which shall be kept.
+        intro: The sentence that presents the subject; the first fact where not given.
+        seed: Picks among equally good options and orders them.
+        force: Replace an older target of that name.
+
+    Raises:
+        DataError: There are no facts, or the name cannot be a folder's.
+        OutputError: As `new_folder_of`.
+    """
+    if not facts:
+        raise DataError("there are no facts", where=subject, remedy="give at least one")
+    folder = new_folder_of(subject, out, force=force)
+    files: dict[str, Sequence[Mapping[str, Any]]] = {
+        "intro": [{"target": subject, "intro": " ".join((intro or "").split()) or facts[0].statement}]
+    }
+    dropped: dict[str, Mapping[str, int]] = {}
+    pool = Pool.of(targets(SAMPLE))
+    splits = {"forget": _items(facts, subject, neighbors=False), "neighbor": _items(neighbors, subject, neighbors=True)}
+    for items in splits.values():
+        pool.add(subject, items)
+    for split, items in splits.items():
+        choice = multiple_choice(
+            items, lambda item: pool.distractors(item, subject, seed=seed), seed=seed, name=f"{subject}/{split}_mcp"
+        )
+        files[f"{split}_level1"] = [_row(item) for item in items]
+        files[f"{split}_level2"] = [_row(_asked(item, subject)) for item in items]
+        built: dict[str, Built] = {f"{split}_mcp": choice, f"{split}_tf": true_or_false(items)}
+        files |= {name: content.rows for name, content in built.items()}
+        dropped |= {name: content.dropped for name, content in built.items() if content.dropped}
+    filled = {name: rows for name, rows in files.items() if rows}
+    for name, rows in filled.items():
+        for row in rows:
+            SPLITS[name].model_validate(row)
+    with storage.new_folder(folder, mark=MARK, force=force) as new:
+        for name, rows in filled.items():
+            storage.write_text(new / f"{name}.json", json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n")
+    return Created(folder, {name: len(rows) for name, rows in filled.items()}, dropped)
+
+
+class _Triple(BaseModel):
+    subject: str
+    relation: str
+    object: str
+
+
+class _Reply(BaseModel):
+    facts: list[_Triple]
+
+
+def ask_facts(server: Server, subject: str, count: int, *, neighbors: bool = False) -> list[Fact]:
+    """Facts that a server writes as triples, held to the rules for files.
+
+    The fit ones of every reply are kept; while there are too few, the model is shown what was wrong with the others.
+
+    Args:
+        server: Whom to ask.
+        subject: The concept to forget.
+        count: How many are wanted; fewer may come.
+        neighbors: Whether to ask for facts about related concepts instead.
+
+    Raises:
+        ReplyError: Not one was fit.
+        ServerError: The server cannot be reached, refuses or fails.
+    """
+    kept: dict[object, Fact] = {}
+
+    def take(reply: str) -> None:
+        faults = []
+        for number, triple in enumerate(read_object(reply, _Reply).facts, 1):
+            try:
+                fact = fact_of(triple.model_dump(), subject, where=f"{server.model}, fact {number}", neighbors=neighbors)
+            except DataError as error:
+                faults.append(f"fact {number}: {error.what}")
+            else:
+                kept.setdefault((prose.words(fact.cloze), prose.words(fact.answer)), fact)
+        if len(kept) < count:
+            lacking = f"{count - len(kept)} more facts are wanted, different from the others"
+            raise ValueError("; ".join([*faults[:5], lacking]))
+
+    try:
+        ask_validated(server, _prompt(subject, count, neighbors), take)
+    except ReplyError:
+        if not kept:
+            raise
+    return list(kept.values())[:count]
+
+
+def _prompt(subject: str, count: int, neighbors: bool) -> str:
+    about = (
+        f"about people, places or things that are closely related to {subject} but are not {subject}, several different ones; "
+        f"{subject} itself must be no object"
+        if neighbors
+        else f"about {subject}; the subject of each is {subject}, with the full name"
+    )
+    return (
+        f"Write {count} well-known, true and different facts {about}. The relation reads as it stands between subject and "
+        "object, and the object is short: a name, a place, a year or a word.\n\nReply with one JSON object and nothing else: "
+        '{"facts": [{"subject": "...", "relation": "was born in", "object": "..."}]}'
+    )
+
+
+def _items(facts: Sequence[Fact], subject: str, *, neighbors: bool) -> list[Item]:
+    return [
+        Item(
+            query=fact.cloze, answer=fact.answer, level="1", type="cloze", subject=subject,
+            neighbor=fact.about if neighbors else None,
+        )
+        for fact in facts
+    ]  # fmt: skip
+
+
+def _asked(item: Item, subject: str) -> Item:
+    query = question(item.query, item.answer, item.neighbor or subject)
+    return item.model_copy(update={"query": query, "level": "2", "type": "simple question"})
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return item.model_dump(exclude_none=True)
+
+
+def _folder_name(subject: str) -> str:
+    """A name as a folder's.
+
+    Raises:
+        DataError: It would lead elsewhere, or not come back from the folder as it is.
+    """
+    name = subject.replace(" ", "_")
+    hidden = any(unicodedata.category(character).startswith("C") for character in subject)
+    if not prose.words(subject) or hidden or set("/\\") & set(subject) or subject.startswith("."):
+        remedy = "take one of letters and digits, without slashes, control characters or a dot at its beginning"
+        raise DataError(f"the name {subject!r} cannot be a folder's", where="--target", remedy=remedy)
+    if subject_of(f"1_{name}") != subject or subject != " ".join(subject.split()):
+        remedy = "write it in composed form, with single spaces and without underscores"
+        raise DataError(f"the name {subject!r} would not come back from its folder", where="--target", remedy=remedy)
+    if len(f"999999_{name}".encode()) > MAX_NAME:
+        raise DataError("the name is too long for a folder", where="--target", remedy="take a shorter one")
+    return name
+
+
+def _folded(subject: str) -> str:
+    return unicodedata.normalize("NFC", subject).casefold()

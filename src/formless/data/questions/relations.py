@@ -1,0 +1,155 @@
+"""Relations of a fact: as a statement with a blank, and as a question made without a language model.
+
+A question is built from the statement by three patterns (`was born in ___`, `wrote ___`, `is the capital of ___`) with words
+that `kind_of` the answer calls for; a statement that fits none of them is asked with the asking phrase in place of its blank.
+"""
+
+from __future__ import annotations
+
+import re
+
+from formless.data import prose
+from formless.data.questions.kinds import asking_phrase, kind_of
+from formless.data.target import BLANK
+
+TIMES = ("year", "date", "month", "day")
+PLACES = ("country", "continent", "state", "city", "place")
+
+
+def _listed(names: str) -> frozenset[str]:
+    return frozenset(" ".join(name.split()) for name in names.split("|"))
+
+
+# Relations that people write without a verb.
+_VERBLESS = {
+    "was": """born in|born on|born at|raised in|buried in|buried at|married to|educated at|written by|directed by|painted by|
+        composed by|founded by|founded in|invented by|invented in|discovered by|discovered in|designed by|built in|built by|
+        established in|published in|released in|produced by|named after|killed by|influenced by|awarded""",
+    "is": "located in|situated in|based in|headquartered in|known for|known as|famous for|part of|surrounded by",
+    "was a": "member of|student of|pupil of|friend of|professor at|citizen of",
+    "was the": """author of|founder of|inventor of|discoverer of|director of|composer of|son of|daughter of|child of|father of|
+        mother of|brother of|sister of|wife of|husband of|leader of|king of|queen of|president of""",
+    "is the": "capital of|largest city of|official language of",
+}
+_WRITTEN_OUT = {relation: f"{verb} {relation}" for verb, names in _VERBLESS.items() for relation in _listed(names)}
+_ATTRIBUTES = _listed(
+    """place of birth|birthplace|birth place|date of birth|birth date|year of birth|place of death|date of death|
+    year of death|cause of death|burial place|occupation|profession|nationality|citizenship|country of citizenship|religion|
+    native language|spouse|wife|husband|father|mother|brother|sister|son|daughter|child|middle name|first name|last name|
+    birth name|maiden name|nickname|pen name|stage name|author|writer|director|composer|producer|publisher|founder|inventor|
+    owner|architect|capital|population|area|height|length|depth|currency|official language|continent|country|headquarters|
+    symbol|motto|genre|instrument|alma mater|doctoral advisor|employer|successor|predecessor|debut album|first novel|
+    record label|field|political party"""
+)
+_VERBS = dict(
+    pair.split(" ")
+    for pair in _listed(
+        """attended attend|became become|built build|composed compose|created create|defeated defeat|designed design|
+        developed develop|died die|directed direct|discovered discover|fought fight|founded found|graduated graduate|
+        grew grow|invented invent|joined join|led lead|lived live|married marry|met meet|moved move|opened open|painted paint|
+        played play|produced produce|published publish|received receive|recorded record|ruled rule|sang sing|served serve|
+        settled settle|sold sell|spoke speak|starred star|started start|studied study|taught teach|translated translate|
+        travelled travel|won win|worked work|wrote write"""
+    )
+)
+_PLACED = _listed("born|raised|buried|educated|located|situated|based|headquartered|held|baptized")
+_PLACING = _listed("die|live|study|work|graduate|grow|settle|move|teach")
+_MADE = _listed(
+    """written|directed|painted|composed|founded|invented|discovered|designed|built|produced|killed|created|published|led|
+    raised|taught|influenced"""
+)
+_PEOPLE = _listed(
+    """father|mother|brother|sister|son|daughter|child|wife|husband|spouse|friend|pupil|student|teacher|author|writer|director|
+    composer|founder|inventor|owner|architect|successor|predecessor|doctoral advisor"""
+)
+
+
+def statement(subject: str, relation: str) -> str:
+    """A triple's subject and relation as a cloze.
+
+    A relation is read as it stands between subject and object; common ones without a verb get theirs ("born in", "capital
+    of"), and common attributes ("place of birth", "spouse") become `The spouse of ... is ___.`
+    """
+    folded = relation.casefold()
+    if folded in _ATTRIBUTES:
+        return f"The {relation} of {subject} is {BLANK}."
+    return f"{subject} {_WRITTEN_OUT.get(folded, relation)} {BLANK}."
+
+
+def question(cloze: str, answer: str, subject: str) -> str:
+    """A cloze as a question.
+
+    Args:
+        cloze: A statement with one blank.
+        answer: What belongs there.
+        subject: Whom or what it is about.
+    """
+    kind = "person" if _asks_for_person(cloze) else kind_of(cloze, answer)
+    tail = re.fullmatch(rf"{re.escape(subject)} (.+) {BLANK}\.?", cloze)
+    attribute = re.fullmatch(rf"The (.+) of {re.escape(subject)} (is|was) {BLANK}\.?", cloze)
+    asked = None
+    if attribute:
+        asked = f"{_asking_what(kind)} {attribute[2]} the {attribute[1]} of {subject}?"
+    elif tail:
+        asked = _passive(tail[1], kind, subject) or _active(tail[1], kind, subject)
+    forms = ([asked] if asked else []) + [_replaced(cloze, phrase) for phrase in (asking_phrase(kind), "what", "which thing")]
+    return next(form for form in forms if not prose.contains(form, answer))
+
+
+def _asks_for_person(cloze: str) -> bool:
+    """Whether the words at the blank say so: `the father of Ada is ___`, `Ada is the daughter of ___`."""
+    role = f"(?:{'|'.join(sorted(_PEOPLE))})"
+    last, first = rf"\b{role} of(?: [\w' .-]+ (?:is|was))? {BLANK}", rf"^{BLANK} (?:is|was) the {role} of\b"
+    return re.search(f"{last}|{first}", cloze) is not None
+
+
+def _passive(tail: str, kind: str, subject: str) -> str | None:
+    """`was born in`, `is the capital of`, `was written by`."""
+    found = re.fullmatch(r"(is|was|are|were) (.+) (in|on|at|by|of)", tail)
+    if not found:
+        return None
+    verb, middle, preposition = found.groups()
+    if preposition == "by":
+        return f"By whom {verb} {subject} {middle}?" if kind == "person" or middle in _MADE else None
+    if preposition == "of":
+        capital = re.fullmatch(r"the (?:\w+ )?capital", middle)
+        return f"Of which country {verb} {subject} {middle}?" if capital and kind != "state" else None
+    if kind in TIMES:
+        return f"{_asking_when(kind)} {verb} {subject} {middle}?"
+    return f"Where {verb} {subject} {middle}?" if kind in PLACES or middle in _PLACED else None
+
+
+def _active(tail: str, kind: str, subject: str) -> str | None:
+    """`wrote`, `died in`, `studied mathematics at`."""
+    verb, _, rest = tail.partition(" ")
+    base = _VERBS.get(verb)
+    if base is None:
+        return None
+    if not rest:
+        who = kind == "person" or base in ("marry", "meet")
+        return f"{'Whom' if who else 'What'} did {subject} {base}?"
+    found = re.fullmatch(r"(?:(.+) )?(in|on|at|from|to)", rest)
+    if not found:
+        return None
+    middle, preposition = found.groups()
+    did = f"did {subject} {base}{f' {middle}' if middle else ''}"
+    if kind in TIMES and preposition in ("in", "on"):
+        return f"{_asking_when(kind)} {did}?"
+    if kind in PLACES or base in _PLACING:
+        return f"Where {did}{f' {preposition}' if preposition in ('from', 'to') else ''}?"
+    return None
+
+
+def _asking_when(kind: str) -> str:
+    return "In which year" if kind == "year" else "In which month" if kind == "month" else "When"
+
+
+def _asking_what(kind: str) -> str:
+    return "Who" if kind == "person" else "What"
+
+
+def _replaced(cloze: str, phrase: str) -> str:
+    """The cloze with an asking phrase in place of the blank, of an article before it and of quotes around it."""
+    gap = re.compile(rf"(?:\b(?:an?|the) )?(?:['\"‘“]{BLANK}['\"’”](?!\w)|{BLANK})", re.I)
+    asked = gap.sub(lambda found: phrase if found.start() else phrase.capitalize(), cloze, count=1).rstrip(" .!")
+    return re.sub(r"\b(with|by|of|to|for|from|after|against) who\b", r"\1 whom", asked) + "?"
