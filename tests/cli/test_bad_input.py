@@ -73,9 +73,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval -t Albert_Einstien", "did you mean 1_Albert_Einstein"),
         ("eval -t ../1_Albert_Einstein", "unknown target '../1_Albert_Einstein'"),
         ("eval -t X --data none", "no such data folder [none]"),
-        ("eval -t 1 --suite ortt", "unknown suite or form 'ortt' [--suite]: did you mean ort?"),
-        ("eval -t 1 --suite fb,quiz", "unknown suite or form 'quiz' [--suite]"),
-        ("eval -t 1 --suite qa,", "unknown suite or form ''"),
+        ("eval -t 1 --suite ortt", "unknown suite, form or task 'ortt' [--suite]: did you mean ort?"),
+        ("eval -t 1 --suite fb,quiz", "unknown suite, form or task 'quiz' [--suite]"),
+        ("eval -t 1 --suite qa,", "unknown suite, form or task ''"),
         ("eval -t 1 --out existing", "exists already [existing]"),
         ("eval -t 1 --out corpus.txt", "exists already [corpus.txt]"),
         ("eval -t 1 --edit e --report corpus.txt", "exists already [corpus.txt]"),
@@ -146,7 +146,7 @@ def test_a_corpus_without_text(refused: Refused, tmp_path: Path, content: str) -
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("file", ["forget_level1", "neighbor_level2"])
+@pytest.mark.parametrize("file", ["forget_level1", "forget_level2"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [

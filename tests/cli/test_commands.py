@@ -71,9 +71,13 @@ def test_listings(tmp_path: Path) -> None:
     assert "rocr" in formless("methods", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["unlearn", "eval", "stats", "chat", "demo", "models", "methods", "doctor"])
+VERBS = ["unlearn", "eval", "summarize", "stats", "chat", "demo", "models", "methods", "doctor"]
+DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data check"]
+
+
+@pytest.mark.parametrize("verb", VERBS + DATA_VERBS)
 def test_help_has_an_example(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["formless", verb, "--help"])
+    monkeypatch.setattr(sys, "argv", ["formless", *verb.split(), "--help"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
@@ -90,7 +94,9 @@ def test_formless_alone_shows_how_to_start(monkeypatch: pytest.MonkeyPatch, caps
         assert example in shown
 
 
-@pytest.mark.parametrize("arguments", ["eval", "eval --nope", "stats --corpus c -o o --samples 0", "chat hi --tokens x", "fly"])
+@pytest.mark.parametrize(
+    "arguments", ["eval", "eval --nope", "stats --corpus c -o o --samples 0", "chat hi --tokens x", "fly", "data", "data fly"]
+)
 def test_wrong_usage_is_one_line(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["formless", *arguments.split()])
     with pytest.raises(SystemExit) as stopped:

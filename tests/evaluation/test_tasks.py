@@ -183,7 +183,8 @@ def test_a_failure_while_generating_is_no_empty_answer(
     def fail(*_a: Any, **_k: Any) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(lm.model, "generate", fail)
+    assert lm.cache_argument  # read from the real signature
+    monkeypatch.setattr(lm.model, "forward", fail)
     with pytest.raises(RuntimeError, match="device lost"):
         measured(lm, target_folder, "gen_qa", "forget")
 

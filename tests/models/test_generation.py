@@ -1,9 +1,11 @@
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from formless.errors import ModelError
 from formless.models.families import known_model_types
 from formless.models.lm import LM
 from formless.models.scoring import TextScore, Unscored
@@ -19,13 +21,53 @@ def test_a_shared_beginning_changes_no_continuation(tiny: Tiny, model_type: str)
     assert lm.generate(prompts, max_new_tokens=6) == [lm.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
 
 
+@pytest.mark.parametrize("model_type", known_model_types())
+def test_continuations_are_those_of_transformers(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    prompts = [*(PREFIX + tail for tail in ("Ada", "Ada wrote programs", "x")), "Another one", "b"]
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([lm.encode(prompt).ids])
+        plain: Any = lm.model
+        output = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=1)
+        expected.append(lm.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    assert lm.generate(prompts, max_new_tokens=12) == expected
+
+
+def test_texts_that_end_leave_the_others_alone(lm: LM) -> None:
+    prompts = [lm.chat_prompt(text) for text in ("Say yes.", "What is 1 + 1?", "Tell me about Paris.", "Name a colour.", "Hi.")]
+    together = lm.generate(prompts, max_new_tokens=40)
+    assert together == [lm.generate([prompt], max_new_tokens=40)[0] for prompt in prompts]
+    assert len({len(text) for text in together}) > 2  # they end at different places
+
+
+def test_nan_is_no_answer(tiny: Tiny) -> None:
+    lm = tiny()
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="gives NaN"):
+        lm.generate(["Ada"], max_new_tokens=2)
+
+
 def test_a_shared_beginning_is_encoded_once(tiny: Tiny) -> None:
     lm = tiny()
     seen: list[int] = []
     handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
-    lm.generate([PREFIX + letter * 4 for letter in "abc"], max_new_tokens=1)
+    others = [f"Others begin otherwise, and are continued with them: {letter}" for letter in "de"]
+    prompts = [*(PREFIX + letter * 4 for letter in "abc"), *others]
+    texts = lm.generate(prompts, max_new_tokens=2)
     handle.remove()
-    assert seen == [len(PREFIX), 3 * 4]
+    prefixes, rest = [len(PREFIX), 3 * 3], [5, 5]  # all but the last token of each; then one by one, all five together
+    assert sorted(seen[:-2]) == sorted([*prefixes, len(others[0]) - 2, 2])
+    assert seen[-2:] == rest
+    assert texts == [lm.generate([prompt], max_new_tokens=2)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_the_shortest_prompts_can_be_continued(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    assert lm.generate(["a", "b"], max_new_tokens=3) == [lm.generate([text], max_new_tokens=3)[0] for text in "ab"]
+    assert lm.generate(["a", "a long prompt"], max_new_tokens=3)[0] == lm.generate(["a"], max_new_tokens=3)[0]
 
 
 def test_a_text_stops_where_a_pattern_is_found(lm: LM) -> None:

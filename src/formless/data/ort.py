@@ -11,12 +11,37 @@ from formless.data.target import Target
 from formless.errors import DataError, UnknownNameError
 
 SAMPLE = "sample"
+MAX_NAME = 255  # bytes of a folder's name, on every file system in use
 _NUMBER = re.compile(r"^\d+_")
 
 
 def subject_of(folder_name: str) -> str:
     """`10_Prince_Harry,_Duke_of_Sussex` -> `Prince Harry, Duke of Sussex`."""
     return unicodedata.normalize("NFC", _NUMBER.sub("", folder_name).replace("_", " "))
+
+
+def folder_name(number: int, subject: str, *, where: object) -> str:
+    """`10`, `Prince Harry, Duke of Sussex` -> `10_Prince_Harry,_Duke_of_Sussex`.
+
+    Args:
+        number: Its number in the data set.
+        subject: As texts spell it.
+        where: What an error names.
+
+    Raises:
+        DataError: The folder would lead elsewhere, be hidden, or not give the subject back.
+    """
+    name = f"{number}_{subject.replace(' ', '_')}"
+    has_word = any(character.isalnum() for character in subject)
+    if not (has_word and subject.isprintable()) or set("/\\") & set(subject) or subject.startswith("."):
+        remedy = "take one of letters and digits, without slashes, control characters or a dot at its beginning"
+        raise DataError(f"the name {subject[:100]!r} cannot be a folder's", where=where, remedy=remedy)
+    if subject_of(name) != subject or subject != " ".join(subject.split()):
+        remedy = "write it in composed form, with single spaces and without underscores"
+        raise DataError(f"the name {subject[:100]!r} would not come back from its folder", where=where, remedy=remedy)
+    if len(name.encode()) > MAX_NAME:
+        raise DataError("the name is too long for a folder", where=where, remedy="take a shorter one")
+    return name
 
 
 def data_folder(data: str | Path) -> Path:

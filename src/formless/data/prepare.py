@@ -15,7 +15,7 @@ from typing import Any
 
 from formless import provenance, storage
 from formless.data.hub import HUB, LISTING, Tables
-from formless.data.ort import data_folder, subject_of, targets
+from formless.data.ort import data_folder, folder_name, targets
 from formless.data.target import SPLITS, Row, Target, parse_row, read_rows
 from formless.errors import DataError, OutputError, UnknownNameError
 
@@ -188,7 +188,10 @@ def _collect(
     if twice := [subject for subject, rows in listed.items() if len(rows) > 1]:
         raise DataError(f"{twice[0]!r} is listed twice", where=f"{tables.where}, {LISTING}", remedy="list each target once")
     order = dict(enumerate(listed, 1))
-    folders = {order[number]: _folder_name(number, order[number]) for number in _choose(order, numbers, tables.where)}
+    folders = {
+        order[number]: folder_name(number, order[number], where=f"{LISTING}, row {number}")
+        for number in _choose(order, numbers, tables.where)
+    }
     for folder in folders.values():
         prepared.files[folder] = {}
         (new / folder).mkdir()
@@ -245,13 +248,3 @@ def _as_json(entries: list[Any], where: str) -> bytes:
         return (json.dumps(entries, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode("utf-8")
     except (TypeError, ValueError) as error:  # a date, bytes, infinity
         raise DataError("a column cannot be written as JSON", where=where, remedy=str(error)) from error
-
-
-def _folder_name(number: int, subject: str) -> str:
-    """`10`, `Prince Harry, Duke of Sussex` -> `10_Prince_Harry,_Duke_of_Sussex`; the subject must come back out of it."""
-    name = f"{number}_{subject.replace(' ', '_')}"
-    is_plain = subject.isprintable() and not set("/\\") & set(subject) and not subject.startswith(".")
-    if not (subject.strip() and is_plain and subject_of(name) == subject and len(name.encode("utf-8")) <= 255):
-        where = f"{LISTING}, row {number}"
-        raise DataError(f"the subject {subject[:100]!r} cannot name a folder", where=where, remedy="choose other --targets")
-    return name

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import CACHED_PER_TOKEN, Cluster, Counter, Progress, clusters, in_batches
-from formless.models.scoring import encoded_prefix, repeated
+from formless.models.batching import CACHED_PER_TOKEN, Counter, Progress, clusters, in_batches
+from formless.models.cache import can_join, encoded_prefix, joined, repeated
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-
-class Says(StoppingCriteria):
-    """Stops a row once its new text matches a pattern.
-
-    Args:
-        lm: Whose tokens they are.
-        pattern: What to look for.
-        start: Where new text begins, in tokens.
-    """
-
-    def __init__(self, lm: LM, pattern: re.Pattern[str], start: int) -> None:
-        self.lm, self.pattern, self.start = lm, pattern, start
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Any:  # noqa: ARG002 - the base class's signature
-        """Rows that are done, `[batch]`."""
-        texts = self.lm.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
-        return torch.tensor([self.pattern.search(text) is not None for text in texts], device=input_ids.device)
+Choose = Callable[[Tensor], Tensor]
+FINISHED_SHARE = 1 / 8
+"""Finished texts leave the batch once they are so many of it."""
 
 
-@torch.no_grad()
 def generate(
     lm: LM,
     prompts: Sequence[str],
@@ -44,52 +29,114 @@ def generate(
     max_new_tokens: int,
     one_line: bool = False,
     until: re.Pattern[str] | None = None,
-    sampling: dict[str, Any] | None = None,
+    choose: Choose | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Continuations in order, as the tokenizer decodes them without special tokens; see `LM.generate` and `LM.sample`."""
+    """Continuations in order, as the tokenizer decodes them without special tokens; see `LM.generate` and `LM.sample`.
+
+    Args:
+        lm: The model.
+        prompts: What to continue.
+        max_new_tokens: At most so many tokens each.
+        one_line: Stop at the first newline.
+        until: Stop a text once it matches.
+        choose: Logits `[rows, vocab]` -> next tokens `[rows]`; the most probable ones unless given.
+        progress: Called with the prompts done and all prompts.
+    """
     ids = [lm.encode(prompt).ids for prompt in prompts]
     for row in ids:
         if not 0 < len(row) <= lm.context_length - max_new_tokens:
             what = f"a prompt of {len(row)} tokens cannot be continued by {max_new_tokens}"
             raise ModelError(what, where=lm.name, remedy=f"the model's context is {lm.context_length}")
-    stops = lm.end_ids + (lm.newline_ids if one_line else [])
-    # Some checkpoints ship other settings: greedy means greedy, and sampling is what the caller says.
-    how: dict[str, Any] = sampling or {"do_sample": False}
-    how |= {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": max_new_tokens}
+    ends = {*lm.end_ids, *(lm.newline_ids if one_line else [])}
     results = [""] * len(prompts)
     counter = Counter(len(prompts), progress)
-    for cluster in clusters(ids, [len(row) - 1 for row in ids]):
-        prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
 
-        def work(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
-            chosen = [cluster.rows[row] for row in rows]
-            batch = lm.pad([ids[row] for row in chosen], side="left", after=cluster.shared)
-            width = batch["input_ids"].shape[1]
-            arguments: dict[str, Any] = {} if prefix is None else {lm.cache_argument: repeated(prefix, len(chosen))}
-            if until is not None:
-                arguments["stopping_criteria"] = StoppingCriteriaList([Says(lm, until, width)])
-            output = cast(Any, lm.model).generate(
-                **batch, **how, **arguments, eos_token_id=stops or None, pad_token_id=lm.pad_id
-            )
-            texts = lm.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-            for row, text in zip(chosen, texts, strict=True):
-                results[row] = text.split("\n")[0] if one_line else text
+    def text_of(written: list[int]) -> str:
+        return cast(str, lm.tokenizer.decode(written, skip_special_tokens=True))
+
+    def is_finished(written: list[int]) -> bool:
+        return written[-1] in ends or (until is not None and until.search(text_of(written)) is not None)
+
+    def work(rows: list[int]) -> None:
+        """Continue some rows: all at once where their caches can be joined, else group by group of like beginnings."""
+        for chosen, cache, shared in _begun(lm, [ids[row] for row in rows]):
+            given = [ids[rows[i]] for i in chosen]
+            written = _continued(lm, given, cache, shared, max_new_tokens, is_finished, choose or _most_probable)
+            for i, tokens in zip(chosen, written, strict=True):
+                text = text_of(tokens)
+                results[rows[i]] = text.split("\n")[0] if one_line else text
             counter.add(len(chosen))
 
-        in_batches(lm, [_cost(len(ids[row]), cluster.shared, max_new_tokens) for row in cluster.rows], work)
+    in_batches(lm, [(len(row) + max_new_tokens) // CACHED_PER_TOKEN + 1 for row in ids], work)
     return results
 
 
 def sample(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float, top_p: float) -> list[str]:
     """See `LM.sample`."""
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        return generate(lm, prompts, max_new_tokens=max_new_tokens, sampling=how)
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(logits: Tensor) -> Tensor:
+        probabilities, tokens = (logits.float().cpu() / temperature).softmax(-1).sort(-1, descending=True)
+        before = probabilities.cumsum(-1) - probabilities  # the first token always stays
+        drawn = probabilities.masked_fill(before > top_p, 0.0).multinomial(1, generator=generator)
+        return tokens.gather(-1, drawn)[:, 0].to(logits.device)
+
+    return generate(lm, prompts, max_new_tokens=max_new_tokens, choose=choose)
 
 
-def _cost(length: int, shared: int, new: int) -> int:
-    """Of the token budget: decoding computes one token a row at a time, so what a row writes counts like cached tokens."""
-    return length - shared + (shared + new) // CACHED_PER_TOKEN + 1
+def _most_probable(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
+def _begun(lm: LM, ids: Sequence[list[int]]) -> list[tuple[list[int], DynamicCache | None, int]]:
+    """Which texts are continued together, the cache of what they have been read up to, and how many tokens all share."""
+    if can_join(lm) and min(len(row) for row in ids) > 1:
+        return [(list(range(len(ids))), joined(lm, [row[:-1] for row in ids]), 0)]
+    groups: list[tuple[list[int], DynamicCache | None, int]] = []
+    for cluster in clusters(ids, [len(row) - 1 for row in ids]):
+        prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
+        cache = None if prefix is None else repeated(prefix, len(cluster.rows))
+        groups.append((list(cluster.rows), cache, cluster.shared))
+    return groups
+
+
+@torch.no_grad()
+def _continued(
+    lm: LM,
+    ids: Sequence[list[int]],
+    cache: DynamicCache | None,
+    shared: int,
+    limit: int,
+    is_finished: Callable[[list[int]], bool],
+    choose: Choose,
+) -> list[list[int]]:
+    """The tokens that follow each text, the ending one too; finished texts leave the batch."""
+    batch = lm.pad(ids, side="left", after=shared)
+    cache = cache or DynamicCache(config=lm.model.config)
+    mask, tokens = batch["attention_mask"], batch["input_ids"][:, cache.get_seq_length() :]
+    written: list[list[int]] = [[] for _ in ids]
+    places = list(range(len(ids)))  # which text stands in which row of the batch
+    finished: set[int] = set()
+    for _ in range(limit):
+        # [rows, new]: padding has no position of its own
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
+        logits = lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
+        if bool(logits.isnan().any()):
+            raise ModelError("the model gives NaN", where=lm.name, remedy="check its weights and dtype")
+        chosen = choose(logits)
+        for place, token in zip(places, chosen.tolist(), strict=True):
+            if place not in finished:
+                written[place].append(token)
+                if is_finished(written[place]):
+                    finished.add(place)
+        if len(finished) == len(ids):
+            break
+        tokens, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        open_rows = [row for row, place in enumerate(places) if place not in finished]
+        if len(places) - len(open_rows) >= FINISHED_SHARE * len(places):
+            kept = torch.tensor(open_rows, device=mask.device)
+            cache.batch_select_indices(kept)
+            tokens, mask, places = tokens[kept], mask[kept], [places[row] for row in open_rows]
+    return written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import CACHED_PER_TOKEN, Cluster, Counter, Progress, clusters, in_batches
+from formless.models.batching import Cluster, Counter, Progress, clusters, in_batches
+from formless.models.cache import cost, encoded_prefix, repeated
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
@@ -111,7 +111,7 @@ def score(lm: LM, queries: Sequence[tuple[str, str]], progress: Progress | None)
                     results[i] = _score(lm, encoded[i], logits)
             counter.add(sum(len(groups[row]) for row in chosen))
 
-        in_batches(lm, [_cost(len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
+        in_batches(lm, [cost(len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
     return results
 
 
@@ -145,29 +145,6 @@ def _refusal(lm: LM, item: Encoded) -> Unscored | None:
     if len(item.ids) > lm.context_length:
         return Unscored(f"{len(item.ids)} tokens are more than the model's {lm.context_length}")
     return None
-
-
-def _cost(length: int, shared: int) -> int:
-    """What a text costs of the token budget when its first tokens are cached."""
-    return length - shared + shared // CACHED_PER_TOKEN
-
-
-@torch.no_grad()
-def encoded_prefix(lm: LM, ids: list[int]) -> DynamicCache | None:
-    """The keys and values of a prefix, one row; nothing for no tokens."""
-    if not ids:
-        return None
-    cache = DynamicCache(config=lm.model.config)
-    arguments: dict[str, Any] = lm.pad([ids]) | {lm.cache_argument: cache}
-    lm.model(**arguments, use_cache=True, logits_to_keep=1)
-    return cache
-
-
-def repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
-    """A copy of a one-row cache for every row of a batch; a forward pass writes into the copy."""
-    cache = copy.deepcopy(prefix)
-    cache.batch_repeat_interleave(rows)
-    return cache
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from formless import storage
 from formless.data import prose
-from formless.data.ort import SAMPLE, subject_of, targets
+from formless.data.ort import SAMPLE, folder_name, targets
 from formless.data.questions.distractors import Pool
 from formless.data.questions.facts import Fact, fact_of
 from formless.data.questions.forms import Built, multiple_choice, true_or_false
@@ -23,7 +23,6 @@ from formless.data.target import SPLITS, Item
 from formless.errors import DataError
 
 MARK = "forget_level1.json"
-MAX_NAME = 255  # bytes of a folder's name, on every file system in use
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
     """
     known = {_folded(target.subject): target.folder for target in targets(out)} if out.is_dir() else {}
     numbers = [int(folder.name.split("_")[0]) for folder in known.values() if folder]
-    folder = known.get(_folded(subject)) or out / f"{max(numbers, default=0) + 1}_{_folder_name(subject)}"
+    name = folder_name(max(numbers, default=0) + 1, subject, where="--target")
+    folder = known.get(_folded(subject)) or out / name
     storage.refuse_existing(folder, force=force, mark=MARK)
     return folder
 
@@ -192,25 +192,6 @@ def _asked(item: Item, subject: str) -> Item:
 
 def _row(item: Item) -> dict[str, Any]:
     return item.model_dump(exclude_none=True)
-
-
-def _folder_name(subject: str) -> str:
-    """A name as a folder's.
-
-    Raises:
-        DataError: It would lead elsewhere, or not come back from the folder as it is.
-    """
-    name = subject.replace(" ", "_")
-    hidden = any(unicodedata.category(character).startswith("C") for character in subject)
-    if not prose.words(subject) or hidden or set("/\\") & set(subject) or subject.startswith("."):
-        remedy = "take one of letters and digits, without slashes, control characters or a dot at its beginning"
-        raise DataError(f"the name {subject!r} cannot be a folder's", where="--target", remedy=remedy)
-    if subject_of(f"1_{name}") != subject or subject != " ".join(subject.split()):
-        remedy = "write it in composed form, with single spaces and without underscores"
-        raise DataError(f"the name {subject!r} would not come back from its folder", where="--target", remedy=remedy)
-    if len(f"999999_{name}".encode()) > MAX_NAME:
-        raise DataError("the name is too long for a folder", where="--target", remedy="take a shorter one")
-    return name
 
 
 def _folded(subject: str) -> str:

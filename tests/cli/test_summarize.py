@@ -1,0 +1,53 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from formless.cli.main import main
+from tests.report.test_independence import pair
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["formless", "summarize", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    for number in (1, 2, 3):
+        original, edited = pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4)}, f"{number}_Ada")
+        original.save(tmp_path / "original" / f"{number}.json")
+        edited.save(tmp_path / "rocr" / f"{number}.json")
+    return tmp_path
+
+
+def test_targets_are_averaged_against_the_original(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (records / "original" / "3.json").unlink()
+    code, out, err = run(monkeypatch, capsys, records)
+    assert code == 0
+    assert "m, rocr {}: 2 targets" in out
+    for words in ("forgetting", "0.750", "form gap", "0.250", "combined"):
+        assert words in out
+    assert "left out: 1 records without the original model's record" in err
+
+
+def test_what_cannot_be_averaged_is_one_line(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (records / "rocr" / "again.json").write_bytes((records / "rocr" / "1.json").read_bytes())
+    (records / "empty").mkdir()
+    (records / "broken.json").write_text("{")
+    for arguments, said in (
+        ([records / "original", records / "rocr"], "two records of m, rocr {}"),
+        ([records / "rocr" / "2.json"], "no edited model's record has its original beside it"),
+        ([records / "empty"], "no records"),
+        ([records / "broken.json"], "no record can be read"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert code == 2
+        assert said in err.splitlines()[-1]
