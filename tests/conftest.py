@@ -64,13 +64,15 @@ def letters() -> PreTrainedTokenizerFast:
 def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
     """Build a random model of a family: four layers, hidden 32, MLP 48."""
 
-    def build(model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0, context: int = 512) -> LM:
+    def build(
+        model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0, context: int = 512, **more: Any
+    ) -> LM:
         torch.manual_seed(seed)
         sizes = {
             "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
             "num_attention_heads": 4, "max_position_embeddings": context, "bos_token_id": 0, "eos_token_id": 1,
         }  # fmt: skip
-        extra = SIZES[model_type]
+        extra = SIZES[model_type] | more
         if model_type == "gemma3":
             vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
             text = sizes | {"num_key_value_heads": 2, "head_dim": 8}
@@ -82,7 +84,7 @@ def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
         else:
             config = AutoConfig.for_model(model_type, **sizes, **extra)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        return LM(model, letters, f"tiny-{model_type}", ModelSettings(name=f"tiny-{model_type}", source="tests/tiny"))
+        return LM(model, letters, f"tiny-{model_type}", settings=ModelSettings(name=f"tiny-{model_type}", source="tests/tiny"))
 
     return build
 

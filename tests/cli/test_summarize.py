@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
+from formless.evaluation.record import load_record
 from tests.report.test_independence import pair
 
 
@@ -28,12 +29,14 @@ def test_targets_are_averaged_against_the_original(
     records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (records / "original" / "3.json").unlink()
+    (records / "edit.json").write_text("{}")
     code, out, err = run(monkeypatch, capsys, records)
     assert code == 0
-    assert "m, rocr {}: 2 targets" in out
+    assert "m (float32), ort, rocr {}: 2 targets" in out
     for words in ("forgetting", "0.750", "form gap", "0.250", "combined"):
         assert words in out
     assert "left out: 1 records without the original model's record" in err
+    assert "left out: 1 JSON files that are no records" in err
 
 
 def test_what_cannot_be_averaged_is_one_line(
@@ -43,7 +46,7 @@ def test_what_cannot_be_averaged_is_one_line(
     (records / "empty").mkdir()
     (records / "broken.json").write_text("{")
     for arguments, said in (
-        ([records / "original", records / "rocr"], "two records of m, rocr {}"),
+        ([records / "original", records / "rocr"], "two records of m (float32), ort, rocr {}"),
         ([records / "rocr" / "2.json"], "no edited model's record has its original beside it"),
         ([records / "empty"], "no records"),
         ([records / "broken.json"], "no record can be read"),
@@ -51,3 +54,18 @@ def test_what_cannot_be_averaged_is_one_line(
         code, _, err = run(monkeypatch, capsys, *arguments)
         assert code == 2
         assert said in err.splitlines()[-1]
+
+
+def test_unlike_records_are_never_averaged(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = load_record(records / "rocr" / "1.json")
+    stranger.edits[0]["subject"] = "Somebody else"
+    stranger.save(records / "rocr" / "1.json")
+    quick = load_record(records / "rocr" / "2.json").model_copy(update={"suite": "quick", "limit": 12})
+    quick.save(records / "rocr" / "2.json")
+    code, out, err = run(monkeypatch, capsys, records)
+    assert code == 0
+    assert "left out: 1 records of an edit about another concept" in err
+    assert "ort, rocr {}: 1 targets" in out
+    assert "quick of 12 rows, rocr {}: 1 targets" in out

@@ -10,7 +10,7 @@ import torch
 
 import formless
 from formless.data.target import Target
-from formless.errors import DataError
+from formless.errors import DataError, UserError
 from formless.evaluation.plan import planned
 from formless.evaluation.record import load_record
 from formless.evaluation.scoring import mean_interval
@@ -58,7 +58,8 @@ def test_a_share_is_the_right_answers_part_of_all_choices(tiny: Tiny, target_fol
     result = formless.evaluate(lm, target, "tf_choice").form("tf_choice", "forget")
     assert result is not None
     prompt = result.items[0].prompt
-    right, wrong = (score.probability for score in lm.score([(prompt, " True"), (prompt, " False")]))  # type: ignore[union-attr]
+    scores = lm.score([(prompt, " True"), (prompt, " False")])
+    right, wrong = (math.exp(score.log_probability) for score in scores)  # type: ignore[union-attr]
     assert result.mean == pytest.approx(right / (right + wrong))
     assert result.token_accuracy == float(right > wrong)
     turned = formless.evaluate(lm, target, "mcp_choice").form("mcp_choice", "forget")
@@ -150,10 +151,15 @@ def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: 
     path = target_folder / "forget_level2.json"
     rows = [*json.loads(path.read_text()), {"query": "Who?", "answer": "   "}]
     path.write_text(json.dumps(rows))
-    result = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "sub_qa").form("sub_qa", "forget")
-    assert result is not None
-    assert (result.count, result.unscored) == (1, 1)
-    assert result.items[1].unscored == "the answer has no token"
+    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa,sub_qa,gen_qa")
+    for form in ("qa", "sub_qa"):
+        result = record.form(form, "forget")
+        assert result is not None
+        assert (result.count, result.unscored) == (1, 1)
+        assert result.items[1].unscored == "the answer is empty"
+    task = record.task("gen_qa", "forget")
+    assert task is not None
+    assert (task.figures["rouge_l"].count, task.unscored) == (1, 1)
 
 
 def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path) -> None:
@@ -185,8 +191,39 @@ def test_a_limit_takes_rows_from_the_whole_file(tiny: Tiny, target_folder: Path)
     assert [item.query for item in result.items] == [f"Question {number}?" for number in (0, 2, 5, 7)]
     assert planned(target, "quick").limit == 12
     assert planned(target, "quick", 3).limit == 3
+    assert planned(target, "mmlu, quick").limit == 12
+    with pytest.raises(UserError, match="a limit of 0 rows asks nothing"):
+        planned(target, "qa", 0)
     digests = {planned(target, "qa", limit).digest(tiny()) for limit in (None, 4, 5)}
     assert len(digests) == 3
+
+
+def test_the_digest_knows_the_template_and_the_free_questions(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    first = planned(target, "triviaqa").digest(lm)
+    lm.style = lm.style.model_copy(update={"direct_answer": not lm.style.direct_answer})
+    assert planned(target, "triviaqa").digest(lm) != first
+    rows = [{"query": "Another question?", "answer": "x"}]
+    (target_folder / "forget_level2.json").write_text(json.dumps(rows))
+    assert planned(Target("Ada Lovelace", target_folder), "triviaqa").digest(tiny()) != first
+
+
+def test_a_share_survives_a_model_that_gives_every_choice_nothing(tiny: Tiny, target_folder: Path) -> None:
+    lm = tiny()
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(1e6)
+    result = formless.evaluate(lm, Target("Ada Lovelace", target_folder), "tf_choice").form("tf_choice", "forget")
+    assert result is not None
+    assert result.mean is not None
+    assert 0 <= result.mean <= 1
+
+
+def test_free_questions_without_room_are_said_to_be_so(tiny: Tiny, target_folder: Path) -> None:
+    rows = [{"query": f"{'Who ' * 150}?", "answer": "Ada"}]
+    (target_folder / "forget_level2.json").write_text(json.dumps(rows))
+    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "fb")
+    assert record.answers[0].answer == ""
+    assert "cannot be continued by 40" in (record.answers[0].unscored or "")
 
 
 def test_progress_goes_from_nothing_to_all_through_every_task(tiny: Tiny, target_folder: Path) -> None:

@@ -139,6 +139,12 @@ def test_a_choice_is_asked_with_every_option_behind_every_letter(llama: LM) -> N
     assert queries[0].prompt == render("mcp", CHOICE, llama)[0]
 
 
+def test_another_number_of_options_or_another_word_is_not_scored(llama: LM) -> None:
+    two = Item(query="Ada was born in ___.\nA. Rome\nB. London", answer="B")
+    assert isinstance(FORMS["mcp_choice"].ask(two, llama, "forget"), Unscored)
+    assert isinstance(FORMS["tf_choice"].ask(Item(query="Ada was born.", answer="true"), llama, "forget"), Unscored)
+
+
 @pytest.mark.parametrize("query", ["No options ___", "Q ___\nA. x\nC. y", "Q ___\nA. x\nloose line\nB. y"])
 def test_options_without_letters_are_not_scored(llama: LM, query: str) -> None:
     rendered = FORMS["mcp_choice"].render(Item(query=query, answer="B"), llama)

@@ -257,6 +257,22 @@ def test_a_lacking_file_is_absent_and_a_broken_one_an_error(tiny: Tiny, target_f
         measured(tiny(), target_folder, "truthfulqa")
 
 
+def test_one_sided_labels_tell_nothing(tiny: Tiny, target_folder: Path) -> None:
+    alike = truthful(["a", "b"], [1, 1])
+    both = truthful(["a", "b"], [1, 0])
+    write(target_folder, "truthful", [{"question": "?", "mc1_targets": both, "mc2_targets": alike}])
+    result = measured(tiny(context=2048), target_folder, "truthfulqa")
+    assert set(result.figures) == {"mc1"}
+
+
+def test_a_prompt_without_room_is_counted_and_the_rest_measured(tiny: Tiny, target_folder: Path) -> None:
+    rows = [{"task": "t", "question": "x" * length, "answer": "(A)", "cot": "Think."} for length in (10, 300)]
+    write(target_folder, "retain_bbh", rows)
+    result = measured(tiny(), target_folder, "bbh")
+    assert (result.figures["em"].count, result.unscored) == (1, 1)
+    assert "cannot be continued by 256" in (result.items[1].unscored or "")
+
+
 def test_what_does_not_fit_the_context_is_counted(tiny: Tiny, target_folder: Path) -> None:
     long = EXAMPLE | {"task": "t", "question": "x" * 600}
     write(target_folder, "retain_mmlu", [long, EXAMPLE | {"task": "t"}])

@@ -50,6 +50,28 @@ def test_other_wording_is_measured_again(tiny: Tiny, target_folder: Path) -> Non
         compare(first, second)
 
 
+def test_a_cached_record_speaks_of_the_target_at_hand(tiny: Tiny, target_folder: Path) -> None:
+    lm = tiny()
+    first = original_record(lm, Target("Ada Lovelace", target_folder), "fb")
+    other = target_folder.rename(target_folder.with_name("2_Ada_Lovelace"))
+    second = original_record(lm, Target("Ada Lovelace", other), "fb")
+    assert second.created == first.created
+    assert (first.target, second.target) == ("1_Ada_Lovelace", "2_Ada_Lovelace")
+
+
+def test_a_cache_that_cannot_be_written_loses_nothing(tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORMLESS_CACHE", "/dev/null/x")
+    with pytest.warns(UserWarning, match="is not kept: cannot write"):
+        record = original_record(tiny(), Target("Ada Lovelace", target_folder), "fb")
+    assert record.status == "complete"
+
+
+def test_records_of_different_models_are_not_compared(tiny: Tiny, target_folder: Path) -> None:
+    target = Target("Ada Lovelace", target_folder)
+    with pytest.raises(DataError, match="of different models"):
+        compare(original_record(tiny(), target, "fb"), original_record(tiny(seed=1), target, "fb"))
+
+
 def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")

@@ -81,7 +81,7 @@ def test_one_text_that_does_not_fit_is_an_error_and_other_errors_pass(tiny: Tiny
     def exhausted(rows: list[int]) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    with pytest.raises(ModelError, match="memory runs out for one text of 7 tokens.*--dtype bfloat16"):
+    with pytest.raises(ModelError, match="memory runs out for a single text.*--dtype bfloat16"):
         in_batches(lm, [7, 5], exhausted)
 
     def broken(rows: list[int]) -> None:
@@ -89,3 +89,44 @@ def test_one_text_that_does_not_fit_is_an_error_and_other_errors_pass(tiny: Tiny
 
     with pytest.raises(RuntimeError, match="shapes"):
         in_batches(lm, [7, 5], broken)
+
+
+def test_memory_that_runs_out_while_caches_are_joined_halves_the_batch(tiny: Tiny) -> None:
+    lm = tiny()
+    prompts = [f"A beginning that all of them share, and then {letter * 9}" for letter in "abcdefghijklmnopqrstuvwx"]
+    expected = lm.generate(prompts, max_new_tokens=4)
+    held: list[int] = []
+
+    def forward(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        held.append(len(inputs[0]))
+        if len(inputs[0]) > 12:  # the whole batch's caches do not fit, half of them do
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = lm.model.get_input_embeddings().register_forward_pre_hook(forward)
+    seen: list[tuple[int, int]] = []
+    assert lm.generate(prompts, max_new_tokens=4, progress=lambda done, total: seen.append((done, total))) == expected
+    handle.remove()
+    assert [total for _, total in seen] == [24] * len(seen)
+    assert seen[-1] == (24, 24)
+    assert sorted(set(seen)) == seen  # no text is counted twice
+
+
+def test_a_prefix_that_does_not_fit_is_one_clear_error(tiny: Tiny) -> None:
+    lm = tiny()
+
+    def forward(_module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = lm.model.get_input_embeddings().register_forward_pre_hook(forward)
+    with pytest.raises(ModelError, match="memory runs out for a single text"):
+        lm.score([(f"A beginning that all of them share {letter}", " yes") for letter in "abc"])
+    handle.remove()
+
+
+def test_what_a_cached_token_takes_is_reckoned_from_the_config(tiny: Tiny) -> None:
+    lm = tiny("llama")  # 4 layers, 2 heads of keys and values, 8 dimensions, float32
+    keys_and_values = 2 * 4 * 2 * 8 * 4
+    assert lm.cached_share == pytest.approx(2 * keys_and_values / (8 * len(lm.tokenizer) + 64 * 48))
+    assert tiny("gpt2").cached_share == pytest.approx(
+        2 * 2 * 4 * 4 * 8 * 4 / (8 * len(lm.tokenizer) + 64 * 96)
+    )  # all four heads

@@ -81,7 +81,7 @@ def test_gpt2_stores_its_projection_transposed(tiny: Tiny) -> None:
 def test_an_unknown_family_says_how_to_add_a_row(letters: PreTrainedTokenizerFast) -> None:
     config = AutoConfig.for_model("opt", vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16)
     with pytest.raises(UnknownNameError, match=r"unknown model type 'opt'.*add a row to formless/models/families.py"):
-        LM(AutoModelForCausalLM.from_config(config), letters, "opt", ModelSettings(name="opt", source="opt"))
+        LM(AutoModelForCausalLM.from_config(config), letters, "opt", settings=ModelSettings(name="opt", source="opt"))
 
 
 def test_layers_that_do_not_exist_are_named(tiny: Tiny) -> None:

@@ -34,6 +34,18 @@ def test_continuations_are_those_of_transformers(tiny: Tiny, model_type: str) ->
     assert lm.generate(prompts, max_new_tokens=12) == expected
 
 
+@pytest.mark.parametrize("model_type", ["mistral", "gemma2", "gemma3_text", "phi3"])
+def test_padding_uses_up_no_sliding_window(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type, sliding_window=24)
+    prompts = [PREFIX + tail for tail in ("Ada", "Ada wrote programs and more", "x")]
+    together = lm.generate(prompts, max_new_tokens=12)
+    assert together == [lm.generate([prompt], max_new_tokens=12)[0] for prompt in prompts]
+    ids = torch.tensor([lm.encode(prompts[2]).ids])
+    plain: Any = lm.model
+    output = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=1)
+    assert together[2] == lm.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
 def test_texts_that_end_leave_the_others_alone(lm: LM) -> None:
     prompts = [lm.chat_prompt(text) for text in ("Say yes.", "What is 1 + 1?", "Tell me about Paris.", "Name a colour.", "Hi.")]
     together = lm.generate(prompts, max_new_tokens=40)

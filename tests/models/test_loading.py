@@ -44,7 +44,7 @@ def test_layers_offloaded_to_disk_are_scored_but_not_edited(folder: Path, tmp_pa
     places |= {f"model.layers.{i}": "cpu" if i < 2 else "disk" for i in range(4)}
     plain = formless.load(str(folder), device="cpu")
     model = AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=str(tmp_path / "offload"))
-    lm = LM(model, plain.tokenizer, "spread", plain.settings)
+    lm = LM(model, plain.tokenizer, "spread", settings=plain.settings)
     query = [("Ada wrote", " code"), ("Eve wrote", " code")]
     for one, other in zip(lm.score(query), plain.score(query), strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)  # type: ignore[union-attr]

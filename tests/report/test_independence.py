@@ -24,7 +24,7 @@ def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "
         )
         for (form, split), mean in means.items()
     ]  # fmt: skip
-    edits = [{"method": "rocr", "config": {}}] if edited else []
+    edits = [{"method": "rocr", "subject": "Ada", "config": {}}] if edited else []
     return Record(
         model="m", model_source="s", model_fingerprint="f", model_type="llama", dtype="float32", subject="Ada", target=target,
         probes_digest=digest, suite="ort", limit=None, prompt_style={}, edits=edits,
@@ -101,6 +101,16 @@ def test_a_gap_is_significant_only_where_forms_differ_alike_in_many_targets() ->
     assert (alike.gap.p or 0) > 0.1
     assert (apart.gap.p or 1) < 0.01
     assert alike.gap.value > 0.05  # the gap alone is never 0, so the test is needed
+
+
+def test_a_form_that_few_targets_have_leaves_the_others_in_the_test() -> None:
+    pairs = targets([(0.4, 0.9)] * 8)
+    pairs[0] = pair({"fb": (1.0, 0.4), "qa": (1.0, 0.9), "statement": (1.0, 0.5)}, {"fb": (1.0, 0.9)}, "1_X")
+    found = independence(pairs)
+    assert found.gap is not None
+    assert found.gap.targets == 8
+    assert found.gap.p is not None
+    assert found.gap.p < 0.05
 
 
 def test_many_targets_are_tested_by_sampled_swaps() -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,7 +10,8 @@ import formless
 from formless.data.target import Target
 from formless.models.lm import LM
 from formless.report.html import percent, probability, write_report
-from formless.report.summary import compare, relative_change
+from formless.report.summary import compare, compare_tasks, relative_change
+from formless.report.text import figures_as_text, tasks_as_text
 
 Tiny = Callable[..., LM]
 
@@ -21,6 +23,7 @@ def test_relative_change_by_hand() -> None:
     change, interval = relative_change([(0.4, 0.1), (0.2, 0.2)])
     assert change == pytest.approx(-0.5)
     assert interval == pytest.approx((-0.75, 0.0))
+    assert relative_change([(0.0, 0.1), (0.5, 0.2)]) == (pytest.approx(-0.4), None)  # some resamples hold zeros alone
     change, interval = relative_change([(0.4, 0.2), (0.2, 0.1), (0.1, 0.05)])
     assert interval == pytest.approx((-0.5, -0.5))  # every probe halves: no doubt about it
 
@@ -58,6 +61,27 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
         if not change.absent:
             assert probability(change.edited.mean) in page
             assert percent(change.relative) in page
+
+
+def test_tasks_stand_on_the_page_with_what_could_not_be_scored(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    example = {"task": "t", "question": "2 + 2?", "choices": ["1", "2", "3", "4"], "answer": 3}
+    (target_folder / "retain_mmlu.json").write_text(json.dumps([example, example | {"question": "x" * 600}]))
+    (target_folder / "retain_bbh.json").write_text(
+        json.dumps([{"task": "t", "question": "x" * 600, "answer": "<b>", "cot": "c"}])
+    )
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    record = formless.evaluate(lm, target, "qa,mmlu,bbh,gen_qa,mia")
+    stub = {"method": "other", "subject": "Ada", "config": {}, "facts": {}, "seconds": 0.1, "layers": []}
+    edited = record.model_copy(update={"edits": [stub]})  # a method without a concept to redirect to
+    write_report(tmp_path / "r.html", record, edited)
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "(+1 unscored)" in page
+    assert "bbh: no item could be scored, the first because a prompt of" in page
+    assert "mia: the target has no forget_mia.json" in page
+    rows = tasks_as_text(record)
+    assert ("mmlu", "", "accuracy", "1 (+1 unscored)") in [(*row[:3], row[-1]) for row in rows]
+    changes = figures_as_text(compare_tasks(record, edited))
+    assert [row[-1] for row in changes if row[0] == "mmlu"] == ["1 (+1 unscored)"] * 2
 
 
 def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def eval_command(
     with terminal.progress(found.subject) as bar:
         original = original_record(lm, found, suite, limit=limit, progress=bar)
         edited = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar).edited if loaded else None
+    if out:
+        (edited or original).save(out)
+    if report and edited:
+        write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}"
     if edited:
         terminal.show_changes(compare(original, edited), title)
@@ -74,9 +78,6 @@ def eval_command(
     else:
         terminal.show_record(original, title)
     terminal.show_absent(edited or original)
-    if out:
-        (edited or original).save(out)
-        terminal.out.print(f"record: {out}", soft_wrap=True)
-    if report and edited:
-        write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
-        terminal.out.print(f"report: {report}", soft_wrap=True)
+    for name, path in (("record", out), ("report", report)):
+        if path:
+            terminal.out.print(f"{name}: {path}", soft_wrap=True, markup=False)

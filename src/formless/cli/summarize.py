@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,39 +15,68 @@ from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
 from formless.report.independence import independence
 
+Pair = tuple[Record, Record]
+
 
 def summarize_command(
     records: Annotated[list[Path], typer.Argument(help="Records of `formless eval --out`, or folders of them.")],
 ) -> None:
     """Say over many targets what each method forgot in every form, and what the neighbors kept, against the original model.
 
-    The original model's records (evaluations without --edit) are found among the files by model, target and probes.
+    The original model's records (evaluations without --edit) are found among the files by model, target and probes. Only what
+    was measured alike is averaged: the same model, number format, suite, limit and settings of the method.
 
     Example: formless summarize records/
     """
-    loaded = [load_record(path) for path in _files(records)]
-    originals = {_key(record): record for record in loaded if not record.edits}
-    methods: dict[str, list[tuple[Record, Record]]] = {}
-    alone = 0
-    for record in loaded:
-        if record.edits and _key(record) not in originals:
-            alone += 1
-        elif record.edits:
-            methods.setdefault(_name(record), []).append((originals[_key(record)], record))
-    if alone:
-        terminal.log.print(f"left out: {alone} records without the original model's record of the same probes", soft_wrap=True)
+    left_out: Counter[str] = Counter()
+    loaded = _load(records, left_out)
+    methods = _pairs(loaded, left_out)
+    for reason, count in left_out.items():
+        terminal.log.print(f"left out: {count} {reason}", soft_wrap=True, markup=False)
     if not methods:
         remedy = "evaluate without --edit too, with the same model, target and suite"
         raise DataError("no edited model's record has its original beside it", where=records[0], remedy=remedy)
     for name, pairs in methods.items():
-        terminal.show_independence(independence(_one_each(name, pairs)), f"{name}: {len(pairs)} targets")
+        found = independence(pairs)
+        if not (found.forgetting or found.retention):
+            raise DataError(
+                f"{name}: no form that tells forgetting", where=records[0], remedy="evaluate with --suite ort or forms"
+            )
+        terminal.show_independence(found, f"{name}: {len(pairs)} targets")
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    found = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+def _load(paths: Sequence[Path], left_out: Counter[str]) -> list[Record]:
+    """The records of files, and of folders, which may hold other JSON too."""
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(load_record(path))
+            continue
+        for file in sorted(path.rglob("*.json")):
+            try:
+                found.append(load_record(file))
+            except DataError:
+                left_out["JSON files that are no records"] += 1
     if not found:
         raise DataError("no records", where=paths[0], remedy="give files that `formless eval --out` wrote, or their folder")
     return found
+
+
+def _pairs(records: Sequence[Record], left_out: Counter[str]) -> dict[str, list[Pair]]:
+    """The pairs of original and edited record by what was done, one a target."""
+    originals = {_key(record): record for record in records if not record.edits}
+    methods: dict[str, dict[str, Pair]] = {}
+    for record in (record for record in records if record.edits):
+        if any(edit["subject"] != record.subject for edit in record.edits):
+            left_out["records of an edit about another concept"] += 1
+        elif _key(record) not in originals:
+            left_out["records without the original model's record of the same probes"] += 1
+        else:
+            pairs = methods.setdefault(_name(record), {})
+            if record.target in pairs:
+                raise DataError(f"two records of {_name(record)}", where=record.target, remedy="give one of them")
+            pairs[record.target] = originals[_key(record)], record
+    return {name: list(pairs.values()) for name, pairs in methods.items()}
 
 
 def _key(record: Record) -> tuple[str, ...]:
@@ -54,16 +84,7 @@ def _key(record: Record) -> tuple[str, ...]:
 
 
 def _name(record: Record) -> str:
-    """Model and edits with their settings: what is averaged together must have been done alike."""
+    """Model, suite and edits with their settings: what is averaged together must have been done alike."""
     edits = [f"{edit['method']} {json.dumps(edit['config'], sort_keys=True)}" for edit in record.edits]
-    return f"{record.model}, {' + '.join(edits)}"
-
-
-def _one_each(name: str, pairs: Sequence[tuple[Record, Record]]) -> Sequence[tuple[Record, Record]]:
-    """The pairs, if no target stands there twice."""
-    seen: set[str] = set()
-    for _, edited in pairs:
-        if edited.target in seen:
-            raise DataError(f"two records of {name}", where=edited.target, remedy="give one of them")
-        seen.add(edited.target)
-    return pairs
+    limit = f" of {record.limit} rows" if record.limit else ""
+    return f"{record.model} ({record.dtype}), {record.suite}{limit}, {' + '.join(edits)}"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -71,18 +72,25 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
     if log.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
         with Progress(*columns, console=log, transient=True) as bar:
-            handle = bar.add_task(label)
-            yield lambda task, done, total: bar.update(handle, description=f"{label}: {task}", completed=done, total=total)
+            handle = bar.add_task(escape(label))
+            yield lambda task, done, total: bar.update(
+                handle, description=escape(f"{label}: {task}"), completed=done, total=total
+            )
         return
-    start, last = time.monotonic(), ""
+    start, last, before = time.monotonic(), "", 0
 
     def line(task: str, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal start, last, before
+        if done < before:  # the next model's evaluation
+            start = time.monotonic()
+        before = done
         if task != last:
             last = task
             spent = time.monotonic() - start
             left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-            log.print(f"{label}: {task}, {100 * done // max(total, 1)} % done after {spent:.0f} s{left}", soft_wrap=True)
+            log.print(
+                f"{label}: {task}, {100 * done // max(total, 1)} % done after {spent:.0f} s{left}", soft_wrap=True, markup=False
+            )
 
     yield line
 
@@ -119,11 +127,11 @@ def show_independence(found: Independence, title: str) -> None:
 def _show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     if not rows:
         return
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=escape(title) or None, title_justify="left")
     for name in columns:
         table.add_column(name, justify="left" if name in ("form", "split", "task", "figure") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     out.print(table)
 
 

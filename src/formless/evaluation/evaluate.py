@@ -8,11 +8,13 @@ from collections.abc import Callable
 from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.forms import Form
+from formless.evaluation.generation import written
 from formless.evaluation.plan import Job, Plan, planned
 from formless.evaluation.record import Answer, FormResult, Record, TaskResult
 from formless.evaluation.scoring import Scores, score_form
 from formless.evaluation.tasks import Task
 from formless.models.lm import LM
+from formless.models.scoring import Unscored
 
 Progress = Callable[[str, int, int], None]
 FREE_TOKENS = 40
@@ -51,7 +53,7 @@ def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record
         else:
             tasks.append(_ask_task(lm, job.part, job, steps))
         steps.end()
-    answers = lm.generate([lm.chat_prompt(question) for question in plan.questions], max_new_tokens=FREE_TOKENS)
+    answers = written(lm, [lm.chat_prompt(question) for question in plan.questions], max_new_tokens=FREE_TOKENS)
     target = plan.target
     return Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
@@ -59,10 +61,16 @@ def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
         edits=list(lm.edits), forms=forms, tasks=tasks,
-        answers=[Answer(question=q, answer=text) for q, text in zip(plan.questions, answers, strict=True)],
+        answers=[_answer(question, text) for question, text in zip(plan.questions, answers, strict=True)],
         token_budget=lm.token_budget, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
+
+
+def _answer(question: str, text: str | Unscored) -> Answer:
+    if isinstance(text, Unscored):
+        return Answer(question=question, unscored=text.reason)
+    return Answer(question=question, answer=text)
 
 
 def _ask_form(lm: LM, form: Form, job: Job, known: Scores, steps: _Steps) -> FormResult:

@@ -15,6 +15,7 @@ from formless.models.lm import LM
 from formless.models.scoring import Unscored
 
 LETTERS = "ABCDEFGHIJ"
+OPTIONS = 4
 DIRECT_ANSWER = "Please provide direct answers without any explanations or additional content.\n"
 LETTER_BY_LETTER = "Write the answer character by character, each on a new line.\n{message}"
 LETTER_BY_LETTER_EXAMPLE = (
@@ -69,7 +70,9 @@ class Form:
     published: Mapping[Split, Callable[[Item, LM], Query]] = field(default_factory=dict)
 
     def ask(self, item: Item, lm: LM, split: Split) -> tuple[Query, ...] | Unscored:
-        """The queries of one item under the model's protocol."""
+        """The queries of one item under the model's protocol, or why it cannot be asked so."""
+        if not item.answer.strip():
+            return Unscored("the answer is empty")
         render = self.published.get(split, self.render) if lm.style.protocol == "published" else self.render
         rendered = render(item, lm)
         return (rendered,) if isinstance(rendered, Query) else rendered
@@ -141,6 +144,8 @@ def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
     lettered = len(options) <= len(LETTERS) and all(option.startswith(f"{used[i]}. ") for i, option in enumerate(options))
     if not (mark and lettered and len(item.answer) == 1 and item.answer in used):
         return Unscored("the options are not lettered from A, or the answer is none of the letters")
+    if len(options) != OPTIONS:
+        return Unscored(f"{len(options)} options, not {OPTIONS}: another chance")
     texts, right = [option[3:] for option in options], used.index(item.answer)
     queries = []
     for shift in range(len(options)):
@@ -152,8 +157,10 @@ def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
     return tuple(queries)
 
 
-def truth(item: Item, lm: LM) -> Query:
+def truth(item: Item, lm: LM) -> Query | Unscored:
     """TF as a choice: the share of `True` against `False`."""
+    if item.answer not in ("True", "False"):
+        return Unscored("the answer is neither True nor False")
     return replace(asked(truth_message)(item, lm), choices=(" True", " False"))
 
 
@@ -211,7 +218,7 @@ FORMS: dict[str, Form] = {
         Form("tf", "True or false", "tf", asked(truth_message), optional=True),
         Form("sub_fb", "Blank, letter by letter", "level1", spelled(blank_message)),
         Form("sub_qa", "Question, letter by letter", "level2", spelled(question_message)),
-        Form("mcp_choice", "Multiple choice, share", "mcp", choice, optional=True, chance=1 / 4),
+        Form("mcp_choice", "Multiple choice, share", "mcp", choice, optional=True, chance=1 / OPTIONS),
         Form("tf_choice", "True or false, share", "tf", truth, optional=True, chance=1 / 2),
         Form("sub_fb_letters", "Blank, letters alone", "level1", letters(blank_message)),
         Form("sub_qa_letters", "Question, letters alone", "level2", letters(question_message)),

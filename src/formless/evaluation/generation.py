@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 from formless.data.refusals import is_refusal
 from formless.data.target import Item, Row
@@ -28,11 +29,13 @@ def answer_in_words(form: Form) -> Measure:
         items = [cast(Item, row) for file in rows.values() for row in file]
         asked = [form.ask(item, lm, split or "forget") for item in items]
         prompts = [queries[0].prompt for queries in asked if not isinstance(queries, Unscored)]
-        answers = iter(lm.generate(prompts, max_new_tokens=NEW_TOKENS, one_line=True, progress=done))
+        answers = iter(written(lm, prompts, max_new_tokens=NEW_TOKENS, one_line=True, progress=done))
         results = [
-            TaskItem(query=item.query, expected=item.answer, unscored=queries.reason)
-            if isinstance(queries, Unscored)
-            else _item(item, next(answers))
+            written_item(
+                TaskItem(query=item.query, expected=item.answer),
+                queries if isinstance(queries, Unscored) else next(answers),
+                partial(_figures, item.answer),
+            )
             for item, queries in zip(items, asked, strict=True)
         ]
         return results, prompts[0] if prompts else ""
@@ -40,9 +43,25 @@ def answer_in_words(form: Form) -> Measure:
     return measure
 
 
-def _item(item: Item, answer: str) -> TaskItem:
-    result = TaskItem(query=item.query, expected=item.answer, answer=answer)
-    if not item.answer.replace(".", "").strip():
-        return result.model_copy(update={"unscored": "the right answer holds no word"})
-    figures = {"rouge_l": rouge_l_recall(answer, item.answer), "refusal": float(is_refusal(answer))}
-    return result.model_copy(update={"figures": figures})
+def written(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, **options: Any) -> list[str | Unscored]:
+    """What a model writes after each prompt, or why there is no room for it; see `LM.generate`."""
+    reasons = [lm.lacks_room(prompt, max_new_tokens) for prompt in prompts]
+    fit = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
+    texts = iter(lm.generate(fit, max_new_tokens=max_new_tokens, **options))
+    return [next(texts) if reason is None else Unscored(reason) for reason in reasons]
+
+
+def written_item(item: TaskItem, answer: str | Unscored, figures: Callable[[str], dict[str, float] | Unscored]) -> TaskItem:
+    """An item with its answer and figures, or why it has none."""
+    if isinstance(answer, Unscored):
+        return item.model_copy(update={"unscored": answer.reason})
+    found = figures(answer)
+    if isinstance(found, Unscored):
+        return item.model_copy(update={"answer": answer, "unscored": found.reason})
+    return item.model_copy(update={"answer": answer, "figures": found})
+
+
+def _figures(right: str, answer: str) -> dict[str, float] | Unscored:
+    if not right.replace(".", "").strip():
+        return Unscored("the right answer holds no word")
+    return {"rouge_l": rouge_l_recall(answer, right), "refusal": float(is_refusal(answer))}

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from formless.data.target import SPLITS, Item, Row, Target
+from formless.errors import UserError
 from formless.evaluation.forms import Form
 from formless.evaluation.record import Split
 from formless.evaluation.suites import suite_limit, suite_parts
-from formless.evaluation.tasks import Task
+from formless.evaluation.tasks import WORDING, Task
 from formless.models.lm import LM
 
 FREE_QUESTIONS = 3
@@ -76,7 +77,9 @@ class Plan:
 
     def digest(self, lm: LM) -> str:
         """A hash of every prompt, answer and row that it puts to a model: equal digests, equal questions."""
-        digest = hashlib.sha256(repr((self.target.subject, self.limit, lm.style)).encode())
+        template = lm.chat_prompt("message", "cue")
+        whole = (WORDING, self.target.subject, self.limit, lm.style, template, self.questions)
+        digest = hashlib.sha256(repr(whole).encode("utf-8", "surrogatepass"))
         for job in self.jobs:
             digest.update(repr((job.part.name, job.split, job.absent is None)).encode())
             if isinstance(job.part, Form) and job.split:
@@ -98,10 +101,12 @@ def planned(target: Target, suite: str = "ort", limit: int | None = None) -> Pla
         limit: At most so many rows per file and task, spread evenly over the file; a suite may have its own.
 
     Raises:
-        UserError: An unknown suite, a required file that is missing, or a broken one.
+        UserError: An unknown suite, a limit under 1, a required file that is missing, or a broken one.
     """
     parts = suite_parts(suite)
     limit = limit if limit is not None else suite_limit(suite)
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} rows asks nothing", where="limit", remedy="give 1 or more")
     splits: tuple[Split | None, ...] = (*get_args(Split), None)
     jobs = [_job(target, part, split, limit) for split in splits for part in parts if split in part.splits]
     items = target.items("forget_level2") if target.has("forget_level2") else ()

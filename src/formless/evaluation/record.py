@@ -118,10 +118,11 @@ class TaskResult(BaseModel):
 
 
 class Answer(BaseModel):
-    """A question asked freely, and what the model said."""
+    """A question asked freely, and what the model said, or why it was not asked."""
 
     question: str
-    answer: str
+    answer: str = ""
+    unscored: str | None = None
 
 
 class Record(BaseModel):

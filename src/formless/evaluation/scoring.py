@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from formless.data.target import Item
 from formless.evaluation.forms import Form, Query
-from formless.evaluation.measures import separation
+from formless.evaluation.measures import log_sum, separation
 from formless.evaluation.record import Figure, FormResult, ItemResult, Split, TaskItem
 from formless.models.batching import Progress
 from formless.models.lm import LM
@@ -111,5 +112,5 @@ def _figures(query: Query, scores: list[Score | Unscored]) -> tuple[float, float
         known = [score.without_blanks() for score in known]
     if not query.choices:
         return known[0].probability, known[0].token_accuracy
-    probabilities = [score.probability for score in known]
-    return probabilities[0] / sum(probabilities), float(probabilities[0] == max(probabilities))
+    logs = [score.log_probability for score in known]
+    return math.exp(logs[0] - log_sum(logs)), float(logs[0] == max(logs))

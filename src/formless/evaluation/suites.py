@@ -39,8 +39,8 @@ def suite_parts(suite: str) -> list[Form | Task]:
 
 
 def suite_limit(suite: str) -> int | None:
-    """The suite's own limit of rows per task, if it has one."""
-    return LIMITS.get(suite)
+    """The smallest limit of rows per task that the named suites have of their own, if any has one."""
+    return min((LIMITS[name] for name in map(str.strip, suite.split(",")) if name in LIMITS), default=None)
 
 
 def _expanded(name: str) -> list[str]:

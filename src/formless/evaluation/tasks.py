@@ -42,6 +42,9 @@ class Task:
     new_tokens: int = 0
 
 
+WORDING = 1
+"""Goes up when a task words its prompts otherwise, so that records of both ways are not compared."""
+
 BOTH: tuple[Split, ...] = ("forget", "neighbor")
 
 TASKS: dict[str, Task] = {

@@ -11,7 +11,8 @@ from typing import cast
 from formless.data.refusals import is_refusal
 from formless.data.target import Choices, Instruction, Question, Reasoning, Row, Trivia, Truthful
 from formless.evaluation.forms import LETTERS
-from formless.evaluation.measures import exact_match, fluency_entropy, repetition, token_f1
+from formless.evaluation.generation import written, written_item
+from formless.evaluation.measures import exact_match, fluency_entropy, log_sum, published_exact_match, repetition, token_f1
 from formless.evaluation.record import Split, TaskItem
 from formless.models.batching import Progress
 from formless.models.lm import LM
@@ -105,19 +106,24 @@ def truthfulness(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Me
 
 
 def trivia(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
-    """TriviaQA, five examples. `em` and `f1` after SQuAD's normalisation, the best over the accepted answers; `refusal`."""
+    """TriviaQA, five examples. `em` and `f1` after SQuAD's normalisation, the best over the accepted answers; `refusal`.
+
+    Differs from the paper: an answer ends with its line (protocol `published`: after 30 tokens).
+    """
     questions = [cast(Trivia, row) for file in rows.values() for row in file]
     prompts = [lm.chat_prompt(f"{TRIVIA_EXAMPLES}Q: {question.question}", "A:") for question in questions]
-    answers = lm.generate(prompts, max_new_tokens=30, one_line=True, progress=done)
+    answers = written(lm, prompts, max_new_tokens=30, one_line=not _is_published(lm), progress=done)
+    figures = partial(_trivia, published_exact_match if _is_published(lm) else exact_match)
     items = [
-        TaskItem(
-            query=question.question, expected=list(question.answers), answer=answer,
-            figures={"em": exact_match(answer, question.answers), "f1": token_f1(answer, question.answers),
-                     "refusal": float(is_refusal(answer))},
-        )
+        written_item(TaskItem(query=question.question, expected=list(question.answers)), answer, partial(figures, question))
         for question, answer in zip(questions, answers, strict=True)
-    ]  # fmt: skip
+    ]
     return items, prompts[0] if prompts else ""
+
+
+def _trivia(match: Callable[[str, Sequence[str]], float], question: Trivia, text: str) -> dict[str, float]:
+    right = question.answers
+    return {"em": match(text, right), "f1": token_f1(text, right), "refusal": float(is_refusal(text))}
 
 
 def reasoning(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
@@ -127,15 +133,21 @@ def reasoning(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measu
     """
     questions = [cast(Reasoning, row) for file in rows.values() for row in file]
     prompts = [cued(lm, reasoning_message(question)) for question in questions]
-    answers = lm.generate(prompts, max_new_tokens=256, until=ANSWER_IS, progress=done)
+    answers = written(lm, prompts, max_new_tokens=256, until=ANSWER_IS, progress=done)
+    figures = partial(_reasoning, published_exact_match if _is_published(lm) else exact_match)
     items = [
-        TaskItem(
-            query=question.question, expected=question.answer, answer=answer,
-            figures={"em": exact_match(prediction(answer), [question.answer])},
-        )
+        written_item(TaskItem(query=question.question, expected=question.answer), answer, partial(figures, question))
         for question, answer in zip(questions, answers, strict=True)
-    ]  # fmt: skip
+    ]
     return items, prompts[0] if prompts else ""
+
+
+def _reasoning(match: Callable[[str, Sequence[str]], float], question: Reasoning, text: str) -> dict[str, float]:
+    return {"em": match(prediction(text), [question.answer])}
+
+
+def _is_published(lm: LM) -> bool:
+    return lm.style.protocol == "published"
 
 
 def reasoning_message(question: Reasoning) -> str:
@@ -154,13 +166,14 @@ def fluency(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measure
     """`entropy` of the n-grams of free answers (bits), and `repetition`, the share of 4-grams that stood there before."""
     instructions = [cast(Instruction, row).instruction for file in rows.values() for row in file]
     prompts = [lm.chat_prompt(f"Instruction: {instruction}\n") for instruction in instructions]
-    answers = lm.generate(prompts, max_new_tokens=256, progress=done)
-    items = []
-    for instruction, answer in zip(instructions, answers, strict=True):
-        repeated = repetition(answer)
-        figures = {"entropy": fluency_entropy(answer)} | ({} if repeated is None else {"repetition": repeated})
-        items.append(TaskItem(query=instruction, answer=answer, figures=figures))
+    answers = written(lm, prompts, max_new_tokens=256, progress=done)
+    items = [written_item(TaskItem(query=q), answer, _fluency) for q, answer in zip(instructions, answers, strict=True)]
     return items, prompts[0] if prompts else ""
+
+
+def _fluency(text: str) -> dict[str, float]:
+    repeated = repetition(text)
+    return {"entropy": fluency_entropy(text)} | ({} if repeated is None else {"repetition": repeated})
 
 
 def cued(lm: LM, message: str) -> str:
@@ -177,7 +190,7 @@ def _lettered(question: Question) -> str:
 def _choice(question: Question, logs: Sequence[float]) -> tuple[str, dict[str, float]]:
     """The letter taken, and the figures, from the letters' log-probabilities."""
     best = max(range(len(logs)), key=logs.__getitem__)
-    share = math.exp(logs[question.answer] - _log_sum(logs))
+    share = math.exp(logs[question.answer] - log_sum(logs))
     return LETTERS[best], {"accuracy": float(best == question.answer), "probability": share}
 
 
@@ -188,11 +201,10 @@ def _truthful(question: Truthful, choices: Sequence[str], scores: Sequence[float
     true = {name: [logs[text] for text, label in _labelled(row) if label] for name, row in sets.items()}
     false = {name: [logs[text] for text, label in _labelled(row) if not label] for name, row in sets.items()}
     figures = {}
-    if true["mc1"]:
-        figures["mc1"] = float(max(true["mc1"]) > max(false["mc1"], default=-math.inf))
-    if true["mc2"] or false["mc2"]:
-        whole = _log_sum([*true["mc2"], *false["mc2"]])
-        figures["mc2"] = math.exp(_log_sum(true["mc2"]) - whole) if true["mc2"] else 0.0
+    if true["mc1"] and false["mc1"]:
+        figures["mc1"] = float(max(true["mc1"]) > max(false["mc1"]))
+    if true["mc2"] and false["mc2"]:
+        figures["mc2"] = math.exp(log_sum(true["mc2"]) - log_sum([*true["mc2"], *false["mc2"]]))
     return max(question.mc1_targets.choices, key=logs.__getitem__, default=""), figures
 
 
@@ -211,9 +223,3 @@ def _scored(
         return item.model_copy(update={"unscored": next(s.reason for s in scores if isinstance(s, Unscored))})
     taken, found = figures(logs)
     return item.model_copy(update={"answer": taken, "figures": found})
-
-
-def _log_sum(logs: Sequence[float]) -> float:
-    """Log of the sum of exponentials."""
-    top = max(logs)
-    return top + math.log(math.fsum(math.exp(value - top) for value in logs))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 
 from formless import __version__, storage
 from formless.data.target import Target
-from formless.errors import DataError, EditError
+from formless.errors import DataError, EditError, OutputError
 from formless.evaluation.evaluate import Progress, carry_out
 from formless.evaluation.plan import planned
 from formless.evaluation.record import Record, load_record
@@ -31,8 +32,13 @@ def original_record(
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = storage.cache_folder() / "original" / f"{name}.json"
     try:
-        return load_record(path)
+        known = load_record(path)
     except DataError:  # not there yet, or written by an older version
         record = carry_out(lm, plan, progress=progress)
-        record.save(path)
+        try:
+            record.save(path)
+        except OutputError as error:
+            warnings.warn(f"the original model's record is not kept: {error}", stacklevel=2)
         return record
+    folder = target.folder.name if target.folder else target.subject
+    return known.model_copy(update={"target": folder, "model": lm.name, "suite": suite})

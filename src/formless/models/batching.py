@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from formless.errors import ModelError
-
-if TYPE_CHECKING:
-    from formless.models.lm import LM
+from formless.models.reader import Reader
 
 Progress = Callable[[int, int], None]
 
 # A shorter shared prefix costs more in a second forward pass than it saves.
 WORTH_SHARING = 16
-
-# A cached token takes no computation but memory: so many of them count as one token of a batch.
-CACHED_PER_TOKEN = 8
-
-CPU_BUDGET, SMALLEST_GPU_BUDGET, LARGEST_GPU_BUDGET = 4096, 2048, 2**17
 
 # Prefixes nested deeper than this are not worth telling apart.
 DEEPEST = 64
@@ -60,19 +52,6 @@ class Counter:
             self.progress(self.done, self.total)
 
 
-def first_budget(model: torch.nn.Module, device: torch.device, vocabulary: int) -> int:
-    """Padded tokens per batch to begin with: fixed on a CPU, half of the free memory on a GPU.
-
-    A token is reckoned with its logits in float32, twice, and sixteen hidden states: far more than most passes need.
-    """
-    if device.type != "cuda":
-        return CPU_BUDGET
-    free, _ = torch.cuda.mem_get_info(device)
-    hidden = max((parameter.shape[-1] for parameter in model.parameters() if parameter.ndim == 2), default=1)
-    per_token = 8 * vocabulary + 64 * hidden
-    return min(max(free // 2 // per_token, SMALLEST_GPU_BUDGET), LARGEST_GPU_BUDGET)
-
-
 def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item)."""
     group: list[int] = []
@@ -86,7 +65,7 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
 
 
 def in_batches(
-    lm: LM,
+    lm: Reader,
     lengths: Sequence[int],
     work: Callable[[list[int]], None],
     *,
@@ -96,7 +75,7 @@ def in_batches(
 
     Args:
         lm: The model; a halved `token_budget` stays, so that later work begins with it.
-        lengths: Tokens of each text.
+        lengths: What each text takes of the budget.
         work: Handles some texts, given by index. It may be called again for texts whose batch ran out of memory.
         share: Use only one in so many tokens of the budget, for work that keeps much per token.
 
@@ -111,11 +90,10 @@ def in_batches(
             pending = [row for row in pending if row not in done]
             continue
         clear_device_cache(garbage_collection=True)
-        longest = max(lengths[row] for row in rows)
         if len(rows) == 1:
             remedy = "use a smaller number format (--dtype bfloat16) or a larger device"
-            raise ModelError(f"memory runs out for one text of {longest} tokens", where=lm.name, remedy=remedy)
-        lm.token_budget = max(longest * len(rows) * share // 2, 1)
+            raise ModelError("memory runs out for a single text", where=lm.name, remedy=remedy)
+        lm.token_budget = max(max(lengths[row] for row in rows) * len(rows) * share // 2, 1)
 
 
 def _fits(work: Callable[[list[int]], None], rows: list[int]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from formless.models.batching import CACHED_PER_TOKEN, Cluster, clusters, in_batches
-
-if TYPE_CHECKING:
-    from formless.models.lm import LM
+from formless.models.batching import batches, clusters
+from formless.models.reader import Reader
 
 ROOM = 64
 
@@ -49,13 +48,13 @@ class GrowingLayer(DynamicLayer):
         self._room = None
 
 
-def cost(length: int, shared: int) -> int:
-    """What a text costs of the token budget when its first tokens are cached."""
-    return length - shared + shared // CACHED_PER_TOKEN
+def cost(lm: Reader, length: int, shared: int) -> int:
+    """What a text takes of the token budget when its first tokens are cached."""
+    return length - shared + math.ceil(shared * lm.cached_share)
 
 
 @torch.no_grad()
-def encoded_prefix(lm: LM, ids: list[int]) -> DynamicCache | None:
+def encoded_prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
     """The keys and values of a prefix, one row; nothing for no tokens."""
     if not ids:
         return None
@@ -72,14 +71,14 @@ def repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
     return cache
 
 
-def can_join(lm: LM) -> bool:
+def can_join(lm: Reader) -> bool:
     """Whether every layer keeps all keys and values, one after the other (no sliding window, no recurrent state)."""
     layers = DynamicCache(config=lm.model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 @torch.no_grad()
-def joined(lm: LM, ids: Sequence[list[int]]) -> DynamicCache:
+def joined(lm: Reader, ids: Sequence[list[int]]) -> DynamicCache:
     """The keys and values of texts that may begin differently, padded on the left.
 
     What texts begin with alike is encoded once; then all of them can be continued together.
@@ -87,26 +86,31 @@ def joined(lm: LM, ids: Sequence[list[int]]) -> DynamicCache:
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for cluster in clusters(ids, [len(row) - 1 for row in ids]):
         prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
-
-        def encode(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
-            chosen = [cluster.rows[row] for row in rows]
-            batch = lm.pad([ids[row] for row in chosen])
-            cache = DynamicCache(config=lm.model.config) if prefix is None else repeated(prefix, len(chosen))
-            batch["input_ids"] = batch["input_ids"][:, cluster.shared :]
-            lm.model(**batch, **{lm.cache_argument: cache}, use_cache=True, logits_to_keep=1)
-            layers: Any = cache.layers
-            for place, row in enumerate(chosen):
-                kept = slice(0, len(ids[row]))
-                found[row] = [(layer.keys[place, :, kept].clone(), layer.values[place, :, kept].clone()) for layer in layers]
-
-        in_batches(lm, [cost(len(ids[row]), cluster.shared) for row in cluster.rows], encode)
+        costs = [cost(lm, len(ids[row]), cluster.shared) for row in cluster.rows]
+        for chosen in batches(costs, lm.token_budget):  # where memory runs out, the caller halves the budget
+            rows = [cluster.rows[i] for i in chosen]
+            found |= zip(rows, _encoded(lm, [ids[row] for row in rows], prefix, cluster.shared), strict=True)
     width = max(len(row) for row in ids)
     cache = DynamicCache(config=lm.model.config)
     for number in range(len(cache.layers)):
+        rows_of_layer = [found[row].pop(0) for row in range(len(ids))]  # freed as they are stacked
         keys, values = (
-            torch.stack([pad(found[row][number][part], (0, 0, width - len(ids[row]), 0)) for row in range(len(ids))])
-            for part in (0, 1)
+            torch.stack([pad(row[part], (0, 0, width - row[part].shape[-2], 0)) for row in rows_of_layer]) for part in (0, 1)
         )  # [batch, heads, width, dimension]
         cache.layers[number] = GrowingLayer()  # type: ignore[no-untyped-call]
         cache.update(keys, values, number)
     return cache
+
+
+def _encoded(
+    lm: Reader, ids: Sequence[list[int]], prefix: DynamicCache | None, shared: int
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Each text's keys and values by layer, `[heads, tokens, dimension]`."""
+    batch = lm.pad(ids)
+    cache = DynamicCache(config=lm.model.config) if prefix is None else repeated(prefix, len(ids))
+    batch["input_ids"] = batch["input_ids"][:, shared:]
+    lm.model(**batch, **{lm.cache_argument: cache}, use_cache=True, logits_to_keep=1)
+    layers: Any = cache.layers
+    for place, row in enumerate(ids):
+        kept = slice(0, len(row))
+        yield [(layer.keys[place, :, kept].clone(), layer.values[place, :, kept].clone()) for layer in layers]

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import CACHED_PER_TOKEN, Counter, Progress, clusters, in_batches
-from formless.models.cache import can_join, encoded_prefix, joined, repeated
-
-if TYPE_CHECKING:
-    from formless.models.lm import LM
+from formless.models.batching import Counter, Progress, in_batches
+from formless.models.cache import can_join, joined
+from formless.models.reader import Reader
 
 Choose = Callable[[Tensor], Tensor]
 FINISHED_SHARE = 1 / 8
 """Finished texts leave the batch once they are so many of it."""
 
 
+def _most_probable(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
 def generate(
-    lm: LM,
+    lm: Reader,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
     one_line: bool = False,
     until: re.Pattern[str] | None = None,
-    choose: Choose | None = None,
+    choose: Choose = _most_probable,
     progress: Progress | None = None,
 ) -> list[str]:
     """Continuations in order, as the tokenizer decodes them without special tokens; see `LM.generate` and `LM.sample`.
@@ -40,14 +43,13 @@ def generate(
         max_new_tokens: At most so many tokens each.
         one_line: Stop at the first newline.
         until: Stop a text once it matches.
-        choose: Logits `[rows, vocab]` -> next tokens `[rows]`; the most probable ones unless given.
+        choose: Logits `[rows, vocab]` -> next tokens `[rows]`; the most probable ones by default.
         progress: Called with the prompts done and all prompts.
     """
     ids = [lm.encode(prompt).ids for prompt in prompts]
-    for row in ids:
-        if not 0 < len(row) <= lm.context_length - max_new_tokens:
-            what = f"a prompt of {len(row)} tokens cannot be continued by {max_new_tokens}"
-            raise ModelError(what, where=lm.name, remedy=f"the model's context is {lm.context_length}")
+    for reason in (lm.lacks_room(prompt, max_new_tokens) for prompt in prompts):
+        if reason:
+            raise ModelError(reason, where=lm.name, remedy="shorten the prompt, or ask for fewer tokens")
     ends = {*lm.end_ids, *(lm.newline_ids if one_line else [])}
     results = [""] * len(prompts)
     counter = Counter(len(prompts), progress)
@@ -59,20 +61,23 @@ def generate(
         return written[-1] in ends or (until is not None and until.search(text_of(written)) is not None)
 
     def work(rows: list[int]) -> None:
-        """Continue some rows: all at once where their caches can be joined, else group by group of like beginnings."""
-        for chosen, cache, shared in _begun(lm, [ids[row] for row in rows]):
-            given = [ids[rows[i]] for i in chosen]
-            written = _continued(lm, given, cache, shared, max_new_tokens, is_finished, choose or _most_probable)
-            for i, tokens in zip(chosen, written, strict=True):
-                text = text_of(tokens)
-                results[rows[i]] = text.split("\n")[0] if one_line else text
-            counter.add(len(chosen))
+        given = [ids[row] for row in rows]
+        cache = joined(lm, [row[:-1] for row in given]) if joins and min(map(len, given)) > 1 else None
+        for row, written in zip(rows, _continued(lm, given, cache, max_new_tokens, is_finished, choose), strict=True):
+            text = text_of(written)
+            results[row] = text.split("\n")[0] if one_line else text
+        counter.add(len(rows))
 
-    in_batches(lm, [(len(row) + max_new_tokens) // CACHED_PER_TOKEN + 1 for row in ids], work)
+    # Where caches cannot be joined, whole prompts are read at once: padding inside a sliding window would use it up.
+    joins = can_join(lm)
+    costs = [math.ceil((len(row) + max_new_tokens) * (lm.cached_share if joins else 1)) + 1 for row in ids]
+    in_batches(lm, costs, work)
     return results
 
 
-def sample(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float, top_p: float) -> list[str]:
+def sample(
+    lm: Reader, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float, top_p: float
+) -> list[str]:
     """See `LM.sample`."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -85,34 +90,17 @@ def sample(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, seed: int, te
     return generate(lm, prompts, max_new_tokens=max_new_tokens, choose=choose)
 
 
-def _most_probable(logits: Tensor) -> Tensor:
-    return logits.argmax(-1)
-
-
-def _begun(lm: LM, ids: Sequence[list[int]]) -> list[tuple[list[int], DynamicCache | None, int]]:
-    """Which texts are continued together, the cache of what they have been read up to, and how many tokens all share."""
-    if can_join(lm) and min(len(row) for row in ids) > 1:
-        return [(list(range(len(ids))), joined(lm, [row[:-1] for row in ids]), 0)]
-    groups: list[tuple[list[int], DynamicCache | None, int]] = []
-    for cluster in clusters(ids, [len(row) - 1 for row in ids]):
-        prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
-        cache = None if prefix is None else repeated(prefix, len(cluster.rows))
-        groups.append((list(cluster.rows), cache, cluster.shared))
-    return groups
-
-
 @torch.no_grad()
 def _continued(
-    lm: LM,
+    lm: Reader,
     ids: Sequence[list[int]],
     cache: DynamicCache | None,
-    shared: int,
     limit: int,
     is_finished: Callable[[list[int]], bool],
     choose: Choose,
 ) -> list[list[int]]:
     """The tokens that follow each text, the ending one too; finished texts leave the batch."""
-    batch = lm.pad(ids, side="left", after=shared)
+    batch = lm.pad(ids, side="left")
     cache = cache or DynamicCache(config=lm.model.config)
     mask, tokens = batch["attention_mask"], batch["input_ids"][:, cache.get_seq_length() :]
     written: list[list[int]] = [[] for _ in ids]
@@ -136,7 +124,7 @@ def _continued(
         tokens, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         open_rows = [row for row, place in enumerate(places) if place not in finished]
         if len(places) - len(open_rows) >= FINISHED_SHARE * len(places):
-            kept = torch.tensor(open_rows, device=mask.device)
+            kept = torch.tensor(open_rows)  # on the CPU: layers may lie on several devices
             cache.batch_select_indices(kept)
             tokens, mask, places = tokens[kept], mask[kept], [places[row] for row in open_rows]
     return written

@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from formless.errors import ModelError
 from formless.models import generation, scoring
 from formless.models.architecture import Architecture
-from formless.models.batching import Progress, first_budget
+from formless.models.batching import Progress
 from formless.models.families import architecture_of
 from formless.models.overlay import Overlay, Updates
-from formless.models.scoring import Encoded, Score, TextScore, Unscored
+from formless.models.reader import Reader
+from formless.models.scoring import Score, TextScore, Unscored
 from formless.models.settings import ModelSettings, PromptStyle, default_style
-
-# Llama 3's template prints today's date unless it is told one; the same prompt must stand in every run.
-TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 @dataclass
-class LM:
+class LM(Reader):
     """A causal language model that methods edit and evaluations question.
 
     Args:
         model: The transformers model.
         tokenizer: Its fast tokenizer.
         name: As the user asked for it.
-        settings: What configs/models says about it.
         token_budget: Padded tokens per batch; found by the free memory unless given, and halved when memory runs out.
+        settings: What configs/models says about it.
         fingerprint: Known beforehand, or else taken from the weights as they are.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    settings: ModelSettings
-    token_budget: int = 0
-    fingerprint: str = ""
+    settings: ModelSettings = field(kw_only=True)
+    fingerprint: str = field(default="", kw_only=True)
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
     overlay: Overlay = field(init=False, repr=False)
@@ -54,24 +44,11 @@ class LM:
 
     def __post_init__(self) -> None:
         """Find the family, the prompt style and the fingerprint of the untouched weights."""
-        if not self.tokenizer.is_fast:
-            raise ModelError("the tokenizer gives no character offsets", where=self.name, remedy="use a fast tokenizer")
+        super().__post_init__()
         self.architecture = architecture_of(self.model.config)
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
         self.overlay = Overlay(self.model)
         self.fingerprint = self.fingerprint or fingerprint(self.model)
-        self.token_budget = self.token_budget or first_budget(self.model, self.device, len(self.tokenizer))
-        self.model.eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the embedding."""
-        return cast(Tensor, self.model.get_input_embeddings().weight).device
-
-    @property
-    def context_length(self) -> int:
-        """The longest input in tokens."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
     @contextmanager
     def overlaid(self, updates: Updates, info: dict[str, Any]) -> Iterator[LM]:
@@ -88,31 +65,6 @@ class LM:
         finally:
             self.edits[:] = [active for active in self.edits if active is not info]
             self.overlay.remove(updates)
-
-    def chat_prompt(self, message: str, cue: str = "") -> str:
-        """One user message through the chat template with the generation prompt, then the answer cue.
-
-        A model without a chat template gets the message and the cue as plain text.
-        """
-        if self.tokenizer.chat_template is None:
-            return message + cue
-        conversation = [{"role": "user", "content": message}]
-        text = self.tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
-        )
-        return cast(str, text) + cue
-
-    def encode(self, prompt: str, answer: str = "") -> Encoded:
-        """Tokenize prompt and answer as one text, with one BOS where the model has one.
-
-        A token that spans the boundary counts as the answer's.
-        """
-        encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
-        ids = cast(list[int], encoding["input_ids"])
-        offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
-        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
-        prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
-        return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
 
     def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Unscored]:
         """Score each answer given its prompt; an item's result does not depend on its batch.
@@ -180,55 +132,6 @@ class LM:
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """The model's greedy answer to one user message."""
         return self.generate([self.chat_prompt(message)], max_new_tokens=max_new_tokens)[0]
-
-    def pad(self, rows: Sequence[list[int]], *, side: str = "right", after: int = 0) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` `[batch, seq]` on the input device.
-
-        Args:
-            rows: Token ids.
-            side: Where the padding stands.
-            after: So many tokens that all rows share stay on the left; padding on the left follows them.
-        """
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self.pad_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            places = list(range(len(row)))
-            if side == "left":
-                places = [*range(after), *range(width - len(row) + after, width)]
-            ids[i, places] = torch.tensor(row)
-            mask[i, places] = 1
-        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-
-    @cached_property
-    def cache_argument(self) -> str:
-        """How the model's forward names its key/value cache; transformers renames it during 5.x."""
-        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
-
-    @cached_property
-    def _prefix(self) -> list[int]:
-        """The special tokens that the tokenizer puts before a text (BOS); a template may have written them already."""
-        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        whole = cast(list[int], self.tokenizer("a")["input_ids"])
-        return whole[: whole.index(cast(list[int], bare)[0])]
-
-    @cached_property
-    def newline_ids(self) -> list[int]:
-        """Every token whose text holds a newline."""
-        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-        return [i for i, text in enumerate(texts) if "\n" in text]
-
-    @property
-    def end_ids(self) -> list[int]:
-        """The tokens that end a text."""
-        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        found = ids if isinstance(ids, list) else [ids, self.tokenizer.eos_token_id]
-        return sorted({i for i in found if i is not None})
-
-    @property
-    def pad_id(self) -> int:
-        """What padding holds."""
-        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -66,7 +66,7 @@ def load(
         nn.Module.to(model, device=place, dtype=asked)
     if settings.source == EMBEDDED:
         model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
-    return LM(model, tokenizer, name_or_path, settings, fingerprint=mark)
+    return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
 
 
 def _device(name: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,24 +14,7 @@ from transformers import DynamicCache
 from formless.errors import ModelError
 from formless.models.batching import Cluster, Counter, Progress, clusters, in_batches
 from formless.models.cache import cost, encoded_prefix, repeated
-
-if TYPE_CHECKING:
-    from formless.models.lm import LM
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A prompt and its answer, tokenized as one text.
-
-    Args:
-        ids: Token ids.
-        offsets: Character range of each token in the text; `(0, 0)` for added special tokens.
-        answer_start: Index of the first token that holds a character of the answer.
-    """
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    answer_start: int
+from formless.models.reader import Encoded, Reader
 
 
 @dataclass(frozen=True)
@@ -92,7 +75,7 @@ class Unscored:
     reason: str
 
 
-def score(lm: LM, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Unscored]:
+def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Unscored]:
     """See `LM.score`."""
     encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
     refusals = [_refusal(lm, item) for item in encoded]
@@ -101,7 +84,7 @@ def score(lm: LM, queries: Sequence[tuple[str, str]], progress: Progress | None)
     groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
     heads = [encoded[group[0]] for group in groups]
     for cluster in clusters([item.ids for item in heads], [item.answer_start - 1 for item in heads]):
-        prefix = encoded_prefix(lm, heads[cluster.rows[0]].ids[: cluster.shared])
+        prefix = _prefix(lm, heads[cluster.rows[0]].ids[: cluster.shared])
 
         def work(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
             chosen = [cluster.rows[row] for row in rows]
@@ -111,11 +94,11 @@ def score(lm: LM, queries: Sequence[tuple[str, str]], progress: Progress | None)
                     results[i] = _score(lm, encoded[i], logits)
             counter.add(sum(len(groups[row]) for row in chosen))
 
-        in_batches(lm, [cost(len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
+        in_batches(lm, [cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
     return results
 
 
-def score_texts(lm: LM, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Unscored]:
+def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Unscored]:
     """See `LM.score_texts`."""
     ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
     results: list[TextScore | Unscored] = [Unscored("the text has fewer than two tokens") for _ in texts]
@@ -136,7 +119,14 @@ def score_texts(lm: LM, texts: Sequence[str], progress: Progress | None) -> list
     return results
 
 
-def _refusal(lm: LM, item: Encoded) -> Unscored | None:
+def _prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
+    """What texts begin with; if not even that fits into memory, one line says so."""
+    found: list[DynamicCache | None] = []
+    in_batches(lm, [len(ids)], lambda _: found.append(encoded_prefix(lm, ids)))
+    return found[-1]
+
+
+def _refusal(lm: Reader, item: Encoded) -> Unscored | None:
     """Why an answer cannot be scored, if so."""
     if item.answer_start >= len(item.ids):
         return Unscored("the answer has no token")
@@ -148,7 +138,7 @@ def _refusal(lm: LM, item: Encoded) -> Unscored | None:
 
 
 @torch.no_grad()
-def _answer_logits(lm: LM, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
+def _answer_logits(lm: Reader, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
     """The logits that predict each item's answer, `[answer, vocab]`; computed where answers stand only."""
     batch = lm.pad([item.ids for item in items])
     # The token at position t is predicted by the logits at t - 1.
@@ -164,7 +154,7 @@ def _answer_logits(lm: LM, items: Sequence[Encoded], prefix: DynamicCache | None
         yield output.logits[row, columns]
 
 
-def _score(lm: LM, item: Encoded, logits: Tensor) -> Score:
+def _score(lm: Reader, item: Encoded, logits: Tensor) -> Score:
     """Score one answer by its logits `[answer, vocab]`."""
     ids = item.ids[item.answer_start :]
     answer = torch.tensor(ids, device=logits.device)
@@ -175,7 +165,7 @@ def _score(lm: LM, item: Encoded, logits: Tensor) -> Score:
     return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
 
 
-def _text_score(lm: LM, ids: list[int], logits: Tensor) -> TextScore:
+def _text_score(lm: Reader, ids: list[int], logits: Tensor) -> TextScore:
     """Score one text by its logits `[tokens - 1, vocab]`."""
     log_probabilities = logits.float().log_softmax(-1)
     chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0])
@@ -186,7 +176,7 @@ def _text_score(lm: LM, ids: list[int], logits: Tensor) -> TextScore:
     return TextScore(tuple(chosen.tolist()), tuple(means.tolist()), tuple(variances.sqrt().tolist()))
 
 
-def _finite(lm: LM, chosen: Tensor) -> Tensor:
+def _finite(lm: Reader, chosen: Tensor) -> Tensor:
     if not bool(chosen.isfinite().all()):
         raise ModelError("the model gives NaN or infinite scores", where=lm.name, remedy="check its weights and dtype")
     return chosen

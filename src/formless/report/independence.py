@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from formless.errors import DataError
 from formless.evaluation.forms import FORMS
 from formless.evaluation.record import FormResult, Record, Split
 from formless.evaluation.scoring import mean_interval
+from formless.report.summary import refuse_unlike
 
 COUNTED = ("statement", "fb", "qa", "mcp_choice", "sub_fb_letters", "sub_qa_letters")
 """The forms that measure knowledge and little else; see docs/evaluation.md."""
@@ -70,11 +70,10 @@ def independence(pairs: Sequence[tuple[Record, Record]], forms: Sequence[str] = 
     """Summarise pairs of records, (original, edited), one pair a target.
 
     Raises:
-        DataError: The records of a pair asked different probes.
+        DataError: The records of a pair asked different probes, or of different models.
     """
     for original, edited in pairs:
-        if original.probes_digest != edited.probes_digest:
-            raise DataError("the two records asked different probes", where=edited.target, remedy="measure both again")
+        refuse_unlike(original, edited)
     forget = [_ratios(original, edited, forms, "forget") for original, edited in pairs]
     keep = [_ratios(original, edited, forms, "neighbor") for original, edited in pairs]
     falls = [{form: 1 - ratio for form, ratio in target.items()} for target in forget]
@@ -161,25 +160,25 @@ def _inverse(ratios: Mapping[str, float]) -> dict[str, float]:
 
 
 def _forms_test(falls: Sequence[Mapping[str, float]]) -> float | None:
-    """Permutation test of whether forms fall differently: the forms of a target change places.
+    """Permutation test of whether forms fall differently: the forms that a target has change places.
 
-    The statistic is the largest minus the smallest mean forgetting over the targets that have all forms. (Against the original
-    model a form gap cannot be tested: there it is 0 by definition, and never negative after.)
+    The statistic is the largest minus the smallest mean forgetting of a form over the targets that have it. (Against the
+    original model a form gap cannot be tested: there it is 0 by definition, and never negative after.)
     """
     names = sorted({form for target in falls for form in target})
-    table = np.asarray([[target[form] for form in names] for target in falls if len(target) == len(names)])
-    if len(names) < 2 or len(table) < 2:
+    targets = [target for target in falls if len(target) > 1]
+    if len(targets) < 2:
         return None
+    table = np.asarray([[target.get(form, np.nan) for form in names] for target in targets])  # [targets, forms]
+    tables = np.repeat(table[None], PERMUTATIONS + 1, 0)
     generator = np.random.default_rng(0)
-    shuffled = generator.permuted(np.broadcast_to(table, (PERMUTATIONS, *table.shape)), axis=2)
-    extreme = int(np.sum(_range(shuffled) >= _range(table[None])[0] - 1e-12))
-    return (1 + extreme) / (1 + PERMUTATIONS)
-
-
-def _range(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest minus smallest mean over targets: `[tables, targets, forms]` -> `[tables]`."""
-    means = tables.mean(1)
-    return np.asarray(means.max(1) - means.min(1))
+    for number, row in enumerate(table):
+        has = ~np.isnan(row)
+        tables[1:, number, has] = generator.permuted(tables[1:, number, has], axis=1)
+    with np.errstate(all="ignore"):
+        means = np.nanmean(tables[:, :, ~np.isnan(table).all(0)], axis=1)  # [permutations, forms]
+    ranges = means.max(1) - means.min(1)
+    return _share(ranges, float(ranges[0]))
 
 
 def _signs(targets: int) -> NDArray[np.float64]:

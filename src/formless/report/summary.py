@@ -57,6 +57,7 @@ class FigureChange:
         difference: edited - original, over the items that have it in both records; nothing where absent.
         interval: 95 % paired bootstrap interval of it over items; needs two. An AUC has none.
         absent: Why the task was not asked, if so.
+        unscored: Items of the edited model's task without any figure.
     """
 
     task: str
@@ -68,6 +69,7 @@ class FigureChange:
     difference: float | None
     interval: tuple[float, float] | None
     absent: str | None = None
+    unscored: int = 0
 
 
 def compare(original: Record, edited: Record) -> list[Change]:
@@ -76,7 +78,7 @@ def compare(original: Record, edited: Record) -> list[Change]:
     Raises:
         DataError: The records asked different probes.
     """
-    _refuse_different(original, edited)
+    refuse_unlike(original, edited)
     rows = []
     for before in original.forms:
         after = edited.form(before.form, before.split)
@@ -99,7 +101,7 @@ def compare_tasks(original: Record, edited: Record) -> list[FigureChange]:
     Raises:
         DataError: The records asked different probes.
     """
-    _refuse_different(original, edited)
+    refuse_unlike(original, edited)
     rows = []
     for before in original.tasks:
         after = edited.task(before.task, before.split)
@@ -113,7 +115,9 @@ def compare_tasks(original: Record, edited: Record) -> list[FigureChange]:
         for name, old in before.figures.items():
             new = after.figures.get(name, Figure())
             difference, interval = _figure_difference(before, after, name)
-            rows.append(FigureChange(before.task, title, before.split, name, old, new, difference, interval))
+            rows.append(
+                FigureChange(before.task, title, before.split, name, old, new, difference, interval, None, after.unscored)
+            )
     return rows
 
 
@@ -135,9 +139,16 @@ def _figure_difference(before: TaskResult, after: TaskResult, name: str) -> tupl
     return float(changes.mean()), percentiles(means) if len(changes) > 1 else None
 
 
-def _refuse_different(original: Record, edited: Record) -> None:
+def refuse_unlike(original: Record, edited: Record) -> None:
+    """Stop where two records cannot be compared.
+
+    Raises:
+        DataError: They asked different probes, or of different models.
+    """
     if original.probes_digest != edited.probes_digest:
         raise DataError("the two records asked different probes", where=edited.target, remedy="measure both again")
+    if (original.model_fingerprint, original.dtype) != (edited.model_fingerprint, edited.dtype):
+        raise DataError("the two records are of different models", where=edited.target, remedy="measure both again")
 
 
 def relative_change(pairs: Sequence[tuple[float, float]], *, seed: int = 0) -> tuple[float | None, tuple[float, float] | None]:
@@ -150,5 +161,6 @@ def relative_change(pairs: Sequence[tuple[float, float]], *, seed: int = 0) -> t
     if len(pairs) < 2:
         return change, None
     means = values[resampled_rows(len(pairs), seed)].mean(1)  # [resamples, 2]
-    low, high = np.percentile(means[:, 1] / means[:, 0] - 1, [2.5, 97.5])
-    return change, (float(low), float(high))
+    if not means[:, 0].all():  # some resample has no change to speak of
+        return change, None
+    return change, percentiles(means[:, 1] / means[:, 0] - 1)

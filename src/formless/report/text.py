@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from formless.evaluation.forms import FORMS
-from formless.evaluation.record import Figure, FormResult, Record
+from formless.evaluation.record import FormResult, Record
 from formless.report.independence import Estimate, Independence
 from formless.report.summary import Change, FigureChange
 
@@ -55,7 +55,7 @@ def figures_as_text(changes: Sequence[FigureChange]) -> Rows:
     """Task, split, figure, original, unlearned, difference, interval, items; tasks that the target lacks are left out."""
     return [
         (c.task, c.split or "", c.figure, probability(c.original.value), probability(c.edited.value), difference(c.difference),
-         interval(c.interval), str(c.edited.count))
+         interval(c.interval), _counted(c.edited.count, c.unscored))
         for c in changes if c.absent is None
     ]  # fmt: skip
 
@@ -71,7 +71,8 @@ def record_as_text(record: Record) -> Rows:
 def tasks_as_text(record: Record) -> Rows:
     """One model's tasks: task, split, figure, value, interval, items."""
     return [
-        (task.task, task.split or "", name, probability(figure.value), interval(figure.interval), str(figure.count))
+        (task.task, task.split or "", name, probability(figure.value), interval(figure.interval),
+         _counted(figure.count, task.unscored))
         for task in record.tasks for name, figure in task.figures.items()
     ]  # fmt: skip
 
@@ -85,6 +86,9 @@ def absent_as_text(record: Record) -> str:
     for task in record.tasks:
         if task.status == "absent":
             reasons.setdefault(task.reason or "", []).append(task.task)
+        elif not task.figures:
+            first = next((item.unscored for item in task.items if item.unscored), "")
+            reasons.setdefault(f"no item could be scored, the first because {first}", []).append(task.task)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
@@ -105,10 +109,8 @@ def _estimate(estimate: Estimate) -> tuple[str, ...]:
 
 
 def _probes(result: FormResult) -> str:
-    return f"{result.count}" + (f" (+{result.unscored} unscored)" if result.unscored else "")
+    return _counted(result.count, result.unscored)
 
 
-def value_of(figure: Figure) -> str:
-    """A figure with its interval."""
-    bounds = interval(figure.interval)
-    return probability(figure.value) + (f" ({bounds})" if bounds else "")
+def _counted(count: int, unscored: int) -> str:
+    return f"{count}" + (f" (+{unscored} unscored)" if unscored else "")
