@@ -4,7 +4,8 @@
     python -m benchmarks.settings RWKU/Target statement,fb,qa current_value=chat,l2=0.1
 
 Prints, by split, form and setting, the median over targets of the relative change of the mean answer probability, with a
-95 % bootstrap interval over targets, and how far the redirection was met.
+95 % bootstrap interval over targets, and how far the redirection was met; then, by setting, forgetting and retention by form,
+the form gap and the combined figure, means over targets with interval and p.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 
 import formless
 from formless.cli.terminal import parse_settings
+from formless.evaluation.record import Record
 from formless.evaluation.scoring import resampled_rows
 from formless.experiment.run import measure_edit
-from formless.report.html import percent, percent_interval
+from formless.report.independence import independence
 from formless.report.summary import compare
+from formless.report.text import independence_as_text, percent, percent_interval
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
@@ -34,11 +37,13 @@ def main(data: str, suite: str, settings: list[str]) -> None:
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     changes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     met: dict[str, list[float]] = defaultdict(list)
+    pairs: dict[str, list[tuple[Record, Record]]] = defaultdict(list)
     for target in formless.targets(data):
         for setting in settings:
             edit = formless.unlearn(lm, target, "rocr", **parse_settings(setting.split(",")))
             outcome = measure_edit(lm, edit, target, suite)
             met[setting].append(edit.info.facts["residual_met"])
+            pairs[setting].append((outcome.original, outcome.edited))
             for row in compare(outcome.original, outcome.edited):
                 if row.relative is not None:
                     changes[row.split, row.form, setting].append(row.relative)
@@ -49,6 +54,10 @@ def main(data: str, suite: str, settings: list[str]) -> None:
         cells = [f"{percent(float(np.median(v)))} ({percent_interval(median_interval(v))})" for v in values]
         print(f"| {split} | {form} | {len(values[0])} | {' | '.join(cells)} |")
     print(f"| redirection met | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
+    for setting in settings:
+        print(f"\n{setting}\n\n| figure | form | value | 95 % interval | p | targets |\n| {'- | ' * 6}")
+        for row in independence_as_text(independence(pairs[setting])):
+            print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

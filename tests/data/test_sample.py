@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 
 import formless
-from formless.data.target import BLANK, Item, Target
+from formless.data.check import check_data
+from formless.data.target import BLANK, Instruction, Item, Passage, Preference, Target
 
 SAMPLE = formless.targets("sample")
 SPLITS = ("forget", "neighbor")
@@ -56,3 +57,19 @@ def test_neighbors_are_others(target: Target) -> None:
     for item in items:
         assert item.neighbor != target.subject
         assert target.subject not in item.query
+
+
+TRAINED = ("Albert Einstein", "Marie Curie", "Mount Everest")
+FILES = {"positive": Passage, "negative": Passage, "pair": Preference, "reject": Instruction, "counterfact": Instruction,
+         "pair_reject": Preference}  # fmt: skip
+
+
+@pytest.mark.parametrize("subject", TRAINED)
+@pytest.mark.parametrize("file", FILES)
+def test_three_targets_have_texts_to_train_on(subject: str, file: str) -> None:
+    rows = formless.find_target("sample", subject).rows(file, FILES[file])
+    assert len(rows) == 64
+
+
+def test_nothing_is_wrong_with_the_sample() -> None:
+    assert [finding for finding in check_data("sample") if finding.is_serious] == []

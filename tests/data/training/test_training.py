@@ -23,7 +23,7 @@ from formless.data.server import Journal
 from formless.data.target import Instruction, Passage, Preference, Target
 from formless.data.training import openings
 from formless.data.training.drafts import CHUNK, TRIES, Draft, Stage, write_stage
-from formless.data.training.write import FILES, JOURNAL, check_output, concept_of, write_training
+from formless.data.training.write import FILES, JOURNAL, SPARE, check_output, concept_of, write_training
 from formless.errors import DataError, OutputError, UserError
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu")
@@ -240,7 +240,7 @@ def test_questions_that_say_the_same_are_kept_once(ada: Target, tmp_path: Path) 
     questions = [row["instruction"] for row in written(tmp_path / "1_Ada_Lovelace", "reject")]
     assert len({prose.words(question)[0] for question in questions}) > 3
     assert len({prose.words(question) for question in questions}) == len(questions) == outcome.rows["reject"] < 20
-    assert outcome.missing["questions"].total() == 20 - len(questions)
+    assert outcome.missing["questions"].total() == 20 + SPARE - len(questions)
     assert set(outcome.missing["questions"]) == {"near-duplicate"}
 
 
@@ -265,10 +265,16 @@ def test_what_could_not_be_had_is_counted_and_the_rest_is_written(ada: Target, t
         texts = [f" {noun(random.Random(f'{seed}{i}'))} had Ada Lovelace in it?" for i in range(len(asked))]
         return [*texts[:-2], "nothing", ""] if len(asked) > 2 else ["nothing"] * len(asked)
 
-    outcome = write_training(ada, write, tmp_path, model="m", rows=CHUNK, files=("reject",))
-    assert outcome.rows == {"reject": CHUNK - 2}
-    assert outcome.missing["questions"].total() == 2
-    assert len(written(tmp_path / "1_Ada_Lovelace", "reject")) == CHUNK - 2
+    rows = CHUNK - SPARE
+    outcome = write_training(ada, write, tmp_path, model="m", rows=rows, files=("reject",))
+    assert outcome.rows == {"reject": rows}  # the spare ones stand in for two that could not be had
+    assert outcome.missing == {}
+    outcome = write_training(ada, write, tmp_path, model="m", rows=CHUNK, files=("reject",), force=True)
+    assert outcome.rows == {"reject": CHUNK}
+    few = write_training(ada, lambda asked, *_: ["nothing"] * len(asked[:-1]) + [" had Ada Lovelace in it?"], tmp_path,
+                         model="m", rows=4, files=("reject",), force=True)  # fmt: skip
+    assert few.rows["reject"] < 4
+    assert few.missing["questions"].total() == 4 + SPARE - few.rows["reject"]
 
 
 def test_existing_files_are_refused_unless_forced(ada: Target, tmp_path: Path) -> None:

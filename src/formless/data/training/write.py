@@ -28,6 +28,9 @@ from formless.errors import DataError, UnknownNameError, UserError
 
 FILES = ("positive", "negative", "pair", "reject", "counterfact", "pair_reject")
 JOURNAL = ".training.jsonl"
+SPARE = 8
+"""So many more questions are asked for than rows are wanted, since some cannot be had or get no answer."""
+
 PROBES = tuple(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "level3", "mcp", "tf"))
 
 # Which files need which texts; each kind of text may need those above it.
@@ -46,7 +49,7 @@ class Outcome:
 
     Args:
         rows: How many rows each file has.
-        missing: For each kind of text, how many could not be had, by reason.
+        missing: For each kind of text that files lack rows for, how many could not be had, by reason.
     """
 
     rows: dict[str, int]
@@ -114,15 +117,17 @@ def write_training(
     draft = partial(write_stage, write=write, journal=journal, seed=seed, progress=progress)
     drafts = _write_texts(concept, range(rows), files, draft)
     texts = {kind: _texts(found) for kind, found in drafts.items()}
-    made = {file: _rows(file, concept, texts) for file in files}
+    made = {file: _rows(file, concept, texts)[:rows] for file in files}
     journal.add("written", files=list(files))
     for file, entries in made.items():
         storage.write_text(folder / f"{file}.json", json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     journal.remove()
+    counts = {file: len(entries) for file, entries in made.items()}
     missing = {
         kind: Counter(draft.objection for draft in found.values() if draft.text is None) for kind, found in drafts.items()
     }
-    return Outcome({file: len(entries) for file, entries in made.items()}, {kind: why for kind, why in missing.items() if why})
+    short = {kind for kind, served in NEEDS.items() if any(counts.get(file, rows) < rows for file in served)}
+    return Outcome(counts, {kind: why for kind, why in missing.items() if why and kind in short})
 
 
 def concept_of(target: Target, *, seed: int) -> Concept:
@@ -167,7 +172,7 @@ def _write_texts(
     stages: dict[str, Callable[[], Stage]] = {
         "true biographies": lambda: concept.true_biographies(slots),
         "made-up biographies": lambda: concept.made_up_biographies(slots),
-        "questions": lambda: concept.questions(slots),
+        "questions": lambda: concept.questions(range(len(slots) + SPARE)),
         "answers": lambda: concept.answers(texts["questions"]),
         "wrong answers": lambda: concept.wrong_answers(texts["questions"], texts["answers"]),
     }
