@@ -448,6 +448,18 @@ def test_findings_are_sorted_by_target_file_and_row(tmp_path: Path, data: Path) 
     assert check_data(data) == findings
 
 
+def test_an_answer_that_is_the_rest_of_a_name_is_a_leak(tmp_path: Path) -> None:
+    folder = tmp_path / "1_Leonardo_da_Vinci"
+    folder.mkdir()
+    rows = [
+        {"query": "The Last Supper is by ___ da Vinci.", "answer": "Leonardo"},
+        {"query": "It is by ___.", "answer": "Leonardo"},
+    ]
+    (folder / "forget_level1.json").write_text(json.dumps(rows), "utf-8")
+    found = [(finding.row, finding.what) for finding in check_data(tmp_path) if finding.kind == "leaked"]
+    assert found == [(1, "the answer 'Leonardo' is the rest of a name that the question gives")]
+
+
 def test_real_rwku_has_repeats_and_leaks_and_is_sound_otherwise(rwku: Path) -> None:
     findings = [finding for finding in check_data(rwku) if finding.is_serious]
     assert {finding.kind for finding in findings} == {"duplicated", "leaked"}
@@ -455,7 +467,7 @@ def test_real_rwku_has_repeats_and_leaks_and_is_sound_otherwise(rwku: Path) -> N
         (finding.target, finding.file, finding.row, finding.kind) for finding in findings
     ]
     for finding in findings:
-        if finding.kind == "leaked":
+        if finding.kind == "leaked" and "rest of a name" not in finding.what:
             rows = json.loads((rwku / finding.target / f"{finding.file}.json").read_text("utf-8"))
             row = rows[(finding.row or 0) - 1]
             assert row["answer"].casefold() in row["query"].casefold()

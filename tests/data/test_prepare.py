@@ -447,7 +447,7 @@ def test_an_output_is_replaced_only_with_force_and_only_if_it_is_ours(tmp_path: 
     prepare(source, out, force=True)
     assert not (out / "1_Ada_Lovelace" / "forget_tf.json").exists()
     (out / "manifest.json").unlink()
-    with pytest.raises(OutputError, match="something else is there"):
+    with pytest.raises(OutputError, match="did not write"):
         prepare(source, out, force=True)
 
 

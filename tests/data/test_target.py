@@ -135,7 +135,7 @@ def test_a_folder_in_place_of_a_file_is_an_error(target_folder: Path) -> None:
     (target_folder / "passage.json").mkdir()
     target = Target("Ada Lovelace", target_folder)
     assert not target.has("passage")
-    with pytest.raises(DataError, match=r"cannot be read \[.*passage\.json\]"):
+    with pytest.raises(DataError, match=r"no plain file \[.*passage\.json\]"):
         target.rows("passage", Passage)
 
 

@@ -221,7 +221,7 @@ def test_membership_figures_of_a_text_by_hand() -> None:
     assert figures["loss"] == pytest.approx(10.5 / 5)
     assert figures["zlib"] == pytest.approx(10.5 / 5 / 13)
     assert figures["min_k"] == 4.0  # a fifth of five tokens
-    assert figures["min_k_plus"] == pytest.approx(2.0)
+    assert figures["min_k++"] == pytest.approx(2.0)
 
 
 def test_the_auc_tells_texts_the_model_knows(lm: LM, target_folder: Path) -> None:

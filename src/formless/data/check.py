@@ -184,8 +184,17 @@ def _check_probe(split: str, item: Item, subject: str) -> Iterator[tuple[str, st
     elif split in VERDICTS:
         if item.answer not in ("True", "False"):
             yield "unbalanced", f"the answer {_quote(item.answer)} is neither True nor False"
+    elif split != "forget_level3" and _completes_name(item, subject):
+        yield "leaked", f"the answer {_quote(item.answer)} is the rest of a name that the question gives"
     elif _tells_its_answer(item):
         yield "leaked", f"the answer {_quote(item.answer)} stands in its question {_quote(item.query)}"
+
+
+def _completes_name(item: Item, subject: str) -> bool:
+    """Whether a question asks for a part of the name of what it is about, and tells the other part: `___ da Vinci`."""
+    name, answer, question = _words(item.neighbor or subject), _words(item.answer), _words(item.query)
+    rest = [word for word in name if word not in answer]
+    return _holds(name, answer) and bool(rest) and all(word in question for word in rest)
 
 
 def _tells_its_answer(item: Item) -> bool:

@@ -119,6 +119,8 @@ def prepare(
     folder = None if source == RWKU else data_folder(source).resolve()
     if folder and (out.resolve().is_relative_to(folder) or folder.is_relative_to(out.resolve())):
         raise OutputError("the output and the source lie in each other", where=out, remedy="choose another --out")
+    if force:
+        _refuse_strange(out)
     with storage.new_folder(out, mark=MANIFEST, force=force) as new:
         prepared = Prepared(folder.name if folder else HUB)
         if folder and targets(folder):
@@ -130,6 +132,21 @@ def prepare(
                 _collect(Tables(folder, cache), new, prepared, numbers, train, progress)
         (new / MANIFEST).write_text(prepared.manifest(train), "utf-8")
     return prepared
+
+
+def _refuse_strange(out: Path) -> None:
+    """Stop before a folder is replaced that holds anything but what its manifest lists."""
+    present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()} if out.is_dir() else set()
+    if not present:
+        return
+    try:
+        listed = json.loads((out / MANIFEST).read_text("utf-8"))["targets"]
+        known = {f"{folder}/{file}" for folder, files in listed.items() for file in files} | {MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = set()
+    if strange := sorted(present - known):
+        what = f"{strange[0]} is there, which `data prepare` did not write"
+        raise OutputError(what, where=out, remedy="move it away, or choose another --out")
 
 
 def _choose(found: Iterable[int], numbers: Sequence[range] | None, where: object) -> list[int]:

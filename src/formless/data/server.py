@@ -19,6 +19,7 @@ from formless.errors import OutputError, UserError
 KEY = "OPENAI_API_KEY"
 NO_KEY = "none"  # local servers want some key, whichever
 MAX_REPLY = 2**16  # characters
+SHORTEST_PART = 6  # characters of a key that are not to be shown
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
 RETRIED = (408, 409, 429)  # and 500 and above: openai asks again by itself
 
@@ -123,7 +124,11 @@ class Server:
         return ServerError(f"the server refuses the request ({detail})", where=self.url, remedy=remedy)
 
     def _without_key(self, text: str) -> str:
-        return text if self._key == NO_KEY else text.replace(self._key, "***")
+        """Without the key, and without any longer part of it that a server may quote."""
+        for length in range(len(self._key), SHORTEST_PART - 1, -1) if self._key != NO_KEY else ():
+            for start in range(len(self._key) - length + 1):
+                text = text.replace(self._key[start : start + length], "***")
+        return text
 
 
 def ask_validated(server: Server, prompt: str, validate: Callable[[str], Parsed], attempts: int = 3) -> Parsed:

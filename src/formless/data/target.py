@@ -265,6 +265,8 @@ def _size(entry: object) -> int:
 
 def _read_json(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():
+            raise DataError("it is no plain file", where=path, remedy="put a file there")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
         return json.loads(path.read_text("utf-8"))

@@ -19,7 +19,7 @@ from formless.models.scoring import TextScore, Unscored
 
 LOWEST = 0.2
 SHOWN = 200
-ATTACKS = ("loss", "zlib", "min_k", "min_k_plus")
+ATTACKS = ("loss", "zlib", "min_k", "min_k++")
 
 
 def membership(lm: LM, rows: Mapping[str, tuple[Row, ...]], _split: Split | None, done: Progress) -> tuple[list[TaskItem], str]:
@@ -42,7 +42,7 @@ def attack_figures(text: str, score: TextScore) -> dict[str, float]:
     - `loss`: mean negative log-probability of its tokens (nats).
     - `zlib`: that over the text's size as zlib compresses it (nats per byte).
     - `min_k`: mean negative log-probability of the 20 % least probable tokens (nats; Min-K%, arXiv 2310.16789).
-    - `min_k_plus`: the same after each log-probability is standardised by the mean and the deviation that the model expects
+    - `min_k++`: the same after each log-probability is standardised by the mean and the deviation that the model expects
       at its place (Min-K%++, arXiv 2404.02936).
     """
     loss = -math.fsum(score.log_probabilities) / len(score.log_probabilities)
@@ -54,7 +54,7 @@ def attack_figures(text: str, score: TextScore) -> dict[str, float]:
         "loss": loss,
         "zlib": loss / zlib_bytes(text),
         "min_k": -lowest_mean(score.log_probabilities, LOWEST),
-        "min_k_plus": -lowest_mean(standardised, LOWEST),
+        "min_k++": -lowest_mean(standardised, LOWEST),
     }
 
 

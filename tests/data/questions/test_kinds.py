@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.data.ort import targets
-from formless.data.questions.kinds import ASKING, FORENAMES, GAZETTEERS, KINDS, asking_phrase, kind_of
+from formless.data.questions.kinds import ASKING, FORENAMES, GAZETTEERS, KINDS, asking_phrase, is_part, kind_of
 
 CASES = [
     ("The year in which Ada was born is ___.", "1815", "year"),
@@ -102,3 +102,23 @@ def test_most_of_the_sample_has_a_kind_that_says_something() -> None:
     kinds = [kind_of(item.query, item.answer) for target in targets("sample") for item in target.items("neighbor_level1")]
     vague = sum(kind in ("word", "name") for kind in kinds)
     assert vague < len(kinds) / 2
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "expected"),
+    [
+        ("The area is ___.", "163.8 km2", "number"),
+        ("It has ___.", "231,000 employees", "number"),
+        ("The mother of Ada was ___.", "Anne Milbanke", "person"),
+        ("Ada was the daughter of ___.", "Lord Byron", "person"),
+    ],
+)
+def test_amounts_and_relatives(query: str, answer: str, expected: str) -> None:
+    assert kind_of(query, answer) == expected
+
+
+def test_parts_of_names_are_told_from_whole_ones() -> None:
+    assert is_part("He founded ___ Kune Do.", "Jeet")
+    assert is_part("His father was William A. Rockefeller ___.", "Sr.")
+    assert not is_part("He founded ___, a martial art.", "Jeet Kune Do")
+    assert not is_part("___ wrote programs.", "Ada")

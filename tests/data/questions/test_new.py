@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -156,10 +157,19 @@ def test_an_existing_target_is_replaced_by_force_alone(target_folder: Path) -> N
     data = target_folder.parent
     target_folder.rename(data / "7_Ada_Lovelace")
     before = contents(data)
-    for name in (ADA, "ada lovelace"):
-        with pytest.raises(OutputError, match=r"exists already .*7_Ada_Lovelace"):
-            write_target(name, facts(), data)
+    with pytest.raises(OutputError, match=r"exists already .*7_Ada_Lovelace"):
+        write_target(ADA, facts(), data)
+    with pytest.raises(DataError, match="the data set spells it 'Ada Lovelace'"):
+        write_target("ada lovelace", facts(), data, force=True)
+    with pytest.raises(OutputError, match="something else is there"):  # a target that was not made of facts
+        write_target(ADA, facts(), data, force=True)
     assert contents(data) == before
+    shutil.rmtree(data / "7_Ada_Lovelace")
+    write_target(ADA, facts(), data).folder.rename(data / "7_Ada_Lovelace")
+    (data / "7_Ada_Lovelace" / "positive.json").write_text("[]")
+    with pytest.raises(OutputError, match="positive.json is there, which `data new` did not write"):
+        write_target(ADA, facts(), data, force=True)
+    (data / "7_Ada_Lovelace" / "positive.json").unlink()
     created = write_target(ADA, facts(), data, force=True)
     assert created.folder == data / "7_Ada_Lovelace"
     assert len(written(created.folder, "forget_level1")) == len(ROWS)

@@ -18,7 +18,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 from formless.data.questions.gazetteers import NUMBER_WORDS, ORDINAL_WORDS, SAME, SPARE
-from formless.data.questions.kinds import GAP, NUMERIC, kind_of
+from formless.data.questions.kinds import GAP, NUMERIC, is_part, kind_of
 from formless.data.questions.variation import comparable, ordinal, varied
 from formless.data.target import BLANK, Item, Target
 
@@ -99,7 +99,7 @@ class Pool:
             text = item.answer.strip()
             self._own[_about(item, target)].add(text)
             if offered and text:
-                self._texts[kind_of(item.query, text)][fold(text)].add(text)
+                self._texts[_place(item.query, text)][fold(text)].add(text)
                 self._targets[fold(text)].add(target)
 
     def distractors(self, item: Item, target: str, *, seed: int = 0) -> tuple[str, ...] | Dropped:
@@ -123,6 +123,10 @@ class Pool:
             return f"{text!r} is the right answer or too close to it"
         if any(alike(text, other, kind) for other in others):
             return f"{text!r} is too close to another distractor"
+        gap = GAP.search(item.query)
+        following = fold(item.query[gap.end() :])[:1] if gap and item.query[gap.end() :].strip() else ()
+        if following and fold(text)[-1:] == following:
+            return f"{text!r} ends as the question goes on"
         if _occurs(text, item.query, kind):
             return f"{text!r} occurs in the question"
         if any(_answers(text, own, kind) for own in self._own[_about(item, target)]):
@@ -136,13 +140,19 @@ class Pool:
             luck = hashlib.blake2b(repr((seed, item.query, item.answer, text)).encode("utf-8", "surrogatepass"), digest_size=8)
             return _misfit(text, item, kind) + 2 * (self._targets.get(fold(text)) == {target}), luck.digest()
 
-        found = [min(texts) for texts in self._texts[kind].values()] if kind in self._texts else []
+        place = _place(item.query, item.answer)
+        found = [min(texts) for texts in self._texts[place].values()] if place in self._texts else []
         if kind in NUMERIC:
             yield from sorted((text for text in found if comparable(text, item.answer, kind, item.query)), key=rank)
             yield from sorted(varied(item.answer, kind, item.query), key=rank)
         else:
             yield from sorted(found, key=rank)
             yield from sorted(SPARE[kind], key=rank)
+
+
+def _place(query: str, answer: str) -> str:
+    """The kind of an answer, fragments of names apart: what could stand in its place."""
+    return kind_of(query, answer) + (" part" if is_part(query, answer) else "")
 
 
 def _about(item: Item, target: str) -> tuple[str, ...]:

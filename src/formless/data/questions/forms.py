@@ -143,6 +143,8 @@ def build_forms(
     if not chosen:
         raise DataError("the data folder holds no target", where=folder, remedy="name its folders as in 1_Ada_Lovelace")
     outputs = {target.folder: _outputs(target, forms) for target in chosen}
+    if lacking := [target.folder for target in chosen if names and not outputs[target.folder]]:
+        raise DataError("the target has no level 1", where=lacking[0], remedy="add forget_level1.json")
     journals = {target.folder: Journal(_folder(target) / JOURNAL) for target in chosen if server}
     for target in chosen:
         for path, _, _ in outputs[target.folder]:
@@ -174,7 +176,7 @@ def _outputs(target: Target, forms: Sequence[str]) -> list[tuple[Path, tuple[Ite
     """The files to make, each with the rows of level 1 that it comes from."""
     made = []
     for split in SPLITS:
-        if split == "forget" or target.has(f"{split}_level1"):
+        if target.has(f"{split}_level1"):
             items = tuple(_with_subject(item, target.subject) for item in target.items(f"{split}_level1"))
             made += [(_folder(target) / f"{split}_{form}.json", items, form) for form in FORMS if form in forms]
     return made

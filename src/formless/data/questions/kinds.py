@@ -85,13 +85,15 @@ _PLACE = re.compile(
 )
 _KIND_OF_PLACE = re.compile(r"\b(country|city|continent|state) (?:of|called|named|is|was)(?: the)?$")
 _PERSON = re.compile(
-    r"\b(?:by|with|alongside|named|married to|married|née|wife|husband|father|mother|brother|sister|son of|daughter|friend|"
+    r"\b(?:by|with|alongside|named|married to|married|née|wife|husband|father|mother|brother|sister|"
+    r"(?:son|daughter|child|mother|father|wife|husband|sister|brother|pupil|student) of|daughter|friend|"
     r"general|president|king|queen|pope|captain|lord|sir|director|actor|actress|painter|artist|singer|singer-songwriter|"
     r"rapper|philosopher|poet|writer|author|geologist|plays|played|portrays|portrayed|invited|rival|pupil of|behind only|"
     r"writings of|(?:stars?|starred|starring|role|performance|portrayal|portrayed|character) (?:as|of)|stage name(?: the)?|"
     r"mononymously as|professionally (?:known )?as|known professionally as|grandson of|footnotes to|"
     r"(?:assassins?|king|queen|reign|ruler|secretary|biographer|rival|leader|successor|father|mother|brother|sister|son|daughter|"
-    r"wife|husband|spouse|teacher|mentor|founder|author|inventor)\b[\w ]{0,60} (?:is|was))"
+    r"wife|husband|spouse|teacher|mentor|founder|author|inventor|producer|"
+    r"composer|director|architect|owner|mayor|ceo|manager)\b[\w ]{0,60} (?:is|was))"
     r"(?: is| was)?(?: by| to| their)?(?: that of)?,? ?['\"‘“]?$"
 )
 _PROFESSION = re.compile(
@@ -113,6 +115,7 @@ _ERA = re.compile(r"^ ?(?:BCE?|AD|CE)\b")
 _MONTH = f"(?:{'|'.join(MONTHS)})"
 _DATE = re.compile(rf"{_MONTH} \d{{1,4}}(?:, \d{{3,4}})?|\d{{1,2}} {_MONTH}(?:,? \d{{3,4}})?|\d{{1,2}}, \d{{4}}")
 _NUMBER = re.compile(r"[$€£]?\d[\d,.]*(?:%| ?(?:percent|thousand|million|billion|trillion|years|feet|meters|metres|km|miles))?")
+_AMOUNT = re.compile(r"[$€£]?\d[\d,.]*(?: ?[a-z%][a-z0-9%/²³°]*)(?:[ -][a-z0-9%/²³°]+){0,6}")  # figures with what they count
 _SUFFIXES = ("Jr", "Sr", "II", "III")
 
 
@@ -146,6 +149,17 @@ def kind_of(query: str, answer: str) -> str:
     )
 
 
+def is_part(query: str, answer: str) -> bool:
+    """Whether an answer is only a part of a name, as in `___ Kune Do` and `William A. Rockefeller ___`."""
+    gap = GAP.search(query)
+    if not gap or not _is_name(answer.strip()):
+        return False
+    before, after = query[: gap.start()], query[gap.end() :]
+    follows = after[:1] in (" ", "-", "&") and _first_word(after)[:1].isupper()
+    precedes = before[-1:] in (" ", "-") and before[:-1][-1:].isalpha() and _last_word(before)[:1].isupper()
+    return follows or (precedes and len(re.findall(r"\w+", before)) > 1)
+
+
 def _numeric(before: str, answer: str, after: str) -> str | None:
     """Rule 1."""
     folded = answer.casefold()
@@ -162,7 +176,8 @@ def _numeric(before: str, answer: str, after: str) -> str | None:
         answer.isdecimal() and len(answer) <= 4 and _is_year(before, int(answer), after)
     ):
         return "year"
-    return "number" if _NUMBER.fullmatch(folded) or folded in NUMBER_WORDS else None
+    is_amount = _AMOUNT.fullmatch(answer) is not None
+    return "number" if _NUMBER.fullmatch(folded) or is_amount or folded in NUMBER_WORDS else None
 
 
 def _is_year(before: str, number: int, after: str) -> bool:

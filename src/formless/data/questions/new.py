@@ -13,16 +13,17 @@ from pydantic import BaseModel
 
 from formless import storage
 from formless.data import prose
-from formless.data.ort import SAMPLE, folder_name, targets
+from formless.data.ort import SAMPLE, data_folder, folder_name, targets
 from formless.data.questions.distractors import Pool
 from formless.data.questions.facts import Fact, fact_of
 from formless.data.questions.forms import Built, multiple_choice, true_or_false
 from formless.data.questions.relations import question
 from formless.data.server import ReplyError, Server, ask_validated, read_object
 from formless.data.target import SPLITS, Item
-from formless.errors import DataError
+from formless.errors import DataError, OutputError
 
-MARK = "forget_level1.json"
+MARK = "facts.json"
+WRITTEN = ("intro", *(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "mcp", "tf")))
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,23 @@ def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
         DataError: The name cannot be a folder's.
         OutputError: The data set has the target already, or it cannot be written.
     """
-    known = {_folded(target.subject): target.folder for target in targets(out)} if out.is_dir() else {}
-    numbers = [int(folder.name.split("_")[0]) for folder in known.values() if folder]
+    if out.resolve() == data_folder(SAMPLE).resolve():
+        raise OutputError("the built-in sample is not to be changed", where=out, remedy="choose another --out")
+    known = {_folded(target.subject): target for target in targets(out)} if out.is_dir() else {}
+    numbers = [int(target.folder.name.split("_")[0]) for target in known.values() if target.folder]
     name = folder_name(max(numbers, default=0) + 1, subject, where="--target")
-    folder = known.get(_folded(subject)) or out / name
+    older = known.get(_folded(subject))
+    if older and older.subject != subject:
+        raise DataError(
+            f"the data set spells it {older.subject!r}", where="--target", remedy="write it so, or choose another --out"
+        )
+    folder = (older.folder if older else None) or out / name
     storage.refuse_existing(folder, force=force, mark=MARK)
+    if folder.is_dir():
+        ours = {MARK, *(f"{file}.json" for file in WRITTEN)}
+        if strange := sorted(path.name for path in folder.iterdir() if path.name not in ours):
+            what = f"{strange[0]} is there, which `data new` did not write"
+            raise OutputError(what, where=folder, remedy="move it away, or choose another --out")
     return folder
 
 
@@ -90,7 +103,8 @@ def write_target(
         "intro": [{"target": subject, "intro": " ".join((intro or "").split()) or facts[0].statement}]
     }
     dropped: dict[str, Mapping[str, int]] = {}
-    pool = Pool.of(targets(SAMPLE))
+    others = [target for target in targets(out) if target.folder != folder] if out.is_dir() else []
+    pool = Pool.of([*targets(SAMPLE), *others])
     splits = {"forget": _items(facts, subject, neighbors=False), "neighbor": _items(neighbors, subject, neighbors=True)}
     for items in splits.values():
         pool.add(subject, items)
@@ -108,6 +122,7 @@ def write_target(
         for row in rows:
             SPLITS[name].model_validate(row)
     with storage.new_folder(folder, mark=MARK, force=force) as new:
+        storage.write_text(new / MARK, json.dumps(_told(facts, neighbors), ensure_ascii=False, indent=1) + "\n")
         for name, rows in filled.items():
             storage.write_text(new / f"{name}.json", json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n")
     return Created(folder, {name: len(rows) for name, rows in filled.items()}, dropped)
@@ -188,6 +203,11 @@ def _items(facts: Sequence[Fact], subject: str, *, neighbors: bool) -> list[Item
 def _asked(item: Item, subject: str) -> Item:
     query = question(item.query, item.answer, item.neighbor or subject)
     return item.model_copy(update={"query": query, "level": "2", "type": "simple question"})
+
+
+def _told(facts: Sequence[Fact], neighbors: Sequence[Fact]) -> list[dict[str, str]]:
+    """The facts as they came, for the target's own folder."""
+    return [{"about": fact.about, "cloze": fact.cloze, "answer": fact.answer} for fact in (*facts, *neighbors)]
 
 
 def _row(item: Item) -> dict[str, Any]:

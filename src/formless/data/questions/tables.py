@@ -49,6 +49,8 @@ def read_table(path: Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a plain UTF-8 file, numbered from 1."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError("it is no plain file", where=path, remedy="give a file")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
         data = path.read_bytes()
@@ -112,7 +114,8 @@ def _cells(line: str, suffix: str, where: str) -> list[str]:
         if BLANK in line:
             raise DataError("a cloze has no answer", where=where, remedy="write it behind a tab, => or |")
     try:
-        return next(csv.reader([line], delimiter="\t" if suffix == ".tsv" else ",", skipinitialspace=True, strict=True))
+        mark = "\t" if suffix == ".tsv" else ";" if ";" in line and "," not in line else ","  # spreadsheets of some countries
+        return next(csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True))
     except csv.Error as error:
         remedy = f"close quotes, or double those inside ({error})"
         raise DataError("a line cannot be parted into cells", where=where, remedy=remedy) from error

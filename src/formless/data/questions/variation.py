@@ -9,7 +9,7 @@ from formless.data.questions.gazetteers import MONTHS, NUMBER_WORDS, ORDINAL_WOR
 from formless.data.questions.kinds import GAP
 
 LATEST_YEAR = 2024
-YEARS_APART, ORDINALS_APART, TIMES_APART = 60, 20, 5
+YEARS_APART, ORDINALS_APART, TIMES_APART = 15, 20, 5
 SHORTEST_MONTH = 28  # days
 MAX_FIGURES = 24  # longer numbers are not reckoned with
 _FIGURES = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
