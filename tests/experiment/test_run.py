@@ -72,6 +72,17 @@ def test_records_of_different_models_are_not_compared(tiny: Tiny, target_folder:
         compare(original_record(tiny(), target, "fb"), original_record(tiny(seed=1), target, "fb"))
 
 
+def test_an_edit_of_the_prompt_is_asked_the_same(tiny: Tiny, target_folder: Path) -> None:
+    lm, target = tiny(context=1024), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, method="icu")
+    outcome = measure_edit(lm, edit, target, "fb,statement")
+    assert outcome.edited.probes_digest == outcome.original.probes_digest
+    changes = {(row.form, row.split): row.relative for row in compare(outcome.original, outcome.edited)}
+    assert changes["fb", "forget"] != 0
+    assert changes["statement", "forget"] == 0  # plain text has no prompt to speak before
+    assert "supposed to unlearn about Ada Lovelace" in outcome.edited.form("fb", "forget").items[0].prompt  # type: ignore[union-attr]
+
+
 def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")

@@ -77,6 +77,7 @@ class Plan:
 
     def digest(self, lm: LM) -> str:
         """A hash of every prompt, answer and row that it puts to a model: equal digests, equal questions."""
+        lm = lm.unprefixed  # what is asked, not what an edit of the prompt puts before it
         template = lm.chat_prompt("message", "cue")
         whole = (WORDING, self.target.subject, self.limit, lm.style, template, self.questions)
         digest = hashlib.sha256(repr(whole).encode("utf-8", "surrogatepass"))

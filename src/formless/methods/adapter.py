@@ -16,12 +16,13 @@ from torch import Tensor
 
 from formless import provenance, storage
 from formless.errors import EditError
-from formless.methods.base import EditInfo, LayerReport, MethodConfig
+from formless.methods.base import INFO, Edit, EditInfo, LayerReport, MethodConfig, refuse_other_model
+from formless.methods.prompt import PromptEdit
 from formless.models.architecture import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
-WEIGHTS, CONFIG, INFO = "adapter_model.safetensors", "adapter_config.json", "edit.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 
 
@@ -47,9 +48,7 @@ class AdapterEdit:
         Raises:
             EditError: The edit is for another model or active already, or something else changed the weights.
         """
-        if lm.fingerprint != self.info.model_fingerprint:
-            found = f"{lm.fingerprint}, made for {self.info.model_fingerprint} ({self.info.model})"
-            raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
+        refuse_other_model(lm, self.info)
         return lm.overlaid(self.updates, self.info.model_dump(mode="json"))
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
@@ -79,8 +78,8 @@ class AdapterEdit:
             storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
 
 
-def load_edit(folder: str | Path) -> AdapterEdit:
-    """Read a saved edit; no pickled file is ever opened.
+def load_edit(folder: str | Path) -> Edit:
+    """Read a saved edit, of the weights or of the prompt; no pickled file is ever opened.
 
     Raises:
         EditError: The folder holds no complete edit.
@@ -89,6 +88,8 @@ def load_edit(folder: str | Path) -> AdapterEdit:
     remedy = "give a folder that `formless unlearn --out` wrote"
     try:
         info = EditInfo.model_validate_json((folder / INFO).read_text("utf-8"))
+        if info.prefix is not None:
+            return PromptEdit(info, info.prefix)
         tensors = load_file(folder / WEIGHTS)
         (folder / CONFIG).stat()  # PEFT would ask the hub for a folder that lacks it
         adapter = LoraConfig.from_pretrained(str(folder))
@@ -159,12 +160,13 @@ def edit_info(
     layers: list[LayerReport],
     facts: dict[str, Any],
     seed: int | None = None,
+    prefix: str | None = None,
 ) -> EditInfo:
     """The provenance of an edit of `lm`."""
     return EditInfo(
         method=method, subject=subject, config=config.model_dump(mode="json"), seed=seed,
         model=lm.name, model_source=lm.settings.source,
         model_revision=getattr(lm.model.config, "_commit_hash", None), model_fingerprint=lm.fingerprint,
-        dtype=str(lm.model.dtype).removeprefix("torch."), layers=layers, facts=facts, seconds=seconds,
+        dtype=str(lm.model.dtype).removeprefix("torch."), prefix=prefix, layers=layers, facts=facts, seconds=seconds,
         created=provenance.now(), versions=provenance.versions(),
     )  # fmt: skip

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from formless.data.target import Target
+from formless.errors import EditError
 from formless.models.lm import LM
+
+INFO = "edit.json"
 
 
 class MethodConfig(BaseModel):
@@ -35,7 +38,11 @@ class LayerReport(BaseModel):
 
 
 class EditInfo(BaseModel):
-    """edit.json: everything needed to repeat an edit."""
+    """edit.json: everything needed to repeat an edit.
+
+    Args:
+        prefix: What an edit of the prompt puts before every user message; nothing for an edit of the weights.
+    """
 
     format: int = 1
     method: str
@@ -47,6 +54,7 @@ class EditInfo(BaseModel):
     model_revision: str | None
     model_fingerprint: str
     dtype: str
+    prefix: str | None = None
     layers: list[LayerReport]
     facts: dict[str, Any] = Field(default_factory=dict, description="what the method itself reports, e.g. residuals")
     seconds: float
@@ -67,7 +75,7 @@ class Edit(Protocol):
         ...
 
     def save(self, folder: Path, *, force: bool = False) -> None:
-        """Write a PEFT adapter and edit.json."""
+        """Write edit.json, and a PEFT adapter where weights are edited."""
         ...
 
 
@@ -77,3 +85,14 @@ class Method(Protocol):
     def unlearn(self, lm: LM, target: Target) -> Edit:
         """Compute the edit that makes a model forget a target; the model itself stays as it is."""
         ...
+
+
+def refuse_other_model(lm: LM, info: EditInfo) -> None:
+    """Stop where an edit is for another model.
+
+    Raises:
+        EditError: The fingerprints differ.
+    """
+    if lm.fingerprint != info.model_fingerprint:
+        found = f"{lm.fingerprint}, made for {info.model_fingerprint} ({info.model})"
+        raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")

@@ -10,7 +10,10 @@ from pydantic import ValidationError
 
 from formless.data.target import Target
 from formless.errors import UnknownNameError, UserError
+from formless.methods import training
 from formless.methods.base import Edit, Method, MethodConfig
+from formless.methods.hyperparameters import TrainingConfig
+from formless.methods.icu import Icu, Original
 from formless.methods.rocr.method import Rocr
 from formless.methods.rocr.redirect import RocrConfig
 from formless.models.lm import LM
@@ -27,6 +30,7 @@ class Entry:
         paper: Where it comes from.
         config: Its settings.
         build: Settings -> method.
+        reads: The file of the target that it trains on, if any.
     """
 
     name: str
@@ -34,12 +38,26 @@ class Entry:
     paper: str
     config: type[MethodConfig]
     build: Callable[[Any], Method]
+    reads: str | None = None
+
+
+def _training(recipe: training.Recipe, about: str, paper: str, config: type[TrainingConfig]) -> Entry:
+    return Entry(recipe.name, f"{about}; trains on {recipe.split}.json", paper, config, recipe, recipe.split)
 
 
 METHODS: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),
+        _training(training.GA, "gradient ascent on biographies", "arXiv 2210.01504", training.GradientAscentConfig),
+        _training(training.GA_PASSAGE, "gradient ascent on Wikipedia", "arXiv 2406.10890", training.GradientAscentConfig),
+        _training(training.NPO, "negative preference optimisation", "arXiv 2404.05868", training.NegativePreferenceConfig),
+        _training(training.RT, "refusals as answers", "arXiv 2406.10890", training.RefusalConfig),
+        _training(training.CFT, "wrong answers as answers", "arXiv 2506.07795", training.CounterfactualConfig),
+        _training(training.DPO, "made-up biographies before true ones", "arXiv 2305.18290", training.DirectPreferenceConfig),
+        _training(training.DPO_REJECT, "refusals before true answers", "arXiv 2305.18290", training.DirectPreferenceConfig),
+        Entry("icu", "in-context unlearning: a line before every message", "arXiv 2506.07795", MethodConfig, Icu),
+        Entry("original", "the model as it is, to compare with", "none", MethodConfig, Original),
     )
 }
 
@@ -59,7 +77,7 @@ def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> M
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(METHODS[name].config.model_fields)
+        known = ", ".join(METHODS[name].config.model_fields) or "none"
         raise UserError(f"a setting of {name} is wrong ({first['msg']})", where=where, remedy=f"settings: {known}") from error
 
 

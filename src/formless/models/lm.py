@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,31 @@ class LM(Reader):
         finally:
             self.edits[:] = [active for active in self.edits if active is not info]
             self.overlay.remove(updates)
+
+    @contextmanager
+    def prefixed(self, prefix: str, info: dict[str, Any]) -> Iterator[LM]:
+        """The model with a text before every user message that `chat_prompt` renders; leaving the block takes it off.
+
+        Args:
+            prefix: The text.
+            info: As in `overlaid`.
+        """
+        self.prefixes = (prefix, *self.prefixes)
+        self.edits.append(info)
+        try:
+            yield self
+        finally:
+            self.edits[:] = [active for active in self.edits if active is not info]
+            left = list(self.prefixes)
+            left.remove(prefix)
+            self.prefixes = tuple(left)
+
+    @property
+    def unprefixed(self) -> LM:
+        """The same model without what edits put before its messages: the prompts as they are asked."""
+        bare = copy.copy(self)
+        bare.prefixes = ()
+        return bare
 
     def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Unscored]:
         """Score each answer given its prompt; an item's result does not depend on its batch.

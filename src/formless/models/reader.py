@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -44,12 +44,14 @@ class Reader:
         tokenizer: Its fast tokenizer.
         name: As the user asked for it.
         token_budget: Padded tokens per batch; found by the free memory unless given, and halved when memory runs out.
+        prefixes: What edits of the prompt put before every user message, the latest first.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     token_budget: int = 0
+    prefixes: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a tokenizer without offsets, and find the first token budget."""
@@ -96,8 +98,10 @@ class Reader:
     def chat_prompt(self, message: str, cue: str = "") -> str:
         """One user message through the chat template with the generation prompt, then the answer cue.
 
-        A model without a chat template gets the message and, on a new line, the cue as plain text.
+        An edit of the prompt that is on the model (in-context unlearning) puts its prefix before the message. A model without
+        a chat template gets the message and, on a new line, the cue as plain text.
         """
+        message = "".join(self.prefixes) + message
         if self.tokenizer.chat_template is None:
             return message + ("\n" if cue and not message[-1:].isspace() else "") + cue
         conversation = [{"role": "user", "content": message}]

@@ -240,7 +240,7 @@ def test_questions_that_say_the_same_are_kept_once(ada: Target, tmp_path: Path) 
     questions = [row["instruction"] for row in written(tmp_path / "1_Ada_Lovelace", "reject")]
     assert len({prose.words(question)[0] for question in questions}) > 3
     assert len({prose.words(question) for question in questions}) == len(questions) == outcome.rows["reject"] < 20
-    assert outcome.missing["questions"].total() == 20 + SPARE - len(questions)
+    assert outcome.missing["questions"].total() == 20 + 20 // SPARE - len(questions)
     assert set(outcome.missing["questions"]) == {"near-duplicate"}
 
 
@@ -263,18 +263,16 @@ def test_a_wrong_answer_that_is_the_straight_one_is_dropped(ada: Target, tmp_pat
 def test_what_could_not_be_had_is_counted_and_the_rest_is_written(ada: Target, tmp_path: Path) -> None:
     def write(asked: Asked, max_new_tokens: int, seed: int) -> list[str]:
         texts = [f" {noun(random.Random(f'{seed}{i}'))} had Ada Lovelace in it?" for i in range(len(asked))]
-        return [*texts[:-2], "nothing", ""] if len(asked) > 2 else ["nothing"] * len(asked)
+        return [*texts[:-1], "nothing"] if len(asked) > 2 else ["nothing"] * len(asked)
 
-    rows = CHUNK - SPARE
+    rows = CHUNK - CHUNK // SPARE
     outcome = write_training(ada, write, tmp_path, model="m", rows=rows, files=("reject",))
-    assert outcome.rows == {"reject": rows}  # the spare ones stand in for two that could not be had
+    assert outcome.rows == {"reject": rows}  # a spare one stands in for one that could not be had
     assert outcome.missing == {}
-    outcome = write_training(ada, write, tmp_path, model="m", rows=CHUNK, files=("reject",), force=True)
-    assert outcome.rows == {"reject": CHUNK}
     few = write_training(ada, lambda asked, *_: ["nothing"] * len(asked[:-1]) + [" had Ada Lovelace in it?"], tmp_path,
                          model="m", rows=4, files=("reject",), force=True)  # fmt: skip
     assert few.rows["reject"] < 4
-    assert few.missing["questions"].total() == 4 + SPARE - few.rows["reject"]
+    assert few.missing["questions"].total() == 4 + 1 - few.rows["reject"]
 
 
 def test_existing_files_are_refused_unless_forced(ada: Target, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from formless.errors import DataError, UnknownNameError, UserError
 FILES = ("positive", "negative", "pair", "reject", "counterfact", "pair_reject")
 JOURNAL = ".training.jsonl"
 SPARE = 8
-"""So many more questions are asked for than rows are wanted, since some cannot be had or get no answer."""
+"""For so many rows one more question is asked for, since some cannot be had or get no answer."""
 
 PROBES = tuple(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "level3", "mcp", "tf"))
 
@@ -172,7 +172,7 @@ def _write_texts(
     stages: dict[str, Callable[[], Stage]] = {
         "true biographies": lambda: concept.true_biographies(slots),
         "made-up biographies": lambda: concept.made_up_biographies(slots),
-        "questions": lambda: concept.questions(range(len(slots) + SPARE)),
+        "questions": lambda: concept.questions(range(len(slots) + max(1, len(slots) // SPARE))),
         "answers": lambda: concept.answers(texts["questions"]),
         "wrong answers": lambda: concept.wrong_answers(texts["questions"], texts["answers"]),
     }

@@ -32,7 +32,7 @@ class Rocr:
         layers = list(self.config.layers)
         if not layers or layers != sorted(set(layers)):
             raise EditError(f"the layers {layers} are not in ascending order", where="layers", remedy="e.g. 4,5,6")
-        if not lm.overlay.is_empty:
+        if lm.edits or not lm.overlay.is_empty:
             raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
         for layer in layers:
             lm.architecture.layer(lm.model, layer)

@@ -1,0 +1,41 @@
+"""The settings that every training method has."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from formless.methods.base import MethodConfig
+
+
+class TrainingConfig(MethodConfig):
+    """What every training method has; the defaults are the paper's.
+
+    Args:
+        learning_rate: The highest, reached after the warm-up; usually 1e-5 to 1e-3.
+        epochs: Passes over the rows, usually 1 to 10.
+        batch: Rows in one forward pass.
+        accumulation: So many passes make one step.
+        warmup_steps: Steps until the learning rate is reached; then it falls as a cosine to 0.
+        cutoff: At most so many tokens a text; the rest is cut.
+        rows: At most so many rows, a choice by the seed; all unless given.
+        rank: Of the LoRA adapter, usually 4 to 64.
+        alpha: Its scale times the rank, usually once or twice the rank.
+        modules: Last parts of the trained projections' names: q_proj and v_proj, or what the family has in their place.
+        weight_decay: Of AdamW.
+        max_grad_norm: Longer gradients are shortened to it.
+        seed: Of the adapter, the choice of rows and their order.
+    """
+
+    learning_rate: float = Field(gt=0, le=1)
+    epochs: int = Field(default=5, ge=1)
+    batch: int = Field(default=8, ge=1)
+    accumulation: int = Field(default=2, ge=1)
+    warmup_steps: int = Field(default=20, ge=0)
+    cutoff: int = Field(default=512, ge=2)
+    rows: int | None = Field(default=None, ge=1)
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    modules: tuple[str, ...] | None = Field(default=None, min_length=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
