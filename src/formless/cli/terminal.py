@@ -68,13 +68,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with the time left on a terminal; elsewhere a line per task."""
+    """A progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known."""
     if log.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
         with Progress(*columns, console=log, transient=True) as bar:
             handle = bar.add_task(escape(label))
             yield lambda task, done, total: bar.update(
-                handle, description=escape(f"{label}: {task}"), completed=done, total=total
+                handle, description=escape(f"{label}: {task}"), completed=done, total=total or None
             )
         return
     start, last, before = time.monotonic(), "", 0
@@ -88,9 +88,8 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
             last = task
             spent = time.monotonic() - start
             left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-            log.print(
-                f"{label}: {task}, {100 * done // max(total, 1)} % done after {spent:.0f} s{left}", soft_wrap=True, markup=False
-            )
+            share = f", {100 * done // total} % done" if total else ""
+            log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True, markup=False)
 
     yield line
 
