@@ -83,7 +83,7 @@ class Tables:
             yield
         except DataError:
             raise
-        except Exception as error:
+        except Exception as error:  # datasets passes on whatever its hosts and readers raise
             cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
             reason = _SECRET.sub("", (str(cause) or type(cause).__name__).splitlines()[0])
             where = f"{self.where}, {configuration}" if configuration else self.where

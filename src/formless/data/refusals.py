@@ -87,7 +87,7 @@ REFUSAL = re.compile("|".join(PATTERNS), re.IGNORECASE)
 def is_refusal(answer: str) -> bool:
     """Whether an answer says that it will not or cannot answer.
 
-    `REFUSALS`, and a list of English phrases, nothing more: it knows 96 % of RWKU's refusals, none of which stands here, and
+    `REFUSALS`, and a list of English phrases, nothing more: it knows 97 % of RWKU's refusals, none of which stands here, and
     takes a first person in quotation marks for the model.
     """
     plain = " ".join(answer.replace("’", "'").split())

@@ -45,7 +45,7 @@ def answer_in_words(form: Form) -> Measure:
 
 def written(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, **options: Any) -> list[str | Unscored]:
     """What a model writes after each prompt, or why there is no room for it; see `LM.generate`."""
-    reasons = [lm.lacks_room(prompt, max_new_tokens) for prompt in prompts]
+    reasons = [lm.lacks_room(len(lm.encode(prompt).ids), max_new_tokens) for prompt in prompts]
     fit = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
     texts = iter(lm.generate(fit, max_new_tokens=max_new_tokens, **options))
     return [next(texts) if reason is None else Unscored(reason) for reason in reasons]

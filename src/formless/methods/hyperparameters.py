@@ -34,7 +34,7 @@ class TrainingConfig(MethodConfig):
     cutoff: int = Field(default=512, ge=2)
     rows: int | None = Field(default=None, ge=1)
     rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, ge=1)
     modules: tuple[str, ...] | None = Field(default=None, min_length=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

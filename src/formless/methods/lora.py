@@ -25,7 +25,7 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj
 """The paper's projections, then what holds queries and values in families that compute them in one."""
 
 
-def lora_config(lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: float) -> LoraConfig:
+def lora_config(lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: int) -> LoraConfig:
     """PEFT's description of an adapter on projections of every decoder layer.
 
     Args:
@@ -51,7 +51,7 @@ def lora_config(lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: fl
     first = next(name for name in inside if name.startswith(layers))
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules=list(known) if alone else pattern,
         fan_in_fan_out=is_transposed(lm.model.get_submodule(first)),

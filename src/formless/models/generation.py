@@ -47,7 +47,7 @@ def generate(
         progress: Called with the prompts done and all prompts.
     """
     ids = [lm.encode(prompt).ids for prompt in prompts]
-    for reason in (lm.lacks_room(prompt, max_new_tokens) for prompt in prompts):
+    for reason in (lm.lacks_room(len(row), max_new_tokens) for row in ids):
         if reason:
             raise ModelError(reason, where=lm.name, remedy="shorten the prompt, or ask for fewer tokens")
     ends = {*lm.end_ids, *(lm.newline_ids if one_line else [])}

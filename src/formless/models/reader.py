@@ -88,9 +88,8 @@ class Reader:
         """The longest input in tokens."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
-    def lacks_room(self, prompt: str, new_tokens: int) -> str | None:
-        """Why a prompt cannot be continued by so many tokens, if so."""
-        tokens = len(self.encode(prompt).ids)
+    def lacks_room(self, tokens: int, new_tokens: int) -> str | None:
+        """Why a prompt of so many tokens cannot be continued by so many, if so."""
         if 0 < tokens <= self.context_length - new_tokens:
             return None
         return f"a prompt of {tokens} tokens cannot be continued by {new_tokens} in a context of {self.context_length}"
