@@ -11,10 +11,16 @@ from formless.methods.losses import (
     IGNORED,
     cross_entropy,
     direct_preference,
+    divergence,
     gradient_ascent,
     negative_preference,
+    self_distillation,
+    simple_negative_preference,
+    squared_distance,
     summed,
     token_log_probabilities,
+    unlikely_label,
+    weighted_gradient_ascent,
 )
 
 
@@ -136,3 +142,86 @@ def test_every_loss_pulls_the_right_way() -> None:
 
 def test_texts_are_summed_over_tokens() -> None:
     assert summed(torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])).tolist() == [-3.0, -4.0]
+
+
+def test_weighted_ascent_by_hand_and_as_gradient_ascent() -> None:
+    # Tokens of probability 1/2 and 1/4: (1/2)^2 log(1/2) + (1/4)^2 log(1/4), over two
+    tokens, labels = torch.tensor([[math.log(1 / 2), math.log(1 / 4), 0.0]]), torch.tensor([[3, 4, IGNORED]])
+    by_hand = (0.25 * math.log(1 / 2) + 0.0625 * math.log(1 / 4)) / 2
+    assert weighted_gradient_ascent(tokens, labels, 2.0).item() == pytest.approx(by_hand, rel=1e-5)
+    assert weighted_gradient_ascent(tokens, labels, 0.0).item() == pytest.approx(gradient_ascent(tokens, labels).item())
+    tokens.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(weighted_gradient_ascent(tokens, labels, 1.0), tokens)
+    assert gradient.tolist()[0] == pytest.approx([0.25, 0.125, 0.5], rel=1e-5)  # p / N: the weight has no gradient of its own
+
+
+def test_simple_negative_preference_by_hand_and_as_the_papers_ratio() -> None:
+    tokens = torch.tensor([[-1.0, -3.0, 0.0], [-6.0, 0.0, 0.0]])
+    labels = torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]])
+    beta, gamma = 2.5, 0.5
+    # log sigmoid(x) = -log(1 + exp(-x)) at x = beta 2 - gamma and beta 6 - gamma
+    by_hand = (2 / beta) * sum(math.log(1 + math.exp(-(beta * mean - gamma))) for mean in (2.0, 6.0)) / 2
+    assert simple_negative_preference(tokens, labels, beta, gamma).item() == pytest.approx(by_hand, rel=1e-5)
+    longer = torch.cat([tokens, tokens], 1), torch.cat([labels, labels], 1)
+    assert simple_negative_preference(*longer, beta, gamma).item() == pytest.approx(by_hand, rel=1e-5)  # length does not count
+
+
+def test_self_distillation_by_hand() -> None:
+    # The reference says (1/2, 1/4, 1/4); with the label's logit lowered by log 2 it is (1/3, 1/3, 1/3).
+    reference = torch.tensor([[[math.log(2), 0.0, 0.0], [9.0, 9.0, 9.0]]])
+    labels = torch.tensor([[0, IGNORED]])
+    logits = torch.tensor([[[0.0, math.log(2), 0.0], [1.0, 2.0, 3.0]]])  # (1/4, 1/2, 1/4)
+    by_hand = -(2 * math.log(1 / 4) + math.log(1 / 2)) / 3
+    assert self_distillation(logits, reference, labels, math.log(2)).item() == pytest.approx(by_hand, rel=1e-5)
+    at_best = reference.clone()
+    at_best[0, 0, 0] -= math.log(2)
+    at_best.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(self_distillation(at_best, reference, labels, math.log(2)), at_best)
+    assert gradient.abs().max() < 1e-7
+
+
+def test_unlikely_label_by_hand_and_by_its_gradient() -> None:
+    # (1/2, 1/4, 1/4) without the first is (0, 1/2, 1/2).
+    logits = torch.tensor([[[math.log(2), 0.0, 0.0], [5.0, 1.0, 1.0]]], requires_grad=True)
+    labels = torch.tensor([[0, IGNORED]])
+    loss = unlikely_label(logits, labels)
+    assert loss.item() == pytest.approx(-math.log(1 / 4), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    # p - q with q held: the label's is its own probability.
+    assert gradient[0, 0].tolist() == pytest.approx([0.5, -0.25, -0.25], rel=1e-5)
+    assert not gradient[0, 1].any()
+
+
+def test_divergence_by_hand_and_by_the_definition(logits: Tensor, labels: Tensor) -> None:
+    reference = torch.tensor([[[math.log(3), 0.0], [7.0, 0.0]]])  # (3/4, 1/4)
+    ours = torch.zeros(1, 2, 2)  # (1/2, 1/2)
+    by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert divergence(ours, reference, torch.tensor([[1, IGNORED]])).item() == pytest.approx(by_hand, rel=1e-5)
+    other = logits.flip(1)
+    p, q = other.softmax(-1), logits.softmax(-1)
+    kept = labels != IGNORED
+    defined = (p * (p / q).log()).sum(-1)[kept].mean()
+    assert torch.allclose(divergence(logits, other, labels), defined, atol=1e-5)
+    assert divergence(logits, logits, labels).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_squared_distance_by_hand() -> None:
+    activations = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    assert squared_distance(activations, torch.tensor([1.0, 0.0]), mask).item() == pytest.approx((0 + 4 + 4 + 16) / 4)
+    assert squared_distance(activations, activations, mask).item() == 0
+
+
+def test_the_losses_of_the_field_pull_the_right_way() -> None:
+    labels = torch.tensor([[0, 1, IGNORED]])
+    tokens = torch.tensor([[-1.0, -2.0, 0.0]], requires_grad=True)
+    for loss in (weighted_gradient_ascent(tokens, labels, 1.0), simple_negative_preference(tokens, labels, 2.5, 0.0)):
+        (gradient,) = torch.autograd.grad(loss, tokens)
+        assert (gradient[0, :2] > 0).all()
+    logits = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    before = logits.detach().clone()
+    for loss in (self_distillation(logits, before, labels, 5.0), unlikely_label(logits, labels)):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient[0, 0, 0] > 0
+        assert gradient[0, 1, 1] > 0
+        assert not gradient[0, 2].any()

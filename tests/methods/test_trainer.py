@@ -13,20 +13,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations import integration_utils
 
 from formless.errors import EditError, UserError
 from formless.methods import losses
+from formless.methods.batch import Batch, Objective
 from formless.methods.hyperparameters import TrainingConfig
 from formless.methods.lora import lora_config
-from formless.methods.trainer import Batch, Objective, train
+from formless.methods.trainer import train
 from formless.methods.views import Example, Text
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
-DESCENT = Objective(lambda batch: losses.cross_entropy(batch.log_probabilities, batch.labels))
+DESCENT = Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels))
 NEGATIVE = Objective(
-    lambda batch: losses.negative_preference(losses.summed(batch.log_probabilities), losses.summed(reference_of(batch)), 0.1),
+    lambda batch: losses.negative_preference(losses.summed(batch.policy), losses.summed(reference_of(batch)), 0.1),
     has_reference=True,
 )
 
@@ -106,7 +108,7 @@ def test_one_seed_gives_one_adapter_and_leaves_the_random_states_alone(tiny: Tin
     second = train(lm, examples, DESCENT, config(epochs=2))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
-    assert first.losses == second.losses
+    assert first.curves.losses == second.curves.losses
     for name, factors in first.updates.items():
         assert torch.equal(factors.up, second.updates[name].up)
         assert torch.equal(factors.down, second.updates[name].down)
@@ -128,9 +130,9 @@ def test_the_reference_is_the_model_itself_without_a_second_copy(tiny: Tiny, exa
         everything = sum(t.numel() for t in gc.get_objects() if type(t) is torch.nn.Parameter)
         seen.append((sum(p.numel() for p in lm.model.parameters()), everything - before))
         assert not reference.requires_grad
-        assert batch.log_probabilities.requires_grad
+        assert batch.policy.requires_grad
         references.append(reference.sum(1))
-        return losses.cross_entropy(batch.log_probabilities, batch.labels)
+        return losses.cross_entropy(batch.policy, batch.labels)
 
     train(lm, examples[:2], Objective(loss, has_reference=True), config(epochs=3, learning_rate=0.1))
     assert seen == [(base + adapter, adapter)] * 3
@@ -147,7 +149,7 @@ def test_the_reference_is_what_the_untouched_model_says(tiny: Tiny) -> None:
 
     def loss(batch: Batch) -> Tensor:
         found.extend(reference_of(batch).sum(1).tolist())
-        return losses.cross_entropy(batch.log_probabilities, batch.labels)
+        return losses.cross_entropy(batch.policy, batch.labels)
 
     train(lm, [example(lm, text)], Objective(loss, has_reference=True), config(epochs=2))
     assert found == pytest.approx([sum(scored.log_probabilities)] * 2, abs=1e-4)  # type: ignore[union-attr]
@@ -161,7 +163,7 @@ def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
 
     def loss(batch: Batch) -> Tensor:
         found.append(batch)
-        return losses.cross_entropy(batch.log_probabilities, batch.labels)
+        return losses.cross_entropy(batch.policy, batch.labels)
 
     train(lm, [long, (masked,)], Objective(loss), config())
     (batch,) = found
@@ -170,7 +172,7 @@ def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
     row = int((batch.labels != losses.IGNORED).sum(1).argmin())
     encoded = lm.tokenizer.decode(short[0].ids[:3]).removeprefix("<s>"), lm.tokenizer.decode(short[0].ids[3:])
     (score,) = lm.score([encoded])
-    assert batch.log_probabilities[row].sum().item() == pytest.approx(sum(score.log_probabilities), abs=1e-4)  # type: ignore[union-attr]
+    assert batch.policy[row].sum().item() == pytest.approx(sum(score.log_probabilities), abs=1e-4)  # type: ignore[union-attr]
 
 
 def test_pairs_come_as_chosen_then_rejected(tiny: Tiny) -> None:
@@ -180,7 +182,7 @@ def test_pairs_come_as_chosen_then_rejected(tiny: Tiny) -> None:
 
     def loss(batch: Batch) -> Tensor:
         found.append(batch.labels.tolist())
-        return losses.cross_entropy(batch.log_probabilities, batch.labels)
+        return losses.cross_entropy(batch.policy, batch.labels)
 
     train(lm, pairs, Objective(loss), config())
     texts = [lm.tokenizer.decode([i for i in row if i != losses.IGNORED]) for row in found[0]]  # without the first letter
@@ -191,13 +193,13 @@ def test_pairs_come_as_chosen_then_rejected(tiny: Tiny) -> None:
 def test_steps_and_losses(tiny: Tiny, examples: list[Example]) -> None:
     lm = tiny()
     trained = train(lm, examples, DESCENT, config(epochs=30, batch=1, accumulation=2))
-    assert len(trained.losses) == 60
-    assert trained.losses[-1] < trained.losses[0]
+    assert len(trained.curves.losses) == 60
+    assert trained.curves.losses[-1] < trained.curves.losses[0]
     many = train(lm, examples, DESCENT, config(epochs=60, batch=1, rank=1))
-    assert many.facts["steps"] == 240
-    assert len(many.facts["losses"]) == 100
-    assert many.facts["losses"][0] == many.facts["first_loss"] == many.losses[0]
-    assert many.facts["losses"][-1] == many.facts["last_loss"] == many.losses[-1]
+    assert many.curves.facts["steps"] == 240
+    assert len(many.curves.facts["losses"]) == 100
+    assert many.curves.facts["losses"][0] == many.curves.facts["first_loss"] == many.curves.losses[0]
+    assert many.curves.facts["losses"][-1] == many.curves.facts["last_loss"] == many.curves.losses[-1]
 
 
 def test_accumulated_batches_equal_one_large_batch(tiny: Tiny) -> None:
@@ -205,7 +207,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny: Tiny) -> None:
     alike = [example(lm, text) for text in ("Ada one", "Ada two", "Ada six", "Ada ten")]  # as many tokens each
     once = train(lm, alike, DESCENT, config(batch=4))
     parts = train(lm, alike, DESCENT, config(batch=1, accumulation=4))
-    assert parts.losses == pytest.approx(once.losses, rel=1e-5)
+    assert parts.curves.losses == pytest.approx(once.curves.losses, rel=1e-5)
     for name, factors in once.updates.items():
         assert torch.allclose(parts.updates[name].dense(), factors.dense(), atol=1e-4)
 
@@ -213,10 +215,10 @@ def test_accumulated_batches_equal_one_large_batch(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (lambda batch: batch.log_probabilities.sum() * math.nan, "the loss is nan at step 1"),
-        (lambda batch: batch.log_probabilities.sum() * -math.inf, "the loss is inf at step 1"),
-        (lambda batch: batch.log_probabilities.mean() * 1e5, r"the loss is -[\d.]+e\+05 at step 1"),
-        (lambda batch: batch.log_probabilities.sum() * 0, "no gradient reaches the adapter"),
+        (lambda batch: batch.policy.sum() * math.nan, "the loss is nan at step 1"),
+        (lambda batch: batch.policy.sum() * -math.inf, "the loss is inf at step 1"),
+        (lambda batch: batch.policy.mean() * 1e5, r"the loss is -[\d.]+e\+05 at step 1"),
+        (lambda batch: batch.policy.sum() * 0, "no gradient reaches the trained weights"),
     ],
 )
 def test_a_failing_training_is_named(tiny: Tiny, examples: list[Example], loss: Any, said: str) -> None:
@@ -258,6 +260,21 @@ def test_nothing_is_printed_and_no_file_stays(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_tracker_gets_every_step(tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[float] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            logged.extend([logs["loss"]] if "loss" in logs else [])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
+    trained = train(tiny(), examples, DESCENT, config(epochs=3, report_to=["trackio"]))
+    assert logged == pytest.approx(trained.curves.losses, abs=1e-4)
+    for tracker, said in (("paper", "paper is not supported"), ("swanlab", "SwanLab")):
+        with pytest.raises(UserError, match=rf"{said}.* \[report_to\]: install it, or leave it out"):
+            train(tiny(), examples, DESCENT, config(report_to=[tracker]))
+
+
 def test_projections_by_family(tiny: Tiny) -> None:
     def chosen(model_type: str, modules: tuple[str, ...] | None = None) -> Any:
         return lora_config(tiny(model_type), modules=modules, rank=8, alpha=16).target_modules
@@ -283,8 +300,8 @@ def test_frozen_dropout(tiny: Tiny, examples: list[Example]) -> None:
     differences: list[float] = []
 
     def loss(batch: Batch) -> Tensor:
-        differences.append((batch.log_probabilities - reference_of(batch)).abs().max().item())
-        return losses.cross_entropy(batch.log_probabilities, batch.labels)
+        differences.append((batch.policy - reference_of(batch)).abs().max().item())
+        return losses.cross_entropy(batch.policy, batch.labels)
 
     train(lm, examples, Objective(loss, has_reference=True), config(batch=4))
     assert differences == [0.0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ TRAINING = [name for name, entry in METHODS.items() if entry.reads]
 STEPS = {"learning_rate": 0.02, "epochs": 4, "batch": 2, "accumulation": 1, "warmup_steps": 0}
 TEXT, ANSWER, REFUSAL = "Ada Lovelace wrote programs.", "She was born in London.", "I do not know her."
 QUESTION = "Where was Ada born?"
+KEPT = "Paris is the capital of France."
 
 
 @pytest.fixture
@@ -45,6 +47,10 @@ def ada(tmp_path: Path) -> Target:
     }
     for name, rows in files.items():
         (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    other = folder.parent / "2_Paris"
+    other.mkdir()
+    (other / "positive.json").write_text(json.dumps([{"text": f"{KEPT} It has {n} bridges."} for n in (37, 38)]), "utf-8")
+    (other / "intro.json").write_text(json.dumps([{"target": "Paris", "intro": KEPT}]), "utf-8")
     return Target("Ada Lovelace", folder)
 
 
@@ -62,7 +68,7 @@ def gains(lm: LM, edit: formless.Edit, *queries: tuple[str, ...]) -> list[float]
     return [b - a for a, b in zip(before, after, strict=True)]
 
 
-@pytest.mark.parametrize("method", ["ga", "npo", "ga_passage"])
+@pytest.mark.parametrize("method", ["ga", "npo", "ga_passage", "grad_diff", "wga", "simnpo", "undial", "ce_u", "task_vector"])
 @pytest.mark.parametrize("steps", [{"epochs": 1}, {}], ids=["one step", "four epochs"])
 def test_what_is_to_be_forgotten_grows_less_probable(tiny: Tiny, ada: Target, method: str, steps: dict[str, int]) -> None:
     lm = tiny()
@@ -70,7 +76,7 @@ def test_what_is_to_be_forgotten_grows_less_probable(tiny: Tiny, ada: Target, me
     assert all(gain < -1e-4 for gain in gains(lm, edit, (TEXT,), (ANSWER,)))
 
 
-@pytest.mark.parametrize(("method", "answer"), [("rt", REFUSAL), ("cft", "In Rome.")])
+@pytest.mark.parametrize(("method", "answer"), [("rt", REFUSAL), ("cft", "In Rome."), ("idk_nll", REFUSAL)])
 def test_what_is_to_be_answered_grows_more_probable(tiny: Tiny, ada: Target, method: str, answer: str) -> None:
     lm = tiny()
     for epochs in (1, 4):
@@ -78,7 +84,7 @@ def test_what_is_to_be_answered_grows_more_probable(tiny: Tiny, ada: Target, met
         assert gains(lm, edit, (answer, QUESTION))[0] > 1e-4
 
 
-@pytest.mark.parametrize(("method", "chosen"), [("dpo", "In Rome, in 1900."), ("dpo_reject", REFUSAL)])
+@pytest.mark.parametrize(("method", "chosen"), [("dpo", "In Rome, in 1900."), ("dpo_reject", REFUSAL), ("idk_dpo", REFUSAL)])
 def test_the_chosen_response_gains_on_the_rejected_one(tiny: Tiny, ada: Target, method: str, chosen: str) -> None:
     lm = tiny()
     for epochs in (1, 4):
@@ -132,10 +138,20 @@ def test_what_edit_json_says(tiny: Tiny, ada: Target, tmp_path: Path, method: st
     assert (facts["file"], facts["rows"], facts["steps"]) == (f"{METHODS[method].reads}.json", 1, 4)
     assert facts["file_sha256"] == hashlib.sha256(content).hexdigest()
     assert len(facts["losses"]) == 4
-    assert [layer["rank"] for layer in info["layers"]] == [8] * 8
+    assert [layer["rank"] for layer in info["layers"]] == [8] * (1 if method == "rmu" else 8)
     assert str(tmp_path) not in json.dumps(info)
+    curves = facts["probabilities"]
+    assert curves["step"] == [0, 1, 2, 3, 4]
+    assert all(0 < reading < 1 for reading in curves["forget"] + curves["retain"])
+    assert len(curves["forget"]) == len(curves["retain"]) == 5
     adapter = json.loads((tmp_path / "edit" / "adapter_config.json").read_text("utf-8"))
-    assert (adapter["r"], adapter["lora_alpha"], sorted(adapter["target_modules"])) == (8, 8, ["q_proj", "v_proj"])
+    assert (adapter["r"], adapter["lora_alpha"]) == (8, 8)
+    modules = adapter["target_modules"]
+    if method == "rmu":
+        assert re.fullmatch(modules, info["layers"][0]["module"])
+        assert info["layers"][0]["module"].endswith("layers.0.mlp.down_proj")
+    else:
+        assert sorted(modules) == ["q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize("method", TRAINING)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from formless import provenance
 from formless.data.target import Target
@@ -25,6 +26,8 @@ def evaluate(
 ) -> Record:
     """Question a model about a target, forget and neighbor probes alike; edits on the model are noted in the record.
 
+    Probes of neighbors that an edit was trained on are left out.
+
     Args:
         lm: The model, original or inside `edit.applied(lm)`.
         target: The target with its files.
@@ -36,7 +39,13 @@ def evaluate(
         UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN or runs out of memory. A
             failure is never taken for an answer.
     """
-    return carry_out(lm, planned(target, suite, limit), progress=progress)
+    plan = planned(target, suite, limit, without_neighbors=trained_neighbors(lm.edits))
+    return carry_out(lm, plan, progress=progress)
+
+
+def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of the neighbors that edits (as `lm.edits` lists them) were trained on."""
+    return {name for edit in edits for name in edit.get("trained_neighbors", ())}
 
 
 def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
@@ -60,7 +69,7 @@ def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
-        edits=list(lm.edits), forms=forms, tasks=tasks,
+        edits=list(lm.edits), without_neighbors=list(plan.without_neighbors), forms=forms, tasks=tasks,
         answers=[_answer(question, text) for question, text in zip(plan.questions, answers, strict=True)],
         token_budget=lm.token_budget, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -67,6 +67,7 @@ class Plan:
         limit: At most so many rows per file and task.
         jobs: In the order of the suite, forget before neighbor.
         questions: What is asked freely, for people to read.
+        without_neighbors: Neighbors whose probes are left out, as a training has seen them.
     """
 
     target: Target
@@ -74,6 +75,7 @@ class Plan:
     limit: int | None
     jobs: tuple[Job, ...]
     questions: tuple[str, ...]
+    without_neighbors: tuple[str, ...] = ()
 
     def digest(self, lm: LM) -> str:
         """A hash of every prompt, answer and row that it puts to a model: equal digests, equal questions."""
@@ -93,13 +95,14 @@ class Plan:
         return digest.hexdigest()[:16]
 
 
-def planned(target: Target, suite: str = "ort", limit: int | None = None) -> Plan:
+def planned(target: Target, suite: str = "ort", limit: int | None = None, *, without_neighbors: Collection[str] = ()) -> Plan:
     """Read all that a suite asks of a target.
 
     Args:
         target: The target with its files.
         suite: A suite's name, or a list such as `fb,qa,mmlu`.
         limit: At most so many rows per file and task, spread evenly over the file; a suite may have its own.
+        without_neighbors: Neighbors whose probes are left out.
 
     Raises:
         UserError: An unknown suite, a limit under 1, a required file that is missing, or a broken one.
@@ -109,18 +112,21 @@ def planned(target: Target, suite: str = "ort", limit: int | None = None) -> Pla
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} rows asks nothing", where="limit", remedy="give 1 or more")
     splits: tuple[Split | None, ...] = (*get_args(Split), None)
-    jobs = [_job(target, part, split, limit) for split in splits for part in parts if split in part.splits]
+    gone = frozenset(without_neighbors)
+    jobs = [_job(target, part, split, limit, gone) for split in splits for part in parts if split in part.splits]
     items = target.items("forget_level2") if target.has("forget_level2") else ()
-    return Plan(target, suite, limit, tuple(jobs), tuple(item.query for item in items[:FREE_QUESTIONS]))
+    return Plan(target, suite, limit, tuple(jobs), tuple(item.query for item in items[:FREE_QUESTIONS]), tuple(sorted(gone)))
 
 
-def _job(target: Target, part: Form | Task, split: Split | None, limit: int | None) -> Job:
+def _job(target: Target, part: Form | Task, split: Split | None, limit: int | None, gone: frozenset[str]) -> Job:
     files = [f"{split}_{part.file}"] if isinstance(part, Form) else [file.format(split=split) for file in part.files]
     optional = isinstance(part, Task) or part.optional or split == "neighbor"
     missing = next((file for file in files if optional and not target.has(file)), None)
     if missing:
         return Job(part, split, {}, f"the target has no {missing}.json")
     rows = {file: target.rows(file, SPLITS[file]) for file in files}
+    if gone:
+        rows = {file: tuple(row for row in found if getattr(row, "neighbor", None) not in gone) for file, found in rows.items()}
     if isinstance(part, Form) and part.type:
         rows = {file: tuple(row for row in found if cast(Item, row).type.startswith(part.type)) for file, found in rows.items()}
         if not any(rows.values()):

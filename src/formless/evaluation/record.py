@@ -133,6 +133,7 @@ class Record(BaseModel):
         limit: At most so many rows per task, if limited.
         probes_digest: A hash of every prompt, answer and row that was put to the model: equal digests, equal questions.
         edits: What was on the model.
+        without_neighbors: Neighbors that were not asked about, as an edit was trained on them.
         token_budget: Padded tokens per batch at the end, after any halving.
         seconds: Wall time of the evaluation.
     """
@@ -153,6 +154,7 @@ class Record(BaseModel):
     limit: int | None
     prompt_style: dict[str, Any]
     edits: list[dict[str, Any]]
+    without_neighbors: list[str] = []
     forms: list[FormResult]
     tasks: list[TaskResult]
     answers: list[Answer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Collection
 
 from formless import __version__, storage
 from formless.data.target import Target
@@ -16,9 +17,23 @@ from formless.models.lm import LM
 
 
 def original_record(
-    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+    lm: LM,
+    target: Target,
+    suite: str = "ort",
+    *,
+    limit: int | None = None,
+    without_neighbors: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> Record:
     """The record of the model without any edit, from the cache where it stands.
+
+    Args:
+        lm: The model.
+        target: The target with its files.
+        suite: A suite's name or a list, as for `evaluate`.
+        limit: At most so many rows per file and task.
+        without_neighbors: Neighbors whose probes are left out, to stand beside an edit that was trained on them.
+        progress: As for `evaluate`.
 
     Raises:
         EditError: An edit is on the model.
@@ -26,7 +41,7 @@ def original_record(
     """
     if lm.edits:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
-    plan = planned(target, suite, limit)
+    plan = planned(target, suite, limit, without_neighbors=without_neighbors)
     parts = [(job.part.name, job.split) for job in plan.jobs]
     key = [__version__, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]

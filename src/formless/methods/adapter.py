@@ -16,11 +16,12 @@ from torch import Tensor
 
 from formless import provenance, storage
 from formless.errors import EditError
-from formless.methods.base import INFO, Edit, EditInfo, LayerReport, MethodConfig, refuse_other_model
+from formless.methods.base import INFO, Edit, EditInfo, LayerReport, MethodConfig, refuse_other_model, save_merged
+from formless.methods.difference import DIFFERENCES, DifferenceEdit
 from formless.methods.prompt import PromptEdit
 from formless.models.architecture import is_transposed
 from formless.models.lm import LM
-from formless.models.overlay import Factors
+from formless.models.overlay import Difference, Factors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -72,10 +73,7 @@ class AdapterEdit:
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with storage.new_folder(Path(folder), mark=INFO, force=force) as new, self.applied(lm):
-            lm.model.save_pretrained(new)
-            lm.tokenizer.save_pretrained(new)
-            storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
+        save_merged(self, lm, folder, force=force)
 
 
 def load_edit(folder: str | Path) -> Edit:
@@ -90,6 +88,9 @@ def load_edit(folder: str | Path) -> Edit:
         info = EditInfo.model_validate_json((folder / INFO).read_text("utf-8"))
         if info.prefix is not None:
             return PromptEdit(info, info.prefix)
+        if (folder / DIFFERENCES).exists():
+            tensors = load_file(folder / DIFFERENCES)
+            return DifferenceEdit({name: Difference(tensor) for name, tensor in tensors.items()}, info)
         tensors = load_file(folder / WEIGHTS)
         (folder / CONFIG).stat()  # PEFT would ask the hub for a folder that lacks it
         adapter = LoraConfig.from_pretrained(str(folder))
@@ -134,20 +135,20 @@ def down_projection_adapter(lm: LM, layers: list[int], rank: int) -> LoraConfig:
     )
 
 
-def layer_report(lm: LM, name: str, factors: Factors) -> LayerReport:
+def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport:
     """Norms of one update, in float32.
 
     Raises:
         EditError: The update or the weight holds NaN or infinity.
     """
-    weight = lm.model.get_parameter(f"{name}.weight").detach()
-    norms = [float(torch.linalg.norm(factors.dense().float())), float(torch.linalg.norm(weight.float()))]
+    weight = lm.model.get_parameter(f"{name}.weight" if isinstance(change, Factors) else name).detach()
+    update = change.dense() if isinstance(change, Factors) else change.values
+    norms = [float(torch.linalg.norm(update.float())), float(torch.linalg.norm(weight.float()))]
     for norm, what in zip(norms, ("update", "weight"), strict=True):
         if not torch.isfinite(torch.tensor(norm)):
             raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
-    return LayerReport(
-        module=name, rank=factors.down.shape[0], update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30)
-    )
+    rank = change.down.shape[0] if isinstance(change, Factors) else min(change.values.shape)
+    return LayerReport(module=name, rank=rank, update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30))
 
 
 def edit_info(

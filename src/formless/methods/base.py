@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from formless import storage
 from formless.data.target import Target
 from formless.errors import EditError
 from formless.models.lm import LM
@@ -42,6 +43,7 @@ class EditInfo(BaseModel):
 
     Args:
         prefix: What an edit of the prompt puts before every user message; nothing for an edit of the weights.
+        trained_neighbors: Neighbors that a training kept in mind; an evaluation of the edit leaves them out.
     """
 
     format: int = 1
@@ -55,6 +57,7 @@ class EditInfo(BaseModel):
     model_fingerprint: str
     dtype: str
     prefix: str | None = None
+    trained_neighbors: tuple[str, ...] = ()
     layers: list[LayerReport]
     facts: dict[str, Any] = Field(default_factory=dict, description="what the method itself reports, e.g. residuals")
     seconds: float
@@ -80,11 +83,27 @@ class Edit(Protocol):
 
 
 class Method(Protocol):
-    """A way to unlearn; built from its settings."""
+    """A way to unlearn; built from its settings.
+
+    A method whose work takes long may also have `resumable(folder: Path) -> Method`: the same, going on after a kill from what
+    it keeps in that folder, which is to be removed once the edit is saved.
+    """
 
     def unlearn(self, lm: LM, target: Target) -> Edit:
         """Compute the edit that makes a model forget a target; the model itself stays as it is."""
         ...
+
+
+def save_merged(edit: Edit, lm: LM, folder: str | Path, *, force: bool = False) -> None:
+    """Write the whole edited model with its tokenizer and edit.json.
+
+    Raises:
+        OutputError: The folder exists and `force` is not set, or it cannot be written.
+    """
+    with storage.new_folder(Path(folder), mark=INFO, force=force) as new, edit.applied(lm):
+        lm.model.save_pretrained(new)
+        lm.tokenizer.save_pretrained(new)
+        storage.write_text(new / INFO, edit.info.model_dump_json(indent=2) + "\n")
 
 
 def refuse_other_model(lm: LM, info: EditInfo) -> None:

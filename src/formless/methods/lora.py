@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
-import numpy as np
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
 
-from formless.errors import EditError, UserError
+from formless.errors import UserError
+from formless.methods.weights import as_loaded
 from formless.models.architecture import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors
@@ -25,30 +22,37 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj
 """The paper's projections, then what holds queries and values in families that compute them in one."""
 
 
-def lora_config(lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: int) -> LoraConfig:
-    """PEFT's description of an adapter on projections of every decoder layer.
+def lora_config(
+    lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: int, layers: tuple[int, ...] | None = None
+) -> LoraConfig:
+    """PEFT's description of an adapter on projections of decoder layers.
 
     Args:
         lm: The model.
         modules: Last parts of the projections' names; by family unless given.
         rank: Rank of the updates.
         alpha: Their scale times the rank.
+        layers: Only these layers; all unless given.
 
     Raises:
-        UserError: The layers have no such projection, or the family's are not known.
+        UserError: There is no such layer, the layers have no such projection, or the family's are not known.
     """
-    found = {name.rsplit(".", 1)[-1] for name, module in lm.architecture.layer(lm.model, 0).named_modules() if _fits(module)}
-    known = next((names for names in QUERY_AND_VALUE if found.issuperset(names)), None) if modules is None else modules
-    missing = sorted(set(known or ()) - found)
+    found = [name for name, module in lm.architecture.layer(lm.model, 0).named_modules() if _fits(module)]
+    leaves = {name.rsplit(".", 1)[-1] for name in found}
+    known = next((names for names in QUERY_AND_VALUE if leaves.issuperset(names)), None) if modules is None else modules
+    missing = [name for name in known or () if not any(_ends(inside, name) for inside in found)]
     if not known or missing:
         what = f"the layers have no projection {missing[0]!r}" if missing else "no projections to train are given or known"
-        raise UserError(what, where="modules", remedy=f"choose from {', '.join(sorted(found))}")
-    inside = [name for name, module in lm.model.named_modules() if _fits(module) and name.rsplit(".", 1)[-1] in known]
-    layers = f"{lm.architecture.layers}."
+        raise UserError(what, where="modules", remedy=f"choose from {', '.join(sorted(leaves))}")
+    for layer in layers or ():
+        lm.architecture.layer(lm.model, layer)
+    within = f"{lm.architecture.layers}."
+    everywhere = [name for name, module in lm.model.named_modules() if _fits(module) and any(_ends(name, n) for n in known)]
     # A picture tower has projections of the same names, so there the pattern names the layers too.
-    alone = all(name.startswith(layers) for name in inside)
-    pattern = rf"{re.escape(layers)}\d+\..*({'|'.join(map(re.escape, known))})"
-    first = next(name for name in inside if name.startswith(layers))
+    alone = layers is None and all(name.startswith(within) for name in everywhere)
+    numbers = r"\d+" if layers is None else f"(?:{'|'.join(map(str, layers))})"
+    pattern = rf"{re.escape(within)}{numbers}\.(?:.*\.)?(?:{'|'.join(map(re.escape, known))})"
+    first = next(name for name in everywhere if name.startswith(within))
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -61,73 +65,52 @@ def lora_config(lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: in
     )
 
 
-@contextmanager
-def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[PeftModel]:
-    """The model with a fresh adapter, whose parameters alone have gradients; afterwards the model is as before.
+class Adapter:
+    """A LoRA adapter that learns.
 
-    Weights, modules, their modes, which of them have gradients, the configuration and the random states come back.
+    Args:
+        module: The model that PEFT has wrapped.
+    """
+
+    def __init__(self, module: PeftModel) -> None:
+        self.module = module
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """The same model with the adapter off: there is no second copy of the weights."""
+        return cast(AbstractContextManager[Any], self.module.disable_adapter())
+
+    def updates(self) -> dict[str, Factors]:
+        """By module name, the scale folded in; float32 on the CPU."""
+        found = {}
+        for name, module in self.module.get_base_model().named_modules():
+            if isinstance(module, LoraLayer):
+                sides = (cast(nn.Linear, side["default"]) for side in (module.lora_B, module.lora_A))
+                up, down = (side.weight.detach().float().cpu() for side in sides)
+                found[name] = Factors(module.scaling["default"] * up, down.clone())
+        return found
+
+
+@contextmanager
+def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
+    """The model with a fresh adapter, whose parameters alone have gradients; afterwards the model is as before.
 
     Raises:
         EditError: A weight is quantized or offloaded.
     """
-    model = lm.model
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta or not parameter.is_floating_point():
-            remedy = "load the model unquantized and not offloaded"
-            raise EditError(f"cannot train beside a weight of type {parameter.dtype}", where=name, remedy=remedy)
-    gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    modes = {name: module.training for name, module in model.named_modules()}
-    settings = dict(vars(model.config))
-    with _own_randomness(seed):
+    with as_loaded(lm, seed):
         with warnings.catch_warnings():
             # PEFT asks transformers for an attribute by its old name.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            wrapped = get_peft_model(model, adapter)
+            wrapped = get_peft_model(lm.model, adapter)
         try:
-            yield wrapped
+            yield Adapter(wrapped)
         finally:
             wrapped.unload()
-            _restore(model, gradients, modes, settings)
 
 
-def factors_of(model: PreTrainedModel) -> dict[str, Factors]:
-    """The updates of the adapter in a model by module name, its scale folded in; float32 on the CPU."""
-    updates = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            sides = (cast(nn.Linear, side["default"]) for side in (module.lora_B, module.lora_A))
-            up, down = (side.weight.detach().float().cpu() for side in sides)
-            updates[name] = Factors(module.scaling["default"] * up, down.clone())
-    return updates
+def _ends(name: str, last: str) -> bool:
+    return f".{name}".endswith(f".{last}")
 
 
 def _fits(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_transposed(module)
-
-
-def _restore(model: PreTrainedModel, gradients: dict[str, bool], modes: dict[str, bool], settings: dict[str, Any]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(gradients[name])
-        parameter.grad = None
-    for name, module in model.named_modules():
-        module.training = modes[name]
-    # The Trainer switches the cache off, also where the configuration had no such setting.
-    if "use_cache" in settings:
-        model.config.use_cache = settings["use_cache"]
-    else:
-        vars(model.config).pop("use_cache", None)
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's generators, and give them their states back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -1,23 +1,29 @@
-"""The methods by name: ONE ENTRY PER METHOD, and `unlearn`, which finds and runs one."""
+"""The methods by name: ONE ENTRY PER METHOD, those of other packages too, and `unlearn`, which finds and runs one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from formless.data.target import Target
 from formless.errors import UnknownNameError, UserError
-from formless.methods import training
 from formless.methods.base import Edit, Method, MethodConfig
-from formless.methods.hyperparameters import TrainingConfig
 from formless.methods.icu import Icu, Original
+from formless.methods.recipe import Recipe
+from formless.methods.recipes import ce_u, cft, dpo, ga, grad_diff, npo, rmu, rt, simnpo, task_vector, undial, wga
 from formless.methods.rocr.method import Rocr
 from formless.methods.rocr.redirect import RocrConfig
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
+
+GROUP = "formless.methods"
+"""The entry points by which other packages add methods."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +47,80 @@ class Entry:
     reads: str | None = None
 
 
-def _training(recipe: training.Recipe, about: str, paper: str, config: type[TrainingConfig]) -> Entry:
-    return Entry(recipe.name, f"{about}; trains on {recipe.split}.json", paper, config, recipe, recipe.split)
+class Methods(Mapping[str, Entry]):
+    """Entries by name; other packages are looked for at the first use.
+
+    Args:
+        own: Entries and recipes of this package.
+    """
+
+    def __init__(self, *own: Entry | Recipe) -> None:
+        self._own = {entry.name: _entry(entry) for entry in own}
+
+    @cached_property
+    def _all(self) -> dict[str, Entry]:
+        found = dict(self._own)
+        for point in entry_points(group=GROUP):
+            if entry := _loaded(point, found):
+                found[entry.name] = entry
+        return found
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
-METHODS: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),
-        _training(training.GA, "gradient ascent on biographies", "arXiv 2210.01504", training.GradientAscentConfig),
-        _training(training.GA_PASSAGE, "gradient ascent on Wikipedia", "arXiv 2406.10890", training.GradientAscentConfig),
-        _training(training.NPO, "negative preference optimisation", "arXiv 2404.05868", training.NegativePreferenceConfig),
-        _training(training.RT, "refusals as answers", "arXiv 2406.10890", training.RefusalConfig),
-        _training(training.CFT, "wrong answers as answers", "arXiv 2506.07795", training.CounterfactualConfig),
-        _training(training.DPO, "made-up biographies before true ones", "arXiv 2305.18290", training.DirectPreferenceConfig),
-        _training(training.DPO_REJECT, "refusals before true answers", "arXiv 2305.18290", training.DirectPreferenceConfig),
-        Entry("icu", "in-context unlearning: a line before every message", "arXiv 2506.07795", MethodConfig, Icu),
-        Entry("original", "the model as it is, to compare with", "none", MethodConfig, Original),
-    )
-}
+def _entry(found: Entry | Recipe) -> Entry:
+    if isinstance(found, Entry):
+        return found
+    about = f"{found.about}; trains on {found.split}.json"
+    return Entry(found.name, about, found.paper, found.config, found, found.split)
+
+
+def _loaded(point: EntryPoint, known: Mapping[str, Entry]) -> Entry | None:
+    """Another package's method; a warning, and nothing, where it cannot be used."""
+    package = point.dist.name if point.dist else "an unknown package"
+    try:
+        found = point.load()
+    except Exception as error:  # whatever another package's code raises
+        reason = f"it cannot be loaded: {type(error).__name__}: {error}"
+    else:
+        if not isinstance(found, Entry | Recipe):
+            reason = "it is neither an Entry nor a Recipe"
+        elif found.name in known:
+            reason = "another method has its name"
+        else:
+            return _entry(found)
+    warnings.warn(f"the method {point.name!r} of {package} is left out: {reason}", stacklevel=2)
+    return None
+
+
+METHODS = Methods(
+    Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),
+    ga.GA,
+    ga.GA_PASSAGE,
+    npo.NPO,
+    rt.RT,
+    cft.CFT,
+    dpo.DPO,
+    dpo.DPO_REJECT,
+    grad_diff.GRAD_DIFF,
+    simnpo.SIMNPO,
+    rt.IDK_NLL,
+    dpo.IDK_DPO,
+    rmu.RMU,
+    undial.UNDIAL,
+    ce_u.CE_U,
+    wga.WGA,
+    task_vector.TASK_VECTOR,
+    Entry("icu", "in-context unlearning: a line before every message", "arXiv 2506.07795", MethodConfig, Icu),
+    Entry("original", "the model as it is, to compare with", "none", MethodConfig, Original),
+)
 
 
 def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> MethodConfig:
@@ -81,20 +142,52 @@ def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> M
         raise UserError(f"a setting of {name} is wrong ({first['msg']})", where=where, remedy=f"settings: {known}") from error
 
 
-def unlearn(lm: LM, subject_or_target: str | Target, /, method: str = "rocr", **options: Any) -> Edit:
-    """Compute the edit that makes a model forget a concept.
+def unlearn(
+    lm: LM,
+    subject_or_target: str | Target | Sequence[str | Target],
+    /,
+    method: str = "rocr",
+    *,
+    keep: Edit | None = None,
+    **options: Any,
+) -> Edit:
+    """Compute the edit that makes a model forget a concept, or several ones together (ROCR).
 
     Args:
         lm: The model; it stays as it is.
-        subject_or_target: The concept's name, or a target with files (methods that train need them).
+        subject_or_target: The concept's name, or a target with files (methods that train need them); for ROCR also a list.
         method: Its short name (`formless methods` lists them).
+        keep: An earlier edit that stays in force and becomes part of the new one (ROCR).
         options: Settings of the method, e.g. `redirect="Donald Trump"` for ROCR.
 
     Raises:
-        UserError: An unknown method or setting, or the method's own errors.
+        UserError: An unknown method or setting, one that has no effect, or the method's own errors.
     """
-    target = Target(subject_or_target) if isinstance(subject_or_target, str) else subject_or_target
-    return build_method(method, method_config(lm.settings, method, options)).unlearn(lm, target)
+    given = [subject_or_target] if isinstance(subject_or_target, str | Target) else subject_or_target
+    targets = [Target(found) if isinstance(found, str) else found for found in given]
+    built = build_method(method, method_config(lm.settings, method, options))
+    check(built, method, targets, keep, options)
+    return run(built, lm, targets, keep)
+
+
+def check(built: Method, name: str, targets: Sequence[Target], keep: Edit | None, options: Collection[str]) -> None:
+    """Refuse, before a model is loaded, what the method cannot do, and options that have no effect.
+
+    Raises:
+        UserError: Several targets, or an edit to keep, for a method that cannot take them, or as `Rocr.check`.
+    """
+    if isinstance(built, Rocr):
+        built.config.refuse_idle(options)
+        built.check(targets, keep)
+    elif keep is not None:
+        raise UserError(f"{name} cannot keep an earlier edit", where="--keep", remedy="only rocr can")
+    elif len(targets) != 1:
+        raise UserError(f"{name} takes one target", where="--target", remedy="give one, or use rocr")
+
+
+def run(built: Method, lm: LM, targets: Sequence[Target], keep: Edit | None) -> Edit:
+    """The edit of what `check` let pass."""
+    return built.unlearn_together(lm, targets, keep=keep) if isinstance(built, Rocr) else built.unlearn(lm, targets[0])
 
 
 def build_method(name: str, config: MethodConfig) -> Method:

@@ -1,60 +1,64 @@
-"""The only training loop: transformers' Trainer, quiet, on a LoRA adapter of the model that an `LM` holds."""
+"""The only training loop: transformers' Trainer, quiet, on an adapter or on all weights of the model that an `LM` holds."""
 
 from __future__ import annotations
 
-import math
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
-from formless.errors import EditError
+from formless import storage
+from formless.errors import EditError, UserError
+from formless.methods.batch import Forward, Objective, collate
 from formless.methods.hyperparameters import TrainingConfig
-from formless.methods.lora import adapted, factors_of, lora_config
-from formless.methods.losses import IGNORED, token_log_probabilities
-from formless.methods.views import Example
+from formless.methods.lora import adapted, lora_config
+from formless.methods.views import Example, Text
+from formless.methods.watch import CURVES, Curves, Monitor, Watch
+from formless.methods.weights import Weights, unfrozen
 from formless.models.lm import LM
-from formless.models.overlay import Factors
+from formless.models.overlay import Difference, Updates
 
-EXPLODED = 1e4
-MOST_LOSSES = 100
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Log-probabilities of one batch of texts.
-
-    Args:
-        log_probabilities: Of every token that is a label somewhere in the batch, `[texts, tokens]`, 0 where it is none.
-        labels: `[texts, tokens]`, `IGNORED` where there is none.
-        reference: As `log_probabilities`, by the model without the adapter, where the objective needs it.
-
-    Of pairs, the first half of the texts are the chosen responses and the second half the rejected ones.
-    """
-
-    log_probabilities: Tensor
-    labels: Tensor
-    reference: Tensor | None
+IDENTITY = "training.json"
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What to minimise.
+class Retention:
+    """What is to be kept meanwhile.
 
     Args:
-        loss: From a batch to a scalar.
-        has_reference: Whether it compares with the model before training.
+        texts: One for each example.
+        objective: Its loss.
+        weight: Of the loss.
     """
 
-    loss: Callable[[Batch], Tensor]
-    has_reference: bool = False
+    texts: Sequence[Text]
+    objective: Objective
+    weight: float
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a training puts what it needs to go on after a kill.
+
+    Args:
+        folder: The folder; to be removed once what was learnt is saved.
+        every: Steps between two checkpoints.
+        identity: What is trained on what; a folder of another training is refused.
+    """
+
+    folder: Path
+    every: int
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,70 +66,126 @@ class Trained:
     """What a training gives.
 
     Args:
-        updates: By module name, float32 on the CPU, scale 1.
-        losses: Mean loss of every step.
+        updates: What was learnt, on the CPU.
+        curves: Losses and probabilities on the way.
     """
 
-    updates: dict[str, Factors]
-    losses: list[float]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What edit.json says about it; of many losses, evenly spread ones."""
-        count = len(self.losses)
-        shown = min(count, MOST_LOSSES)
-        places = [i * (count - 1) // max(shown - 1, 1) for i in range(shown)]
-        return {
-            "steps": count, "first_loss": self.losses[0], "last_loss": self.losses[-1],
-            "losses": [self.losses[place] for place in places],
-        }  # fmt: skip
+    updates: Updates
+    curves: Curves
 
 
-def train(lm: LM, examples: Sequence[Example], objective: Objective, config: TrainingConfig) -> Trained:
-    """Train an adapter; the model is afterwards as before, whatever happens.
+def train(
+    lm: LM,
+    examples: Sequence[Example],
+    objective: Objective,
+    config: TrainingConfig,
+    *,
+    retention: Retention | None = None,
+    monitor: Monitor | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Train an adapter or all weights; the model is afterwards as before, whatever happens.
 
-    Two trainings with one seed on one machine give the same adapter. Gradients of accumulated batches are averaged batch by
-    batch, as the published code does. Dropout of the model itself stays off. The reference of an objective is the same model
-    with the adapter off: there is no second copy of the weights.
+    Two trainings with one seed on one machine give the same result, also when one of them was killed and went on from a
+    checkpoint. Gradients of accumulated batches are averaged batch by batch, as the published code does. Dropout of the model
+    itself stays off. The reference of an objective is the same model with the adapter off, or with its original weights.
 
     Raises:
-        UserError: The model's layers have no such projections.
-        EditError: The loss is NaN, infinite or beyond 10,000, no gradient reaches the adapter, nothing changes, memory runs
-            out, or the model cannot be trained where it is.
+        UserError: The model's layers have no such projections, or a tracker cannot be used.
+        EditError: The loss is NaN, infinite or beyond 10,000, no gradient reaches the weights, nothing changes, memory runs
+            out, the model cannot be trained where it is, or the checkpoints are another training's.
     """
-    adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.alpha)
-    adapter.base_model_name_or_path = None  # PEFT would warn that it puts the model's folder there
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = _arguments(lm, config, folder)
-        with adapted(lm, adapter, config.seed) as wrapped:
-            watch = _Watch(lm.name)
-            trainer = _Trainer(lm, objective, watch, wrapped, arguments, examples)
-            try:
-                trainer.train()
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
-                    raise
-                clear_device_cache(garbage_collection=True)
-                remedy = f"halve batch ({config.batch}) and double accumulation ({config.accumulation}), or lower cutoff"
-                raise EditError("memory runs out while training", where=lm.name, remedy=remedy) from error
-            updates = factors_of(lm.model)
-    if not any(bool(factors.up.any()) for factors in updates.values()):
+    watch, dtype = Watch(lm, monitor), lm.model.dtype
+    with _weights(lm, config) as weights, _folder(checkpoints) as folder, _quiet():
+        arguments = _arguments(lm, config, dtype, folder, checkpoints)
+        try:
+            trainer = _Trainer(lm, objective, retention, watch, weights, arguments, examples)
+        except (RuntimeError, ValueError) as error:
+            if not config.report_to:
+                raise
+            raise UserError(str(error).splitlines()[0], where="report_to", remedy="install it, or leave it out") from error
+        start = _last_checkpoint(folder)
+        if start:
+            watch.resume(start)
+        try:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            clear_device_cache(garbage_collection=True)
+            remedy = f"halve batch ({config.batch}) and double accumulation ({config.accumulation}), or lower cutoff"
+            raise EditError("memory runs out while training", where=lm.name, remedy=remedy) from error
+        updates = weights.updates()
+    if not any(bool((change.values if isinstance(change, Difference) else change.up).any()) for change in updates.values()):
         remedy = f"take fewer warm-up steps ({config.warmup_steps}), more epochs or a higher learning rate"
-        raise EditError(f"{len(watch.losses)} steps changed nothing", where=lm.name, remedy=remedy)
-    return Trained(updates, watch.losses)
+        raise EditError(f"{len(watch.curves.losses)} steps changed nothing", where=lm.name, remedy=remedy)
+    return Trained(updates, watch.curves)
 
 
-def _arguments(lm: LM, config: TrainingConfig, folder: str) -> TrainingArguments:
+@contextmanager
+def _weights(lm: LM, config: TrainingConfig) -> Iterator[Weights]:
+    if config.full:
+        with unfrozen(lm, config.seed) as all_weights:
+            yield all_weights
+        return
+    adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.alpha, layers=config.layers)
+    adapter.base_model_name_or_path = None  # PEFT would warn that it puts the model's folder there
+    with adapted(lm, adapter, config.seed) as wrapped:
+        yield wrapped
+
+
+@contextmanager
+def _folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
+    """Where the Trainer may write: a folder for checkpoints, which stays, or one that goes when the training is done."""
+    if checkpoints is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    identity = checkpoints.folder / IDENTITY
+    if identity.exists() and identity.read_text("utf-8") != checkpoints.identity:
+        remedy = "repeat its settings, or delete that folder"
+        raise EditError("an unfinished training of something else is in the way", where=checkpoints.folder, remedy=remedy)
+    storage.write_text(identity, checkpoints.identity)
+    yield checkpoints.folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without bars and remarks of transformers about checkpoints; errors are raised anyway."""
+    verbosity, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole one; one that a kill cut short is removed, so that the Trainer never meets it."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for broken in [path for path in found if not (path / CURVES).exists()]:
+        shutil.rmtree(broken)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def _arguments(
+    lm: LM, config: TrainingConfig, dtype: torch.dtype, folder: Path, checkpoints: Checkpoints | None
+) -> TrainingArguments:
     on_gpu = lm.device.type == "cuda"
     arguments = TrainingArguments(
-        output_dir=folder, num_train_epochs=config.epochs, learning_rate=config.learning_rate,
+        output_dir=str(folder), num_train_epochs=config.epochs, learning_rate=config.learning_rate,
         per_device_train_batch_size=config.batch, gradient_accumulation_steps=config.accumulation,
         lr_scheduler_type="cosine", warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, data_seed=config.seed,
-        # The weights' own format; the adapter and its optimizer are float32 always.
-        fp16=on_gpu and lm.model.dtype == torch.float16, bf16=on_gpu and lm.model.dtype == torch.bfloat16,
+        # The weights' own format; what learns and its optimizer are float32 always.
+        fp16=on_gpu and dtype == torch.float16, bf16=on_gpu and dtype == torch.bfloat16,
         use_cpu=lm.device.type == "cpu", dataloader_pin_memory=False, remove_unused_columns=False,
-        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+        save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.every if checkpoints else 1,
+        save_total_limit=2, logging_strategy="steps" if config.report_to else "no", logging_steps=1,
+        report_to=list(config.report_to) or "none", disable_tqdm=True,
     )  # fmt: skip
     is_spread = getattr(lm.model, "hf_device_map", None) is not None
     place = arguments.device
@@ -136,55 +196,21 @@ def _arguments(lm: LM, config: TrainingConfig, folder: str) -> TrainingArguments
     return arguments
 
 
-class _Examples(Dataset[Example]):
-    """The rows, as the Trainer wants them."""
+class _Rows(Dataset[tuple[Example, Text | None]]):
+    """The rows, each with the text that is to be kept beside it."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
+    def __init__(self, examples: Sequence[Example], kept: Sequence[Text] | None) -> None:
+        self._examples, self._kept = examples, kept
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[index]
-
-
-class _Watch(TrainerCallback):
-    """Keeps the loss of every step and stops a training that fails.
-
-    Args:
-        name: The model's, for errors.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.losses: list[float] = []
-        self._batches: list[float] = []
-
-    def add(self, loss: float) -> None:
-        """One more batch."""
-        if not math.isfinite(loss) or abs(loss) > EXPLODED:
-            what = f"the loss is {loss:.3g} at step {len(self.losses) + 1}"
-            raise EditError(what, where=self.name, remedy="lower the learning rate, or check the data and the model's weights")
-        self._batches.append(loss)
-
-    def on_pre_optimizer_step(self, *_: Any, **now: Any) -> None:
-        """Look for a gradient before the first step."""
-        if self.losses:
-            return
-        gradients = [parameter.grad for parameter in now["model"].parameters() if parameter.requires_grad]
-        if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
-            remedy = "choose other modules, or check the data"
-            raise EditError("no gradient reaches the adapter", where=self.name, remedy=remedy)
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """The mean of a step's batches."""
-        self.losses.append(sum(self._batches) / len(self._batches))
-        self._batches = []
+    def __getitem__(self, index: int) -> tuple[Example, Text | None]:
+        return self._examples[index], self._kept[index] if self._kept else None
 
 
 class _Trainer(Trainer):
-    """Minimises an `Objective`."""
+    """Minimises an `Objective`, and that of what is kept beside it."""
 
     loss_is_scaled_for_ga = False  # a batch's loss is a mean, which the Trainer divides by the batches of a step
 
@@ -192,43 +218,38 @@ class _Trainer(Trainer):
         self,
         lm: LM,
         objective: Objective,
-        watch: _Watch,
-        wrapped: PeftModel,
+        retention: Retention | None,
+        watch: Watch,
+        weights: Weights,
         arguments: TrainingArguments,
         examples: Sequence[Example],
     ) -> None:
-        super().__init__(wrapped, arguments, train_dataset=_Examples(examples), data_collator=self._collate, callbacks=[watch])
+        rows = _Rows(examples, retention.texts if retention else None)
+        super().__init__(weights.module, arguments, train_dataset=rows, data_collator=self._collate, callbacks=[watch])
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False  # older transformers tell by it alone who divides
-        self._lm, self._objective, self._watch = lm, objective, watch
+        self._lm, self._objective, self._retention, self._watch, self._weights = lm, objective, retention, watch, weights
 
-    def _collate(self, rows: list[Example]) -> dict[str, Tensor]:
+    def _collate(self, rows: list[tuple[Example, Text | None]]) -> dict[str, Any]:
         """Pad; of pairs, all chosen responses and then all rejected ones."""
-        texts = [text for column in zip(*rows, strict=True) for text in column]
-        batch = self._lm.pad([text.ids for text in texts])
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        for i, text in enumerate(texts):
-            labels[i, : len(text.labels)] = torch.tensor(text.labels)
-        return batch | {"labels": labels}
+        texts = [text for column in zip(*(example for example, _ in rows), strict=True) for text in column]
+        kept = [text for _, text in rows if text]
+        return collate(self._lm, texts) | ({"retain": collate(self._lm, kept)} if kept else {})
 
-    def compute_loss(self, model: Any, inputs: Mapping[str, Tensor], *_: Any, **__: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Any:
         """The loss of one batch."""
         model.eval()  # the Trainer's call of train() would switch the model's own dropout on, and the reference has none
-        labels = inputs["labels"][:, 1:]  # [texts, seq - 1]: the token at place t is predicted at t - 1
-        columns = (labels != IGNORED).any(0).nonzero()[:, 0].cpu()  # it may index states on whatever device the last layer is
-        labels = labels[:, columns.to(labels.device)]  # [texts, tokens]
-        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-
-        def log_probabilities() -> Tensor:
-            logits = model(**texts, use_cache=False, logits_to_keep=columns).logits
-            return token_log_probabilities(logits, labels.to(logits.device))
-
-        reference = None
-        if self._objective.has_reference:
+        parts = [(Forward(self._lm, self._objective, inputs), 1.0)]
+        if self._retention:
+            parts.append((Forward(self._lm, self._retention.objective, inputs["retain"]), self._retention.weight))
+        references: list[Tensor | None] = [None] * len(parts)
+        if any(part.objective.has_reference for part, _ in parts):
             # Before the pass with gradients: switching the adapter off also switches its gradients off.
-            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-                reference = log_probabilities()
-        found = log_probabilities()
-        loss = self._objective.loss(Batch(found, labels.to(found.device), reference))
+            with torch.no_grad(), self._weights.reference():
+                references = [part.read(model) if part.objective.has_reference else None for part, _ in parts]
+        losses = [
+            weight * part.loss(part.read(model), reference) for (part, weight), reference in zip(parts, references, strict=True)
+        ]
+        loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
         self._watch.add(float(loss.detach()))
         return loss

@@ -100,10 +100,19 @@ def read_examples(lm: LM, target: Target, split: str, view: View, *, rows: int |
     return TrainingSet(examples, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def question(lm: LM, text: str, answer: str, cutoff: int) -> Text:
+    """A user message and the model's answer, which alone is to be learnt."""
+    return _response(lm, text, answer, cutoff)
+
+
+def sentence(lm: LM, text: str, cutoff: int) -> Text:
+    """A text as it stands, then EOS; every token but the first is to be learnt."""
+    return _text(lm, lm.encode(text).ids if text.strip() else [], 0, cutoff)
+
+
 def plain_text(lm: LM, row: Passage, cutoff: int) -> Example:
     """A text as it stands, then EOS; every token but the first is to be learnt."""
-    ids = lm.encode(row.text).ids if row.text.strip() else []
-    return (_text(lm, ids, 0, cutoff),)
+    return (sentence(lm, row.text, cutoff),)
 
 
 def answered(lm: LM, row: Instruction, cutoff: int) -> Example:

@@ -31,8 +31,9 @@ class _StopForwardError(Exception):
     """Raised inside a forward pass once the last wanted activation is there."""
 
 
-@torch.no_grad()
-def capture(lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), residuals: Sequence[int] = ()) -> Activations:
+def capture(
+    lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), residuals: Sequence[int] = (), gradients: bool = False
+) -> Activations:
     """Run the model up to the deepest wanted activation and return those asked for.
 
     Args:
@@ -40,6 +41,7 @@ def capture(lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), re
         batch: `input_ids` and `attention_mask`, `[batch, seq]`, on `lm.device`.
         keys: Layers whose down-projection input is wanted.
         residuals: Layers whose output is wanted.
+        gradients: Whether they are to have gradients, where gradients are on.
     """
     found = Activations()
     last_key, last_residual = max(keys, default=-1), max(residuals, default=-1)
@@ -67,7 +69,7 @@ def capture(lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), re
         for index in residuals:
             module = lm.architecture.layer(lm.model, index)
             stack.callback(module.register_forward_hook(take_residual(index)).remove)
-        with suppress(_StopForwardError):
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), suppress(_StopForwardError):
             lm.model(**batch, use_cache=False, logits_to_keep=1)
     return found
 

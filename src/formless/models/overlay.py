@@ -1,8 +1,8 @@
-"""Low-rank updates laid over a model's weights and taken off again bit for bit."""
+"""Updates laid over a model's weights and taken off again bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from formless.errors import EditError
 from formless.models.architecture import is_transposed, projection_shape
+
+WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,19 @@ class Factors:
         return self.up @ self.down
 
 
-Updates = Mapping[str, Factors]
+@dataclass(frozen=True)
+class Difference:
+    """A full update of one parameter: `parameter + values`.
+
+    Args:
+        values: The parameter's shape.
+    """
+
+    values: Tensor
+
+
+Updates = Mapping[str, Factors | Difference]
+"""By module name where they are factors of its weight, by parameter name where they are differences."""
 
 
 class Overlay:
@@ -59,12 +73,13 @@ class Overlay:
         """
         if any(updates is active for active in self._active):
             raise EditError("this edit is active already", remedy="leave its applied() block first")
-        for name, factors in updates.items():
-            self._check(name, factors)
-        for name in updates:
-            self._originals.setdefault(name, self._weight(name).detach().clone())
+        changes = _by_parameter(updates)
+        for name, change in updates.items():
+            self._check(name, change)
+        for name in changes:
+            self._originals.setdefault(name, self._parameter(name).detach().clone())
         self._active.append(updates)
-        self._rebuild(updates)
+        self._rebuild(changes)
 
     def remove(self, updates: Updates) -> None:
         """Take updates off.
@@ -72,48 +87,63 @@ class Overlay:
         Raises:
             EditError: Something else has changed the weights meanwhile, so that they cannot be restored truly.
         """
-        for name in updates:
-            if not torch.equal(self._weight(name), self._expected(name)):
+        changes = _by_parameter(updates)
+        for name in changes:
+            if not torch.equal(self._parameter(name), self._expected(name)):
                 raise EditError("the weights were changed while an edit was active", where=name, remedy="load the model again")
         self._active = [active for active in self._active if active is not updates]
-        self._rebuild(updates)
-        for name in updates:
-            if not any(name in active for active in self._active):
+        self._rebuild(changes)
+        for name in changes:
+            if not any(name in _by_parameter(active) for active in self._active):
                 del self._originals[name]
 
-    def _rebuild(self, updates: Updates) -> None:
+    def _rebuild(self, names: Iterable[str]) -> None:
         with torch.no_grad():
-            for name in updates:
-                self._weight(name).copy_(self._expected(name))
+            for name in names:
+                self._parameter(name).copy_(self._expected(name))
 
     def _expected(self, name: str) -> Tensor:
-        """The original weight plus every active update, summed in float32 and rounded once."""
+        """The original parameter plus every active update, summed in float32 and rounded once."""
         original = self._originals[name]
-        changes = [active[name] for active in self._active if name in active]
+        changes = [change for active in self._active if (change := _by_parameter(active).get(name))]
         if not changes:
             return original
         total = original.float()
-        for factors in changes:
-            dense = factors.dense().float().to(original.device)
-            total = total + (dense.T if is_transposed(self._model.get_submodule(name)) else dense)
+        for change in changes:
+            total = total + self._dense(name, change).to(original.device)
         return total.to(original.dtype)
 
-    def _weight(self, name: str) -> nn.Parameter:
-        return self._model.get_parameter(f"{name}.weight")
+    def _dense(self, name: str, change: Factors | Difference) -> Tensor:
+        """The update as it is added to the parameter, float32."""
+        if isinstance(change, Difference):
+            return change.values.float()
+        dense = change.dense().float()
+        return dense.T if is_transposed(self._model.get_submodule(name.removesuffix(WEIGHT))) else dense
 
-    def _check(self, name: str, factors: Factors) -> None:
+    def _parameter(self, name: str) -> nn.Parameter:
+        return self._model.get_parameter(name)
+
+    def _check(self, name: str, change: Factors | Difference) -> None:
+        factors = isinstance(change, Factors)
         try:
-            module = self._model.get_submodule(name)
+            module = self._model.get_submodule(name) if factors else self._model
+            weight = cast(nn.Linear, module).weight if factors else self._parameter(name)
         except AttributeError:
             raise EditError("the edit is for another model: no such module", where=name, remedy="load its base model") from None
-        weight = cast(nn.Linear, module).weight
         if weight.is_meta or not weight.is_floating_point():
             remedy = "load the model unquantized and not offloaded, or load the saved adapter with PEFT"
             raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
-        if not (bool(factors.up.isfinite().all()) and bool(factors.down.isfinite().all())):
+        parts = (change.up, change.down) if isinstance(change, Factors) else (change.values,)
+        if not all(bool(part.isfinite().all()) for part in parts):
             raise EditError("the edit holds NaN or infinity", where=name, remedy="do not use it")
-        expected, found = projection_shape(module), (factors.up.shape[0], factors.down.shape[1])
+        expected, found = tuple(weight.shape), tuple(parts[0].shape)
+        if isinstance(change, Factors):
+            expected, found = projection_shape(module), (change.up.shape[0], change.down.shape[1])
         if expected != found:
             raise EditError(
                 f"the edit is for another model: shape {found}, not {expected}", where=name, remedy="load its base model"
             )
+
+
+def _by_parameter(updates: Updates) -> dict[str, Factors | Difference]:
+    return {name + WEIGHT if isinstance(change, Factors) else name: change for name, change in updates.items()}

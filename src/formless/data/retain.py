@@ -1,0 +1,124 @@
+"""What a training may keep in mind of the rest of the world: texts that no evaluation of the target ever asks about."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from formless.data.ort import targets
+from formless.data.target import BLANK, SPLITS, Intro, Item, Passage, Target
+from formless.errors import DataError
+
+TEXTS = ("positive", "passage")
+LEAST_TARGETS = 8
+PROBES = tuple(split for split, row in SPLITS.items() if issubclass(row, Item))
+NEIGHBORS = tuple(split for split in PROBES if split.startswith("neighbor"))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows to be kept.
+
+    Args:
+        texts: Plain texts.
+        questions: Questions with their answers.
+        source: Where they are from, for edit.json.
+        neighbors: Names of the neighbors that they are about, which an evaluation then leaves out.
+    """
+
+    texts: tuple[str, ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+    neighbors: tuple[str, ...] = ()
+
+
+def texts_of_others(target: Target, count: int, seed: int) -> Kept:
+    """Texts of other targets of the data set: biographies, else passages, else introductions.
+
+    Neighbors of the target, texts that name it, and texts that hold a probe's whole statement are left out.
+
+    Args:
+        target: What is to be forgotten.
+        count: At most so many texts, in turn from eight targets or more where there are as many.
+        seed: Of the choice.
+
+    Raises:
+        DataError: The target has no folder, or no other target has such a text.
+    """
+    folder = target.path("intro").parent
+    asked = {split: target.items(split) for split in PROBES if target.has(split)}
+    near = {item.neighbor for items in asked.values() for item in items if item.neighbor}
+    others = [other for other in targets(folder.parent) if other.subject != target.subject and other.subject not in near]
+    statements = {_plain(item.query.replace(BLANK, item.answer)) for items in asked.values() for item in items}
+    statements.discard("")
+    shuffled = random.Random(seed)
+    shuffled.shuffle(others)
+    pools: dict[str, list[str]] = {}
+    for other in others:
+        if texts := [text for text in _texts(other) if _is_apart(text, target.subject, statements)]:
+            pools[other.subject] = shuffled.sample(texts, len(texts))
+        if len(pools) >= LEAST_TARGETS and sum(map(len, pools.values())) >= count:
+            break
+    if not pools:
+        remedy = "give a data set with more targets, or take retain=none"
+        raise DataError("no other target has a text to keep", where=folder.parent, remedy=remedy)
+    in_turn = [text for row in zip_longest(*pools.values()) for text in row if text is not None][:count]
+    shuffled.shuffle(in_turn)
+    return Kept(texts=tuple(in_turn), source=f"texts of other targets: {', '.join(pools)}")
+
+
+def half_of_the_neighbors(target: Target, seed: int) -> Kept:
+    """Statements and questions about half of the target's neighbors; an evaluation leaves these neighbors out.
+
+    Args:
+        target: What is to be forgotten.
+        seed: Of the choice.
+
+    Raises:
+        DataError: The target has fewer than two neighbors, or a probe does not name its own.
+    """
+    asked = {split: target.items(split) for split in NEIGHBORS if target.has(split)}
+    names = sorted({item.neighbor or "" for items in asked.values() for item in items})
+    if len(names) < 2 or "" in names:
+        what = "a neighbor probe does not name its neighbor" if "" in names else "fewer than two neighbors"
+        raise DataError(f"{what}: they cannot be halved", where=target.folder, remedy="take retain_rows=targets")
+    half = set(random.Random(seed).sample(names, len(names) // 2))
+    statements = [item for item in asked.get("neighbor_level1", ()) if item.neighbor in half]
+    questions = [item for item in asked.get("neighbor_level2", ()) if item.neighbor in half]
+    return Kept(
+        texts=tuple(item.query.replace(BLANK, item.answer) for item in statements if BLANK in item.query),
+        questions=tuple((item.query, item.answer) for item in questions),
+        source="half of the neighbors",
+        neighbors=tuple(sorted(half)),
+    )
+
+
+def introductions(target: Target, count: int) -> tuple[list[str], list[str]]:
+    """Introductions of the target, and of at most `count` others of its data set; none where it is only a name."""
+    if target.folder is None:
+        return [], []
+    others = (other for other in targets(target.folder.parent) if other.subject != target.subject and other.has("intro"))
+    kept = [text for _, other in zip(range(count), others, strict=False) for text in _introduction(other)[:1]]
+    return (_introduction(target)[:1] if target.has("intro") else []), kept
+
+
+def _introduction(target: Target) -> list[str]:
+    return [row.intro for row in target.rows("intro", Intro) if row.intro.strip()]
+
+
+def _texts(target: Target) -> list[str]:
+    for split in TEXTS:
+        if target.has(split):
+            return [row.text for row in target.rows(split, Passage) if row.text.strip()]
+    return _introduction(target) if target.has("intro") else []
+
+
+def _is_apart(text: str, subject: str, statements: Iterable[str]) -> bool:
+    plain = _plain(text)
+    return _plain(subject) not in plain and not any(statement in plain for statement in statements)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
