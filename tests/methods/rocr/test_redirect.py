@@ -6,9 +6,10 @@ import torch
 
 import formless
 from formless.errors import EditError, UserError
+from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import chat_contexts, mentions
 from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, Fingerprint, Identity, from_second_moment
-from formless.methods.rocr.redirect import RocrConfig, closed_form, redirect
+from formless.methods.rocr.redirect import RocrConfig, redirect
 from formless.models.capture import capture
 from formless.models.lm import LM
 
@@ -179,7 +180,7 @@ def test_nan_in_the_model_stops_the_edit(tiny: Tiny, poison: str) -> None:
         ({"layers": [2, 1]}, "not in ascending order"),
         ({"layers": []}, "not in ascending order"),
         ({"layers": [1, 7]}, "no layer 7.*choose from 0 to 3"),
-        ({"layerz": [1]}, "a setting of rocr is wrong.*layerz.*settings: redirect, layers"),
+        ({"layerz": [1]}, "a setting of rocr is wrong.*layerz.*settings: redirect, mode"),
         ({"l2": -1}, "a setting of rocr is wrong.*l2"),
         ({"current_value": "both"}, "a setting of rocr is wrong.*current_value"),
         ({"basis": "shipped"}, "no null space is shipped for tiny-llama.*formless stats"),
@@ -194,4 +195,4 @@ def test_an_edited_model_is_not_edited_again_unnoticed(tiny: Tiny) -> None:
     lm = tiny()
     edit = formless.unlearn(lm, "Ada", **OPTIONS)
     with edit.applied(lm), pytest.raises(EditError, match="has an edit on it"):
-        formless.unlearn(lm, "Bob", **OPTIONS)
+        formless.unlearn(lm, "Cyd", **OPTIONS)

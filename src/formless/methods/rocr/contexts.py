@@ -1,4 +1,4 @@
-"""Where a concept stands: the chat contexts of ROCR and the last token of a name in them."""
+"""Where a concept stands: the chat contexts of ROCR, and the last token of a name in them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from formless.errors import EditError
+from formless.models.capture import capture
 from formless.models.lm import LM
 
 STARTERS = (
@@ -28,10 +29,12 @@ class Mentions:
     Args:
         batch: `input_ids` and `attention_mask`, `[contexts, seq]`.
         positions: Index of the name's last token in each row, `[contexts]`.
+        answer_starts: Index of the first token of the answer that follows the prompt, `[contexts]`.
     """
 
     batch: dict[str, Tensor]
     positions: Tensor
+    answer_starts: Tensor
 
     def at(self, activation: Tensor) -> Tensor:
         """Take the concept's positions out of `[contexts, seq, width]`, as float32 `[contexts, width]`."""
@@ -49,13 +52,19 @@ def bare_context(subject: str) -> list[str]:
     return [f"{subject}."]
 
 
-def mentions(lm: LM, prompts: Sequence[str], subject: str) -> Mentions:
+def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> Mentions:
     """Tokenize prompts and find the last token of the subject's last mention in each.
+
+    Args:
+        lm: The model.
+        prompts: Texts that name the subject.
+        subject: The name.
+        answer: What follows every prompt.
 
     Raises:
         EditError: The subject is empty, or does not stand in a prompt as the template renders it.
     """
-    encoded = [lm.encode(prompt) for prompt in prompts]
+    encoded = [lm.encode(prompt, answer) for prompt in prompts]
     positions = []
     for prompt, item in zip(prompts, encoded, strict=True):
         start = prompt.rfind(subject) if subject.strip() else -1
@@ -65,4 +74,10 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str) -> Mentions:
             remedy = "check its spelling, or whether the chat template rewrites it"
             raise EditError(f"the subject {subject!r} is not found in its context {prompt!r}", where=lm.name, remedy=remedy)
         positions.append(covering[-1])
-    return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions))
+    starts = torch.tensor([item.answer_start for item in encoded])
+    return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions), starts)
+
+
+def residual(lm: LM, where: Mentions, layer: int) -> Tensor:
+    """The residual stream after a layer at the concept, mean over its contexts: `[hidden]`."""
+    return where.at(capture(lm, where.batch, residuals=[layer]).residuals[layer]).mean(0)

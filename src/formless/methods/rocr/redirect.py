@@ -1,8 +1,10 @@
-"""ROCR itself: where the concept is to point, the closed-form update, and the edit layer by layer."""
+"""ROCR itself: its settings, and the edit of one or several concepts, layer by layer."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +14,24 @@ from pydantic import Field
 from torch import Tensor
 
 from formless.errors import EditError
-from formless.methods.base import MethodConfig
-from formless.methods.rocr.contexts import Mentions, bare_context, chat_contexts, mentions
+from formless.methods.adapter import AdapterEdit
+from formless.methods.base import EditInfo
+from formless.methods.rocr.closed_form import closed_form
+from formless.methods.rocr.contexts import Mentions, bare_context, chat_contexts, mentions, residual
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
+from formless.methods.rocr.wanted import WantedConfig, wanted_values
 from formless.models.capture import added, capture
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import EMBEDDED
 
-# Of a key's norm; less than this left by the projection is rounding.
-VANISHED = 1e-5
 SHIPPED = Path(__file__).parent / "bases"
 
 
-class RocrConfig(MethodConfig):
+class RocrConfig(WantedConfig):
     """Settings of ROCR; the defaults are the paper's for Llama-3-8B and Mistral-7B.
 
     Args:
-        redirect: The concept that the target's name is to read as.
         layers: Edited layers, early ones, in order.
         l2: Regularisation lambda, usually 1 to 10.
         threshold: Eigenvalues of the keys' second moment under it span the null space.
@@ -37,7 +39,6 @@ class RocrConfig(MethodConfig):
         basis: Folder of null spaces, `shipped` for the embedded model's own, or `none` to preserve nothing.
     """
 
-    redirect: str = "Donald Trump"
     layers: tuple[int, ...] = (4, 5, 6)
     l2: float = Field(default=1.0, ge=0)
     threshold: float = Field(default=2e-2, gt=0)
@@ -46,18 +47,48 @@ class RocrConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of one target.
+
+    Args:
+        subject: Its name.
+        residual_before: Norm of z* - z_now before the edit.
+        residual_after: The same after it; 0 would be met exactly.
+        moved_by_others: How far its value moves if only the other targets' part of the edit is in force (and the edit that is
+            kept), over `residual_before`; nothing where there are no others.
+        facts: How its wanted value was found.
+    """
+
+    subject: str
+    residual_before: float
+    residual_after: float
+    moved_by_others: float | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Redirection:
     """What the computation gives.
 
     Args:
-        factors: By layer, the update of its down-projection, float32 on the CPU.
-        residual_before: Norm of z* - z_now before the edit.
-        residual_after: The same after it; 0 would be met exactly.
+        factors: By layer, the update of its down-projection, one rank a target, float32 on the CPU.
+        outcomes: By target.
+        drifts: By concept of the edit that is kept, how far the new edit moves its value, over how far its own had moved it.
     """
 
     factors: dict[int, Factors]
-    residual_before: float
-    residual_after: float
+    outcomes: tuple[Outcome, ...]
+    drifts: dict[str, float]
+
+    @property
+    def residual_before(self) -> float:
+        """Norm of all targets' z* - z_now before the edit."""
+        return math.hypot(*(outcome.residual_before for outcome in self.outcomes))
+
+    @property
+    def residual_after(self) -> float:
+        """The same after it."""
+        return math.hypot(*(outcome.residual_after for outcome in self.outcomes))
 
 
 def projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
@@ -77,39 +108,19 @@ def projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
     return {layer: load_projection(lm, folder, layer, config.threshold) for layer in config.layers}
 
 
-def closed_form(keys: Tensor, residuals: Tensor, projection: Projection, l2: float) -> Factors:
-    """The update that moves each key's value by its residual and leaves preserved keys alone (paper, closed form).
-
-    Delta W = R^T (K P K^T + l2 I)^-1 K P, the published dense solve (P (K^T K) + l2 I)^-1 P K^T R without a d x d inverse.
-
-    Args:
-        keys: K `[n, d]`, inputs of the down-projection.
-        residuals: R `[n, hidden]`, the wanted change of its output for each key.
-        projection: P.
-        l2: Regularisation; 0 maps every key exactly, if P leaves the keys independent.
-
-    Returns:
-        `up` `[hidden, n]` and `down` `[n, d]`, float32 on the CPU.
-
-    Raises:
-        EditError: A key or residual is not finite, or P leaves nothing of the keys.
-    """
-    keys, residuals = keys.float().cpu(), residuals.float().cpu()
-    if not (bool(keys.isfinite().all()) and bool(residuals.isfinite().all())):
-        raise EditError("a key or value is NaN or infinite", remedy="check the model's weights and dtype")
-    projected = projection.apply(keys)  # [n, d]
-    if bool((projected.norm(dim=1) <= VANISHED * keys.norm(dim=1)).any()):
-        raise EditError("a key vanishes in the null space: nothing would be edited", remedy="use a larger threshold")
-    gram = (keys.double() @ projected.double().T) + l2 * torch.eye(len(keys), dtype=torch.double)
-    try:
-        down = torch.linalg.solve(gram, projected.double())
-    except RuntimeError as error:
-        raise EditError("the keys depend on each other in the null space", remedy="use a larger l2") from error
-    return Factors(residuals.T.contiguous(), down.float())
-
-
 def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Projection]) -> Redirection:
-    """Compute the updates that make the subject's last token read as the redirect concept ("unrelated" mode).
+    """Compute the updates that move the subject's last token to its wanted value: `redirect_together` of one."""
+    return redirect_together(lm, [subject], config, preserved)
+
+
+def redirect_together(
+    lm: LM,
+    subjects: Sequence[str],
+    config: RocrConfig,
+    preserved: dict[int, Projection],
+    keep: AdapterEdit | None = None,
+) -> Redirection:
+    """Compute the updates that move every subject's last token to its wanted value, solved together.
 
     Each layer takes an equal share of what is left to move, with the updates before it in force. All arithmetic outside the
     model's own forward pass is float32 or finer.
@@ -117,49 +128,116 @@ def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Proj
     Differs from the paper: the published code reads the current value for the bare text `{subject}.`, although the wanted
     one comes from a chat context (`current_value="bare"`); ours reads both in the chat contexts.
 
+    Args:
+        lm: The model, without any edit; it stays as it is.
+        subjects: Names, each once.
+        config: Settings.
+        preserved: The projection by layer.
+        keep: An earlier edit. It is in force meanwhile, and its concepts' keys, read anew at each layer, join the solve with
+            residual zero (C_prev). The wanted values alone are read without it, since an edit moves the redirect concept's
+            own value, by a third of its norm in the embedded model, and the aim would wander from edit to edit.
+
     Raises:
-        EditError: The two concepts are one, a name is not found in its context, or a key or value is not finite.
+        EditError: A name is not found in its context, a key vanishes, or a key or value is not finite, or the edit that is kept
+            is for another model.
     """
-    if subject.strip().casefold() == config.redirect.strip().casefold():
-        raise EditError(f"{subject} would be redirected to itself", where="redirect", remedy="choose another concept")
     last = config.layers[-1]
+    targets = [_place(lm, subject, config) for subject in subjects]
+    kept = [_place(lm, subject, config) for subject in subjects_of(keep.info)] if keep else []
+    wanted = wanted_values(lm, subjects, config, last)
+    goals = torch.stack([found.value for found in wanted])  # [targets, hidden]
+    untouched = _values(lm, targets + kept, last) if keep else None
+    with keep.applied(lm) if keep else nullcontext():
+        factors, start = _solve(lm, targets, kept, goals, config, preserved)
+        untouched = start if untouched is None else untouched
+        with _in_force(lm, factors):
+            end = _values(lm, targets + kept, last)
+        moved = _moved_by_others(lm, targets, factors, untouched, last) if len(targets) > 1 or keep else None
+    count = len(targets)
+    before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [targets]
+    outcomes = []
+    for i, place in enumerate(targets):
+        share = None if moved is None else moved[i] / max(float(before[i]), 1e-30)
+        outcomes.append(Outcome(place.subject, float(before[i]), float(after[i]), share, wanted[i].facts))
+    drifts = (end - start)[count:].norm(dim=1) / (start - untouched)[count:].norm(dim=1).clamp(min=1e-30)  # [kept]
+    return Redirection(factors, tuple(outcomes), dict(zip([place.subject for place in kept], drifts.tolist(), strict=True)))
+
+
+def subjects_of(info: EditInfo) -> list[str]:
+    """The concepts that an edit makes a model forget."""
+    return list(info.facts.get("subjects", [info.subject]))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one concept stands: the chat contexts, and where its current value is read."""
+
+    subject: str
+    contexts: Mentions
+    current: Mentions
+
+
+def _place(lm: LM, subject: str, config: RocrConfig) -> _Place:
     contexts = mentions(lm, chat_contexts(lm, subject), subject)
     current = contexts if config.current_value == "chat" else mentions(lm, bare_context(subject), subject)
-    wanted = _residual(lm, mentions(lm, chat_contexts(lm, config.redirect)[:1], config.redirect), last)
+    return _Place(subject, contexts, current)
+
+
+def _solve(
+    lm: LM,
+    targets: list[_Place],
+    kept: list[_Place],
+    goals: Tensor,
+    config: RocrConfig,
+    preserved: dict[int, Projection],
+) -> tuple[dict[int, Factors], Tensor]:
+    """The update of every layer, and the values of targets and kept concepts before any `[targets + kept, hidden]`."""
     factors: dict[int, Factors] = {}
-    before = float("nan")
+    starts = []
+    count, last = len(targets), config.layers[-1]
     with ExitStack() as stack:
         for index, layer in enumerate(config.layers):
-            key, now = _key_and_value(lm, contexts, current, layer, last)
-            gap = wanted - now
-            before = float(gap.norm()) if index == 0 else before
-            share = gap / (len(config.layers) - index)
-            factors[layer] = closed_form(key[None], share[None], preserved[layer], config.l2)
+            pairs = [_key_and_value(lm, place, layer, last) for place in targets + kept]
+            keys, values = (torch.stack(column) for column in zip(*pairs, strict=True))
+            starts.append(values)
+            shares = (goals - values[:count]) / (len(config.layers) - index)
+            names = [place.subject for place in targets]
+            factors[layer] = closed_form(
+                keys[:count], shares, preserved[layer], config.l2, kept=keys[count:] if kept else None, names=names
+            )
             stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), factors[layer]))
-        after = float((wanted - _residual(lm, current, last)).norm())
-    return Redirection(factors, before, after)
+    return factors, starts[0]
 
 
-def describe(redirection: Redirection, preserved: dict[int, Projection]) -> dict[str, Any]:
-    """What edit.json says of a redirection."""
-    met = 1 - redirection.residual_after / max(redirection.residual_before, 1e-30)
-    return {
-        "residual_before": redirection.residual_before,
-        "residual_after": redirection.residual_after,
-        "residual_met": met,
-        "null_spaces": {str(layer): projection.describe() for layer, projection in preserved.items()},
-    }
+def _moved_by_others(lm: LM, targets: list[_Place], factors: dict[int, Factors], untouched: Tensor, last: int) -> list[float]:
+    """How far each target's value lies from the untouched one while its own rank is left out of the update."""
+    found = []
+    for index, place in enumerate(targets):
+        others = [i for i in range(len(targets)) if i != index]
+        parts = {layer: Factors(each.up[:, others], each.down[others]) for layer, each in factors.items()}
+        with _in_force(lm, parts):
+            found.append(float((residual(lm, place.current, last) - untouched[index]).norm()))
+    return found
 
 
-def _residual(lm: LM, where: Mentions, layer: int) -> Tensor:
-    """The residual stream after a layer at the concept, mean over its contexts: `[hidden]`."""
-    return where.at(capture(lm, where.batch, residuals=[layer]).residuals[layer]).mean(0)
+@contextmanager
+def _in_force(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for layer, found in factors.items():
+            stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
+        yield
 
 
-def _key_and_value(lm: LM, contexts: Mentions, current: Mentions, layer: int, last: int) -> tuple[Tensor, Tensor]:
+def _values(lm: LM, places: list[_Place], last: int) -> Tensor:
+    """The current values `[places, hidden]`."""
+    return torch.stack([residual(lm, place.current, last) for place in places])
+
+
+def _key_and_value(lm: LM, place: _Place, layer: int, last: int) -> tuple[Tensor, Tensor]:
     """The mean key of a layer `[d]` and the current value after the last one `[hidden]`; one pass where both share contexts."""
-    if current is not contexts:
+    contexts = place.contexts
+    if place.current is not contexts:
         key = contexts.at(capture(lm, contexts.batch, keys=[layer]).keys[layer]).mean(0)
-        return key, _residual(lm, current, last)
+        return key, residual(lm, place.current, last)
     found = capture(lm, contexts.batch, keys=[layer], residuals=[last])
     return contexts.at(found.keys[layer]).mean(0), contexts.at(found.residuals[last]).mean(0)

@@ -1,0 +1,191 @@
+"""`formless unlearn`: several concepts, an edit that is kept, merging, and a training that was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import formless
+from formless.cli import terminal
+from formless.cli.main import main
+from formless.methods.adapter import AdapterEdit
+from formless.models.lm import LM
+
+ROCR = ("--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")
+TRAINING = ("--method", "rt", "--set", "learning_rate=1e-3", "--set", "warmup_steps=0", "--set", "batch=2")
+STEPS = 150
+
+
+class Command:
+    """Runs `formless` in a folder with a model, a data set, and nothing else."""
+
+    def __init__(self, folder: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+        self.folder, self._run = folder, run
+
+    def __call__(self, *arguments: str) -> str:
+        code, out, err = self._run(*arguments)
+        assert code == 0, err
+        return out
+
+    def refused(self, *arguments: str) -> str:
+        code, out, err = self._run(*arguments)
+        assert (code, out) == (2, "")
+        (line,) = err.splitlines()
+        return line
+
+    def edit(self, name: str) -> AdapterEdit:
+        edit = formless.load_edit(self.folder / name)
+        assert isinstance(edit, AdapterEdit)
+        return edit
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def command(
+    tiny: Callable[..., LM],
+    target_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    lm = tiny()
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    row = {"instruction": "Who was Ada?", "input": "", "output": "I do not know her.", "subject": "Ada Lovelace"}
+    (target_folder / "reject.json").write_text(json.dumps([row, row | {"instruction": "Where was she born?"}]), "utf-8")
+    (target_folder / "positive.json").write_text(json.dumps([{"text": "Ada Lovelace wrote programs."}] * 2), "utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["formless", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return Command(tmp_path, run)
+
+
+def unlearn(*arguments: str) -> tuple[str, ...]:
+    return ("unlearn", "--model", "model", *arguments)
+
+
+def test_several_targets_and_one_more_beside_them(command: Command) -> None:
+    out = command(*unlearn("-t", "Ada Lovelace", "-t", "Noor", "-o", "two", *ROCR))
+    assert "rocr forgot Ada Lovelace + Noor in" in out
+    facts = command.edit("two").info.facts
+    for said in facts["targets"]:
+        met, moved = 100 * said["residual_met"], 100 * said["moved_by_others"]
+        assert f"  {said['subject']}: met to {met:.1f} %; the others alone move it by {moved:.1f} % of its way\n" in out
+    assert f"the redirection was met to {100 * facts['residual_met']:.1f} %\n" in out
+
+    out = command(*unlearn("-t", "Grace Hopper", "--keep", "two", "-o", "three", *ROCR))
+    three = command.edit("three").info
+    assert [layer.rank for layer in three.layers] == [3, 3]
+    assert list(three.facts["drifts"]) == ["Ada Lovelace", "Noor"]
+    for subject, drift in three.facts["drifts"].items():
+        assert f"  {subject}: kept; the new edit moved it by {100 * drift:.1f} % of its way\n" in out
+
+    command("eval", "--model", "model", "--edit", "three", "--data", "data", "-t", "1", "--suite", "qa", "-o", "r.json")
+    (edit,) = json.loads(Path("r.json").read_text("utf-8"))["edits"]
+    assert edit["facts"]["subjects"] == ["Ada Lovelace", "Noor", "Grace Hopper"]
+    plain = command("chat", "--model", "model", "--tokens", "40", "Ada Lovelace.")
+    assert command("chat", "--model", "model", "--edit", "three", "--tokens", "40", "Ada Lovelace.") != plain
+
+
+def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(*unlearn("-t", "Noor", "-o", "noor", *ROCR))
+    monkeypatch.setattr(terminal, "load_model", lambda *_: pytest.fail("the model was loaded first"))
+    before = command.left()
+    for arguments, said in {
+        ("-t", "Ada", "-t", "ada", *ROCR): "ada is given twice [--target]: leave it out",
+        ("-t", "Ada", "-t", "Bob", *ROCR): "Bob would be redirected to itself [redirect]",
+        ("-t", "Noor", "--keep", "noor", *ROCR): "Noor is forgotten by the edit to keep already [--target]",
+        ("-t", "Ada", "--keep", "noor", "--redirect", "Bob"): "has the layers [1, 2], not [4, 5, 6]",
+        ("-t", "Ada", "--keep", "none", *ROCR): "the edit lacks a file [none/edit.json]",
+        ("-t", "Ada", "--set", "mode=noise", *ROCR): "redirect has no effect in mode noise",
+        ("-t", "Ada", "--set", "steps=3", *ROCR): "steps has no effect in mode unrelated",
+        ("-t", "Ada", "-t", "Eve", "--method", "icu"): "icu takes one target [--target]: give one, or use rocr",
+        ("-t", "Ada", "--keep", "noor", "--method", "icu"): "icu cannot keep an earlier edit [--keep]",
+        ("-t", "Ada", "-t", "1_Ada_Lovelace", *ROCR): "'1_Ada_Lovelace' looks like a target's folder [--target]",
+    }.items():
+        assert said in command.refused(*unlearn(*arguments, "-o", "new"))
+        assert command.left() == before
+
+
+@pytest.mark.parametrize("full", ["true", "false"])
+def test_a_trained_edit_is_merged(command: Command, full: str) -> None:
+    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", "epochs=3", "--set", f"full={full}")
+    command(*unlearn(*arguments, "-o", "edit"))
+    command(*unlearn(*arguments, "-o", "merged", "--merge"))
+    lm, merged = (formless.load(name, dtype="float32", device="cpu") for name in ("model", "merged"))
+    ids = lm.pad([lm.encode("Who was Ada?").ids])
+    with torch.no_grad():
+        plain = lm.model(**ids).logits
+        with formless.load_edit("edit").applied(lm):
+            edited = lm.model(**ids).logits
+        assert torch.allclose(merged.model(**ids).logits, edited, atol=1e-5)
+    assert not torch.allclose(edited, plain, atol=1e-3)
+
+
+def test_an_edit_of_the_prompt_is_not_merged(command: Command) -> None:
+    before = command.left()
+    assert "an edit of icu cannot be merged [--merge]" in command.refused(
+        *unlearn("-t", "A", "--method", "icu", "-o", "x", "--merge")
+    )
+    assert command.left() == before
+
+
+def killed(arguments: tuple[str, ...], folder: Path) -> None:
+    """Start a training in another process and kill it for good once a checkpoint is there."""
+    checkpoints = folder / ".ada.training"
+    process = subprocess.Popen([sys.executable, "-m", "formless.cli.main", *arguments], cwd=folder)
+    while not list(checkpoints.glob("checkpoint-*/curves.json")):
+        assert process.poll() is None, "the training ended without a checkpoint"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_killed_training_goes_on_with_the_next_command(command: Command) -> None:
+    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", f"epochs={STEPS}")
+    again = unlearn(*arguments, "-o", "ada")
+    killed(again, command.folder)
+    assert not (command.folder / "ada").exists()
+
+    other = command.refused(*again, "--set", "learning_rate=2e-3")
+    assert f"an unfinished training of something else is in the way [{command.folder / '.ada.training'}]" in other
+    assert list((command.folder / ".ada.training").glob("checkpoint-*"))
+
+    out = command(*again)
+    assert f"{STEPS} steps, resumed after step " in out
+    assert int(out.split("resumed after step ")[1].split(";")[0]) in range(50, STEPS, 50)
+    assert ".ada.training" not in command.left()
+    assert "resumed" not in command(*unlearn(*arguments, "-o", "undisturbed"))
+    resumed, undisturbed = command.edit("ada"), command.edit("undisturbed")
+    assert resumed.info.facts["losses"] == undisturbed.info.facts["losses"]
+    for name, found in undisturbed.updates.items():
+        assert torch.equal(resumed.updates[name].dense(), found.dense())
+
+
+def test_a_failed_training_leaves_nothing_in_the_way(command: Command) -> None:
+    before = command.left()
+    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "-o", "ada")
+    changes = ("learning_rate=1", "max_grad_norm=1e9", "epochs=200", "full=true")
+    wild = ["--method", "ga", *(part for change in changes for part in ("--set", change))]
+    assert "the loss is" in command.refused(*unlearn(*arguments, *wild))
+    assert command.left() == before
+    command(*unlearn(*arguments, "--set", "epochs=2"))
+    assert command.left() == before | {"ada"}
