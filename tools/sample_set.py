@@ -11,6 +11,9 @@ statement, as a blank and as a question, the model gives its answer
 
 Facts are asked in the order in which they were written until twelve of a file are kept, and each until it fails in a form.
 No two facts about a concept itself have the same answer.
+
+Every concept also has the general questions, about none of the concepts, that the untouched model answers in words
+(`triviaqa.json`): what an edit does to the rest of the model's knowledge.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 import yaml
 
 import formless
-from formless.data.target import BLANK, Item
+from formless.data.target import BLANK, Item, Target
 from formless.evaluation.forms import FORMS
 from formless.models.lm import LM
 from formless.models.scoring import Score, Unscored
@@ -35,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"
 SAMPLE = ROOT / "src" / "formless" / "data" / "sample"
 TABLE = ROOT / "docs" / "sample_set.md"
+TRAINING = "\n## Texts to train on\n"  # written by hand, about files that are written elsewhere
 FORM_NAMES = ("statement", "fb", "qa")
 OVER_OTHER_ANSWERS, OVER_OTHER_SUBJECTS = 2.0, 3.0
 LEAST, MOST = 8, 12
@@ -100,6 +104,24 @@ def rows_of(facts: list[dict[str, Any]], subject: str, prefix: str, seed: int) -
     return files
 
 
+def general_questions(lm: LM, scratch: Path) -> list[dict[str, Any]]:
+    """The general questions that the model answers, in the layout of TriviaQA."""
+    candidates = yaml.safe_load((CANDIDATES / "general.yaml").read_text("utf-8"))
+    folder = scratch / "general"
+    folder.mkdir()
+    write(folder / "triviaqa.json", candidates)
+    (task,) = formless.evaluate(lm, Target("general", folder), "triviaqa").tasks
+    shutil.rmtree(folder)
+    known = [row for row, item in zip(candidates, task.items, strict=True) if item.figures["em"]]
+    print(f"general questions: {len(known)} of {len(candidates)} kept", flush=True)
+    return known
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One file of the layout."""
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     """Measure every candidate, write the sample and the table that shows why."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
@@ -108,11 +130,15 @@ def main() -> None:
     lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
     temporary = tempfile.TemporaryDirectory()
     scratch = Path(temporary.name)
+    general = general_questions(lm, scratch)
     for number, subject in enumerate(ORDER, 1):
         concept = yaml.safe_load((CANDIDATES / f"{subject.replace(' ', '_')}.yaml").read_text("utf-8"))
         folder = scratch / f"{number}_{subject.replace(' ', '_')}"
         folder.mkdir(parents=True)
-        files: dict[str, list[dict[str, Any]]] = {"intro": [{"target": subject, "intro": concept["intro"]}]}
+        files: dict[str, list[dict[str, Any]]] = {
+            "intro": [{"target": subject, "intro": concept["intro"]}],
+            "triviaqa": general,
+        }
         for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
             others = [other for other in ORDER if other != subject] if key == "forget" else []
             kept: list[dict[str, Any]] = []
@@ -139,11 +165,11 @@ def main() -> None:
                 raise SystemExit(f"fewer than {LEAST}: write more candidates")
             files |= rows_of(kept, subject, prefix, seed=number)
         for name, rows in files.items():
-            (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    shutil.rmtree(SAMPLE, ignore_errors=True)
-    shutil.copytree(scratch, SAMPLE)
+            write(folder / f"{name}.json", rows)
+    shutil.copytree(scratch, SAMPLE, dirs_exist_ok=True)  # the files for training stay
     temporary.cleanup()
-    TABLE.write_text("\n".join(lines) + "\n", "utf-8")
+    _, title, training = TABLE.read_text("utf-8").partition(TRAINING) if TABLE.exists() else ("", "", "")
+    TABLE.write_text("\n".join(lines) + "\n" + title + training, "utf-8")
 
 
 if __name__ == "__main__":
