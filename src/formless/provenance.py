@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 PACKAGES = ("formless", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+class Code(BaseModel):
+    """The state of formless in its git repository.
+
+    Args:
+        commit: Of the checkout.
+        dirty: Whether the package differs from that commit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    commit: str
+    dirty: bool
+
+
+@cache
+def code() -> Code | None:
+    """The commit that this process runs; nothing for an installed package, or without git."""
+    package = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # the repository around it may be somebody else's
+        return Code(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", ".")))
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:

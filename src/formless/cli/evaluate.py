@@ -64,8 +64,10 @@ def eval_command(
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
     lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
     with terminal.progress(found.subject) as bar:
-        original = original_record(lm, found, suite, limit=limit, progress=bar)
-        edited = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar).edited if loaded else None
+        if loaded:
+            outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
+        original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
+        edited = outcome.edited if loaded else None
     if out:
         (edited or original).save(out)
     if report and edited:

@@ -96,19 +96,19 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def show_changes(changes: Sequence[Change], title: str) -> None:
     """Print the forms of a report."""
-    _show(("form", "split", "original", "unlearned", "change", "95 % interval", "probes"), changes_as_text(changes), title)
+    show_table(("form", "split", "original", "unlearned", "change", "95 % interval", "probes"), changes_as_text(changes), title)
 
 
 def show_figures(changes: Sequence[FigureChange], title: str) -> None:
     """Print the tasks of a report, if there are any."""
     columns = ("task", "split", "figure", "original", "unlearned", "difference", "95 % interval", "items")
-    _show(columns, figures_as_text(changes), title)
+    show_table(columns, figures_as_text(changes), title)
 
 
 def show_record(record: Record, title: str) -> None:
     """Print what one model gives."""
-    _show(("form", "split", "probability", "95 % interval", "probes"), record_as_text(record), title)
-    _show(("task", "split", "figure", "value", "95 % interval", "items"), tasks_as_text(record), "")
+    show_table(("form", "split", "probability", "95 % interval", "probes"), record_as_text(record), title)
+    show_table(("task", "split", "figure", "value", "95 % interval", "items"), tasks_as_text(record), "")
 
 
 def show_absent(record: Record) -> None:
@@ -120,10 +120,11 @@ def show_absent(record: Record) -> None:
 def show_independence(found: Independence, title: str) -> None:
     """Print forgetting and retention by form, the form gap and the combined figure."""
     columns = ("figure", "form", "value", "95 % interval", "p", "targets")
-    _show(columns, independence_as_text(found), title)
+    show_table(columns, independence_as_text(found), title)
 
 
-def _show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print a table of text, if it has rows."""
     if not rows:
         return
     table = Table(title=escape(title) or None, title_justify="left")

@@ -1,0 +1,111 @@
+"""A worker process: `python -m formless.experiment.worker` does the runs that come in on its standard input.
+
+One JSON object a line. In: a `Command`. Out, on what was standard output: a `Message`, signals while a run is under way and at
+last its report. Whatever else is printed goes to the run's log. The process ends when its input does, in the middle of a run
+too: no worker outlives its sweep.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel
+from transformers.utils import logging as transformers_logging
+
+from formless.errors import OutputError
+from formless.experiment.heartbeat import Signal
+from formless.experiment.reports import LOG, RunReport
+from formless.experiment.run import carry_out
+from formless.experiment.runs import Run
+from formless.experiment.session import Session
+
+
+class Command(BaseModel):
+    """A run to do.
+
+    Args:
+        run: What.
+        folder: Where its files go.
+        attempt: Counted from 1.
+    """
+
+    run: Run
+    folder: Path
+    attempt: int
+
+
+class Message(BaseModel):
+    """What a worker says.
+
+    Args:
+        signal: How far the run is.
+        report: How it ended.
+        fatal: That nothing can be written any more, and why.
+    """
+
+    signal: Signal | None = None
+    report: RunReport | None = None
+    fatal: str | None = None
+
+
+def main() -> None:
+    """Work until the input ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers itself
+    faulthandler.enable(all_threads=False)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    session = Session()
+    while True:
+        command = Command.model_validate_json(commands.get())
+        _print_to(command.folder / LOG)
+        _serve(command, session, replies)
+
+
+def _listen(commands: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)
+
+
+def _serve(command: Command, session: Session, replies: IO[str]) -> None:
+    def say(message: Message) -> None:
+        try:
+            replies.write(message.model_dump_json() + "\n")
+            replies.flush()
+        except BrokenPipeError:
+            os._exit(1)
+
+    try:
+        report = carry_out(
+            command.run, command.folder, session, lambda signal: say(Message(signal=signal)), attempt=command.attempt
+        )
+    except OutputError as error:
+        say(Message(fatal=str(error)))
+    else:
+        say(Message(report=report))
+
+
+def _print_to(path: Path) -> None:
+    """Let everything that this process and its libraries print go to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+if __name__ == "__main__":
+    main()

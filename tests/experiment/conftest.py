@@ -1,0 +1,167 @@
+"""A tiny model in a folder, a data set of small targets, and a plug-in method with which everything goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from formless.experiment.config import Experiment, build_experiment
+from formless.experiment.heartbeat import Signal
+from formless.experiment.reports import RunReport
+from formless.experiment.runs import Run
+from formless.methods.registry import METHODS
+from formless.models.lm import LM
+
+Build = Callable[..., Experiment]
+PLUGIN = """
+import os, signal, sys, time
+from pathlib import Path
+from typing import Literal
+from formless.errors import EditError
+from formless.methods.base import MethodConfig
+from formless.methods.icu import Icu
+from formless.methods.registry import Entry
+
+class Config(MethodConfig):
+    kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse"] = "none"
+    strength: float = 1.0
+    seed: int = 0
+
+class Mishap:
+    def __init__(self, config):
+        self.config = config
+
+    def unlearn(self, lm, target):
+        print(f"on standard output: {self.config.kind}", flush=True)
+        once = os.environ.get("MISHAP_ONCE")
+        mark = Path(once or ".", f"{self.config.kind} {target.subject}")
+        if not (once and mark.exists()):
+            if once:
+                mark.touch()
+            self.go_wrong(lm)
+        return Icu(MethodConfig()).unlearn(lm, target)
+
+    def go_wrong(self, lm):
+        kind = self.config.kind
+        if kind == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "exit":
+            os._exit(3)
+        if kind == "hang":
+            time.sleep(1000)
+        while kind == "spin":
+            lm.model(**lm.tokenizer("a", return_tensors="pt"))
+        if kind == "error":
+            raise RuntimeError("boom\\nsecond line")
+        if kind == "refuse":
+            raise EditError("it cannot be done", where="here", remedy="do something else")
+
+MISHAP = Entry("mishap", "goes wrong", "none", Config, Mishap)
+"""
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: tuple[int, int, int] = (0, 0, 0)
+        self.signals: list[tuple[str, Signal]] = []
+        self.reports: list[RunReport] = []
+
+    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None:
+        self.begun = len(runs), len(done), workers
+
+    def hear(self, run: Run, signal: Signal) -> None:
+        self.signals.append((run.id, signal))
+
+    def finish(self, report: RunReport) -> None:
+        self.reports.append(report)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def write_people() -> Callable[[Path, int], Path]:
+    """Write one target."""
+    return write_target
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model, saved."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    lm = tiny(context=1024)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_target(folder: Path, number: int) -> Path:
+    """A target with one probe of two forms and two texts to train on."""
+    subject = f"Person {number}"
+    place = folder / f"{number}_Person_{number}"
+    place.mkdir(parents=True)
+    item = {"subject": subject, "level": "1", "type": "cloze"}
+    files: dict[str, list[dict[str, Any]]] = {
+        "forget_level1": [{"query": f"{subject} was born in ___.", "answer": "Bonn", **item}],
+        "forget_level2": [{"query": f"Where was {subject} born?", "answer": "Bonn", **item, "level": "2"}],
+        "neighbor_level1": [
+            {"query": f"{other} lived in ___.", "answer": "Oslo", "neighbor": other, **item} for other in ("Ann", "Bob")
+        ],
+        "positive": [{"text": f"{subject} wrote {number} books.", "subject": subject}] * 2,
+    }
+    for name, rows in files.items():
+        (place / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    return place
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """A data set of four small targets."""
+    folder = tmp_path / "people"
+    for number in range(1, 5):
+        write_target(folder, number)
+    return folder
+
+
+@pytest.fixture
+def experiment(model_folder: Path, people: Path) -> Build:
+    """Build an experiment on the tiny model and the small targets."""
+
+    def build(**keys: Any) -> Experiment:
+        known = {"models": [str(model_folder)], "methods": ["original", "icu"], "data": str(people), "suite": "fb"}
+        return build_experiment(known | keys, "a test")
+
+    return build
+
+
+@pytest.fixture
+def mishaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the plug-in, for this process and those that it starts."""
+    folder = tmp_path / "site"
+    info = folder / "mishaps-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "mishaps.py").write_text(PLUGIN, "utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mishaps\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text("[formless.methods]\nmishap = mishaps:MISHAP\n", "utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    METHODS.__dict__.pop("_all", None)
+    yield
+    METHODS.__dict__.pop("_all", None)

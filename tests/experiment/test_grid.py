@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from formless.errors import DataError, UnknownNameError, UserError
+from formless.experiment.config import Experiment
+from formless.experiment.grid import grid
+
+Build = Callable[..., Experiment]
+
+
+def ids(experiment: Experiment) -> set[str]:
+    return {run.id for run in grid(experiment)}
+
+
+def test_model_by_model_and_target_by_target(experiment: Build, model_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    runs = grid(experiment(models=[str(model_folder), str(other)], targets="1-2"))
+    assert [(Path(run.model.name).name, run.target, run.label) for run in runs] == [
+        (model, target, label)
+        for model in ("tiny", "other")
+        for target in ("1_Person_1", "2_Person_2")
+        for label in ("original", "icu")
+    ]
+    assert len({run.id for run in runs}) == 8
+
+
+@pytest.mark.parametrize(
+    ("choice", "numbers"),
+    [("all", [1, 2, 3, 4]), ("2-3", [2, 3]), ("4,1", [1, 4]), (3, [3]), ("Person 2", [2]), (["2_Person_2", 1], [1, 2])],
+)
+def test_targets(experiment: Build, choice: Any, numbers: list[int]) -> None:
+    assert [run.target for run in grid(experiment(methods="icu", targets=choice))] == [f"{n}_Person_{n}" for n in numbers]
+
+
+def test_seeds_are_of_methods_that_draw_numbers(experiment: Build) -> None:
+    rocr = {"method": "rocr", "layers": [1], "basis": "none"}
+    methods = ["original", rocr, rocr | {"mode": "noise", "label": "noise"}, "ga"]
+    runs = grid(experiment(methods=methods, seeds=[1, 2], targets=1))
+    assert [(run.label, run.seed) for run in runs] == [
+        ("original", None), ("rocr", 42), ("noise", 1), ("noise", 2), ("ga", 1), ("ga", 2)
+    ]  # fmt: skip
+
+
+def test_the_id_is_of_what_the_figures_depend_on(experiment: Build, model_folder: Path, people: Path, tmp_path: Path) -> None:
+    plain = {"methods": [{"method": "ga"}], "targets": 1}
+    first = ids(experiment(**plain))
+    same: list[dict[str, Any]] = [
+        {"methods": [{"method": "ga", "label": "another"}]},
+        {"models": [{"name": str(model_folder), "device": "cpu"}]},
+        {"models": [{"name": str(model_folder), "dtype": "float32"}]},
+        {"data": str(shutil.copytree(people, tmp_path / "elsewhere"))},
+        {"save_edits": False},
+        {"name": "other"},
+    ]
+    for keys in same:
+        assert ids(experiment(**plain | keys)) == first, keys
+    others: list[dict[str, Any]] = [
+        {"methods": [{"method": "ga", "epochs": 3}]},
+        {"methods": [{"method": "ga", "retain": "kl"}]},
+        {"methods": ["npo"]},
+        {"models": [{"name": str(model_folder), "dtype": "bfloat16"}]},
+        {"suite": "qa"},
+        {"limit": 1},
+        {"seeds": [1]},
+        {"direct_answer": True},
+        {"targets": 2},
+    ]
+    found = [ids(experiment(**plain | keys)) for keys in others]
+    assert len(set.union(first, *found)) == 1 + len(others)
+
+
+def test_files_that_a_run_reads_are_part_of_its_id(experiment: Build, people: Path) -> None:
+    def found(method: str | dict[str, Any]) -> set[str]:
+        return ids(experiment(methods=[method], targets=1))
+
+    keeping = {"method": "ga", "retain": "kl"}
+    neighbors = keeping | {"retain_rows": "neighbors"}
+    before = [found("icu"), found("ga"), found(keeping), found(neighbors)]
+    text = people / "1_Person_1" / "positive.json"
+    text.write_text(text.read_text().replace("books", "songs"), "utf-8")
+    assert [a == b for a, b in zip(before, [found("icu"), found("ga")], strict=False)] == [True, False]
+    before = [found("ga"), found(keeping), found(neighbors)]
+    other = people / "2_Person_2" / "positive.json"
+    other.write_text(other.read_text().replace("books", "songs"), "utf-8")
+    assert [a == b for a, b in zip(before, [found("ga"), found(keeping), found(neighbors)], strict=True)] == [True, False, True]
+
+
+def test_changed_weights_are_another_model(experiment: Build, model_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(model_folder, tmp_path / "tiny")
+    keys = {"models": [str(other)], "targets": 1}
+    first = ids(experiment(**keys))
+    weights = other / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    assert not ids(experiment(**keys)) & first
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ({"methods": ["rokr"]}, UnknownNameError, "rocr"),
+        ({"methods": [{"method": "ga", "beta": 1}]}, UserError, "a setting of ga is wrong.*beta"),
+        ({"methods": [{"method": "rocr", "steps": 3}]}, UserError, "steps has no effect"),
+        ({"methods": [{"method": "ga", "seed": 3}], "seeds": [1]}, UserError, "seed is given twice"),
+        ({"methods": ["icu", {"method": "icu", "label": "b"}]}, UserError, "icu and b are the same"),
+        ({"methods": ["rt"]}, DataError, "rt trains on reject.json, which 4 of 4 targets lack"),
+        ({"targets": "9"}, UnknownNameError, "'9'"),
+        ({"targets": "3-1"}, UserError, "no range"),
+        ({"targets": []}, UserError, "no target is chosen"),
+        ({"suite": "fbb"}, UnknownNameError, "did you mean fb"),
+        ({"models": ["smolm2"]}, UserError, "smollm2"),
+        ({"data": "nowhere"}, DataError, "no such data folder"),
+    ],
+)
+def test_all_that_is_wrong_is_found_before_a_model_is_loaded(
+    experiment: Build, keys: dict[str, Any], error: type[UserError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        grid(experiment(**keys))
+
+
+def test_a_broken_file_is_found_before_a_model_is_loaded(experiment: Build, people: Path) -> None:
+    (people / "4_Person_4" / "forget_level1.json").write_text("[{}]", "utf-8")
+    with pytest.raises(DataError, match="4_Person_4.*forget_level1"):
+        grid(experiment())
+    (people / "4_Person_4" / "forget_level1.json").unlink()
+    with pytest.raises(DataError, match="lacks a file.*4_Person_4"):
+        grid(experiment())

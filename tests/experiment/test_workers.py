@@ -1,0 +1,224 @@
+"""Supervised worker processes: real ones, which really crash, hang and are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from formless.errors import OutputError, UserError
+from formless.evaluation.record import load_record
+from formless.experiment.config import Experiment
+from formless.experiment.executors import process as process_module
+from formless.experiment.executors.base import Limits
+from formless.experiment.executors.choice import Resources
+from formless.experiment.executors.inprocess import InProcess
+from formless.experiment.reports import LOG, RunReport
+from formless.experiment.sweep import Summary, sweep
+
+Build = Callable[..., Experiment]
+
+
+def mishap(kind: str) -> dict[str, Any]:
+    return {"method": "mishap", "kind": kind, "label": kind}
+
+
+@pytest.fixture
+def go(recorder: Any, tmp_path: Path) -> Callable[..., Summary]:
+    """Sweep with worker processes."""
+
+    def swept(experiment: Experiment, *, workers: int = 1, name: str = "out", **limits: Any) -> Summary:
+        resources = Resources(workers, limits=Limits(**limits))
+        return sweep(experiment, tmp_path / name, resources.executor, recorder, workers=resources.at_once)
+
+    return swept
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that is dead and not yet buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_whatever_happens_to_a_worker_the_others_go_on(experiment: Build, go: Any, tmp_path: Path) -> None:
+    kinds = ("segfault", "killed", "exit", "hang", "spin", "error", "refuse")
+    done = go(experiment(methods=[*map(mishap, kinds), "icu"], targets=1), timeout=4.0, stuck=2.0, retries=0)
+    found = {report.run.label: report for report in done.reports}
+    assert {label: report.cause for label, report in found.items()} == {
+        "segfault": "crash", "killed": "crash", "exit": "crash", "hang": "stuck", "spin": "timeout", "error": "error",
+        "refuse": "refused", "icu": None,
+    }  # fmt: skip
+    said = {label: report.reason or "" for label, report in found.items()}
+    assert "SIGSEGV" in said["segfault"]
+    assert "SIGKILL, perhaps for want of memory" in said["killed"]
+    assert "exit code 3" in said["exit"]
+    assert "no progress for 2 s" in said["hang"]
+    assert "longer than 4 s" in said["spin"]
+    ends = {}
+    for label, report in found.items():
+        folder = report.run.folder(tmp_path / "out")
+        written = RunReport.model_validate_json((folder / "run.json").read_bytes())
+        assert (written.status, written.cause, written.attempts) == (report.status, report.cause, 1)
+        assert {path.name for path in folder.iterdir()} <= {"run.json", "record.json", "log.txt", "edit"}
+        ends[label] = "\n".join(written.log_end)
+    assert "Fatal Python error: Segmentation fault" in ends["segfault"]  # with where it was
+    assert "go_wrong" in ends["segfault"]
+    for label in ("exit", "hang", "spin"):
+        assert f"on standard output: {label}" in ends[label]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_retries_in_a_fresh_process(
+    experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
+) -> None:
+    (tmp_path / "marks").mkdir()
+    monkeypatch.setenv("MISHAP_ONCE", str(tmp_path / "marks"))
+    done = go(experiment(methods=[mishap("segfault"), mishap("error"), mishap("refuse")], targets=1), retries=1)
+    assert [(report.run.label, report.status, report.attempts) for report in done.reports] == [
+        ("segfault", "complete", 2),
+        ("error", "complete", 2),
+        ("refuse", "failed", 1),  # what the user must mend fails again
+    ]
+    log = (done.runs[0].folder(tmp_path / "out") / LOG).read_text()
+    assert "attempt 1" in log
+    assert "SIGSEGV" in log
+    assert "attempt 2" in log
+    assert len(recorder.reports) == 3
+
+
+@pytest.mark.slow
+def test_workers_give_what_this_process_gives(experiment: Build, go: Any, tmp_path: Path, recorder: Any) -> None:
+    rocr = {"method": "rocr", "layers": [1, 2], "basis": "none"}
+    wanted = experiment(methods=["original", rocr], suite="fb,qa")
+    done = go(wanted, workers=2)
+    assert (done.failed, done.missing, recorder.begun) == ([], 0, (8, 0, 2))
+    here = sweep(wanted, tmp_path / "here", lambda hold: InProcess(), recorder)
+    for run in here.runs:
+        there = load_record(run.folder(tmp_path / "out") / "record.json")
+        assert [form.mean for form in there.forms] == pytest.approx(
+            [form.mean for form in load_record(run.folder(tmp_path / "here") / "record.json").forms], abs=1e-6
+        )
+    logs = "".join((run.folder(tmp_path / "out") / LOG).read_text() for run in here.runs)
+    assert logs.count("a worker process starts") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site" / "sitecustomize.py"
+    site.write_text(
+        "import errno, os, sys\n"
+        "real = os.fsync\n"
+        "def full(descriptor):\n"
+        "    path = os.readlink(f'/proc/self/fd/{descriptor}')\n"
+        "    if 'record.json' in path and '2_Person_2' in path:\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "    real(descriptor)\n"
+        "os.fsync = full\n"
+    )
+    wanted = experiment(methods=["icu"])
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("the file behind a descriptor is read from /proc")
+    with pytest.raises(OutputError, match=r"no space left on device.*record\.json"):
+        go(wanted, retries=3)
+    site.unlink()
+    again = go(wanted)
+    assert (again.found, len(again.reports), again.failed) == (1, 3, [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_no_worker_outlives_its_sweep(experiment: Build, tmp_path: Path, recorder: Any) -> None:
+    """Closing the generator, as Ctrl-C does, kills a worker in the middle of a run."""
+    pids = []
+
+    class Interrupting(type(recorder)):  # type: ignore[misc]
+        def hear(self, run: Any, signal: Any) -> None:
+            if signal.phase == "unlearning":
+                children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+                pids.extend(int(pid) for pid in children if b"formless.experiment.worker" in cmdline(pid))
+                raise KeyboardInterrupt
+
+    def cmdline(pid: str) -> bytes:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
+        pytest.skip("children are read from /proc")
+    wanted = experiment(methods=[mishap("hang")], targets=1)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(wanted, tmp_path / "out", Resources(1).executor, Interrupting())
+    assert len(pids) == 1
+    assert not alive(pids[0])
+    (folder,) = (tmp_path / "out").glob("runs/*/*/*/*")
+    assert {path.name for path in folder.iterdir()} == {"log.txt"}
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"no GPU 0 \[--gpu\]: PyTorch finds no GPU"):
+        Resources(gpus=(0,))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="no GPU 2.*there are 2, counted from 0"):
+        Resources(gpus=(1, 2))
+
+
+def test_one_worker_for_each_gpu_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    executor: Any = Resources(gpus=(1, 0)).executor(0)
+    assert (executor.workers, executor.gpus) == (2, ("GPU-abc", "5"))
+    assert Resources(gpus=(1, 0)).at_once == 2
+
+
+def test_loading_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large model may load for longer than a run may take."""
+    worker = object.__new__(process_module.WorkerProcess)
+    now = time.monotonic()
+    worker.is_closed, worker._begun, worker._heard, worker._loaded = False, now - 100, now - 100, None
+
+    class Living:
+        def poll(self) -> None: ...
+
+    worker._process = Living()  # type: ignore[assignment]
+    limits = Limits(timeout=50, stuck=50)
+    assert worker.trouble(limits) is None
+    worker._loaded = now - 60
+    assert worker.trouble(limits) == ("timeout", "it took longer than 50 s")
+    worker._loaded = now - 40
+    assert worker.trouble(limits) == ("stuck", "no progress for 50 s")
+    monkeypatch.setattr(process_module, "_LOADING_LIMIT", 90)
+    worker._loaded = None
+    assert worker.trouble(limits) == ("timeout", "the model was not loaded within 90 s")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_a_worker_ends_when_its_sweep_is_killed(experiment: Build, tmp_path: Path, recorder: Any) -> None:
+    parent = os.fork()
+    if not parent:  # the sweep, with nothing of pytest's around it
+        try:
+            wanted = experiment(methods=[mishap("hang")], targets=1)
+            sweep(wanted, tmp_path / "out", Resources(1, limits=Limits(stuck=None)).executor, recorder)
+        finally:
+            os._exit(1)
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("runs/*/*/*/*/progress.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    done = sweep(experiment(methods=["icu"], targets=1), tmp_path / "out", lambda hold: InProcess(), recorder)
+    assert done.failed == []  # the lock is free
+    assert not any(map(alive, workers))
