@@ -47,8 +47,10 @@ def capture(
     last_key, last_residual = max(keys, default=-1), max(residuals, default=-1)
 
     def take_key(index: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            found.keys[index] = arguments[0]
+        take = _key_taker(found, index)
+
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            take(module, arguments)
             if index == last_key and index > last_residual:
                 raise _StopForwardError
 
@@ -72,6 +74,72 @@ def capture(
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), suppress(_StopForwardError):
             lm.model(**batch, use_cache=False, logits_to_keep=1)
     return found
+
+
+class Replay:
+    """One batch through a model, and again from a layer on whose weights have changed; what lies below is not repeated.
+
+    Args:
+        lm: The model.
+        batch: `input_ids` and `attention_mask`, `[batch, seq]`, on `lm.device`.
+        first: The lowest layer from which it may run again.
+        last: The layer after which it stops.
+    """
+
+    def __init__(self, lm: LM, batch: Mapping[str, Tensor], first: int, last: int) -> None:
+        self._lm, self._batch, self._first, self._last = lm, batch, first, last
+        self._inputs: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def run(self, changed: int, *, key: int | None = None) -> Activations:
+        """The residual stream after the last layer, and a layer's keys; the first time, and only then, a whole pass.
+
+        Args:
+            changed: The lowest layer whose weights have changed since the last run.
+            key: The layer whose down-projection input is wanted, not below `changed`.
+        """
+        with ExitStack() as stack:
+            if not self._inputs:
+                for index in range(self._first, self._last + 1):
+                    layer = self._lm.architecture.layer(self._lm.model, index)
+                    stack.callback(layer.register_forward_pre_hook(self._keep(index), with_kwargs=True).remove)
+                keys = () if key is None else (key,)
+                return capture(self._lm, self._batch, keys=keys, residuals=[self._last])
+            found = Activations()
+            if key is not None:
+                module = self._lm.architecture.down_projection(self._lm.model, key)
+                stack.callback(module.register_forward_pre_hook(_key_taker(found, key)).remove)
+            with torch.no_grad():
+                found.residuals[self._last] = self._again(changed)
+        return found
+
+    def _keep(self, index: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            self._inputs[index] = arguments, keywords
+
+        return hook
+
+    def _again(self, start: int) -> Tensor:
+        stream: Tensor | None = None
+        for index in range(start, self._last + 1):
+            arguments, keywords = self._inputs[index]
+            if stream is not None:
+                if arguments:
+                    arguments = (stream, *arguments[1:])
+                else:
+                    keywords = keywords | {"hidden_states": stream}
+                self._inputs[index] = arguments, keywords
+            output = self._lm.architecture.layer(self._lm.model, index)(*arguments, **keywords)
+            stream = output if isinstance(output, Tensor) else output[0]
+        if stream is None:
+            raise ValueError(f"layer {start} lies above the last one, {self._last}")
+        return stream
+
+
+def _key_taker(found: Activations, index: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        found.keys[index] = arguments[0]
+
+    return hook
 
 
 @contextmanager

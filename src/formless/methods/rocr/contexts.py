@@ -24,7 +24,9 @@ STARTERS = (
 
 @dataclass(frozen=True)
 class Mentions:
-    """Prompts that name a concept, as one right-padded batch.
+    """Prompts that name a concept, as one right-padded batch, each up to the name unless an answer follows.
+
+    What stands behind the name cannot change an activation at it, so it is not computed.
 
     Args:
         batch: `input_ids` and `attention_mask`, `[contexts, seq]`.
@@ -75,7 +77,8 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> 
             raise EditError(f"the subject {subject!r} is not found in its context {prompt!r}", where=lm.name, remedy=remedy)
         positions.append(covering[-1])
     starts = torch.tensor([item.answer_start for item in encoded])
-    return Mentions(lm.pad([item.ids for item in encoded]), torch.tensor(positions), starts)
+    rows = [item.ids if answer else item.ids[: place + 1] for item, place in zip(encoded, positions, strict=True)]
+    return Mentions(lm.pad(rows), torch.tensor(positions), starts)
 
 
 def residual(lm: LM, where: Mentions, layer: int) -> Tensor:

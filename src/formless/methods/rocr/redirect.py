@@ -17,10 +17,10 @@ from formless.errors import EditError
 from formless.methods.adapter import AdapterEdit
 from formless.methods.base import EditInfo
 from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import Mentions, bare_context, chat_contexts, mentions, residual
+from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions, residual
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
 from formless.methods.rocr.wanted import WantedConfig, wanted_values
-from formless.models.capture import added, capture
+from formless.models.capture import Activations, Replay, added
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import EMBEDDED
@@ -142,17 +142,17 @@ def redirect_together(
             is for another model.
     """
     last = config.layers[-1]
-    targets = [_place(lm, subject, config) for subject in subjects]
-    kept = [_place(lm, subject, config) for subject in subjects_of(keep.info)] if keep else []
+    targets = [_Place(lm, subject, config) for subject in subjects]
+    kept = [_Place(lm, subject, config) for subject in subjects_of(keep.info)] if keep else []
     wanted = wanted_values(lm, subjects, config, last)
     goals = torch.stack([found.value for found in wanted])  # [targets, hidden]
-    untouched = _values(lm, targets + kept, last) if keep else None
+    untouched = torch.stack([residual(lm, place.current, last) for place in targets + kept]) if keep else None
     with keep.applied(lm) if keep else nullcontext():
         factors, start = _solve(lm, targets, kept, goals, config, preserved)
         untouched = start if untouched is None else untouched
         with _in_force(lm, factors):
-            end = _values(lm, targets + kept, last)
-        moved = _moved_by_others(lm, targets, factors, untouched, last) if len(targets) > 1 or keep else None
+            end = torch.stack([place.value(last) for place in targets + kept])
+        moved = _moved_by_others(lm, targets, factors, untouched) if len(targets) > 1 or keep else None
     count = len(targets)
     before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [targets]
     outcomes = []
@@ -168,19 +168,33 @@ def subjects_of(info: EditInfo) -> list[str]:
     return list(info.facts.get("subjects", [info.subject]))
 
 
-@dataclass(frozen=True)
 class _Place:
-    """Where one concept stands: the chat contexts, and where its current value is read."""
+    """Where one concept stands: the chat contexts, and where its current value is read.
 
-    subject: str
-    contexts: Mentions
-    current: Mentions
+    The layers below the edited ones are run once.
+    """
 
+    def __init__(self, lm: LM, subject: str, config: RocrConfig) -> None:
+        first, self._last = config.layers[0], config.layers[-1]
+        self.subject = subject
+        self._contexts = mentions(lm, chat_contexts(lm, subject), subject)
+        is_chat = config.current_value == "chat"
+        self.current = self._contexts if is_chat else mentions(lm, bare_context(subject), subject)
+        self._in_contexts = Replay(lm, self._contexts.batch, first, self._last)
+        self._now = self._in_contexts if is_chat else Replay(lm, self.current.batch, first, self._last)
 
-def _place(lm: LM, subject: str, config: RocrConfig) -> _Place:
-    contexts = mentions(lm, chat_contexts(lm, subject), subject)
-    current = contexts if config.current_value == "chat" else mentions(lm, bare_context(subject), subject)
-    return _Place(subject, contexts, current)
+    def value(self, changed: int) -> Tensor:
+        """The current value `[hidden]`, after layers from `changed` on have changed."""
+        return self._value(self._now.run(changed))
+
+    def key_and_value(self, layer: int, changed: int) -> tuple[Tensor, Tensor]:
+        """The mean key of a layer `[d]` and the current value; one pass where both share contexts."""
+        found = self._in_contexts.run(changed, key=layer)
+        key = self._contexts.at(found.keys[layer]).mean(0)
+        return key, self._value(found) if self._now is self._in_contexts else self.value(changed)
+
+    def _value(self, found: Activations) -> Tensor:
+        return self.current.at(found.residuals[self._last]).mean(0)
 
 
 def _solve(
@@ -194,10 +208,10 @@ def _solve(
     """The update of every layer, and the values of targets and kept concepts before any `[targets + kept, hidden]`."""
     factors: dict[int, Factors] = {}
     starts = []
-    count, last = len(targets), config.layers[-1]
+    count, changed = len(targets), config.layers[0]
     with ExitStack() as stack:
         for index, layer in enumerate(config.layers):
-            pairs = [_key_and_value(lm, place, layer, last) for place in targets + kept]
+            pairs = [place.key_and_value(layer, changed) for place in targets + kept]
             keys, values = (torch.stack(column) for column in zip(*pairs, strict=True))
             starts.append(values)
             shares = (goals - values[:count]) / (len(config.layers) - index)
@@ -206,17 +220,18 @@ def _solve(
                 keys[:count], shares, preserved[layer], config.l2, kept=keys[count:] if kept else None, names=names
             )
             stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), factors[layer]))
+            changed = layer
     return factors, starts[0]
 
 
-def _moved_by_others(lm: LM, targets: list[_Place], factors: dict[int, Factors], untouched: Tensor, last: int) -> list[float]:
+def _moved_by_others(lm: LM, targets: list[_Place], factors: dict[int, Factors], untouched: Tensor) -> list[float]:
     """How far each target's value lies from the untouched one while its own rank is left out of the update."""
     found = []
     for index, place in enumerate(targets):
         others = [i for i in range(len(targets)) if i != index]
         parts = {layer: Factors(each.up[:, others], each.down[others]) for layer, each in factors.items()}
         with _in_force(lm, parts):
-            found.append(float((residual(lm, place.current, last) - untouched[index]).norm()))
+            found.append(float((place.value(min(factors)) - untouched[index]).norm()))
     return found
 
 
@@ -226,18 +241,3 @@ def _in_force(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
         for layer, found in factors.items():
             stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
         yield
-
-
-def _values(lm: LM, places: list[_Place], last: int) -> Tensor:
-    """The current values `[places, hidden]`."""
-    return torch.stack([residual(lm, place.current, last) for place in places])
-
-
-def _key_and_value(lm: LM, place: _Place, layer: int, last: int) -> tuple[Tensor, Tensor]:
-    """The mean key of a layer `[d]` and the current value after the last one `[hidden]`; one pass where both share contexts."""
-    contexts = place.contexts
-    if place.current is not contexts:
-        key = contexts.at(capture(lm, contexts.batch, keys=[layer]).keys[layer]).mean(0)
-        return key, residual(lm, place.current, last)
-    found = capture(lm, contexts.batch, keys=[layer], residuals=[last])
-    return contexts.at(found.keys[layer]).mean(0), contexts.at(found.residuals[last]).mean(0)
