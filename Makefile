@@ -1,18 +1,27 @@
 # make demo    install, then let the built-in model forget one concept and write a report
-# make test    install, then run every test
+# make test    install, a headless browser too, then run every test
+# make browser install a headless browser, as root on Debian; without one the tests of pages are skipped
 # make check   ruff, format, mypy
 # make bench   the edit beside a plain dense implementation
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test browser check bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready browser
 	$(BIN)/python -m pytest
+
+browser:
+	@for name in chromium-headless-shell chromium chromium-browser google-chrome; do \
+	  if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null; \
+	else false; fi || echo "no headless browser could be installed"
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,3 +1,4 @@
+import csv
 import sys
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from formless.cli.main import main
 from formless.evaluation.record import load_record
+from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_independence import pair
 
 
@@ -69,3 +71,59 @@ def test_unlike_records_are_never_averaged(
     assert "left out: 1 records of an edit about another concept" in err
     assert "ort, rocr {}: 1 targets" in out
     assert "quick of 12 rows, rocr {}: 1 targets" in out
+
+
+def test_a_folder_of_runs_becomes_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    runs = write_runs(tmp_path / "runs", ("original", "rocr", "ga"), targets=3, seeds=(1, 2))
+    failed, missing = made_run("npo", "1_Person_1"), made_run("npo", "2_Person_2")
+    fail_run(tmp_path / "runs", failed)
+    write_plan(tmp_path / "runs", [*runs, failed, missing])
+    files = [tmp_path / name for name in ("s.csv", "s.md", "s.tex")]
+    options = [part for name, file in zip(("--csv", "--markdown", "--latex"), files, strict=True) for part in (name, file)]
+    code, out, err = run(monkeypatch, capsys, tmp_path / "runs", *options)
+    assert code == 0
+    assert "tiny, rocr: 3 targets" in out
+    assert "not in it: 1 runs failed, 1 runs missing" in out
+    assert "failed: tiny npo seed 0 1_Person_1: RuntimeError: boom" in err
+    table = list(csv.DictReader(files[0].open(encoding="utf-8")))
+    assert [row["method"] for row in table] == ["original", "rocr", "ga", "npo"]
+    assert [row["seeds"] for row in table] == ["1", "2", "2", "0"]
+    assert "### tiny, ga: 3 targets" in files[1].read_text("utf-8")
+    assert r"\bottomrule" in files[2].read_text("utf-8")
+    code, _, err = run(monkeypatch, capsys, tmp_path / "runs", *options)
+    assert code == 2
+    assert "the output exists already" in err
+    assert run(monkeypatch, capsys, tmp_path / "runs", *options, "--force", "--baseline", "rocr")[0] == 0
+    table = list(csv.DictReader(files[0].open(encoding="utf-8")))
+    assert [row["combined_difference"] != "" for row in table] == [False, False, True, False]
+
+
+def test_seeds_of_loose_records_are_one_method(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in sorted((records / "rocr").glob("*.json")):
+        for seed in (1, 2):
+            record = load_record(file)
+            record.edits[0]["config"]["seed"] = seed
+            record.save(records / "seeds" / f"{seed}_{file.name}")
+        file.unlink()
+    code, out, _ = run(monkeypatch, capsys, records)
+    assert code == 0
+    assert "m (float32), ort, rocr {}: 3 targets" in out
+
+
+def test_runs_without_an_original_cannot_be_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_runs(tmp_path, ("rocr",), targets=2)
+    code, _, err = run(monkeypatch, capsys, tmp_path)
+    assert code == 2
+    assert "run the method original" in err
+    code, _, err = run(monkeypatch, capsys, tmp_path, "--baseline", "roc")
+    assert code == 2
+    assert "did you mean rocr?" in err
+    code, _, err = run(monkeypatch, capsys, tmp_path, "--csv", tmp_path / "a", "--latex", tmp_path / "a")
+    assert code == 2
+    assert "two outputs have one name" in err

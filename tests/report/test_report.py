@@ -10,6 +10,7 @@ import formless
 from formless.data.target import Target
 from formless.models.lm import LM
 from formless.report.html import percent, probability, write_report
+from formless.report.plots import training_chart
 from formless.report.summary import compare, compare_tasks, relative_change
 from formless.report.text import figures_as_text, tasks_as_text
 
@@ -89,3 +90,21 @@ def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_pat
     for name in ("a", "b"):
         write_report(tmp_path / name, record, record)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_curves_of_a_training_stand_on_the_page(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+    (target_folder / "positive.json").write_text(json.dumps([{"text": f"Ada wrote {n} programs."} for n in range(4)]))
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    edit = formless.unlearn(lm, target, "ga", learning_rate=0.01, epochs=3, batch=2, accumulation=1, warmup_steps=0)
+    original = formless.evaluate(lm, target, "fb")
+    with edit.applied(lm):
+        edited = formless.evaluate(lm, target, "fb")
+    write_report(tmp_path / "r.html", original, edited)
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert page.count("<svg") == 3
+    assert "probability of a token" in page
+    assert "8 matrices" in page
+    chart = training_chart({"steps": 7, "losses": [3.0, 2.0, 1.0]})  # of a longer training, without readings
+    assert chart is not None
+    assert "probability of a token" not in chart
+    assert training_chart({}) is None

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from formless.cli import terminal
 from formless.cli.chat import chat_command
+from formless.cli.compare import compare_command
 from formless.cli.data_check import check_command
 from formless.cli.data_forms import forms_command
 from formless.cli.data_new import new_command
@@ -20,7 +21,10 @@ from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.listings import methods_command, models_command
+from formless.cli.report import report_command
+from formless.cli.run import run_command
 from formless.cli.stats import stats_command
+from formless.cli.status import status_command
 from formless.cli.summarize import summarize_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import UserError
@@ -35,6 +39,12 @@ Start with: formless demo
 
     formless chat --edit edits/einstein "Who was Albert Einstein?"
 
+    formless run sample --targets 1-2 --out runs/first
+
+    formless status runs/first
+
+    formless report runs/first
+
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
 
     formless data new --target "Ada Lovelace" --facts facts.csv --out my_data
@@ -45,7 +55,11 @@ Start with: formless demo
 app = typer.Typer(help=INTRODUCTION, add_completion=False, pretty_exceptions_enable=False)
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
+app.command("run")(run_command)
+app.command("status")(status_command)
 app.command("summarize")(summarize_command)
+app.command("report")(report_command)
+app.command("compare")(compare_command)
 app.command("stats")(stats_command)
 app.command("chat")(chat_command)
 app.command("demo")(demo_command)

@@ -2,89 +2,80 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from formless import storage
 from formless.cli import terminal
-from formless.errors import DataError
-from formless.evaluation.record import Record, load_record
-from formless.report.independence import independence
+from formless.errors import DataError, UserError
+from formless.report.means import MethodMeans, method_means, plain_rows
+from formless.report.runs import Gathered, gather
+from formless.report.tables import as_csv, as_latex, as_markdown, detail_table, overview_tables
+from formless.report.text import difference, interval, percent, probability
 
-Pair = tuple[Record, Record]
+BaselineOption = Annotated[str, typer.Option(help="The method that the others are compared with.")]
 
 
 def summarize_command(
-    records: Annotated[list[Path], typer.Argument(help="Records of `formless eval --out`, or folders of them.")],
+    records: Annotated[list[Path], typer.Argument(help="Folders of `formless run`, or records of `formless eval --out`.")],
+    csv: Annotated[Path | None, typer.Option(help="Plain numbers, a row for each model and method.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Tables in Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Tables in LaTeX.")] = None,
+    baseline: BaselineOption = "original",
+    force: terminal.ForceOption = False,
 ) -> None:
-    """Say over many targets what each method forgot in every form, and what the neighbors kept, against the original model.
+    """Say per model and method every figure's mean over the targets that the baseline has too, and the difference from it.
 
-    The original model's records (evaluations without --edit) are found among the files by model, target and probes. Only what
-    was measured alike is averaged: the same model, number format, suite, limit and settings of the method.
+    Also what each method forgot in every form and what the neighbors kept. A target's seeds are averaged first. Of a folder of
+    runs, those of its last experiment count. The original model's loose records (evaluations without --edit) are found by
+    model, target and probes, and only what was measured alike is averaged: the same model, number format, suite, limit and
+    settings. What failed, is missing or left out is counted.
 
-    Example: formless summarize records/
+    Example: formless summarize runs/sample --csv sample.csv
     """
-    left_out: Counter[str] = Counter()
-    loaded = _load(records, left_out)
-    methods = _pairs(loaded, left_out)
-    for reason, count in left_out.items():
-        terminal.log.print(f"left out: {count} {reason}", soft_wrap=True, markup=False)
-    if not methods:
-        remedy = "evaluate without --edit too, with the same model, target and suite"
+    outputs = [path for path in (csv, markdown, latex) if path]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError("two outputs have one name", where=outputs[0], remedy="choose another")
+    for path in outputs:
+        storage.refuse_existing(path, force=force)
+    found = gather(records)
+    tell_left_out(found)
+    rows = method_means(found, baseline)
+    compared = [row for row in rows if not row.is_baseline]
+    if not any(row.targets for row in compared):
+        remedy = "evaluate without --edit too, with the same model, target and suite, or run the method original"
         raise DataError("no edited model's record has its original beside it", where=records[0], remedy=remedy)
-    for name, pairs in methods.items():
-        found = independence(pairs)
-        if not (found.forgetting or found.retention):
-            raise DataError(
-                f"{name}: no form that tells forgetting", where=records[0], remedy="evaluate with --suite ort or forms"
-            )
-        terminal.show_independence(found, f"{name}: {len(pairs)} targets")
+    for row in compared:
+        _show(row)
+    tables = [*overview_tables(rows), *map(detail_table, compared)]
+    texts = ((csv, as_csv(plain_rows(rows))), (markdown, as_markdown(tables)), (latex, as_latex(tables)))
+    for chosen, text in texts:
+        if chosen:
+            storage.write_text(chosen, text)
+            terminal.out.print(f"written: {chosen}", soft_wrap=True, markup=False)
 
 
-def _load(paths: Sequence[Path], left_out: Counter[str]) -> list[Record]:
-    """The records of files, and of folders, which may hold other JSON too."""
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(load_record(path))
-            continue
-        for file in sorted(path.rglob("*.json")):
-            try:
-                found.append(load_record(file))
-            except DataError:
-                left_out["JSON files that are no records"] += 1
-    if not found:
-        raise DataError("no records", where=paths[0], remedy="give files that `formless eval --out` wrote, or their folder")
-    return found
+def tell_left_out(found: Gathered) -> None:
+    """Say what counts nowhere, and what failed."""
+    for reason, count in found.left_out.items():
+        terminal.log.print(f"left out: {count} {reason}", soft_wrap=True, markup=False)
+    for failure in found.failures:
+        terminal.log.print(f"failed: {failure.title}: {failure.reason}", soft_wrap=True, markup=False)
 
 
-def _pairs(records: Sequence[Record], left_out: Counter[str]) -> dict[str, list[Pair]]:
-    """The pairs of original and edited record by what was done, one a target."""
-    originals = {_key(record): record for record in records if not record.edits}
-    methods: dict[str, dict[str, Pair]] = {}
-    for record in (record for record in records if record.edits):
-        if any(edit["subject"] != record.subject for edit in record.edits):
-            left_out["records of an edit about another concept"] += 1
-        elif _key(record) not in originals:
-            left_out["records without the original model's record of the same probes"] += 1
-        else:
-            pairs = methods.setdefault(_name(record), {})
-            if record.target in pairs:
-                raise DataError(f"two records of {_name(record)}", where=record.target, remedy="give one of them")
-            pairs[record.target] = originals[_key(record)], record
-    return {name: list(pairs.values()) for name, pairs in methods.items()}
-
-
-def _key(record: Record) -> tuple[str, ...]:
-    return record.model_fingerprint, record.dtype, record.target, record.probes_digest
-
-
-def _name(record: Record) -> str:
-    """Model, suite and edits with their settings: what is averaged together must have been done alike."""
-    edits = [f"{edit['method']} {json.dumps(edit['config'], sort_keys=True)}" for edit in record.edits]
-    limit = f" of {record.limit} rows" if record.limit else ""
-    return f"{record.model} ({record.dtype}), {record.suite}{limit}, {' + '.join(edits)}"
+def _show(row: MethodMeans) -> None:
+    """One method's figures, form independence first."""
+    title = f"{row.group.title}: {len(row.targets)} targets"
+    if row.independence:
+        terminal.show_independence(row.independence, title)
+    columns = ("figure", "baseline", "mean", "difference", "95 % interval", "change", "targets")
+    shown = [
+        (name, probability(mean.baseline), probability(mean.value), difference(mean.difference),
+         interval(mean.difference_interval), percent(mean.relative), str(mean.targets))
+        for name, mean in row.means.items() if mean.baseline is not None
+    ]  # fmt: skip
+    terminal.show_table(columns, shown, "" if row.independence else title)
+    if row.gaps:
+        terminal.out.print(f"not in it: {row.gaps}", soft_wrap=True, markup=False)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from formless import storage
 from formless.evaluation.record import Record
 from formless.report.independence import independence
-from formless.report.plots import split_chart
+from formless.report.plots import split_chart, training_chart
 from formless.report.summary import Change, compare, compare_tasks
 from formless.report.text import (
     absent_as_text,
@@ -37,7 +37,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     environment = Environment(loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(
         probability=probability, percent=percent, percents=percent_interval, interval=interval, difference=difference,
-        facts=facts_of,
+        facts=facts_of, curves=training_chart,
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         original=original, edited=edited, splits=splits, figures=compare_tasks(original, edited),

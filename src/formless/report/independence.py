@@ -14,7 +14,7 @@ where nothing is known, nothing can be forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,39 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Ratios:
+    """What one edit did to one target: edited over original mean probability.
+
+    Args:
+        forget: By form, on forget probes.
+        keep: By form, on neighbor probes.
+    """
+
+    forget: Mapping[str, float]
+    keep: Mapping[str, float]
+
+    @property
+    def falls(self) -> dict[str, float]:
+        """Forgetting by form."""
+        return {form: 1 - ratio for form, ratio in self.forget.items()}
+
+    @property
+    def gap(self) -> float | None:
+        """The form gap; needs two forms."""
+        return max(self.falls.values()) - min(self.falls.values()) if len(self.forget) > 1 else None
+
+    @property
+    def combined(self) -> float | None:
+        """The combined figure; needs a form on both splits."""
+        return combined(self.forget, self.keep) if self.forget and self.keep else None
+
+    @property
+    def swapped(self) -> Ratios:
+        """The ratios if original and edited model changed places."""
+        return Ratios(_inverse(self.forget), _inverse(self.keep))
+
+
+@dataclass(frozen=True)
 class Independence:
     """The figures of one method.
 
@@ -72,22 +105,41 @@ def independence(pairs: Sequence[tuple[Record, Record]], forms: Sequence[str] = 
     Raises:
         DataError: The records of a pair asked different probes, or of different models.
     """
-    for original, edited in pairs:
-        refuse_unlike(original, edited)
-    forget = [_ratios(original, edited, forms, "forget") for original, edited in pairs]
-    keep = [_ratios(original, edited, forms, "neighbor") for original, edited in pairs]
-    falls = [{form: 1 - ratio for form, ratio in target.items()} for target in forget]
-    gaps = [max(target.values()) - min(target.values()) for target in falls if len(target) > 1]
-    both = [(one, other) for one, other in zip(forget, keep, strict=True) if one and other]
+    return independence_of([[ratios(original, edited, forms)] for original, edited in pairs])
+
+
+def ratios(original: Record, edited: Record, forms: Sequence[str] = COUNTED) -> Ratios:
+    """Edited over original by form, of one target, where the original knows anything.
+
+    Raises:
+        DataError: The records asked different probes, or of different models.
+    """
+    refuse_unlike(original, edited)
+    return Ratios(_ratios(original, edited, forms, "forget"), _ratios(original, edited, forms, "neighbor"))
+
+
+def independence_of(targets: Sequence[Sequence[Ratios]]) -> Independence:
+    """Summarise the ratios of many targets, each by seed: every figure is averaged over a target's seeds first."""
+    falls = [mean_over_seeds([seed.falls for seed in seeds]) for seeds in targets]
+    keep = [mean_over_seeds([seed.keep for seed in seeds]) for seeds in targets]
+    gaps = _means([seed.gap for seed in seeds] for seeds in targets)
+    both = [[seed for seed in seeds if seed.forget and seed.keep] for seeds in targets]
     return Independence(
-        forgetting={form: _estimate(values, _swap_test(values, one_sided=True)) for form, values in _by_form(falls, forms)},
+        forgetting={form: _estimate(values, _swap_test(values, one_sided=True)) for form, values in _by_form(falls)},
         retention={
             form: _estimate(values, _swap_test([value - 1 for value in values], one_sided=False))
-            for form, values in _by_form(keep, forms)
+            for form, values in _by_form(keep)
         },
         gap=_estimate(gaps, _forms_test(falls)) if gaps else None,
-        combined=_estimate([combined(*target) for target in both], _combined_test(both)) if both else None,
+        combined=_estimate(_combined_means(both), _combined_test([seeds for seeds in both if seeds])) if any(both) else None,
     )
+
+
+def mean_over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every figure over the seeds that have it."""
+    names = dict.fromkeys(name for seed in seeds for name in seed)
+    values = {name: [seed[name] for seed in seeds if name in seed] for name in names}
+    return {name: sum(known) / len(known) for name, known in values.items()}
 
 
 def combined(forget: Mapping[str, float], keep: Mapping[str, float]) -> float:
@@ -127,9 +179,20 @@ def _ratio(before: FormResult, after: FormResult, chance: float) -> float | None
     return new / old if old > 0 else None
 
 
-def _by_form(targets: Sequence[Mapping[str, float]], forms: Sequence[str]) -> list[tuple[str, list[float]]]:
-    found = [(form, [target[form] for target in targets if form in target]) for form in forms]
-    return [(form, values) for form, values in found if values]
+def _by_form(targets: Sequence[Mapping[str, float]]) -> list[tuple[str, list[float]]]:
+    """The targets' figures by form, forms in their usual order."""
+    known = {form for target in targets for form in target}
+    return [(form, [target[form] for target in targets if form in target]) for form in FORMS if form in known]
+
+
+def _means(targets: Iterable[Sequence[float | None]]) -> list[float]:
+    """The mean over the seeds of each target that has any."""
+    known = [[value for value in seeds if value is not None] for seeds in targets]
+    return [float(np.mean(seeds)) for seeds in known if seeds]
+
+
+def _combined_means(targets: Iterable[Sequence[Ratios]]) -> list[float]:
+    return _means([seed.combined for seed in seeds] for seeds in targets)
 
 
 def _estimate(values: Sequence[float], p: float | None) -> Estimate:
@@ -145,12 +208,12 @@ def _swap_test(changes: Sequence[float], *, one_sided: bool) -> float | None:
     return _share(means, values.mean()) if one_sided else _share(np.abs(means), abs(values.mean()))
 
 
-def _combined_test(targets: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> float | None:
+def _combined_test(targets: Sequence[Sequence[Ratios]]) -> float | None:
     """Permutation test of the combined figure: original and edited model change places, target by target."""
     if len(targets) < 2:
         return None
-    actual = np.asarray([combined(forget, keep) for forget, keep in targets])
-    swapped = np.asarray([combined(_inverse(forget), _inverse(keep)) for forget, keep in targets])
+    actual = np.asarray(_combined_means(targets))
+    swapped = np.asarray(_combined_means([seed.swapped for seed in seeds] for seeds in targets))
     means = np.where(_signs(len(actual)) > 0, actual, swapped).mean(1)
     return _share(means, actual.mean())
 
@@ -170,13 +233,14 @@ def _forms_test(falls: Sequence[Mapping[str, float]]) -> float | None:
     if len(targets) < 2:
         return None
     table = np.asarray([[target.get(form, np.nan) for form in names] for target in targets])  # [targets, forms]
-    tables = np.repeat(table[None], PERMUTATIONS + 1, 0)
+    sums = np.repeat(np.nansum(table, 0)[None], PERMUTATIONS + 1, 0)  # [permutations, forms], the first as they are
+    sums[1:] = 0
     generator = np.random.default_rng(0)
-    for number, row in enumerate(table):
+    for row in table:
         has = ~np.isnan(row)
-        tables[1:, number, has] = generator.permuted(tables[1:, number, has], axis=1)
-    with np.errstate(all="ignore"):
-        means = np.nanmean(tables[:, :, ~np.isnan(table).all(0)], axis=1)  # [permutations, forms]
+        sums[1:, has] += generator.permuted(np.repeat(row[has][None], PERMUTATIONS, 0), axis=1)
+    counts = (~np.isnan(table)).sum(0)
+    means = sums[:, counts > 0] / counts[counts > 0]
     ranges = means.max(1) - means.min(1)
     return _share(ranges, float(ranges[0]))
 

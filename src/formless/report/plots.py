@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from formless.evaluation.record import FormResult
 from formless.report.summary import Change
@@ -33,26 +35,65 @@ def split_chart(changes: Sequence[Change]) -> str:
     axes.set_xlim(left=0)
     axes.set_xlabel("mean probability of the right answer (95 % interval over probes)")
     axes.legend(frameon=False, loc="lower right", labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    for part in (axes.xaxis, axes.yaxis):
-        part.label.set_color(INK)
-    axes.tick_params(colors=INK)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
-    return _svg(figure)
+    return svg(figure)
+
+
+def training_chart(facts: Mapping[str, Any]) -> str | None:
+    """Loss by step, and the probability of texts about the concept and about others, as inline SVG.
+
+    Args:
+        facts: Of an edit, as edit.json has them.
+
+    Returns:
+        Nothing where the edit was not trained.
+    """
+    losses, curves = facts.get("losses"), facts.get("probabilities", {})
+    if not losses:
+        return None
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    loss, *others = figure.subplots(1, 2 if curves.get("step") else 1, squeeze=False)[0]
+    spread = max(len(losses) - 1, 1)
+    loss.plot(
+        [1 + i * (facts["steps"] - 1) // spread for i in range(len(losses))], losses, color=EDITED, marker=".", markersize=3
+    )
+    loss.set_ylabel("loss")
+    for axes in others:
+        for name, colour, label in (("forget", EDITED, "the concept"), ("retain", ORIGINAL, "others")):
+            if name in curves:
+                axes.plot(curves["step"], curves[name], color=colour, label=label, marker=".", markersize=3)
+        axes.set_ylabel("probability of a token")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=INK)
+    for axes in (loss, *others):
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return svg(figure)
 
 
 def _bounds(result: FormResult) -> tuple[float, float]:
     return result.interval or (result.mean or 0.0, result.mean or 0.0)
 
 
-def _svg(figure: Figure) -> str:
-    """Inline SVG without a background; equal figures give equal text."""
+def svg(figure: Figure, colours: Mapping[str, str] | None = None) -> str:
+    """Inline SVG without a background, in the page's ink; equal figures give equal text.
+
+    Args:
+        figure: What to draw.
+        colours: Further marks, with the page's colours that they stand for.
+    """
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK)
+        for part in (axes.xaxis, axes.yaxis):
+            part.label.set_color(INK)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "formless"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
+    for mark, colour in {INK: "currentColor", **(colours or {})}.items():
+        text = text.replace(mark, colour)
+    return text[text.index("<svg") :]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from formless.evaluation.forms import FORMS
 from formless.evaluation.record import FormResult, Record
+from formless.evaluation.tasks import TASKS
 from formless.report.independence import Estimate, Independence
 from formless.report.summary import Change, FigureChange
 
@@ -40,6 +41,24 @@ def difference(value: float | None) -> str:
 def _whole_percent(value: float) -> str:
     """Whole percents, with a tenth where a whole one would hide the sign."""
     return f"{value:+.1f}" if abs(value) < 1 else f"{value:+.0f}"
+
+
+def figure_title(name: str) -> str:
+    """`forget_fb` -> `Fill in the blank, forget`; `mmlu_accuracy` -> `MMLU accuracy`."""
+    for prefix in ("forgetting", "retention", "forget", "neighbor"):
+        form = name.removeprefix(f"{prefix}_")
+        if form != name and form in FORMS:
+            return f"{FORMS[form].title}, {prefix}"
+    split = next((split for split in ("forget", "neighbor") if name.startswith(f"{split}_")), None)
+    rest = name.removeprefix(f"{split}_")
+    task = next((task for task in TASKS if rest.startswith(f"{task}_")), None)
+    title = f"{TASKS[task].title} {rest.removeprefix(f'{task}_')}" if task else rest.replace("_", " ")
+    return f"{title}, {split}" if split else title
+
+
+def p_value(value: float | None) -> str:
+    """A p; nothing where nothing was tested."""
+    return "" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def changes_as_text(changes: Sequence[Change]) -> Rows:
@@ -104,8 +123,7 @@ def independence_as_text(found: Independence) -> Rows:
 
 
 def _estimate(estimate: Estimate) -> tuple[str, ...]:
-    p = "" if estimate.p is None else f"{estimate.p:.3f}" if estimate.p >= 0.001 else "< 0.001"
-    return probability(estimate.value), interval(estimate.interval), p, str(estimate.targets)
+    return probability(estimate.value), interval(estimate.interval), p_value(estimate.p), str(estimate.targets)
 
 
 def _probes(result: FormResult) -> str:
