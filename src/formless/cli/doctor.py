@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+import typer
 
 from formless.cli import terminal
 from formless.errors import UserError
+from formless.methods.hyperparameters import TrainingConfig
+from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.models.architecture import projection_shape
 from formless.models.lm import LM
+from formless.models.outline import outline
 from formless.models.scoring import Score
+
+_GB = 2**30
 
 
 def doctor_command(
@@ -20,16 +26,58 @@ def doctor_command(
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
+    method: Annotated[
+        str | None, typer.Option(help="Only estimate the memory that this method needs, from the model's configuration.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE.")] = None,
 ) -> None:
     """Check that a model can be edited and measured; what is missing is said last, with exit code 2.
 
+    With --method, no weight is loaded. The estimate is for texts as long as the cut-off, and leaves out evaluation, which
+    makes do with what is left.
+
     Example: formless doctor --model smollm2
+
+    Example: formless doctor --model smollm2 --method ga --set batch=8
     """
+    if method:
+        _show(_estimate(model, method, settings or [], dtype, device, trust_remote_code))
+        return
+    if settings:
+        raise UserError("settings without a method", where="--set", remedy="give --method too")
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    for label, text in _findings(lm):
-        terminal.out.print(f"{label:<14} {text}", markup=False, soft_wrap=True)
+    _show(_findings(lm))
     if missing := _missing_null_space(lm):
         raise missing
+
+
+def _show(findings: list[tuple[str, str]]) -> None:
+    for label, text in findings:
+        terminal.out.print(f"{label:<14} {text}", markup=False, soft_wrap=True)
+
+
+def _estimate(
+    model: str, method: str, settings: list[str], dtype: str, device: str, trust_remote_code: bool
+) -> list[tuple[str, str]]:
+    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = device == "cpu" or (device == "auto" and not has_accelerator)
+    found = outline(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
+    config = method_config(found.settings, method, terminal.parse_settings(settings))
+    need = memory_need(found, method, config)
+    together, where = (need.device + need.null_spaces, "memory") if on_cpu else (need.device, "the device's memory")
+    parts = (
+        ("weights", need.weights, f", {found.model.dtype}".replace("torch.", "")),
+        ("learning", need.learning, ", float32"),
+        ("gradients", need.gradients, ", with the optimizer's averages"),
+        ("activations", need.activations, ""),
+        ("edit applied", need.applied, ", once all but the weights is free again"),
+        ("null spaces", need.null_spaces, " of main memory at most"),
+        ("together", together, f" of {where}, evaluation and libraries apart"),
+    )
+    source = f"{found.settings.source}, {found.model.config.model_type}"
+    batches = f", batches of {config.batch}, texts of {config.cutoff} tokens" if isinstance(config, TrainingConfig) else ""
+    sizes = [(label, f"{size / _GB:.2f} GB{more}") for label, size, more in parts if size]
+    return [("model", source), ("method", method + batches), *sizes]
 
 
 def _findings(lm: LM) -> list[tuple[str, str]]:

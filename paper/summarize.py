@@ -1,0 +1,125 @@
+"""Write one row per type with the mean of every figure over targets, and its change against the original model.
+
+python summarize.py --model=llama3 --type=npo_lora
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from layout import COLUMNS, RUNS, carry, columns, complete_runs, model_name, say
+
+from formless import storage
+from formless.cli import terminal
+from formless.errors import DataError
+from formless.evaluation.record import Record, load_record
+from formless.experiment.reports import ORIGINAL_RECORD, RECORD
+from formless.experiment.runs import ORIGINAL
+from formless.experiment.status import read_status
+from formless.report.means import Mean, compared_means
+from formless.report.runs import is_alike
+
+Folders = Mapping[str, Mapping[str, Path]]
+Pair = tuple[dict[str, float], dict[str, float]]
+
+
+def arguments() -> argparse.Namespace:
+    """The published flags."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="as in run_expr_lora.py")
+    parser.add_argument("--type", required=True, help="as there, with its test_id if it had one: rocr, rocr_mine")
+    return parser.parse_args()
+
+
+def summarize(model: str, chosen: str) -> int:
+    """Reckon every row anew from the records, and write them as one CSV file."""
+    name = model_name(model)
+    folders = _folders(RUNS / name)
+    if chosen not in folders:
+        remedy = f"first: python run_expr_lora.py --model={model} --type={chosen}"
+        raise DataError(f"{chosen} has no results", where=RUNS / name, remedy=remedy)
+    rows = {method: compared_means(pairs) for method, pairs in _pairs(folders).items()}
+    for method in rows:
+        _say_gaps(name, method, len(folders[method]), max((mean.targets for mean in rows[method].values()), default=0))
+    if ORIGINAL not in rows:
+        say("no changes are shown: the original model has no results (--type=original)")
+    path = Path(f"{name}_total_result.csv")
+    storage.write_text(path, _csv(rows))
+    _show(rows, chosen)
+    print(f"written: {path}")
+    return 0
+
+
+def _folders(runs: Path) -> dict[str, dict[str, Path]]:
+    """By type, the original first, and target: where each complete run is."""
+    found: dict[str, dict[str, Path]] = {}
+    for out in sorted((path for path in runs.glob("*") if path.is_dir()), key=lambda path: (path.name != ORIGINAL, path.name)):
+        for report in complete_runs(out):
+            found.setdefault(out.name, {})[report.run.target] = report.run.folder(out)
+    return found
+
+
+def _pairs(folders: Folders) -> dict[str, list[Pair]]:
+    """By type, the original's and its own figures of every target that both were asked the same about.
+
+    Without results of the original, every target counts and has nothing to compare with. Records are let go target by target.
+    """
+    found: dict[str, list[Pair]] = {method: [] for method in folders}
+    for target in dict.fromkeys(target for targets in folders.values() for target in targets):
+        original: Record | None = None
+        for method in (method for method in folders if target in folders[method]):  # the original first
+            folder = folders[method][target]
+            record = load_record(folder / RECORD)
+            before = load_record(folder / ORIGINAL_RECORD) if (folder / ORIGINAL_RECORD).is_file() else original
+            if method == ORIGINAL:
+                original = record
+            if method == ORIGINAL or ORIGINAL not in folders:
+                found[method].append(({}, columns(record)))
+            elif before and is_alike(before, record):
+                found[method].append((columns(before), columns(record)))
+    return found
+
+
+def _say_gaps(model: str, method: str, complete: int, counted: int) -> None:
+    """What a row does not hold, in one line."""
+    status = read_status(RUNS / model / method)
+    gaps = {
+        "failed": len(status.failed), "missing": len(status.missing) + len(status.running),
+        "left out (the original was not asked the same)": complete - counted,
+    }  # fmt: skip
+    if any(gaps.values()):
+        say(f"{method}: {counted} targets; " + ", ".join(f"{count} {what}" for what, count in gaps.items() if count))
+
+
+def _csv(rows: Mapping[str, Mapping[str, Mean]]) -> str:
+    """The published columns and then the others; `targets` is how many a row is the mean of."""
+    names = list(dict.fromkeys([*COLUMNS, *(name for means in rows.values() for name in means)]))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, ["method", *names, "targets"], lineterminator="\n")
+    writer.writeheader()
+    for method, means in rows.items():
+        cells = {name: cell(mean) for name, mean in means.items()}
+        writer.writerow({"method": method, **cells, "targets": max((mean.targets for mean in means.values()), default=0)})
+    return buffer.getvalue()
+
+
+def cell(mean: Mean) -> str:
+    """`0.4000(-50.00%)`; the mean alone where there is nothing to compare with."""
+    change = "" if mean.relative is None else f"({100 * mean.relative:.2f}%)"
+    return f"{mean.value:.4f}{change}"
+
+
+def _show(rows: Mapping[str, Mapping[str, Mean]], chosen: str) -> None:
+    """The chosen type beside the original."""
+    shown = [method for method in rows if method in (ORIGINAL, chosen)]
+    body = [(name, *(cell(rows[method][name]) if name in rows[method] else "–" for method in shown)) for name in rows[chosen]]
+    terminal.show_table(("figure", *shown), body, "")
+
+
+if __name__ == "__main__":
+    chosen = arguments()
+    carry(lambda: summarize(chosen.model, chosen.type))
