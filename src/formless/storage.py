@@ -94,6 +94,7 @@ def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
         try:
             scratch.chmod(0o755)
             yield scratch
+            sync_folder(scratch)
             _replace_folder(scratch, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -112,11 +113,28 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
         try:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata=metadata)
             os.chmod(name, 0o644)
+            _sync(Path(name))
             os.replace(name, path)
         except SafetensorError as error:
             raise OSError(0, str(error)) from error
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until everything in a folder is on the disk, so that a file written afterwards can vouch for it."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace_folder(new: Path, path: Path) -> None:

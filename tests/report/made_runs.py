@@ -12,7 +12,7 @@ import numpy as np
 from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, Split, TaskResult
 from formless.experiment.config import EXPERIMENT, build_experiment
 from formless.experiment.memory import Memory
-from formless.experiment.reports import LOG, RECORD, RunReport, failure, metrics
+from formless.experiment.reports import LOG, RECORD, RunReport, failure, left_by, metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import PLAN
 
@@ -79,7 +79,7 @@ def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Pa
     RunReport(
         id=run.id, status="complete", attempts=1, run=run, metrics=metrics(record),
         timings={"unlearning": seconds, "total": 2 * seconds}, memory=Memory(resident=2**30, since="run", gpu=None),
-        record_bytes=(folder / RECORD).stat().st_size, code=None, versions={"formless": "0.1.0"},
+        files=left_by(folder), code=None, versions={"formless": "0.1.0"},
         hardware={"cpu": "2 x x86_64", "gpu": "none"}, started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:01:00+00:00",
     ).save(folder)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from formless.errors import UserError
 from formless.experiment.config import EXPERIMENT, build_experiment, experiment_keys
 from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
+from formless.experiment.executors.ray import LOCAL
 from formless.experiment.reports import LOG
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.sweep import Summary, sweep
@@ -47,6 +48,13 @@ def run_command(
     retries: Annotated[
         int | None, typer.Option(min=0, help="Further attempts after a crash, each in a fresh process, 1; implies a worker.")
     ] = None,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="'ray': actors of a Ray cluster, one for each GPU.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="auto, HOST:PORT or ray://HOST:PORT; 'local', the default, starts Ray on this machine.")
+    ] = None,
+    worker_cpus: Annotated[int | None, typer.Option(min=1, help="With Ray: CPU cores of each actor.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; auto by device.")] = None,
     device: Annotated[str | None, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")] = None,
@@ -70,7 +78,14 @@ def run_command(
     keys = _loaded_so(keys, {name: value for name, value in loading.items() if value is not None})
     wanted = build_experiment(keys, experiment or "command line")
     folder = out or _folder(experiment, wanted.name)
-    resources = _resources(workers, gpu, timeout, stuck, retries)
+    limits = {"timeout": timeout, "stuck": stuck, "retries": retries}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if executor == "ray":
+        resources = _on_ray(workers, gpu, given, ray_address, worker_cpus)
+    elif ray_address or worker_cpus:
+        raise UserError("--ray-address and --worker-cpus need Ray", where="--executor", remedy="add --executor ray")
+    else:
+        resources = _resources(workers, gpu, given)
     try:
         with sweep_progress(folder) as observer:
             done = sweep(wanted, folder, resources.executor, observer, workers=resources.at_once, fail_fast=fail_fast)
@@ -93,18 +108,21 @@ def _loaded_so(keys: dict[str, Any], loading: dict[str, Any]) -> dict[str, Any]:
     return keys | {"models": [model | loading if isinstance(model, dict) else model for model in named]}
 
 
-def _resources(
-    workers: int | None, gpu: str | None, timeout: float | None, stuck: float | None, retries: int | None
-) -> Resources:
+def _resources(workers: int | None, gpu: str | None, limits: dict[str, Any]) -> Resources:
     """Limits need a process to supervise, one unless more are asked for."""
     gpus = _numbers(gpu, "--gpu") or []
     if gpus and workers:
         raise UserError("workers are counted twice", where="--workers", remedy="with --gpu there is one for each GPU")
     if any(number < 0 for number in gpus) or len(set(gpus)) < len(gpus):
         raise UserError(f"{gpu!r} is no list of GPUs", where="--gpu", remedy="e.g. 0,1")
-    given = {"timeout": timeout, "stuck": stuck, "retries": retries}
-    limits: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Resources(workers or (1 if limits and not gpus else None), tuple(gpus), Limits(**limits))
+
+
+def _on_ray(workers: int | None, gpu: str | None, limits: dict[str, Any], address: str | None, cores: int | None) -> Resources:
+    """Every actor is supervised."""
+    if gpu:
+        raise UserError("Ray gives each actor its GPU", where="--gpu", remedy="leave it out")
+    return Resources(workers, limits=Limits(**limits), ray=address or LOCAL, cores=cores)
 
 
 def _split(text: str | None) -> list[str] | None:

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from formless.cli import terminal
 from formless.cli.sweep_progress import how_far, time_left
 from formless.experiment.runs import Run
 from formless.experiment.status import Status, read_status
+from formless.experiment.sweep import OUTSIDE
 
 
 def status_command(
@@ -31,7 +32,7 @@ def status_command(
     for report in status.failed:
         terminal.out.print(f"failed: {report.run.title}: {report.reason}", soft_wrap=True, markup=False)
     if status.others:
-        note = f"{status.others} runs of other settings lie there too"
+        note = f"{status.others} {OUTSIDE}"
         terminal.out.print(note, markup=False)
     terminal.out.print(_outlook(status, folder), soft_wrap=True, markup=False)
 
@@ -45,7 +46,7 @@ def _counts(status: Status) -> Table:
         "missing": list(status.missing),
     }
     counts = {state: Counter(map(_row, runs)) for state, runs in states.items()}
-    table = Table("model", "method", *states)
+    table = Table(Column("model", overflow="fold"), Column("method", overflow="fold"), *states)
     for row in dict.fromkeys(key for counter in counts.values() for key in counter):
         table.add_row(*map(escape, row), *(str(counter[row]) for counter in counts.values()))
     table.add_section()

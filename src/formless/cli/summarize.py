@@ -78,4 +78,4 @@ def _show(row: MethodMeans) -> None:
     ]  # fmt: skip
     terminal.show_table(columns, shown, "" if row.independence else title)
     if row.gaps:
-        terminal.out.print(f"not in it: {row.gaps}", soft_wrap=True, markup=False)
+        terminal.out.print(f"not in {row.group.method}: {row.gaps}", soft_wrap=True, markup=False)

@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from formless.data.target import Row, Target
+from formless.evaluation.plan import planned
+from formless.methods.registry import METHODS
 from formless.models.embedded import PACKAGE, VERSION
 from formless.models.settings import EMBEDDED, ModelSettings
 
@@ -50,3 +53,13 @@ def model_digest(settings: ModelSettings, revision: str | None) -> str:
     if Path(settings.source).is_dir():
         return place_digest(Path(settings.source))
     return f"{settings.source}@{revision or 'main'}"
+
+
+def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:
+    """A hash of those of a target's files that a method and a suite read; each is validated on the way."""
+    plan = planned(target, suite, limit)
+    asked = {file for job in plan.jobs for file in job.rows} | ({"forget_level2"} if plan.questions else set())
+    if reads := METHODS[method].reads:
+        target.rows(reads, Row)
+        asked.add(reads)
+    return files_digest(target.path(file) for file in asked)

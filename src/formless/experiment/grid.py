@@ -12,11 +12,10 @@ import torch
 from formless import __version__
 from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
-from formless.data.target import Row, Target
+from formless.data.target import Target
 from formless.errors import DataError, UserError
-from formless.evaluation.plan import planned
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice
-from formless.experiment.digests import files_digest, model_digest, place_digest
+from formless.experiment.digests import files_digest, model_digest, place_digest, target_files
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, build_method, check, method_config
@@ -127,7 +126,7 @@ def _configs(
         raise UserError("the seed is given twice", where=f"methods, {method.label}", remedy="give it there or as seeds")
     options = [given | {"seed": seed} for seed in dict.fromkeys(seeds)] if takes_seeds else [given]
     found = [method_config(settings, name, option).model_dump(mode="json") for option in options]
-    return [(config, _places(config)) for config in found]
+    return [(option, _places(option, type(config))) for option in found]
 
 
 def _takes_seed(name: str, config: MethodConfig, target: Target) -> bool:
@@ -141,9 +140,13 @@ def _takes_seed(name: str, config: MethodConfig, target: Target) -> bool:
     return True
 
 
-def _places(config: dict[str, Any]) -> dict[str, str]:
+def _places(config: dict[str, Any], described: type[MethodConfig]) -> dict[str, str]:
     """Hashes of the files and folders that settings name: a null space made anew is another setting."""
-    paths = {name: Path(value) for name, value in config.items() if isinstance(value, str) and value and len(value) < 4096}
+    paths = {}
+    for name, field in described.model_fields.items():
+        words = field.json_schema_extra.get("place_unless") if isinstance(field.json_schema_extra, dict) else None
+        if isinstance(words, list) and config[name] not in words:
+            paths[name] = Path(config[name])
     return {f"setting {name}": place_digest(path) for name, path in paths.items() if path.exists()}
 
 
@@ -179,15 +182,9 @@ def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> 
 def _read_files(target: Target, experiment: Experiment) -> dict[str, str]:
     """Hashes of a target's files by method, of those that the method and the suite read; each is validated on the way."""
     target = Target(target.subject, target.folder)  # its rows are let go with it
-    plan = planned(target, experiment.suite, experiment.limit)
-    asked = {file for job in plan.jobs for file in job.rows} | ({"forget_level2"} if plan.questions else set())
-    digests = {}
-    for method in experiment.methods:
-        reads = METHODS[method.method].reads
-        if reads:
-            target.rows(reads, Row)
-        digests[method.label] = files_digest(target.path(file) for file in asked | ({reads} if reads else set()))
-    return digests
+    return {
+        method.label: target_files(target, method.method, experiment.suite, experiment.limit) for method in experiment.methods
+    }
 
 
 def _refuse_twins(runs: tuple[Run, ...]) -> None:

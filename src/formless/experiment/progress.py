@@ -6,11 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from formless.experiment.heartbeat import Signal
-from formless.experiment.runs import Run
+from formless.experiment.runs import ORIGINAL, Run
 
 
 class Durations:
-    """Mean seconds of runs, by model and label where there are any, else by label, else of all."""
+    """Mean seconds of runs, by model and label where there are any, else by label, else of all but the original's.
+
+    The original's record is often known already, so its time says nothing about the others'.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0, 0])
@@ -44,4 +47,5 @@ class Durations:
 
 
 def _keys(run: Run) -> list[tuple[str, ...]]:
-    return [(run.model.name, run.label), (run.label,), ()]
+    everyone: list[tuple[str, ...]] = [] if run.method == ORIGINAL else [()]
+    return [(run.model.name, run.label), (run.label,), *everyone]

@@ -38,7 +38,7 @@ class RunReport(BaseModel):
         timings: Seconds of `loading` (0 where the model was there), `unlearning`, `evaluating`, `saving`, and `total`.
         memory: The peak.
         model_fingerprint: Of the weights.
-        record_bytes: The size of record.json.
+        files: What it left, with sizes in bytes: records, and what the edit consists of.
         code: The commit of formless, if it runs from a repository.
         started: When its last attempt began, UTC.
         finished: When it ended, UTC.
@@ -58,7 +58,7 @@ class RunReport(BaseModel):
     timings: dict[str, float]
     memory: Memory | None = None
     model_fingerprint: str | None = None
-    record_bytes: int | None = None
+    files: dict[str, int] = {}
     code: provenance.Code | None
     versions: dict[str, str]
     hardware: dict[str, str]
@@ -83,11 +83,17 @@ def load_report(folder: Path, run: Run) -> RunReport | None:
     """How a run ended; nothing where it did not, or where what it left is not all there."""
     try:
         report = RunReport.model_validate_json((folder / REPORT).read_bytes())
-        whole = not report.is_complete or (folder / RECORD).stat().st_size == report.record_bytes
+        whole = all((folder / name).stat().st_size == size for name, size in report.files.items())
     except (OSError, ValidationError):
         return None
-    has_edit = not report.is_complete or not run.keeps_edit or (folder / EDIT / INFO).is_file()
+    has_edit = not report.is_complete or not run.keeps_edit or f"{EDIT}/{INFO}" in report.files
     return report if whole and has_edit and report.id == run.id else None
+
+
+def left_by(folder: Path) -> dict[str, int]:
+    """The files of a complete run with their sizes in bytes."""
+    records = [folder / name for name in (RECORD, ORIGINAL_RECORD) if (folder / name).exists()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in (*records, *(folder / EDIT).glob("*"))}
 
 
 def failure(run: Run, folder: Path, cause: Cause, reason: str, *, attempts: int, started: str, seconds: float) -> RunReport:

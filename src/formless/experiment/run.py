@@ -12,14 +12,26 @@ from pathlib import Path
 
 from formless import provenance
 from formless.data.target import Target
-from formless.errors import OutputError, UserError
+from formless.errors import DataError, OutputError, UserError
 from formless.evaluation.evaluate import Progress, evaluate
 from formless.evaluation.record import Record
+from formless.experiment.digests import target_files
 from formless.experiment.heartbeat import Heartbeat, Phase, Tell
 from formless.experiment.logs import run_log
 from formless.experiment.memory import Peak
 from formless.experiment.original import original_record
-from formless.experiment.reports import EDIT, ORIGINAL_RECORD, RECORD, REPORT, UNFINISHED, Cause, RunReport, failure, metrics
+from formless.experiment.reports import (
+    EDIT,
+    ORIGINAL_RECORD,
+    RECORD,
+    REPORT,
+    UNFINISHED,
+    Cause,
+    RunReport,
+    failure,
+    left_by,
+    metrics,
+)  # fmt: skip
 from formless.experiment.runs import ORIGINAL, Run
 from formless.experiment.session import Session
 from formless.methods.base import Edit, Method
@@ -99,6 +111,9 @@ def _finished(run: Run, folder: Path, session: Session, steps: _Steps, *, attemp
         lm = session.model(run)
     peak = Peak()
     target = session.target(run)
+    if target_files(target, run.method, run.suite, run.limit) != run.inputs["target"]:
+        remedy = "start the sweep again, which takes them as they are"
+        raise DataError("the target's files have changed since the sweep began", where=target.folder, remedy=remedy)
     with steps.heartbeat.watching(lm):
         edit, record, original = _measured(run, folder, lm, target, steps)
     with steps.step("saving"):
@@ -110,7 +125,7 @@ def _finished(run: Run, folder: Path, session: Session, steps: _Steps, *, attemp
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return RunReport(
         id=run.id, status="complete", attempts=attempt, run=run, metrics=metrics(record), timings=steps.timings(),
-        memory=peak.read(), model_fingerprint=lm.fingerprint, record_bytes=(folder / RECORD).stat().st_size,
+        memory=peak.read(), model_fingerprint=lm.fingerprint, files=left_by(folder),
         code=provenance.code(), versions=provenance.versions(), hardware=provenance.hardware(),
         started=started, finished=provenance.now(),
     )  # fmt: skip
@@ -127,6 +142,7 @@ def _measured(run: Run, folder: Path, lm: LM, target: Target, steps: _Steps) -> 
             return None, original_record(lm, target, run.suite, limit=run.limit, progress=progress), None
     with steps.step("unlearning"):
         edit = _method(run, folder, lm).unlearn(lm, target)
+    steps.seconds["unlearning"] = edit.info.seconds  # with the stretches before a kill
     with steps.step("evaluating"):
         if edit.info.trained_neighbors:
             outcome = measure_edit(lm, edit, target, run.suite, limit=run.limit, progress=progress)

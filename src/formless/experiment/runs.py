@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -79,10 +79,13 @@ class Run(BaseModel):
 
     def folder(self, out: Path) -> Path:
         """Where it lies under an experiment's folder: model, label, target, id."""
-        return out / "runs" / _folder_name(self.model.name) / self.label / self.target / self.id
+        return out / "runs" / self._model_folder() / self.label / self.target / self.id
 
+    def _model_folder(self) -> str:
+        """`org/model` -> `org--model`; of any other path its last part and some digits of the weights' hash.
 
-def _folder_name(model: str) -> str:
-    """`meta-llama/Meta-Llama-3-8B-Instruct` -> `meta-llama--Meta-Llama-3-8B-Instruct`; of a folder, its last part."""
-    name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
-    return re.sub(r"[^\w.+-]", "_", name) or "model"
+        It looks at nothing but the run: a folder of runs is read from other places, too.
+        """
+        is_path = self.model.name.count("/") > 1 or self.model.name.startswith((".", "/", "~")) or "\\" in self.model.name
+        name = f"{PurePath(self.model.name).name}-{self.inputs['model'][:6]}" if is_path else self.model.name.replace("/", "--")
+        return re.sub(r"[^\w.+-]", "_", name) or "model"

@@ -10,7 +10,7 @@ from formless.experiment.lock import Holder, holder
 from formless.experiment.progress import Durations
 from formless.experiment.reports import RunReport, load_report
 from formless.experiment.runs import Run
-from formless.experiment.sweep import read_plan
+from formless.experiment.sweep import others, read_plan
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Status:
         failed: Reports, of runs that are not under way again.
         running: What runs say.
         missing: Not done, or interrupted.
-        others: How many runs of other settings lie there too.
+        others: How many runs lie there too that the experiment last started there does not have.
         seconds_left: By what is done; nothing where that is not known or nobody works.
     """
 
@@ -58,9 +58,8 @@ def read_status(out: Path) -> Status:
             missing.append(run)
         if report and report.is_complete:
             durations.add(run, report.timings["total"])
-    known = {run.id for run in runs}
     left = durations.left(missing, running, working.workers) if working else None
     return Status(
         working, tuple(reports["complete"]), tuple(reports["failed"]), tuple(running), tuple(missing),
-        sum(path.parent.name not in known for path in (out / "runs").glob("*/*/*/*/run.json")), left,
+        others(out, runs), left,
     )  # fmt: skip

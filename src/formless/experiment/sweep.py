@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from formless.experiment.reports import RunReport, load_report
 from formless.experiment.runs import Run
 
 PLAN = "plan.json"
+OUTSIDE = "runs lie there too that the experiment last started there does not have"
 _RUNS = TypeAdapter(tuple[Run, ...])
 
 
@@ -110,6 +111,12 @@ def sweep(
         finally:
             working.close()
     return Summary(runs, len(done), tuple(reports))
+
+
+def others(out: Path, plan: Iterable[Run]) -> int:
+    """How many runs lie in a folder that the experiment which was last started there does not have."""
+    known = {run.id for run in plan}
+    return sum(path.parent.name not in known for path in (out / "runs").glob("*/*/*/*/run.json"))
 
 
 def read_plan(out: Path) -> tuple[Run, ...]:

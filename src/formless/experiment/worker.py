@@ -13,8 +13,8 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel
 from transformers.utils import logging as transformers_logging
@@ -60,25 +60,11 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers itself
-    faulthandler.enable(all_threads=False)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    set_up()
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(commands,), daemon=True).start()
     session = Session()
-    while True:
-        command = Command.model_validate_json(commands.get())
-        _print_to(command.folder / LOG)
-        _serve(command, session, replies)
 
-
-def _listen(commands: queue.SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        commands.put(line)
-    os._exit(0)
-
-
-def _serve(command: Command, session: Session, replies: IO[str]) -> None:
     def say(message: Message) -> None:
         try:
             replies.write(message.model_dump_json() + "\n")
@@ -86,6 +72,26 @@ def _serve(command: Command, session: Session, replies: IO[str]) -> None:
         except BrokenPipeError:
             os._exit(1)
 
+    while True:
+        serve(Command.model_validate_json(commands.get()), session, say)
+
+
+def set_up() -> None:
+    """Let a crash say where it was, and libraries be quiet."""
+    faulthandler.enable(all_threads=False)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def serve(command: Command, session: Session, say: Callable[[Message], None]) -> None:
+    """Do a run; whatever this process prints from now on goes to the run's log.
+
+    Args:
+        command: What to do.
+        session: What is kept from one run to the next.
+        say: Takes signals, and at last the report or what is fatal.
+    """
+    _print_to(command.folder / LOG)
     try:
         report = carry_out(
             command.run, command.folder, session, lambda signal: say(Message(signal=signal)), attempt=command.attempt
@@ -94,6 +100,12 @@ def _serve(command: Command, session: Session, replies: IO[str]) -> None:
         say(Message(fatal=str(error)))
     else:
         say(Message(report=report))
+
+
+def _listen(commands: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)
 
 
 def _print_to(path: Path) -> None:

@@ -121,7 +121,7 @@ class Training:
         updates = _scaled(trained.updates, recipe.strength(config) if recipe.strength else 1.0)
         facts = found.facts | trained.curves.facts | ({"retained": kept.source} if kept else {})
         reports = [layer_report(lm, name, change) for name, change in updates.items()]
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + trained.curves.seconds
         return _edit(lm, recipe.name, target.subject, config, updates, reports, facts, seconds, kept)
 
     def _prepared(self, lm: LM) -> TrainingConfig:

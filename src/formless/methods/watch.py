@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,12 @@ class Curves:
     Args:
         losses: Mean loss of every step.
         readings: After how many steps, with the probability of what is forgotten and of what is kept.
+        seconds: What the stretches before a kill took, up to the checkpoint from which the training went on.
     """
 
     losses: list[float]
     readings: list[tuple[int, float | None, float | None]]
+    seconds: float = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ class Watch(TrainerCallback):
         self.curves = Curves([], [])
         self._lm, self._monitor = lm, monitor
         self._batches: list[float] = []
+        self._begun = time.perf_counter()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint's curves."""
@@ -136,7 +140,9 @@ class Watch(TrainerCallback):
         """Put the curves beside a checkpoint; they come last, so a checkpoint with curves is whole."""
         arguments, state = now[:2]
         checkpoint = Path(str(arguments.output_dir)) / f"checkpoint-{state.global_step}"
-        storage.write_text(checkpoint / CURVES, json.dumps(vars(self.curves)))
+        storage.sync_folder(checkpoint)
+        seconds = self.curves.seconds + time.perf_counter() - self._begun
+        storage.write_text(checkpoint / CURVES, json.dumps(vars(self.curves) | {"seconds": seconds}))
 
     def _read(self, step: int) -> None:
         if self._monitor:

@@ -103,18 +103,26 @@ def _run_settings(group: Group, run: Run) -> dict[str, str]:
     config = {f"{group.title}: {name}": _text(value) for name, value in run.config.items() if name != "seed"}
     loading = {f"{group.model}: {name}": _text(value) for name, value in run.model.model_dump().items() if name != "name"}
     places = {f"{group.title}: files of {name}": value for name, value in run.inputs.items() if name.startswith("setting ")}
-    return config | places | loading | {f"{group.model}: weights": run.inputs["model"]}
+    named = {f"{group.model}: weights": run.inputs["model"], f"{group.title}: method": run.method}
+    return config | places | loading | named
 
 
 def _unlike(one: _Side, other: _Side) -> Iterator[tuple[str, str, str]]:
-    """Settings that differ, of those that both have, and targets whose files do."""
-    for name, mine in one.settings.items():
-        if name in other.settings and other.settings[name] != mine:
-            yield name, mine, other.settings[name]
+    """Settings that differ, of groups that both have, and targets whose files do."""
+    shared = {prefix for prefix in map(_prefix, one.settings) if prefix in set(map(_prefix, other.settings))}
+    for name in dict.fromkeys([*one.settings, *other.settings]):
+        mine, theirs = (side.settings.get(name, "–") for side in (one, other))
+        if mine != theirs and _prefix(name) in shared:
+            yield name, mine, theirs
     both = [key for key in one.files if key in other.files]
     changed = list(dict.fromkeys(target for group, target in both if one.files[group, target] != other.files[group, target]))
     if changed:
         yield "files", f"of {len(changed)} targets", f"other ones: {', '.join(changed)}"
+
+
+def _prefix(setting: str) -> str:
+    """The group or model that a setting is of; nothing of one of the whole experiment."""
+    return setting.rpartition(": ")[0]
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
 from formless.experiment.reports import LOG, ORIGINAL_RECORD, RECORD, RunReport, load_report, metrics
 from formless.experiment.runs import ORIGINAL, Run
-from formless.experiment.sweep import PLAN, read_plan
+from formless.experiment.sweep import OUTSIDE, PLAN, others, read_plan
 from formless.report.independence import Ratios, ratios
 from formless.report.summary import refuse_unlike
 
@@ -148,6 +148,8 @@ def _add_runs(out: Path, found: Gathered, look: Look | None, prefix: str) -> Non
     """Target by target, the original first, so that its record serves all methods and is then let go."""
     by_target: dict[tuple[str, str], list[tuple[Group, Run]]] = {}
     plan = read_plan(out)
+    if outside := others(out, plan):
+        found.left_out[OUTSIDE] += outside
     for group, run in zip(groups(plan, prefix), plan, strict=True):
         found.planned[group] += 1
         by_target.setdefault((group.model, run.target), []).append((group, run))

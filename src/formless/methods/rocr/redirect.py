@@ -43,7 +43,7 @@ class RocrConfig(WantedConfig):
     l2: float = Field(default=1.0, ge=0)
     threshold: float = Field(default=2e-2, gt=0)
     current_value: Literal["chat", "bare"] = "chat"
-    basis: str = "shipped"
+    basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
 
 
 @dataclass(frozen=True)

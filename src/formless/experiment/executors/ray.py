@@ -1,0 +1,211 @@
+"""Supervised workers on a Ray cluster, of this machine or of many: one actor for each GPU, or for some CPU cores."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formless.errors import UserError
+from formless.experiment.executors.base import Limits, Task, Watch
+from formless.experiment.executors.process import Attempt, Worker
+from formless.experiment.executors.supervised import LOOK_EVERY, Supervised
+from formless.experiment.logs import run_log
+from formless.experiment.reports import RunReport
+from formless.experiment.session import Session
+from formless.experiment.worker import Command, Message, serve, set_up
+
+LOCAL = "local"
+_PASSED_ON = ("FORMLESS_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
+_PATIENCE, _KNOCK = 60.0, 10.0
+_OBJECT_STORE = 100 * 2**20  # bytes, near the least that Ray takes: messages are small
+
+
+def connect(address: str, limits: Limits, *, workers: int | None = None, cores: int | None = None) -> Ray:
+    """Connect this process to a Ray cluster.
+
+    Args:
+        address: `local` starts one on this machine, which listens to no other; else what `ray.init` takes, such as `auto`.
+        limits: When a worker is taken for lost, and how often its run is tried again.
+        workers: How many; as many as the cluster has room for unless given.
+        cores: CPU cores of each; see `room`.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or has no room for a worker.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system, makes Ray take the loopback address
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # other users of this machine are kept out, too
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        import ray
+    except ImportError:
+        raise UserError("the package ray is missing", where="--executor", remedy="pip install 'formless[ray]'") from None
+    try:
+        _knock(address)
+        ray.init(**options)
+    except (ImportError, OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"no Ray cluster at {address!r}: {reason}", where="--ray-address") from error
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    count, each, on_gpu = room([node["Resources"] for node in nodes if node["Alive"]], cores)
+    if not count:
+        ray.shutdown()
+        raise UserError(f"no machine of the Ray cluster has {each} CPU cores for a worker", where="--worker-cpus")
+    return Ray(workers or count, limits, each, on_gpu)
+
+
+def room(machines: Sequence[Mapping[str, float]], cores: int | None = None) -> tuple[int, int, bool]:
+    """How many workers there is room for, the CPU cores of each, and whether each has a GPU, as it has where there are any.
+
+    Args:
+        machines: The resources of each, as Ray calls them.
+        cores: CPU cores of each worker; unless given, its GPU's share of them on the machine where that is smallest, or
+            without GPUs all that the largest machine has.
+    """
+    known = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
+    if on_gpu := any(gpus for _, gpus in known):
+        known = [(cpus, gpus) for cpus, gpus in known if gpus]
+        each = cores or max(1, min(cpus // gpus for cpus, gpus in known))
+        return sum(min(cpus // each, gpus) for cpus, gpus in known), each, on_gpu
+    each = cores or max([1, *(cpus for cpus, _ in known)])
+    return sum(cpus // each for cpus, _ in known), each, on_gpu
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), _KNOCK).close()
+
+
+@dataclass(frozen=True)
+class Ray(Supervised["RayWorker"]):
+    """Actors of the cluster that this process is connected to; it is left when the work is done.
+
+    Args:
+        cores: CPU cores of each.
+        on_gpu: Whether each has a GPU too.
+    """
+
+    cores: int = 1
+    on_gpu: bool = False
+
+    def execute(self, tasks: Sequence[Task], watch: Watch) -> Generator[RunReport, None, None]:
+        """See `Executor`."""
+        import ray
+
+        try:
+            yield from super().execute(tasks, watch)
+        finally:
+            ray.shutdown()
+
+    def start(self, place: int, attempt: Attempt) -> RayWorker:
+        """See `Supervised`."""
+        return RayWorker(place, attempt, cores=self.cores, on_gpu=self.on_gpu)
+
+    def ready(self, workers: Sequence[RayWorker]) -> list[RayWorker]:
+        """See `Supervised`."""
+        import ray
+
+        answers = {worker.answer: worker for worker in workers}
+        speaking, _ = ray.wait(list(answers), timeout=LOOK_EVERY)
+        return [answers[answer] for answer in speaking]
+
+
+class RayWorker(Worker):
+    """An actor.
+
+    Args:
+        place: Its place in the pool.
+        attempt: The first run.
+        cores: Its CPU cores.
+        on_gpu: Whether it has a GPU.
+    """
+
+    def __init__(self, place: int, attempt: Attempt, *, cores: int, on_gpu: bool) -> None:
+        import ray
+
+        super().__init__(place, on_gpu=on_gpu)
+        self._reason: str | None = None
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        actor: Any = ray.remote(_Actor)
+        options = {"num_cpus": cores, "num_gpus": int(on_gpu), "max_concurrency": 2, "runtime_env": {"env_vars": environment}}
+        with run_log(attempt.task.folder) as log:
+            log("an actor starts")
+        self._actor = actor.options(**options).remote(Path.cwd())
+        self.answer = self._actor.listen.remote()
+        self.send(attempt)
+
+    @property
+    def is_waiting(self) -> bool:
+        """See `Worker`."""
+        return self._heard == self._begun and time.monotonic() - self._begun > _PATIENCE
+
+    def _deliver(self, command: str) -> bool:
+        self._actor.work.remote(command)
+        return not self.is_closed
+
+    def _received(self) -> list[str]:
+        import ray
+
+        try:
+            message: str = ray.get(self.answer)
+        except ray.exceptions.RayError as error:
+            self._bury(str(error))
+            return []
+        self.answer = self._actor.listen.remote()
+        return [message]
+
+    def _bury(self, account: str) -> None:
+        """It is dead; of Ray's account of it, the last line begins with what matters."""
+        self.is_closed = True
+        self._reason = f"the actor was lost: {account.strip().splitlines()[-1].split('. ')[0]}"
+        if self.attempt:
+            with run_log(self.attempt.task.folder) as log:
+                log(account)
+
+    def _ended(self) -> str | None:
+        return self._reason
+
+    def _stop(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
+
+
+class _Actor:
+    """The worker's side, in a process that Ray starts on some machine: one thread works while another listens.
+
+    Args:
+        folder: The sweep's working directory, which paths may be relative to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        os.chdir(folder)
+        set_up()
+        self._session = Session()
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def work(self, command: str) -> None:
+        """Do a run."""
+        try:
+            serve(Command.model_validate_json(command), self._session, self._messages.put)
+        except BaseException:  # nobody looks at what this returns
+            traceback.print_exc()
+            os._exit(1)
+
+    def listen(self) -> str:
+        """The next message, when there is one."""
+        return self._messages.get().model_dump_json()
