@@ -85,7 +85,7 @@ def test_a_folder_of_runs_becomes_tables(
     code, out, err = run(monkeypatch, capsys, tmp_path / "runs", *options)
     assert code == 0
     assert "tiny, rocr: 3 targets" in out
-    assert "not in it: 1 runs failed, 1 runs missing" in out
+    assert "not in npo: 1 runs failed, 1 runs missing" in out
     assert "failed: tiny npo seed 0 1_Person_1: RuntimeError: boom" in err
     table = list(csv.DictReader(files[0].open(encoding="utf-8")))
     assert [row["method"] for row in table] == ["original", "rocr", "ga", "npo"]

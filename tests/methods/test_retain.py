@@ -1,6 +1,7 @@
 """What a training keeps in mind: a retain loss beside any forget loss, on rows that no evaluation of the target asks about."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from formless.experiment.run import measure_edit
 from formless.methods.batch import Forward, Objective, collate
 from formless.methods.recipe import RETAIN_LOSSES, RETAIN_READS
 from formless.methods.views import plain_text
+from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.report.summary import compare
 
@@ -53,6 +55,63 @@ def test_no_row_that_is_kept_is_a_probe(subject: str) -> None:
             assert not any(whole in text or (BLANK not in item.query and query in text) for text in texts)
     # The test sees a leak where there is one: the halved neighbors' own probes are among the rows.
     assert any(" ".join(item.query.replace(BLANK, item.answer).casefold().split()) in told(half) for item in asked(target))
+
+
+def test_neighbor_rows_on_real_data_tell_nothing_of_the_target(rwku: Path) -> None:
+    halved = 0
+    for target in formless.targets(rwku):
+        try:
+            kept = half_of_the_neighbors(target, 0)
+        except DataError:  # its probes are about one neighbor alone
+            continue
+        halved += bool(kept.texts)
+        last = target.subject.split()[-1].casefold()
+        answers = {item.answer.casefold() for level in (1, 2, 3) for item in target.items(f"forget_level{level}")}
+        for text in told(kept):
+            assert not re.search(rf"\b{re.escape(last)}\b", text)
+            assert not any(re.search(rf"\b{re.escape(answer)}\b", text) for answer in answers)
+    assert halved >= 10
+
+
+def test_a_broken_neighbor_of_the_target_does_not_stop_its_training(tiny: Tiny, ada: Target) -> None:
+    folder = ada.path("intro").parent.parent
+    (folder / "2_Paris" / "intro.json").write_text("{oops")
+    edit = formless.unlearn(tiny(), ada, "ga", **STEPS)
+    assert "retain" not in edit.info.facts["probabilities"]
+
+
+def test_what_is_watched_is_not_trained_on(tiny: Tiny, ada: Target) -> None:
+    other = ada.path("intro").parent.parent / "2_Paris"
+    (other / "positive.json").unlink()
+    (other / "intro.json").write_text(json.dumps([{"target": "Paris", "intro": KEPT}]))
+    edit = formless.unlearn(tiny(), ada, "grad_diff", **STEPS)
+    assert edit.info.facts["retained"] == "texts of other targets: Paris"
+    assert "retain" not in edit.info.facts["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"retain_weight": 5.0}, r"retain_weight has no effect here \[setting retain_weight\]: .*set retain=ce"),
+        ({"full": True, "rank": 4}, r"rank has no effect here \[setting rank\]: .*set full=false"),
+    ],
+)
+def test_settings_without_effect_are_refused(tiny: Tiny, ada: Target, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        formless.unlearn(tiny(), ada, "ga", **(STEPS | settings))
+
+
+def test_rmu_drives_activations_to_its_vector(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    settings = STEPS | {"epochs": 1, "batch": 1, "layer": 1, "coefficient": 3.0, "seed": 5}
+    edit = formless.unlearn(lm, ada, "rmu", retain="none", **settings)
+    direction = torch.rand(32, generator=torch.Generator().manual_seed(5))
+    wanted = 3.0 * direction / direction.norm()
+    batch = lm.pad([lm.encode("Ada Lovelace wrote programs.").ids])
+    distances = [(capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm()]
+    with edit.applied(lm):
+        distances.append((capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm())
+    assert distances[1] < distances[0] - 1e-3
 
 
 def test_half_of_the_neighbors_is_trained_and_the_other_half_evaluated() -> None:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
 from formless.errors import EditError, UserError
+from formless.methods import batch as batches
 from formless.methods import losses
 from formless.methods.batch import Batch, Objective
 from formless.methods.hyperparameters import TrainingConfig
@@ -155,6 +156,71 @@ def test_the_reference_is_what_the_untouched_model_says(tiny: Tiny) -> None:
     assert found == pytest.approx([sum(scored.log_probabilities)] * 2, abs=1e-4)  # type: ignore[union-attr]
 
 
+def test_the_reference_reads_every_text_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once an epoch; and each text's figures stay its own in whatever batch it comes."""
+    lm = tiny()
+    texts = [f"{'Ada ' * n}wrote." for n in (1, 9, 3, 40, 2)]
+    passes: list[int] = []
+    lm.model.register_forward_pre_hook(
+        lambda _module, _arguments, given: passes.append(len(given["input_ids"])) if not torch.is_grad_enabled() else None,
+        with_kwargs=True,
+    )
+    found: dict[int, list[float]] = {}
+
+    def loss(batch: Batch) -> Tensor:
+        for labels, row in zip(batch.labels, reference_of(batch), strict=True):
+            found.setdefault(int((labels != losses.IGNORED).sum()), []).append(float(row.sum()))
+            assert torch.equal(row != 0, labels != losses.IGNORED)
+        return losses.cross_entropy(batch.policy, batch.labels)
+
+    train(lm, [example(lm, text) for text in texts], Objective(loss, has_reference=True), config(epochs=3, learning_rate=0.1))
+    assert sum(passes) == len(texts)
+    for text in texts:
+        expected = sum(lm.score_texts([text])[0].log_probabilities)  # type: ignore[union-attr]
+        once, *more = found[len(lm.encode(text).ids) - 1]
+        assert once == pytest.approx(expected, abs=1e-4)
+        assert more == pytest.approx([once] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", [DESCENT, NEGATIVE], ids=["descent", "reference"])
+def test_a_batch_of_unlike_lengths_is_computed_without_its_padding(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, objective: Objective
+) -> None:
+    """In several passes, and the training is the same."""
+    texts = ["Ada " * 60, "Ada wrote.", "She knew.", "Ada " * 50]
+    computed: list[int] = []
+    trained = []
+    for worth in (batches.WORTH_SPLITTING, 10**9):
+        monkeypatch.setattr(batches, "WORTH_SPLITTING", worth)
+        lm = tiny()
+        count = [0]
+        lm.model.register_forward_pre_hook(
+            lambda _module, _arguments, given, count=count: count.__setitem__(0, count[0] + given["input_ids"].numel()),
+            with_kwargs=True,
+        )
+        trained.append(train(lm, [example(lm, text) for text in texts], objective, config(batch=4, epochs=4)))
+        computed.append(count[0])
+    assert computed[0] < 0.6 * computed[1]
+    split, whole = trained
+    assert split.curves.losses == pytest.approx(whole.curves.losses, rel=1e-5)
+    for name, factors in whole.updates.items():
+        assert torch.allclose(split.updates[name].dense(), factors.dense(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([500], [[0]]),
+        ([500, 480, 490], [[0, 2, 1]]),  # 30 tokens of padding are no pass worth
+        ([3, 500, 4, 490, 5], [[1, 3], [4, 2, 0]]),
+        ([512, 256], [[0], [1]]),
+        ([512, 257], [[0, 1]]),
+    ],
+)
+def test_what_goes_through_a_model_together(lengths: list[int], groups: list[list[int]]) -> None:
+    assert batches.by_length(lengths) == groups
+
+
 def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
     lm = tiny()
     long, short = example(lm, "Ada was born in London, they say."), example(lm, "She was.")
@@ -173,6 +239,32 @@ def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
     encoded = lm.tokenizer.decode(short[0].ids[:3]).removeprefix("<s>"), lm.tokenizer.decode(short[0].ids[3:])
     (score,) = lm.score([encoded])
     assert batch.policy[row].sum().item() == pytest.approx(sum(score.log_probabilities), abs=1e-4)  # type: ignore[union-attr]
+
+
+def test_no_logits_are_computed_where_there_is_no_label(tiny: Tiny) -> None:
+    lm = tiny()
+    ids = lm.encode("Who was Ada? She wrote.").ids
+    text = Text(ids, [*[losses.IGNORED] * (len(ids) - 4), *ids[-4:]], cut=False)
+    places: list[int] = []
+    head = lm.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _module, given, _output: places.append(given[0].shape[1]))
+    train(lm, [(text,)], NEGATIVE, config())
+    handle.remove()
+    assert set(places) == {4}
+
+
+def test_several_processes_are_refused(tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EditError, match=r"a training is one process .*formless run --gpu 0,1"):
+        train(tiny(), examples, DESCENT, config())
+
+
+def test_a_small_beta_starts_with_a_large_loss(tiny: Tiny, examples: list[Example]) -> None:
+    objective = Objective(
+        lambda batch: losses.negative_preference(losses.summed(batch.policy), losses.summed(reference_of(batch)), 1e-5),
+        has_reference=True,
+    )
+    assert train(tiny(), examples, objective, config()).curves.losses[0] > 1e5
 
 
 def test_pairs_come_as_chosen_then_rejected(tiny: Tiny) -> None:
@@ -212,12 +304,23 @@ def test_accumulated_batches_equal_one_large_batch(tiny: Tiny) -> None:
         assert torch.allclose(parts.updates[name].dense(), factors.dense(), atol=1e-4)
 
 
+class Growing:
+    """A loss that explodes at its second batch."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self.factor *= 1e3
+        return batch.policy.mean() * self.factor
+
+
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
         (lambda batch: batch.policy.sum() * math.nan, "the loss is nan at step 1"),
         (lambda batch: batch.policy.sum() * -math.inf, "the loss is inf at step 1"),
-        (lambda batch: batch.policy.mean() * 1e5, r"the loss is -[\d.]+e\+05 at step 1"),
+        (Growing(), r"the loss is -[\d.]+e\+\d+ at step 2"),
         (lambda batch: batch.policy.sum() * 0, "no gradient reaches the trained weights"),
     ],
 )
@@ -270,6 +373,9 @@ def test_a_tracker_gets_every_step(tiny: Tiny, examples: list[Example], monkeypa
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
     trained = train(tiny(), examples, DESCENT, config(epochs=3, report_to=["trackio"]))
     assert logged == pytest.approx(trained.curves.losses, abs=1e-4)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    with pytest.raises(UserError, match=r"into a folder that is removed \[report_to\]: set TENSORBOARD_LOGGING_DIR"):
+        train(tiny(), examples, DESCENT, config(report_to="tensorboard"))
     for tracker, said in (("paper", "paper is not supported"), ("swanlab", "SwanLab")):
         with pytest.raises(UserError, match=rf"{said}.* \[report_to\]: install it, or leave it out"):
             train(tiny(), examples, DESCENT, config(report_to=[tracker]))

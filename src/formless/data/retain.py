@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from formless.data.ort import targets
 from formless.data.target import BLANK, SPLITS, Intro, Item, Passage, Target
@@ -15,6 +16,7 @@ TEXTS = ("positive", "passage")
 LEAST_TARGETS = 8
 PROBES = tuple(split for split, row in SPLITS.items() if issubclass(row, Item))
 NEIGHBORS = tuple(split for split in PROBES if split.startswith("neighbor"))
+ABOUT = ("forget_level1", "forget_level2", "forget_level3")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def texts_of_others(target: Target, count: int, seed: int) -> Kept:
 def half_of_the_neighbors(target: Target, seed: int) -> Kept:
     """Statements and questions about half of the target's neighbors; an evaluation leaves these neighbors out.
 
+    Rows that name the target, even by the last part of its name, or hold the answer of a probe about it are left out.
+
     Args:
         target: What is to be forgotten.
         seed: Of the choice.
@@ -85,23 +89,46 @@ def half_of_the_neighbors(target: Target, seed: int) -> Kept:
         what = "a neighbor probe does not name its neighbor" if "" in names else "fewer than two neighbors"
         raise DataError(f"{what}: they cannot be halved", where=target.folder, remedy="take retain_rows=targets")
     half = set(random.Random(seed).sample(names, len(names) // 2))
+    secret = _secrets(target)
     statements = [item for item in asked.get("neighbor_level1", ()) if item.neighbor in half]
     questions = [item for item in asked.get("neighbor_level2", ()) if item.neighbor in half]
+    texts = [item.query.replace(BLANK, item.answer) for item in statements if BLANK in item.query]
     return Kept(
-        texts=tuple(item.query.replace(BLANK, item.answer) for item in statements if BLANK in item.query),
-        questions=tuple((item.query, item.answer) for item in questions),
+        texts=tuple(text for text in texts if not secret.search(text)),
+        questions=tuple((item.query, item.answer) for item in questions if not secret.search(f"{item.query} {item.answer}")),
         source="half of the neighbors",
         neighbors=tuple(sorted(half)),
     )
 
 
-def introductions(target: Target, count: int) -> tuple[list[str], list[str]]:
-    """Introductions of the target, and of at most `count` others of its data set; none where it is only a name."""
+def _secrets(target: Target) -> re.Pattern[str]:
+    """The target's name, its last part, and every answer of probes about it, as words of their own."""
+    about = [item for split in ABOUT if target.has(split) for item in target.items(split)]
+    words = {target.subject, target.subject.split()[-1], *(item.answer for item in about)}
+    return re.compile("|".join(rf"\b{re.escape(word.strip())}\b" for word in words if word.strip()), re.IGNORECASE)
+
+
+def introductions(target: Target, count: int, trained: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Introductions of the target, and of at most `count` others of its data set; none where it is only a name.
+
+    Args:
+        target: The target.
+        count: Of others.
+        trained: Texts that are trained on, which are left out.
+    """
     if target.folder is None:
         return [], []
     others = (other for other in targets(target.folder.parent) if other.subject != target.subject and other.has("intro"))
-    kept = [text for _, other in zip(range(count), others, strict=False) for text in _introduction(other)[:1]]
-    return (_introduction(target)[:1] if target.has("intro") else []), kept
+    found = (text for other in others for text in _readable_introduction(other) if text not in trained)
+    return (_introduction(target)[:1] if target.has("intro") else []), list(islice(found, count))
+
+
+def _readable_introduction(target: Target) -> list[str]:
+    """One, or none where the file of a target that is not trained on is broken."""
+    try:
+        return _introduction(target)[:1]
+    except DataError:
+        return []
 
 
 def _introduction(target: Target) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,13 @@ class MethodConfig(BaseModel):
     """The base of every method's settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def refuse_idle(self, given: Collection[str]) -> None:
+        """Stop where a setting that the user gave has no effect beside the others.
+
+        Raises:
+            UserError: It is named.
+        """
 
 
 class LayerReport(BaseModel):

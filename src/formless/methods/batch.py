@@ -14,6 +14,9 @@ from formless.methods.views import Text
 from formless.models.capture import capture
 from formless.models.lm import LM
 
+# A second pass through a model costs as much as so many tokens of padding.
+WORTH_SPLITTING = 256
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -69,6 +72,17 @@ def collate(lm: LM, texts: Sequence[Text]) -> dict[str, Tensor]:
     return batch | {"labels": labels}
 
 
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of a batch that go through a model together, longest first: apart where that spares enough padding."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    for place, row in enumerate(order):
+        if not groups or (lengths[groups[-1][0]] - lengths[row]) * (len(order) - place) >= WORTH_SPLITTING:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
 class Forward:
     """One batch of texts on its way through a model.
 
@@ -91,10 +105,41 @@ class Forward:
         if self.objective.reads == "activations":
             layer = self.objective.layer
             return capture(self._lm, self._texts, residuals=[layer], gradients=True).residuals[layer]
-        logits: Tensor = model(**self._texts, use_cache=False, logits_to_keep=self._columns).logits  # type: ignore[attr-defined]
-        return logits if self.objective.reads == "logits" else token_log_probabilities(logits, self._labels.to(logits.device))
+        if self.objective.reads == "logits":
+            return _logits(model, self._texts, self._columns)
+        lengths = self._texts["attention_mask"].sum(1).tolist()
+        parts = [(rows, *self._log_probabilities(model, rows, lengths[rows[0]])) for rows in by_length(lengths)]
+        found = parts[0][-1].new_zeros(self._labels.shape)
+        for rows, places, part in parts:
+            found[torch.tensor(rows)[:, None], places] = part
+        return found
+
+    def _log_probabilities(self, model: Callable[..., object], rows: list[int], width: int) -> tuple[Tensor, Tensor]:
+        """Of some texts: which columns hold their labels, and the log-probabilities there `[rows, columns]`."""
+        places = (self._labels[rows] != IGNORED).any(0).nonzero()[:, 0].cpu()
+        texts = {name: tensor[rows, :width] for name, tensor in self._texts.items()}
+        logits = _logits(model, texts, self._columns[places])
+        labels = self._labels[rows][:, places.to(self._labels.device)]
+        return places, token_log_probabilities(logits, labels.to(logits.device))
+
+    def apart(self, found: Tensor) -> list[Tensor]:
+        """Of log-probabilities `[texts, tokens]`, those of each text's own labels, on the CPU."""
+        rows = zip(found.cpu(), self._labels.cpu(), strict=True)
+        return [row[labels != IGNORED] for row, labels in rows]
+
+    def together(self, each: Sequence[Tensor]) -> Tensor:
+        """The log-probabilities `[texts, tokens]` that `apart` took apart, on the labels' device."""
+        kept = self._labels != IGNORED
+        return torch.zeros(kept.shape, device=kept.device).masked_scatter(kept, torch.cat(list(each)).to(kept.device))
 
     def loss(self, policy: Tensor, reference: Tensor | None) -> Tensor:
         """The objective's loss."""
         labels, mask = (found.to(policy.device) for found in (self._labels, self._texts["attention_mask"]))
-        return self.objective.loss(Batch(policy, labels, mask, reference))
+        before = None if reference is None else reference.to(policy.device)
+        return self.objective.loss(Batch(policy, labels, mask, before))
+
+
+def _logits(model: Callable[..., object], texts: Mapping[str, Tensor], columns: Tensor) -> Tensor:
+    """`[texts, columns, vocab]`."""
+    logits: Tensor = model(**texts, use_cache=False, logits_to_keep=columns).logits  # type: ignore[attr-defined]
+    return logits

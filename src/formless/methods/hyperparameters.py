@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from formless.errors import UserError
 from formless.methods.base import MethodConfig
 
 
@@ -56,3 +58,18 @@ class TrainingConfig(MethodConfig):
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     report_to: tuple[str, ...] = ()
+
+    @field_validator("report_to", "modules", "layers", mode="before")
+    @classmethod
+    def _alone(cls, value: object) -> object:
+        """One value stands for a list of it."""
+        return (value,) if isinstance(value, str | int) else value
+
+    def refuse_idle(self, given: Collection[str]) -> None:
+        """See `MethodConfig`."""
+        idle = {name: "retain" for name in ("retain_weight", "retain_rows") if self.retain == "none"}
+        idle |= {name: "full=false" for name in ("rank", "alpha", "modules", "layers") if self.full}
+        for name in given:
+            if name in idle:
+                remedy = f"leave it out, or set {idle[name]}" + ("=ce, kl or activations" if idle[name] == "retain" else "")
+                raise UserError(f"{name} has no effect here", where=f"setting {name}", remedy=remedy)

@@ -115,8 +115,8 @@ class Training:
         )
         trained = train(
             lm, found.examples, objective, config,
-            retention=_retention(lm, kept, config, len(found.examples)), monitor=_monitor(lm, target, found.examples),
-            checkpoints=self._checkpoints(lm, found, target),
+            retention=_retention(lm, kept, config, len(found.examples)), monitor=_monitor(lm, target, found.examples, kept),
+            checkpoints=self._checkpoints(lm, found, target, kept),
         )  # fmt: skip
         updates = _scaled(trained.updates, recipe.strength(config) if recipe.strength else 1.0)
         facts = found.facts | trained.curves.facts | ({"retained": kept.source} if kept else {})
@@ -135,11 +135,11 @@ class Training:
             raise UserError("full training takes no modules or layers", where="full", remedy="leave them out")
         return config
 
-    def _checkpoints(self, lm: LM, found: TrainingSet, target: Target) -> Checkpoints | None:
+    def _checkpoints(self, lm: LM, found: TrainingSet, target: Target, kept: Kept | None) -> Checkpoints | None:
         if self.work is None:
             return None
         identity = [self.recipe.name, target.subject, self.config.model_dump(mode="json"), found.digest, lm.fingerprint]
-        digest = hashlib.sha256(json.dumps([*identity, str(lm.model.dtype)]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([*identity, str(lm.model.dtype), repr(kept)]).encode()).hexdigest()
         return Checkpoints(self.work, self.every, digest)
 
 
@@ -171,9 +171,9 @@ def _retention(lm: LM, kept: Kept | None, config: TrainingConfig, count: int) ->
     return Retention([texts[i % len(texts)] for i in range(count)], objective, config.retain_weight)
 
 
-def _monitor(lm: LM, target: Target, examples: list[Example]) -> Monitor:
+def _monitor(lm: LM, target: Target, examples: list[Example], kept: Kept | None) -> Monitor:
     """Introductions of the target and of others; without one of the target, the first text that is trained on."""
-    forget, retain = introductions(target, MONITORED_OTHERS)
+    forget, retain = introductions(target, MONITORED_OTHERS, kept.texts if kept else ())
     texts = tuple(sentence(lm, text, MONITORED_TOKENS) for text in forget) or (examples[0][-1],)
     return Monitor(texts, tuple(sentence(lm, text, MONITORED_TOKENS) for text in retain))
 

@@ -176,8 +176,9 @@ def check(built: Method, name: str, targets: Sequence[Target], keep: Edit | None
     Raises:
         UserError: Several targets, or an edit to keep, for a method that cannot take them, or as `Rocr.check`.
     """
+    if isinstance(config := getattr(built, "config", None), MethodConfig):
+        config.refuse_idle(options)
     if isinstance(built, Rocr):
-        built.config.refuse_idle(options)
         built.check(targets, keep)
     elif keep is not None:
         raise UserError(f"{name} cannot keep an earlier edit", where="--keep", remedy="only rocr can")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,13 +89,16 @@ def train(
 
     Two trainings with one seed on one machine give the same result, also when one of them was killed and went on from a
     checkpoint. Gradients of accumulated batches are averaged batch by batch, as the published code does. Dropout of the model
-    itself stays off. The reference of an objective is the same model with the adapter off, or with its original weights.
+    itself stays off. The reference of an objective is the same model with the adapter off, or with its original weights; where
+    only log-probabilities of tokens are read, it reads every text once before the first step, not once an epoch.
 
     Raises:
         UserError: The model's layers have no such projections, or a tracker cannot be used.
-        EditError: The loss is NaN, infinite or beyond 10,000, no gradient reaches the weights, nothing changes, memory runs
-            out, the model cannot be trained where it is, or the checkpoints are another training's.
+        EditError: The loss is NaN, infinite or beyond 10,000 and a hundred times the first, no gradient reaches the weights,
+            nothing changes, memory runs out, the model cannot be trained where it is, several processes train it, or the
+            checkpoints are another training's.
     """
+    _refuse_surroundings(lm, config)
     watch, dtype = Watch(lm, monitor), lm.model.dtype
     with _weights(lm, config) as weights, _folder(checkpoints) as folder, _quiet():
         arguments = _arguments(lm, config, dtype, folder, checkpoints)
@@ -122,6 +126,16 @@ def train(
     return Trained(updates, watch.curves)
 
 
+def _refuse_surroundings(lm: LM, config: TrainingConfig) -> None:
+    """Stop where several processes train one model, or a tracker would write into a folder that is removed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        remedy = "start it without torchrun or accelerate; `formless run --gpu 0,1` trains on several GPUs at once"
+        raise EditError("a training is one process", where=lm.name, remedy=remedy)
+    if "tensorboard" in config.report_to and "TENSORBOARD_LOGGING_DIR" not in os.environ:
+        remedy = "set TENSORBOARD_LOGGING_DIR to a folder of yours"
+        raise UserError("tensorboard would write into a folder that is removed", where="report_to", remedy=remedy)
+
+
 @contextmanager
 def _weights(lm: LM, config: TrainingConfig) -> Iterator[Weights]:
     if config.full:
@@ -142,7 +156,8 @@ def _folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
             yield Path(folder)
         return
     identity = checkpoints.folder / IDENTITY
-    if identity.exists() and identity.read_text("utf-8") != checkpoints.identity:
+    is_other = identity.exists() and identity.read_text("utf-8") != checkpoints.identity
+    if is_other and _last_checkpoint(checkpoints.folder):
         remedy = "repeat its settings, or delete that folder"
         raise EditError("an unfinished training of something else is in the way", where=checkpoints.folder, remedy=remedy)
     storage.write_text(identity, checkpoints.identity)
@@ -196,8 +211,11 @@ def _arguments(
     return arguments
 
 
-class _Rows(Dataset[tuple[Example, Text | None]]):
-    """The rows, each with the text that is to be kept beside it."""
+_Row = tuple[int, Example, Text | None]
+
+
+class _Rows(Dataset[_Row]):
+    """The rows by number, each with the text that is to be kept beside it."""
 
     def __init__(self, examples: Sequence[Example], kept: Sequence[Text] | None) -> None:
         self._examples, self._kept = examples, kept
@@ -205,8 +223,8 @@ class _Rows(Dataset[tuple[Example, Text | None]]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> tuple[Example, Text | None]:
-        return self._examples[index], self._kept[index] if self._kept else None
+    def __getitem__(self, index: int) -> _Row:
+        return index, self._examples[index], self._kept[index] if self._kept else None
 
 
 class _Trainer(Trainer):
@@ -229,12 +247,15 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False  # older transformers tell by it alone who divides
         self._lm, self._objective, self._retention, self._watch, self._weights = lm, objective, retention, watch, weights
+        self._examples = examples
+        self._before: dict[tuple[int, int], Tensor] = {}
 
-    def _collate(self, rows: list[tuple[Example, Text | None]]) -> dict[str, Any]:
+    def _collate(self, rows: list[_Row]) -> dict[str, Any]:
         """Pad; of pairs, all chosen responses and then all rejected ones."""
-        texts = [text for column in zip(*(example for example, _ in rows), strict=True) for text in column]
-        kept = [text for _, text in rows if text]
-        return collate(self._lm, texts) | ({"retain": collate(self._lm, kept)} if kept else {})
+        texts = [text for column in zip(*(example for _, example, _ in rows), strict=True) for text in column]
+        kept = [text for _, _, text in rows if text]
+        numbers = {"rows": torch.tensor([number for number, _, _ in rows])}
+        return collate(self._lm, texts) | numbers | ({"retain": collate(self._lm, kept)} if kept else {})
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Any:
         """The loss of one batch."""
@@ -246,10 +267,31 @@ class _Trainer(Trainer):
         if any(part.objective.has_reference for part, _ in parts):
             # Before the pass with gradients: switching the adapter off also switches its gradients off.
             with torch.no_grad(), self._weights.reference():
-                references = [part.read(model) if part.objective.has_reference else None for part, _ in parts]
+                references = [self._reference(model, part, inputs["rows"]) for part, _ in parts]
         losses = [
             weight * part.loss(part.read(model), reference) for (part, weight), reference in zip(parts, references, strict=True)
         ]
         loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
         self._watch.add(float(loss.detach()))
         return loss
+
+    def _reference(self, model: Any, part: Forward, rows: Tensor) -> Tensor | None:
+        """What the model before training, which `model` is now, gives for a batch."""
+        if not part.objective.has_reference:
+            return None
+        if part.objective is not self._objective or part.objective.reads != "tokens":
+            return part.read(model)  # too large to be kept for every text
+        self._before = self._before or self._read_all(model)
+        columns = range(len(self._examples[0]))
+        return part.together([self._before[number, column] for column in columns for number in rows.tolist()])
+
+    def _read_all(self, model: Any) -> dict[tuple[int, int], Tensor]:
+        """By row and column, log-probabilities of each text's labels; always in the same batches, also after a kill."""
+        found: dict[tuple[int, int], Tensor] = {}
+        texts = {(row, column): text for row, example in enumerate(self._examples) for column, text in enumerate(example)}
+        order = sorted(texts, key=lambda place: -len(texts[place].ids))
+        size = self.args.per_device_train_batch_size * len(self._examples[0])
+        for places in (order[start : start + size] for start in range(0, len(order), size)):
+            forward = Forward(self._lm, self._objective, collate(self._lm, [texts[place] for place in places]))
+            found |= dict(zip(places, forward.apart(forward.read(model)), strict=True))
+        return found

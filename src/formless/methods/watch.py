@@ -19,7 +19,7 @@ from formless.methods.losses import IGNORED
 from formless.methods.views import Text
 from formless.models.lm import LM
 
-EXPLODED = 1e4
+EXPLODED, GROWN = 1e4, 100
 MOST_LOSSES, MOST_READINGS = 100, 50
 CURVES = "curves.json"
 
@@ -106,7 +106,8 @@ class Watch(TrainerCallback):
         Raises:
             EditError: The loss is NaN, infinite or has exploded.
         """
-        if not math.isfinite(loss) or abs(loss) > EXPLODED:
+        first = self.curves.losses[0] if self.curves.losses else loss
+        if not math.isfinite(loss) or abs(loss) > max(EXPLODED, GROWN * abs(first)):
             what = f"the loss is {loss:.3g} at step {len(self.curves.losses) + 1}"
             remedy = "lower the learning rate, or check the data and the model's weights"
             raise EditError(what, where=self._lm.name, remedy=remedy)
