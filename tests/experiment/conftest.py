@@ -27,7 +27,7 @@ from formless.methods.icu import Icu
 from formless.methods.registry import Entry
 
 class Config(MethodConfig):
-    kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse"] = "none"
+    kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse", "last"] = "none"
     strength: float = 1.0
     seed: int = 0
 
@@ -59,6 +59,13 @@ class Mishap:
             lm.model(**lm.tokenizer("a", return_tensors="pt"))
         if kind == "error":
             raise RuntimeError("boom\\nsecond line")
+        if kind == "last":
+            replace = os.replace
+            def die(source, target, **more):
+                replace(source, target, **more)
+                if Path(target).name == "run.json":
+                    os.kill(os.getpid(), signal.SIGKILL)
+            os.replace = die
         if kind == "refuse":
             raise EditError("it cannot be done", where="here", remedy="do something else")
 

@@ -49,6 +49,15 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
+def test_a_run_that_was_finished_when_its_worker_died_is_finished(experiment: Build, go: Any, tmp_path: Path) -> None:
+    done = go(experiment(methods=[mishap("last")], targets=1), retries=1)
+    assert [(report.status, report.attempts) for report in done.reports] == [("complete", 1)]
+    folder = done.reports[0].run.folder(tmp_path / "out")
+    assert RunReport.model_validate_json((folder / "run.json").read_bytes()).is_complete
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
 def test_whatever_happens_to_a_worker_the_others_go_on(experiment: Build, go: Any, tmp_path: Path) -> None:
     kinds = ("segfault", "killed", "exit", "hang", "spin", "error", "refuse")
     done = go(experiment(methods=[*map(mishap, kinds), "icu"], targets=1), timeout=4.0, stuck=2.0, retries=0)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from formless.cli import terminal
+from formless.cli.report import PAGE
 from formless.cli.sweep_progress import sweep_progress
 from formless.errors import UserError
 from formless.experiment.config import EXPERIMENT, build_experiment, experiment_keys
@@ -19,6 +20,7 @@ from formless.experiment.executors.ray import LOCAL
 from formless.experiment.reports import LOG
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.sweep import Summary, sweep
+from formless.report.page import write_experiment_report
 
 _INTERRUPTED = 130
 
@@ -56,6 +58,7 @@ def run_command(
     ] = None,
     worker_cpus: Annotated[int | None, typer.Option(min=1, help="With Ray: CPU cores of each actor.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write the report too, OUT/report.html.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; auto by device.")] = None,
     device: Annotated[str | None, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")] = None,
     trust_remote_code: terminal.TrustOption = False,
@@ -64,7 +67,7 @@ def run_command(
 
     Exit code 1 if any run failed. Options replace the keys of the YAML file.
 
-    Example: formless run sample --workers 2
+    Example: formless run sample --workers 2 --report
 
     Example: formless run --model smollm2 --method rocr,icu,original --data sample --targets 1-12 --out runs/first
     """
@@ -94,6 +97,10 @@ def run_command(
         terminal.log.print(f"stopped; every finished run is kept. Go on with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(_INTERRUPTED) from None
     _show(done, folder)
+    if report:
+        page = folder / PAGE
+        write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
+        terminal.out.print(f"report: {page}", soft_wrap=True, markup=False)
     if done.failed:
         raise typer.Exit(1)
 
