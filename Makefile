@@ -2,7 +2,7 @@
 # make test    install, a headless browser too, then run every test
 # make browser install a headless browser, as root on Debian; without one the tests of pages are skipped
 # make check   ruff, format, mypy
-# make bench   the edit beside a plain dense implementation
+# make bench   times beside plain implementations of the published way
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +29,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.edit
+	$(BIN)/python -m benchmarks
 
 # torch comes first and by its exact version, so that no other package's range can choose a larger build.
 $(VENV)/.ready: pyproject.toml constraints.txt

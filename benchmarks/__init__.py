@@ -1,1 +1,1 @@
-"""Speed, memory and settings, measured; `make bench`."""
+"""Speed, memory, growth and settings, measured; `python -m benchmarks --help`."""

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.errors import ModelError
-from formless.models.batching import WORTH_SHARING, clusters, in_batches
+from formless.models.batching import PADDING, WORTH_SHARING, batches, clusters, in_batches
+from formless.models.families import known_model_types
 from formless.models.lm import LM
 from formless.models.scoring import Score
 
@@ -130,3 +131,35 @@ def test_what_a_cached_token_takes_is_reckoned_from_the_config(tiny: Tiny) -> No
     assert tiny("gpt2").cached_share == pytest.approx(
         2 * 2 * 4 * 4 * 8 * 4 / (8 * len(lm.tokenizer) + 64 * 96)
     )  # all four heads
+
+
+@given(st.lists(st.integers(1, 500)), st.integers(1, 20_000))
+def test_even_batches_hold_everything_once_and_little_padding(lengths: list[int], budget: int) -> None:
+    groups = list(batches(lengths, budget, even=True))
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[i] for i in group)
+        assert len(group) == 1 or len(group) * longest <= budget
+        assert sum(longest - lengths[i] for i in group) <= budget // PADDING
+
+
+def test_texts_of_like_length_are_scored_together(tiny: Tiny) -> None:
+    lm = tiny()
+    seen: list[tuple[int, ...]] = []
+    handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape)))
+    lm.score([(letter * length, " yes") for length, letters in ((20, "abcd"), (200, "efgh")) for letter in letters])
+    handle.remove()
+    assert [rows for rows, _ in seen] == [4, 4]
+
+
+@pytest.mark.parametrize("model_type", known_model_types())
+def test_logits_are_computed_where_answers_stand_only(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    head = lm.model.get_output_embeddings()
+    assert head is not None
+    seen: list[tuple[int, ...]] = []
+    handle = head.register_forward_hook(lambda _m, _i, output: seen.append(tuple(output.shape[:-1])))
+    lm.score([("Who?", " Ada"), ("A question that is longer than the other?", " a longer answer")])
+    handle.remove()
+    assert seen == [(1, len(" Ada") + len(" a longer answer"))]  # one token per byte
+    assert len(head._forward_pre_hooks) == 0

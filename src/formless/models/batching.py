@@ -17,6 +17,9 @@ Progress = Callable[[int, int], None]
 # A shorter shared prefix costs more in a second forward pass than it saves.
 WORTH_SHARING = 16
 
+# A batch may hold so small a share of the budget as padding (1 in so many): more costs more than a further pass.
+PADDING = 64
+
 # Prefixes nested deeper than this are not worth telling apart.
 DEEPEST = 64
 
@@ -52,16 +55,33 @@ class Counter:
             self.progress(self.done, self.total)
 
 
-def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item)."""
-    group: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
+def batches(lengths: Sequence[int], token_budget: int, *, even: bool = False) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item).
+
+    Args:
+        lengths: What each item takes.
+        token_budget: For a group.
+        even: End a group early where its padding would exceed `1 / PADDING` of the budget.
+    """
+    order, start = _longest_first(lengths), 0
+    while start < len(order):
+        end = _end(lengths, order, start, token_budget, even)
+        yield order[start:end]
+        start = end
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+
+def _end(lengths: Sequence[int], order: list[int], start: int, token_budget: int, even: bool) -> int:
+    """Where the group that begins at `start` ends."""
+    longest, padding = lengths[order[start]], 0
+    for place in range(start + 1, len(order)):
+        padding += longest - lengths[order[place]]
+        if longest * (place + 1 - start) > token_budget or (even and padding > token_budget // PADDING):
+            return place
+    return len(order)
 
 
 def in_batches(
@@ -70,6 +90,7 @@ def in_batches(
     work: Callable[[list[int]], None],
     *,
     share: int = 1,
+    even: bool = False,
 ) -> None:
     """Do some work on every text, batch by batch; where memory runs out, halve the model's token budget and go on.
 
@@ -78,16 +99,16 @@ def in_batches(
         lengths: What each text takes of the budget.
         work: Handles some texts, given by index. It may be called again for texts whose batch ran out of memory.
         share: Use only one in so many tokens of the budget, for work that keeps much per token.
+        even: As in `batches`, for work that takes as long as its padded tokens.
 
     Raises:
         ModelError: Memory runs out for a single text.
     """
-    pending = list(range(len(lengths)))
-    while pending:
-        rows = [pending[i] for i in next(batches([lengths[row] for row in pending], max(lm.token_budget // share, 1)))]
+    order, start = _longest_first(lengths), 0
+    while start < len(order):
+        rows = order[start : _end(lengths, order, start, max(lm.token_budget // share, 1), even)]
         if _fits(work, rows):
-            done = set(rows)
-            pending = [row for row in pending if row not in done]
+            start += len(rows)
             continue
         clear_device_cache(garbage_collection=True)
         if len(rows) == 1:

@@ -87,7 +87,7 @@ def joined(lm: Reader, ids: Sequence[list[int]]) -> DynamicCache:
     for cluster in clusters(ids, [len(row) - 1 for row in ids]):
         prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
         costs = [cost(lm, len(ids[row]), cluster.shared) for row in cluster.rows]
-        for chosen in batches(costs, lm.token_budget):  # where memory runs out, the caller halves the budget
+        for chosen in batches(costs, lm.token_budget, even=True):  # where memory runs out, the caller halves the budget
             rows = [cluster.rows[i] for i in chosen]
             found |= zip(rows, _encoded(lm, [ids[row] for row in rows], prefix, cluster.shared), strict=True)
     width = max(len(row) for row in ids)

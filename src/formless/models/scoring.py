@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -94,7 +95,7 @@ def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | N
                     results[i] = _score(lm, encoded[i], logits)
             counter.add(sum(len(groups[row]) for row in chosen))
 
-        in_batches(lm, [cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work)
+        in_batches(lm, [cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
     return results
 
 
@@ -115,7 +116,7 @@ def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> 
         counter.add(len(chosen))
 
     # Every position keeps its logits, and their logarithms and squares beside them: a quarter of the tokens at once.
-    in_batches(lm, [len(ids[i]) for i in kept], work, share=4)
+    in_batches(lm, [len(ids[i]) for i in kept], work, share=4, even=True)
     return results
 
 
@@ -141,17 +142,29 @@ def _refusal(lm: Reader, item: Encoded) -> Unscored | None:
 def _answer_logits(lm: Reader, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
     """The logits that predict each item's answer, `[answer, vocab]`; computed where answers stand only."""
     batch = lm.pad([item.ids for item in items])
-    # The token at position t is predicted by the logits at t - 1.
-    wanted = sorted({t - 1 for item in items for t in range(item.answer_start, len(item.ids))})
-    keep = torch.tensor(wanted) - shared  # on the CPU: it may index states on whatever device the last layer is
     rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
     if prefix is not None:
         rest[lm.cache_argument] = repeated(prefix, len(items))
-    output = cast(Any, lm.model)(**rest, use_cache=prefix is not None, logits_to_keep=keep)
-    column = {position: i for i, position in enumerate(wanted)}
-    for row, item in enumerate(items):
-        columns = [column[t - 1] for t in range(item.answer_start, len(item.ids))]
-        yield output.logits[row, columns]
+    # The token at position t is predicted by the logits at t - 1.
+    places = [(row, t - 1 - shared) for row, item in enumerate(items) for t in range(item.answer_start, len(item.ids))]
+    with _logits_at(lm, places):
+        logits = cast(Any, lm.model)(**rest, use_cache=prefix is not None).logits[0]  # [answers of all items, vocab]
+    yield from logits.split([len(item.ids) - item.answer_start for item in items])
+
+
+@contextmanager
+def _logits_at(lm: Reader, places: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Let the model compute logits at some (row, position) only: `[1, places, vocab]` instead of `[batch, seq, vocab]`."""
+    rows, positions = torch.tensor(places).T  # on the CPU: they may index states on whatever device the last layer is
+
+    def chosen(_head: object, states: tuple[Tensor]) -> tuple[Tensor]:
+        return (states[0][rows, positions][None],)  # [batch, seq, hidden] -> [1, places, hidden]
+
+    hook = cast(Any, lm.model).get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _score(lm: Reader, item: Encoded, logits: Tensor) -> Score:

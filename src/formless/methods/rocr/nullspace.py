@@ -19,6 +19,12 @@ from formless.models.lm import LM
 PUBLISHED = "null_space_project_layer_{}.pt"
 PUBLISHED_THRESHOLD = 2e-2
 OURS = "layer_{}.safetensors"
+
+# Eigenvalues are found in float32 where its rounding is under this share of the threshold, else in float64.
+NEGLIGIBLE = 1e-3
+
+# Rounds after which a basis stored in half precision projects as exactly as one in float32.
+ROUNDS = 3
 HOW = "make one with `formless stats`"
 
 
@@ -101,16 +107,21 @@ class BasisProjection:
         basis: `[d, rank]`.
         spans_null_space: Whether the basis spans the null space (P = U U^T) or what is removed (P = I - U U^T).
         fingerprint: What it was computed from.
+        is_rounded: Whether it was stored in half precision, so that it is orthonormal to three digits only. Its span is what
+            counts, and what the first round leaves of a key inside it is added in further rounds.
     """
 
     basis: Tensor
     spans_null_space: bool
     fingerprint: Fingerprint
+    is_rounded: bool = False
 
     def apply(self, keys: Tensor) -> Tensor:
         """P k for keys `[n, d]`."""
         basis = self.basis.to(keys)
         inside = (keys @ basis) @ basis.T
+        for _ in range(ROUNDS - 1 if self.is_rounded else 0):
+            inside = inside + ((keys - inside) @ basis) @ basis.T
         return inside if self.spans_null_space else keys - inside
 
     def describe(self) -> dict[str, Any]:
@@ -119,25 +130,37 @@ class BasisProjection:
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write `layer_<l>.safetensors` with the fingerprint in its metadata."""
-        metadata = {"fingerprint": self.fingerprint.model_dump_json(), "spans_null_space": str(self.spans_null_space)}
+        metadata = {
+            "fingerprint": self.fingerprint.model_dump_json(),
+            "spans_null_space": str(self.spans_null_space),
+            "is_rounded": str(self.is_rounded or dtype != torch.float32),
+        }
         storage.write_tensors(folder / OURS.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
     """Split the eigenvectors of a second moment at a threshold (paper, section "preserved knowledge").
 
+    Differs from the paper: the moment is symmetric, so its eigenvectors are found rather than its singular vectors, twice.
+
     Args:
-        moment: `[d, d]`, symmetric, uncentred: the mean of k k^T.
+        moment: `[d, d]`, symmetric, uncentred: the mean of k k^T, in float64.
         threshold: Eigenvalues under it belong to the null space.
 
     Returns:
-        A basis of the smaller side `[d, rank]` in float32, whether that side is the null space, and the eigenvalues `[d]`.
+        A basis of the smaller side `[d, rank]` in float32, whether that side is the null space, and the eigenvalues `[d]`,
+        float64.
     """
-    values, vectors = torch.linalg.eigh(moment)  # ascending
+    rounding = torch.finfo(torch.float32).eps * float(torch.linalg.norm(moment))
+    dtype = torch.float32 if rounding < NEGLIGIBLE * threshold else torch.float64
+    # The eigenvectors take the place of this copy; column by column, as LAPACK wants them, or torch would make one more.
+    vectors = moment.to(dtype, copy=True).mT
+    values = torch.empty_like(vectors[0])
+    torch.linalg.eigh(vectors, out=(values, vectors))  # ascending
     rank = int((values < threshold).sum())
     spans_null_space = rank <= len(values) - rank
     basis = vectors[:, :rank] if spans_null_space else vectors[:, rank:]
-    return basis.float().contiguous(), spans_null_space, values
+    return basis.float().contiguous(), spans_null_space, values.double()
 
 
 def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Projection:
@@ -180,10 +203,9 @@ def _load_basis(path: Path) -> BasisProjection:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            basis = file.get_tensor("basis").float()
+            basis = file.get_tensor("basis")
         fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
     except (SafetensorError, KeyError, ValidationError, OSError) as error:
         raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=HOW) from error
-    # A basis stored in half precision is orthonormal to three digits only; its span is what counts.
-    orthonormal, _ = torch.linalg.qr(basis)
-    return BasisProjection(orthonormal, metadata.get("spans_null_space") == "True", fingerprint)
+    is_rounded = metadata.get("is_rounded", str(basis.dtype != torch.float32)) == "True"
+    return BasisProjection(basis.float(), metadata.get("spans_null_space") == "True", fingerprint, is_rounded)

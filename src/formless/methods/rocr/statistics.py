@@ -67,6 +67,10 @@ class SecondMoments:
         """The uncentred second moment `[d, d]` of one layer, float64."""
         return self.sums[layer] / self.tokens
 
+    def take(self, layer: int) -> Tensor:
+        """The same, in the sum's own memory: nothing more can be added to that layer."""
+        return self.sums.pop(layer).div_(self.tokens)
+
     def save(self, path: Path) -> None:
         """Keep the sums so that a killed computation goes on from here."""
         counts = {"texts": str(self.texts), "tokens": str(self.tokens), "digest": self._digest.hexdigest()}
@@ -167,7 +171,7 @@ def compute_statistics(
 def _save_basis(
     moments: SecondMoments, layer: int, corpus: str, threshold: float, folder: Path, dtype: torch.dtype
 ) -> Fingerprint:
-    basis, spans_null_space, values = from_second_moment(moments.mean(layer), threshold)
+    basis, spans_null_space, values = from_second_moment(moments.take(layer), threshold)
     values = values.cpu()
     if spans_null_space and not basis.shape[1]:
         what = f"no eigenvalue of layer {layer} is under {threshold}: nothing could be edited"

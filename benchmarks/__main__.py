@@ -1,0 +1,98 @@
+"""Run benchmarks, check that both ways agree, and print one Markdown table.
+
+python -m benchmarks                          every row
+python -m benchmarks edit statistics          some
+python -m benchmarks growth --plot growth.png how work grows, and its picture
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory in some rows; its own log is noise
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import benchmarks
+from benchmarks.timing import Curve, UnequalError, curves_table, rows_table
+from formless import provenance
+
+CURVES = "growth"
+
+
+def modules() -> dict[str, tuple[str, ...]]:
+    """What can be asked for -> its modules: every module of this package with rows, and `growth` for all curves."""
+    names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+    named = {name: (name,) for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")}
+    return named | {CURVES: tuple(name for name in names if name.startswith(f"{CURVES}_"))}
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is asked for; 1 where results differ or a bar is missed."""
+    known = modules()
+    parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; all but {CURVES} unless given")
+    parser.add_argument("--quick", action="store_true", help="tiny inputs, one round: whether it runs, not how fast")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, 2 unless given")
+    parser.add_argument("--plot", type=Path, help=f"where {CURVES} draws its picture")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
+    torch.set_num_threads(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
+    rows, curves, failed = [], [], False
+    for name in options.names or [name for name in known if name != CURVES]:
+        for module in known[name]:
+            print(f"{module} ...", file=sys.stderr, flush=True)
+            loaded = importlib.import_module(f"benchmarks.{module}")
+            try:
+                if name == CURVES:
+                    curves.append(loaded.curve(quick=options.quick))
+                else:
+                    found = loaded.rows(quick=options.quick)
+                    rows += [replace(row, bar=None) for row in found] if options.quick else found
+            except UnequalError as error:
+                failed = True
+                print(f"{module}: the two ways differ: {error}", file=sys.stderr)
+    machine = provenance.hardware()
+    print(f"{machine['cpu']}, {options.threads} threads, torch {torch.__version__}; seconds: shortest / median\n")
+    if rows:
+        print(rows_table(rows))
+    if curves:
+        print(curves_table(curves))
+        if options.plot:
+            draw(curves, options.plot)
+    return int(failed or not all(row.is_met for row in rows))
+
+
+def draw(curves: list[Curve], path: Path) -> None:
+    """Seconds and peak memory by size, both axes logarithmic; a dotted line grows as the input does."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(curves), 5), layout="constrained")
+    for place, curve in enumerate(curves):
+        sizes = [point.size for point in curve.points]
+        seconds = [point.seconds for point in curve.points]
+        time, memory = (figure.add_subplot(2, len(curves), place + 1 + row * len(curves)) for row in (0, 1))
+        time.loglog(sizes, seconds, marker="o")
+        time.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], linestyle=":", color="grey")
+        time.set_title(curve.what)
+        memory.semilogx(sizes, [point.peak / 2**20 for point in curve.points], marker="o")
+        memory.set_ylim(0, 1.2 * max(point.peak for point in curve.points) / 2**20)
+        memory.set_xlabel(curve.unit)
+        if not place:
+            time.set_ylabel("seconds")
+            memory.set_ylabel("peak MB")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

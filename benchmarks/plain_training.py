@@ -1,0 +1,58 @@
+"""LoRA training the published way, written plainly: rows padded to the cut-off, all logits, a reference pass at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import get_cosine_schedule_with_warmup
+
+from formless.methods.hyperparameters import TrainingConfig
+from formless.methods.lora import adapted, lora_config
+from formless.methods.losses import IGNORED
+from formless.methods.views import Text
+from formless.models.lm import LM
+from formless.models.overlay import Factors
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Of log-probabilities and labels `[rows, cut-off - 1]`, and the reference's log-probabilities."""
+
+
+def plain_training(
+    lm: LM, texts: Sequence[Text], loss: Loss, config: TrainingConfig, *, has_reference: bool
+) -> tuple[dict[str, Factors], list[float]]:
+    """One batch of all texts a step; returns what was learnt, and the losses."""
+    ids, mask, labels = (torch.full((len(texts), config.cutoff), fill) for fill in (0, 0, IGNORED))
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = torch.tensor(text.ids)
+        mask[row, : len(text.ids)] = 1
+        labels[row, : len(text.ids)] = torch.tensor(text.labels)
+
+    def log_probabilities() -> Tensor:
+        logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        wanted = labels[:, 1:]
+        found = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")
+        return -found.view(wanted.shape)
+
+    losses = []
+    adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.alpha)
+    adapter.base_model_name_or_path = None  # PEFT would warn that it puts the model's folder there
+    with adapted(lm, adapter, config.seed) as weights:
+        learning = [parameter for parameter in weights.module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.epochs)
+        for _ in range(config.epochs):
+            before = None
+            if has_reference:
+                with torch.no_grad(), weights.reference():
+                    before = log_probabilities()
+            found = loss(log_probabilities(), labels[:, 1:], before)
+            found.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(float(found.detach()))
+        return weights.updates(), losses

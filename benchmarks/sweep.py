@@ -1,0 +1,98 @@
+"""An experiment over twelve targets in one process, beside a process for every target and method, as the published runner does.
+
+Both start from nothing: interpreter, libraries and model are loaded in the time, and no earlier record of the original model is
+there. Both put the product's own edit on the model. Each process uses as many threads as this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.evaluation import CLOSE
+from benchmarks.timing import Row, check, in_turns, largest_difference
+from formless import storage
+from formless.evaluation.record import Record, load_record
+from formless.experiment.reports import RECORD
+from formless.experiment.runs import ORIGINAL
+from formless.experiment.sweep import read_plan
+
+DATA, SUITE, METHODS = "sample", "fb,qa", (ORIGINAL, "rocr")
+TARGETS, LIMIT, ROUNDS = 12, 4, 2
+
+
+def rows(*, quick: bool = False) -> list[Row]:
+    """The row of the table."""
+    targets, limit = (1, 1) if quick else (TARGETS, LIMIT)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        times = in_turns(
+            lambda: sweep(folder, targets, limit),
+            lambda: one_process_each(folder, targets, limit),
+            rounds=1 if quick else ROUNDS,
+        )
+        checked = compared(folder)
+    note = f"original and ROCR, {SUITE}, {limit} probes a form, three free answers; {targets * len(METHODS)} processes"
+    return [Row(f"a {targets}-target sweep, embedded model", *times, None if quick else 5, checked, note)]
+
+
+def sweep(folder: Path, targets: int, limit: int) -> None:
+    """The whole experiment, from an empty folder and a cache that holds models alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for known in storage.cache_folder().iterdir():
+            if known.name != "original":
+                (Path(scratch) / known.name).symlink_to(known)
+        _run(
+            ["formless.cli.main", "run", "--model", "smollm2", "--method", ",".join(METHODS), "--data", DATA,
+             "--targets", f"1-{targets}", "--suite", SUITE, "--limit", str(limit), "--no-save-edits",
+             "--device", "cpu", "--out", str(_fresh(folder / "runs"))],
+            FORMLESS_CACHE=scratch,
+        )  # fmt: skip
+
+
+def one_process_each(folder: Path, targets: int, limit: int) -> None:
+    """A process for every target and method."""
+    out = _fresh(folder / "plain")
+    out.mkdir()
+    for target in range(1, targets + 1):
+        for method in METHODS:
+            result = str(out / f"{target} {method}.json")
+            _run(["benchmarks.plain_evaluation", DATA, str(target), SUITE, str(limit), method, result])
+
+
+def _fresh(folder: Path) -> Path:
+    """A name in the same place that nothing has yet; earlier rounds keep theirs."""
+    return folder.with_name(f"{folder.name} {len(list(folder.parent.glob(f'{folder.name} *')))}")
+
+
+def _run(arguments: list[str], **environment: str) -> None:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, env=os.environ | threads | environment, capture_output=True, text=True, check=False)
+    check(done.returncode == 0, f"{' '.join(arguments[:2])} ended with {done.returncode}: {done.stderr[-500:]}")
+
+
+def compared(folder: Path) -> str:
+    """Refuse runs whose figures or answers differ; otherwise say how close they are."""
+    out, plain = folder / "runs 0", folder / "plain 0"
+    figures, difference = 0, 0.0
+    for run in read_plan(out):
+        record = load_record(run.folder(out) / RECORD)
+        expected = json.loads((plain / f"{run.target.split('_')[0]} {run.method}.json").read_text("utf-8"))
+        means = _means(record)
+        check(list(means) == list(expected["means"]), f"{run.title}: other forms")
+        difference = max(difference, largest_difference([*means.values()], [*expected["means"].values()]))
+        check([answer.answer for answer in record.answers] == expected["answers"], f"{run.title}: other answers")
+        figures += len(means)
+    check(difference <= CLOSE, f"means differ by {difference:.1e}")
+    return f"{figures} means within {difference:.0e}, answers letter for letter"
+
+
+def _means(record: Record) -> dict[str, float]:
+    return {f"{form.form} {form.split}": form.mean for form in record.forms if form.mean is not None}

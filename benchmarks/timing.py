@@ -1,0 +1,191 @@
+"""Two ways of doing the same work, timed in turns in one process, and how work grows with its input.
+
+A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`; a module `growth_*` has
+`curve(*, quick=False) -> Curve`. Rows stand only where both ways gave the same results; `UnequalError` is raised otherwise.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+Clock = Callable[[], float]
+
+
+class UnequalError(Exception):
+    """Two ways gave different results, so that their times would compare different work."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of several runs.
+
+    Args:
+        seconds: One for each run.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        """The shortest run."""
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        """The run in the middle."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        what: The work.
+        ours: What Formless takes.
+        plain: What the plain implementation of the published way takes.
+        bar: The ratio to reach; nothing where none is set.
+        checked: How the results were found equal.
+        note: What the work was, and what limits it.
+    """
+
+    what: str
+    ours: Times
+    plain: Times
+    bar: float | None
+    checked: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times longer the plain way takes, by the medians."""
+        return self.plain.median / self.ours.median
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the bar is reached."""
+        return self.bar is None or self.ratio >= self.bar
+
+
+@dataclass(frozen=True)
+class Point:
+    """What some work takes at one size of its input.
+
+    Args:
+        size: Of the input.
+        seconds: Of the work.
+        peak: Most resident memory of a process that does nothing else, bytes.
+    """
+
+    size: int
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How time and memory of some work grow.
+
+    Args:
+        what: The work.
+        unit: What its input is counted in.
+        points: Smallest first.
+        note: What it follows.
+    """
+
+    what: str
+    unit: str
+    points: tuple[Point, ...]
+    note: str = ""
+
+
+def in_turns(
+    ours: Callable[[], object], plain: Callable[[], object], *, rounds: int, clock: Clock = time.perf_counter
+) -> tuple[Times, Times]:
+    """Time both, one after the other in every round, so that a busy machine slows both alike.
+
+    Args:
+        ours: One way; it has run before (the check of its results), so nothing is warmed up here.
+        plain: The other.
+        rounds: How often.
+        clock: Wall time, or `time.process_time` for CPU time of all threads.
+    """
+    pairs = [(_seconds(ours, clock), _seconds(plain, clock)) for _ in range(rounds)]
+    first, second = zip(*pairs, strict=True)
+    return Times(first), Times(second)
+
+
+def _seconds(work: Callable[[], object], clock: Clock) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def alone(work: Callable[..., float], *arguments: Any) -> tuple[float, int]:
+    """Run a module's function in a process of its own; the seconds that it returns, and the process's peak memory in bytes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_peak, work, *arguments).result()
+
+
+def _with_peak(work: Callable[..., float], *arguments: Any) -> tuple[float, int]:
+    seconds = work(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, peak if sys.platform == "darwin" else 1024 * peak
+
+
+def check(equal: bool, what: str) -> None:
+    """Refuse to time what differs.
+
+    Raises:
+        UnequalError: It does.
+    """
+    if not equal:
+        raise UnequalError(what)
+
+
+def largest_difference(ours: Sequence[float], plain: Sequence[float]) -> float:
+    """The largest absolute difference of two lists of figures.
+
+    Raises:
+        UnequalError: They differ in length.
+    """
+    check(len(ours) == len(plain), f"{len(ours)} figures beside {len(plain)}")
+    return max((abs(a - b) for a, b in zip(ours, plain, strict=True)), default=0.0)
+
+
+def rows_table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table; seconds are min / median."""
+    lines = [
+        "| what | formless, s | plain, s | ratio | bar | results | note |",
+        "| - | - | - | - | - | - | - |",
+    ]
+    for row in rows:
+        bar = "" if row.bar is None else f"{row.bar:g}{'' if row.is_met else ', missed'}"
+        lines.append(
+            f"| {row.what} | {_pair(row.ours)} | {_pair(row.plain)} | {row.ratio:.1f} | {bar} | {row.checked} | {row.note} |"
+        )
+    return "\n".join(lines)
+
+
+def _pair(times: Times) -> str:
+    return f"{times.least:.3g} / {times.median:.3g}"
+
+
+def curves_table(curves: Sequence[Curve]) -> str:
+    """Curves as a Markdown table."""
+    lines = ["| work | size | seconds | ms per unit | peak MB |", "| - | - | - | - | - |"]
+    for curve in curves:
+        for point in curve.points:
+            per = 1000 * point.seconds / point.size
+            lines.append(
+                f"| {curve.what} | {point.size:,} {curve.unit} | {point.seconds:.3g} | {per:.3g} | {point.peak / 2**20:,.0f} |"
+            )
+    return "\n".join(lines)
