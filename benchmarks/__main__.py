@@ -22,24 +22,25 @@ from pathlib import Path
 import torch
 
 import benchmarks
-from benchmarks.timing import Curve, UnequalError, curves_table, rows_table
+from benchmarks.timing import Curve, Row, UnequalError, curves_table, rows_table
 from formless import provenance
 
 CURVES = "growth"
 
 
 def modules() -> dict[str, tuple[str, ...]]:
-    """What can be asked for -> its modules: every module of this package with rows, and `growth` for all curves."""
+    """What can be asked for -> its modules: every module with rows or a curve, and `growth` for all curves."""
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
     named = {name: (name,) for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")}
-    return named | {CURVES: tuple(name for name in names if name.startswith(f"{CURVES}_"))}
+    curves = tuple(name for name in names if name.startswith(f"{CURVES}_"))
+    return named | {name: (name,) for name in curves} | {CURVES: curves}
 
 
 def main(arguments: list[str]) -> int:
     """Run what is asked for; 1 where results differ or a bar is missed."""
     known = modules()
     parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; all but {CURVES} unless given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; those with rows unless given")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, one round: whether it runs, not how fast")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, 2 unless given")
     parser.add_argument("--plot", type=Path, help=f"where {CURVES} draws its picture")
@@ -48,13 +49,15 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
-    rows, curves, failed = [], [], False
-    for name in options.names or [name for name in known if name != CURVES]:
+    rows: list[Row] = []
+    curves: list[Curve] = []
+    failed = False
+    for name in options.names or [name for name in known if not name.startswith(CURVES)]:
         for module in known[name]:
             print(f"{module} ...", file=sys.stderr, flush=True)
             loaded = importlib.import_module(f"benchmarks.{module}")
             try:
-                if name == CURVES:
+                if name.startswith(CURVES):
                     curves.append(loaded.curve(quick=options.quick))
                 else:
                     found = loaded.rows(quick=options.quick)

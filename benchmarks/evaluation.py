@@ -1,9 +1,9 @@
 """Probability forms and choice tasks of one real target, beside full logits and one prompt after the other.
 
-The target is RWKU's Stephen King where RWKU lies beside the project, the sample's Einstein otherwise (it has no MMLU,
-TruthfulQA or BBH; that row is then left out). The plain way takes long, so the tasks are measured on the first rows of each
-file, between a quarter and a third of it: whole subjects of MMLU and whole tasks of BBH, so that a question shares its examples with as many
-others as in the whole file.
+The target is RWKU's Stephen King where RWKU lies beside the project, else the sample's Einstein (without MMLU, TruthfulQA,
+BBH: that row is then left out). The plain way takes long, so the tasks are measured on the first rows of each file, between
+a quarter and a third of it: whole subjects of MMLU and whole tasks of BBH, so that a question shares its examples with as
+many others as in the whole file.
 """
 
 from __future__ import annotations

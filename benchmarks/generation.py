@@ -8,7 +8,7 @@ from benchmarks.plain_evaluation import WRITTEN, answers
 from benchmarks.timing import Row, in_turns
 
 FIRST = {"gen_fb": 30, "gen_qa": 30, "gen_level3": 30, "triviaqa": 48, "fluency": 24}
-ROUNDS = 3
+ROUNDS = 2
 
 
 def rows(*, quick: bool = False) -> list[Row]:
