@@ -117,6 +117,7 @@ def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: st
     assert said in refused(*arguments.split())
 
 
+@pytest.mark.usefixtures("lm")  # the built-in model is unpacked before, which shows a bar
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
