@@ -46,9 +46,11 @@ class Monitor:
             found = forward.read(lm.model).sum(1).tolist()  # [texts]
         counts = [sum(label != IGNORED for label in text.labels[1:]) for text in texts]
         means = [math.exp(total / count) for total, count in zip(found, counts, strict=True)]
-        return tuple(  # type: ignore[return-value]
-            sum(part) / len(part) if part else None for part in (means[: len(self.forget)], means[len(self.forget) :])
-        )
+        return _mean(means[: len(self.forget)]), _mean(means[len(self.forget) :])
+
+
+def _mean(numbers: list[float]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 @dataclass
