@@ -49,7 +49,7 @@ def sweep(folder: Path, targets: int, limit: int) -> None:
             if known.name != "original":
                 (Path(scratch) / known.name).symlink_to(known)
         _run(
-            ["formless.cli.main", "run", "--model", "smollm2", "--method", ",".join(METHODS), "--data", DATA,
+            ["formless", "run", "--model", "smollm2", "--method", ",".join(METHODS), "--data", DATA,
              "--targets", f"1-{targets}", "--suite", SUITE, "--limit", str(limit), "--no-save-edits",
              "--device", "cpu", "--out", str(_fresh(folder / "runs"))],
             FORMLESS_CACHE=scratch,

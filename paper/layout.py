@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from formless import storage
 from formless.cli import terminal
-from formless.errors import UnknownNameError, UserError
+from formless.errors import INTERRUPTED, UnknownNameError, UserError
 from formless.evaluation.record import Record, Split, load_record
 from formless.experiment.reports import RECORD, REPORT, RunReport, load_report
 
@@ -152,5 +152,5 @@ def carry(command: Callable[[], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         say("stopped; every finished run is kept. The same command goes on")
-        code = 130
+        code = INTERRUPTED
     sys.exit(code)

@@ -1,15 +1,21 @@
 """Make a language model forget a concept in every form a question can take, and measure that it did."""
 
-from formless.data.ort import find_target, targets
-from formless.data.target import Target
-from formless.errors import UserError
-from formless.evaluation.evaluate import evaluate
-from formless.evaluation.record import Record, load_record
-from formless.methods.adapter import load_edit
-from formless.methods.base import Edit
-from formless.methods.registry import unlearn
-from formless.models.lm import LM
-from formless.models.loading import load
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from formless.data.ort import find_target, targets
+    from formless.data.target import Target
+    from formless.errors import UserError
+    from formless.evaluation.evaluate import evaluate
+    from formless.evaluation.record import Record, load_record
+    from formless.methods.adapter import load_edit
+    from formless.methods.base import Edit
+    from formless.methods.registry import unlearn
+    from formless.models.lm import LM
+    from formless.models.loading import load
 
 __version__ = "0.1.0"
 
@@ -27,3 +33,31 @@ __all__ = [
     "targets",
     "unlearn",
 ]
+
+_HOME = {
+    "LM": "models.lm",
+    "Edit": "methods.base",
+    "Record": "evaluation.record",
+    "Target": "data.target",
+    "UserError": "errors",
+    "evaluate": "evaluation.evaluate",
+    "find_target": "data.ort",
+    "load": "models.loading",
+    "load_edit": "methods.adapter",
+    "load_record": "evaluation.record",
+    "targets": "data.ort",
+    "unlearn": "methods.registry",
+}
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for when it is asked for: torch and transformers take seconds to import."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'formless' has no attribute {name!r}")
+        return getattr(import_module(f"formless.{_HOME[name]}"), name)
+
+    def __dir__() -> list[str]:
+        """What there is, imported or not."""
+        return sorted({*globals(), *__all__})

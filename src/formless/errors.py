@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+# Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
 
 class UserError(Exception):
     """A problem that the user can solve; the command line prints it as one line and exits with 2.

@@ -9,7 +9,7 @@ import pytest
 
 from formless.cli.main import main
 
-COMMAND = [sys.executable, "-m", "formless.cli.main"]
+COMMAND = [sys.executable, "-m", "formless"]
 
 
 def formless(*arguments: str, cwd: Path) -> str:

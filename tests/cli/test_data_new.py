@@ -150,7 +150,7 @@ def test_an_empty_intro(new: Command, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_as_people_type_it(tmp_path: Path) -> None:
     (tmp_path / "facts.txt").write_text(FACTS, "utf-8")
-    command = [sys.executable, "-m", "formless.cli.main", "data", "new", "-t", "Ada Lovelace", "-o", "mine"]
+    command = [sys.executable, "-m", "formless", "data", "new", "-t", "Ada Lovelace", "-o", "mine"]
     done = subprocess.run([*command, "--facts", "facts.txt"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("saved in mine/1_Ada_Lovelace\n")

@@ -25,7 +25,7 @@ from formless.experiment.heartbeat import Signal
 from formless.experiment.lock import locked
 from formless.models.lm import LM
 
-COMMAND = [sys.executable, "-m", "formless.cli.main"]
+COMMAND = [sys.executable, "-m", "formless"]
 Formless = Callable[..., tuple[int, str, str]]
 
 

@@ -151,7 +151,7 @@ def test_an_edit_of_the_prompt_is_not_merged(command: Command) -> None:
 def killed(arguments: tuple[str, ...], folder: Path) -> None:
     """Start a training in another process and kill it for good once a checkpoint is there."""
     checkpoints = folder / ".ada.training"
-    process = subprocess.Popen([sys.executable, "-m", "formless.cli.main", *arguments], cwd=folder)
+    process = subprocess.Popen([sys.executable, "-m", "formless", *arguments], cwd=folder)
     while not list(checkpoints.glob("checkpoint-*/curves.json")):
         assert process.poll() is None, "the training ended without a checkpoint"
         time.sleep(0.01)

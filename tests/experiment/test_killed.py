@@ -17,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from formless.evaluation.record import load_record
 from formless.experiment.config import build_experiment
+from formless.experiment.executors.base import Limits
+from formless.experiment.executors.choice import Resources
 from formless.experiment.executors.inprocess import InProcess
 from formless.experiment.heartbeat import Signal
 from formless.experiment.reports import RunReport, metrics
@@ -35,11 +37,12 @@ class Silent:
     def finish(self, report: RunReport) -> None: ...
 
 
-def work(keys: dict[str, Any], out: Path, cache: Path) -> None:
-    """What the child process does."""
+def work(keys: dict[str, Any], out: Path, cache: Path, workers: int = 0) -> None:
+    """What the child process does, itself or by processes of its own."""
     os.environ |= {"FORMLESS_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     transformers_logging.disable_progress_bar()
-    sweep(build_experiment(keys, "test"), out, lambda hold: InProcess(), Silent())
+    make = Resources(workers, limits=Limits()).executor if workers else lambda hold: InProcess()
+    sweep(build_experiment(keys, "test"), out, make, Silent(), workers=max(workers, 1))
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +73,16 @@ def assert_same_adapter(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills(processes: ForkServerContext, model_folder: Path, tmp_path: Path, write_people: Any) -> None:
+@pytest.mark.parametrize(("kills", "workers"), [(20, 0), (5, 2)], ids=["twenty", "five of a sweep with workers"])
+def test_kills(
+    processes: ForkServerContext, model_folder: Path, tmp_path: Path, write_people: Any, kills: int, workers: int
+) -> None:
     for number in range(1, 11):
         write_people(tmp_path / "people", number)
     keys = {"models": [str(model_folder)], "methods": METHODS, "data": str(tmp_path / "people"), "suite": "fb,qa"}
 
     def start(name: str) -> Any:
-        child = processes.Process(target=work, args=(keys, tmp_path / name, tmp_path / f"cache-{name}"))
+        child = processes.Process(target=work, args=(keys, tmp_path / name, tmp_path / f"cache-{name}", workers))
         child.start()
         return child
 
@@ -88,7 +94,7 @@ def test_twenty_kills(processes: ForkServerContext, model_folder: Path, tmp_path
 
     moments = random.Random(0)
     seen = [0]
-    for _ in range(20):
+    for _ in range(kills):
         child = start("killed")
         awaited = seen[-1] + moments.choice((0, 0, 1))  # so there is work left, however fast the machine is meanwhile
         while complete(tmp_path / "killed") < awaited and child.is_alive():

@@ -155,7 +155,7 @@ def test_a_local_cluster_listens_to_this_machine_alone_and_ends_with_ctrl_c(
 ) -> None:
     config = tmp_path / "hang.yaml"
     config.write_text(f"models: [{model_folder}]\nmethods: [{{method: mishap, kind: hang}}]\ndata: {people}\nsuite: fb\n")
-    command = [sys.executable, "-m", "formless.cli.main", "run", str(config), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "formless", "run", str(config), "--out", str(tmp_path / "out")]
     command += ["--executor", "ray", "--worker-cpus", "1"]
     for name in ("MISHAP_ONCE", "RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.delenv(name, raising=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +157,7 @@ def test_no_worker_outlives_its_sweep(experiment: Build, tmp_path: Path, recorde
         def hear(self, run: Any, signal: Any) -> None:
             if signal.phase == "unlearning":
                 children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-                pids.extend(int(pid) for pid in children if b"formless.experiment.worker" in cmdline(pid))
+                pids.extend(int(pid) for pid in children if b"formless.experiment.worker_process" in cmdline(pid))
                 raise KeyboardInterrupt
 
     def cmdline(pid: str) -> bytes:
@@ -208,6 +210,13 @@ def test_loading_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "_LOADING_LIMIT", 90)
     worker._loaded = None
     assert worker.trouble(limits) == ("timeout", "the model was not loaded within 90 s")
+
+
+def test_a_worker_ends_with_its_input_before_it_has_imported_everything() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "formless.experiment.worker_process"]
+    worker = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60)
+    assert "formless.experiment" in worker.stderr
+    assert "formless.experiment.worker\n" not in worker.stderr
 
 
 @pytest.mark.slow

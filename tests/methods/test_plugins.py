@@ -58,7 +58,7 @@ def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: 
     lm.tokenizer.save_pretrained(tmp_path / "model")
     said = run(site, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "data" / "1_Ada_Lovelace"))
     assert "bounded 7.5 True" in said
-    listed = run(site, "-c", "import formless.cli.main as m; m.main()", "methods")
+    listed = run(site, "-m", "formless", "methods")
     assert "gradient ascent with a floor; trains on positive.json" in listed
     assert len(DOCS.read_text("utf-8").splitlines()) < 40
 
@@ -75,6 +75,6 @@ def test_a_broken_package_is_named_and_left_out(tmp_path: Path, code: str, said:
     site = tmp_path / "site"
     site.mkdir()
     install(site, "forgetful", code, "[formless.methods]\nbounded = forgetful:BOUNDED\n")
-    out = run(site, "-c", "import formless.cli.main as m; m.main()", "methods")
-    assert f"the method 'bounded' of forgetful is left out: {said}" in " ".join(out.split())
+    out = run(site, "-m", "formless", "methods")
+    assert f"warning: the method 'bounded' of forgetful is left out: {said}\n" in out
     assert "gradient ascent on biographies" in out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -77,10 +76,9 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """Run a verb; what the user can mend ends in one line and exit code 2."""
+    """Run a verb; what the user can mend ends in one line and exit code 2, Ctrl-C in 130 (typer sees to it)."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
@@ -96,7 +94,3 @@ def _refuse(message: str) -> int:
     """One line on standard error; the exit code of what the user can mend."""
     terminal.log.print(f"error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
     return 2
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ import typer
 from formless.cli import terminal
 from formless.cli.report import PAGE
 from formless.cli.sweep_progress import sweep_progress
-from formless.errors import UserError
+from formless.errors import INTERRUPTED, UserError
 from formless.experiment.config import EXPERIMENT, build_experiment, experiment_keys
 from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
@@ -21,8 +21,6 @@ from formless.experiment.reports import LOG
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.sweep import Summary, sweep
 from formless.report.page import write_experiment_report
-
-_INTERRUPTED = 130
 
 
 def run_command(
@@ -95,7 +93,7 @@ def run_command(
     except KeyboardInterrupt:
         again = shlex.join(["formless", *sys.argv[1:]])
         terminal.log.print(f"stopped; every finished run is kept. Go on with: {again}", soft_wrap=True, markup=False)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     _show(done, folder)
     if report:
         page = folder / PAGE

@@ -1,8 +1,7 @@
-"""A worker process: `python -m formless.experiment.worker` does the runs that come in on its standard input.
+"""What a worker does with the runs that it is given (`worker_process` is how one is started).
 
 One JSON object a line. In: a `Command`. Out, on what was standard output: a `Message`, signals while a run is under way and at
-last its report. Whatever else is printed goes to the run's log. The process ends when its input does, in the middle of a run
-too: no worker outlives its sweep.
+last its report. Whatever else is printed goes to the run's log.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import queue
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel
 from transformers.utils import logging as transformers_logging
@@ -55,14 +53,11 @@ class Message(BaseModel):
     fatal: str | None = None
 
 
-def main() -> None:
-    """Work until the input ends."""
+def work(commands: queue.SimpleQueue[str]) -> NoReturn:
+    """Do one command after the other, until something ends the process."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers itself
     set_up()
-    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
     session = Session()
 
     def say(message: Message) -> None:
@@ -102,12 +97,6 @@ def serve(command: Command, session: Session, say: Callable[[Message], None]) ->
         say(Message(report=report))
 
 
-def _listen(commands: queue.SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        commands.put(line)
-    os._exit(0)
-
-
 def _print_to(path: Path) -> None:
     """Let everything that this process and its libraries print go to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +106,3 @@ def _print_to(path: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-
-
-if __name__ == "__main__":
-    main()

@@ -89,6 +89,24 @@ def test_a_large_eigenvalue_does_not_blur_the_null_space(largest: float) -> None
     assert torch.allclose((basis @ basis.T).double(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("largest", [1.0, 1e6], ids=["float32", "float64"])
+@pytest.mark.parametrize(("size", "rank"), [(1, 0), (1, 1), (2, 1), (3, 2), (60, 0), (60, 7), (60, 30), (60, 55), (60, 60)])
+def test_the_smaller_side_is_orthonormal_and_spans_what_it_should(size: int, rank: int, largest: float) -> None:
+    torch.manual_seed(0)
+    vectors, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.double))
+    values = torch.cat([torch.linspace(1e-3, 1e-2, rank), torch.logspace(-1, 0, size - rank) * largest]).double()
+    moment = torch.zeros(2 * size, 2 * size, dtype=torch.double)
+    moment[::2, ::2] = vectors * values @ vectors.T
+    basis, spans_null_space, found = from_second_moment(moment[::2, ::2], 2e-2)
+    kept = vectors[:, :rank] if spans_null_space else vectors[:, rank:]
+    assert (basis.shape, basis.dtype, basis.is_contiguous()) == (kept.shape, torch.float32, True)
+    assert kept.shape[1] <= size / 2
+    assert torch.allclose(basis.T @ basis, torch.eye(kept.shape[1]), atol=2e-6)
+    assert torch.allclose((basis @ basis.T).double(), kept @ kept.T, atol=1e-4)
+    assert torch.allclose(found, values, rtol=1e-4)
+    assert float(moment.diagonal().sum()) == pytest.approx(float(values.sum()))  # it is as it was
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_basis_rounded_when_stored_projects_as_exactly_as_its_span(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

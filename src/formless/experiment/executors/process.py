@@ -150,7 +150,7 @@ class WorkerProcess(Worker):
             log("a worker process starts")
         with (attempt.task.folder / LOG).open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "formless.experiment.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, "-m", "formless.experiment.worker_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=file, env=dict(environment), bufsize=0, start_new_session=True, pass_fds=hold,
             )  # fmt: skip
         self.send(attempt)

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
+from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, get_lapack_funcs
 from torch import Tensor
 
 from formless import storage
 from formless.errors import EditError
 from formless.models.architecture import projection_shape
 from formless.models.lm import LM
+
+Array = npt.NDArray[np.floating[Any]]
 
 PUBLISHED = "null_space_project_layer_{}.pt"
 PUBLISHED_THRESHOLD = 2e-2
@@ -141,7 +146,8 @@ class BasisProjection:
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
     """Split the eigenvectors of a second moment at a threshold (paper, section "preserved knowledge").
 
-    Differs from the paper: the moment is symmetric, so its eigenvectors are found rather than its singular vectors, twice.
+    Differs from the paper: the moment is symmetric, so its eigenvectors are found rather than its singular vectors, twice. Its
+    tridiagonal form tells all eigenvalues, and only the smaller side's eigenvectors are computed.
 
     Args:
         moment: `[d, d]`, symmetric, uncentred: the mean of k k^T, in float64.
@@ -149,18 +155,49 @@ def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, 
 
     Returns:
         A basis of the smaller side `[d, rank]` in float32, whether that side is the null space, and the eigenvalues `[d]`,
-        float64.
+        float64; on the CPU.
     """
     rounding = torch.finfo(torch.float32).eps * float(torch.linalg.norm(moment))
     dtype = torch.float32 if rounding < NEGLIGIBLE * threshold else torch.float64
-    # The eigenvectors take the place of this copy; column by column, as LAPACK wants them, or torch would make one more.
-    vectors = moment.to(dtype, copy=True).mT
-    values = torch.empty_like(vectors[0])
-    torch.linalg.eigh(vectors, out=(values, vectors))  # ascending
+    # LAPACK overwrites this copy. It wants columns in a row, as the transpose of a symmetric matrix has them.
+    reflectors, diagonal, beside, scales = _tridiagonal(moment.to("cpu", dtype, copy=True).numpy().T)
+    values = eigvalsh_tridiagonal(diagonal, beside)  # ascending
     rank = int((values < threshold).sum())
     spans_null_space = rank <= len(values) - rank
-    basis = vectors[:, :rank] if spans_null_space else vectors[:, rank:]
-    return basis.float().contiguous(), spans_null_space, values.double()
+    first, last = (0, rank - 1) if spans_null_space else (rank, len(values) - 1)
+    vectors: Array = np.zeros((len(values), 0))
+    if first <= last:
+        chosen = {"select": "i", "select_range": (first, last)}
+        _, inner = eigh_tridiagonal(diagonal, beside, lapack_driver="stemr", **chosen)  # orthogonal also within clusters
+        vectors = _turned_back(reflectors, scales, inner)
+    return torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), spans_null_space, torch.from_numpy(values)
+
+
+def _tridiagonal(matrix: Array) -> tuple[Array, Array, Array, Array]:
+    """T = Q^T M Q of a symmetric M, which is overwritten.
+
+    Returns:
+        Q's Householder vectors, T's diagonal and the one beside it, in float64, and the vectors' scales.
+    """
+    sytrd, room = get_lapack_funcs(("sytrd", "sytrd_lwork"), (matrix,))
+    lwork = int(room(len(matrix), lower=1)[0])
+    reflectors, diagonal, beside, scales, _ = sytrd(matrix, lower=1, lwork=lwork, overwrite_a=1)
+    return reflectors, diagonal.astype(np.float64), beside.astype(np.float64), scales
+
+
+def _turned_back(reflectors: Array, scales: Array, vectors: Array) -> Array:
+    """Q V `[d, rank]` for eigenvectors V of the tridiagonal form.
+
+    Q leaves the first row alone. Its Householder vectors begin under the diagonal, one row lower in every column: counted from
+    the second element on, the same memory holds them from the diagonal on, as a QR decomposition does.
+    """
+    size = len(reflectors)
+    shifted = reflectors.ravel("K")[1 : 1 + size * (size - 1)].reshape(size, size - 1, order="F")
+    below = np.array(vectors[1:], reflectors.dtype, order="F")
+    (ormqr,) = get_lapack_funcs(("ormqr",), (reflectors,))
+    lwork = int(ormqr("L", "N", shifted, scales, below, -1)[1][0])
+    turned, _, _ = ormqr("L", "N", shifted, scales, below, lwork, overwrite_c=1)
+    return np.concatenate([vectors[:1], turned])
 
 
 def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Projection:

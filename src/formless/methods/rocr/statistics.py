@@ -172,7 +172,6 @@ def _save_basis(
     moments: SecondMoments, layer: int, corpus: str, threshold: float, folder: Path, dtype: torch.dtype
 ) -> Fingerprint:
     basis, spans_null_space, values = from_second_moment(moments.take(layer), threshold)
-    values = values.cpu()
     if spans_null_space and not basis.shape[1]:
         what = f"no eigenvalue of layer {layer} is under {threshold}: nothing could be edited"
         raise EditError(what, where="threshold", remedy=f"the smallest is {float(values[0]):.2g}")
