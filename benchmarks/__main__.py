@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 import benchmarks
 from benchmarks.timing import Curve, Row, UnequalError, curves_table, rows_table
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
     torch.set_num_threads(options.threads)
+    threadpool_limits(options.threads)  # of SciPy's and NumPy's own
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
     rows: list[Row] = []
     curves: list[Curve] = []

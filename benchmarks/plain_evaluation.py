@@ -2,8 +2,8 @@
 
 Rows are padded in file order, every position of every row gets its logits over the whole vocabulary, nothing is kept from one
 prompt to the next, and a batch writes until its last row has ended. Wording, tokens and the figures of written answers are the
-product's own: they are not what is measured. Where the published code wastes more, this does not: it computes logits once, not
-twice, and answers end at their newlines.
+product's own: they are not what is measured. Where the published code wastes more, this does not: answers end at
+their newlines, and logits are computed once unless `passes` says twice, as there.
 
     python -m benchmarks.plain_evaluation DATA TARGET SUITE LIMIT METHOD OUT
 
@@ -36,12 +36,13 @@ SCORED, WRITTEN = 4, 8
 
 
 @torch.no_grad()
-def log_probabilities(lm: LM, pairs: Sequence[tuple[str, str]]) -> Iterator[list[float]]:
+def log_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], passes: int = 1) -> Iterator[list[float]]:
     """Of each answer's tokens given all before them (nats)."""
     for start in range(0, len(pairs), SCORED):
         encoded = [lm.encode(prompt, answer) for prompt, answer in pairs[start : start + SCORED]]
         batch = lm.pad([item.ids for item in encoded])
-        logits = cast(Any, lm.model)(**batch, use_cache=False).logits.float()  # [batch, seq, vocab]
+        for _ in range(passes):
+            logits = cast(Any, lm.model)(**batch, use_cache=False).logits.float()  # [batch, seq, vocab]
         values = logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]  # [batch, seq - 1]
         for item, row in zip(encoded, values, strict=True):
             yield row[item.answer_start - 1 : len(item.ids) - 1].tolist()
@@ -72,10 +73,10 @@ def rows_of(job: Job) -> list[Row]:
     return [row for file in job.rows.values() for row in file]
 
 
-def form_figures(lm: LM, job: Job) -> list[float]:
-    """exp(mean log-probability) of every answer."""
+def form_figures(lm: LM, job: Job, passes: int = 1) -> list[float]:
+    """exp(mean log-probability) of every answer; the published code makes two passes."""
     pairs = queries(lm, cast(Form, job.part), job)
-    return [math.exp(sum(row) / len(row)) for row in log_probabilities(lm, pairs)]
+    return [math.exp(sum(row) / len(row)) for row in log_probabilities(lm, pairs, passes)]
 
 
 @torch.no_grad()

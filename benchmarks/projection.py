@@ -1,12 +1,11 @@
 """The null space of a second moment by eigenvectors, beside the published singular vectors and d x d projection.
 
 python -m benchmarks projection
-python -m benchmarks.projection 14336    # that width too: half an hour on one core, 9 GB
+python -m benchmarks.projection 14336    # that width too: minutes, 9 GB
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
@@ -15,10 +14,13 @@ from torch import Tensor
 
 from benchmarks.edit import relative
 from benchmarks.timing import Row, alone, check, in_turns, rows_table
+from formless.experiment.memory import Peak
 from formless.methods.rocr.nullspace import from_second_moment
 
 THRESHOLD, NULL, CLOSE = 2e-2, 0.8, 1e-3
 WIDTHS = (1536, 4096)
+LARGE = 4096
+"""The bar is for the widths of large models."""
 
 
 def second_moment(width: int) -> Tensor:
@@ -49,10 +51,10 @@ def matrices(plain: bool, width: int) -> float:
     """How many d x d float32 matrices a process holds at its peak, beside the moment itself."""
     moment = second_moment(width)
     moment = moment.float() if plain else moment
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = Peak()
+    before = peak.read().resident
     _ = plain_projection(moment) if plain else from_second_moment(moment, THRESHOLD)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (4 * width**2)
+    return (peak.read().resident - before) / (4 * width**2)
 
 
 def rows(*, quick: bool = False, widths: tuple[int, ...] = WIDTHS) -> list[Row]:
@@ -73,8 +75,9 @@ def _row(width: int, rounds: int, memory: str) -> Row:
     times = in_turns(
         lambda: from_second_moment(moment, THRESHOLD), lambda: plain_projection(exact), rounds=rounds, clock=time.process_time
     )
+    bar = 3 if width >= LARGE else None
     note = f"{memory}the reduction to tridiagonal form, bound by memory, is most of it"
-    return Row(f"projection from a second moment, d = {width:,}, CPU seconds", *times, 3, f"P k differs by {error:.0e}", note)
+    return Row(f"projection from a second moment, d = {width:,}, CPU seconds", *times, bar, f"P k differs by {error:.0e}", note)
 
 
 def _memory(width: int) -> str:

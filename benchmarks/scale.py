@@ -7,7 +7,6 @@ python -m benchmarks.scale     # the edits, in bfloat16 on random weights: 6 GB
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import formless
 from benchmarks.edit import relative
 from benchmarks.shapes import REMOVED, THRESHOLD, orthonormal, random_lm, save_bases
 from benchmarks.timing import Row, Times, check
+from formless.experiment.memory import Peak
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
@@ -60,6 +60,7 @@ def _published(key: Tensor, residual: Tensor, matrix: Tensor) -> Tensor:
 
 def edit(shape: str) -> str:
     """Edit a model of a shape, and say what it took, as a row of a table."""
+    peak = Peak()
     lm = random_lm(shape, layers=None if shape == "small" else LAYERS[-1] + 1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -73,12 +74,7 @@ def edit(shape: str) -> str:
         size = sum(path.stat().st_size for path in (folder / "edit").iterdir())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in lm.model.parameters())
     figures = f"{weights / 2**30:.1f} | {min(seconds):.2f} / {sorted(seconds)[1]:.2f}"
-    return f"| {shape} | {figures} | {_peak() / 2**30:.1f} | {size / 1000:.0f} |"
-
-
-def _peak() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"| {shape} | {figures} | {peak.read().resident / 2**30:.1f} | {size / 1000:.0f} |"
 
 
 if __name__ == "__main__":

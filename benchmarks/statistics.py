@@ -37,7 +37,7 @@ def our_moments(lm: LM, texts: Sequence[str]) -> SecondMoments:
 def rows(*, quick: bool = False) -> list[Row]:
     """CPU seconds of the sums alone; reading the texts and the eigenvectors are apart."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
-    texts = passages(4 if quick else 300)
+    texts = passages(4 if quick else 60)
 
     def plain() -> list[object]:
         return [plain_second_moment(lm, texts, layer, batch=BATCH, max_tokens=MAX_TOKENS) for layer in LAYERS]

@@ -7,14 +7,14 @@ A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from formless.experiment.memory import Peak
 
 Clock = Callable[[], float]
 
@@ -136,9 +136,8 @@ def alone(work: Callable[..., float], *arguments: Any) -> tuple[float, int]:
 
 
 def _with_peak(work: Callable[..., float], *arguments: Any) -> tuple[float, int]:
-    seconds = work(*arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, peak if sys.platform == "darwin" else 1024 * peak
+    peak = Peak()
+    return work(*arguments), peak.read().resident
 
 
 def check(equal: bool, what: str) -> None:

@@ -96,3 +96,17 @@ def test_checkpoints_of_another_training_are_refused(trainings: Trainings, tmp_p
     for other in (trainings.run(work, "ga", tmp_path / "out.json", seed=7), trainings.run(work, "npo", tmp_path / "out.json")):
         assert f"an unfinished training of something else is in the way [{work}]: repeat its settings" in other.stderr
     assert (work / "checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "curves.json"],
+)
+def test_a_damaged_checkpoint_is_named(trainings: Trainings, tmp_path: Path, name: str) -> None:
+    work = tmp_path / "work"
+    assert trainings.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
+    (work / "checkpoint-2" / name).write_bytes(b"[1")
+    resumed = trainings.run(work, "ga", tmp_path / "out.json")
+    assert "EditError: the checkpoint cannot be read: " in resumed.stderr.splitlines()[-1]
+    assert f"[{work / 'checkpoint-2'}]: delete it" in resumed.stderr.splitlines()[-1]
+    assert not (tmp_path / "out.json").exists()

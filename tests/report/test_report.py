@@ -103,7 +103,7 @@ def test_the_curves_of_a_training_stand_on_the_page(tiny: Tiny, target_folder: P
     page = (tmp_path / "r.html").read_text("utf-8")
     assert page.count("<svg") == 3
     assert "probability of a token" in page
-    assert "8 matrices" in page
+    assert "8 weights" in page
     chart = training_chart({"steps": 7, "losses": [3.0, 2.0, 1.0]})  # of a longer training, without readings
     assert chart is not None
     assert "probability of a token" not in chart

@@ -17,9 +17,8 @@ from formless.cli import terminal
 from formless.data.ort import find_target
 from formless.data.target import Row, Target
 from formless.errors import OutputError, UserError
-from formless.methods.adapter import AdapterEdit, load_edit
-from formless.methods.base import INFO, EditInfo, LayerReport, Method
-from formless.methods.difference import DifferenceEdit
+from formless.methods.adapter import load_edit
+from formless.methods.base import INFO, EditInfo, LayerReport, Method, WeightEdit
 from formless.methods.registry import METHODS, build_method, check, method_config, run
 from formless.methods.watch import CURVES
 from formless.models.settings import settings_for
@@ -68,7 +67,7 @@ def unlearn_command(
             edit = run(resumable, lm, targets, kept)
         if not merge:
             edit.save(out, force=force)
-        elif isinstance(edit, AdapterEdit | DifferenceEdit):
+        elif isinstance(edit, WeightEdit):
             edit.save_merged(lm, out, force=force)
         else:
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
@@ -129,10 +128,10 @@ def _redirections(info: EditInfo) -> list[str]:
 
 
 def _changes(layers: list[LayerReport]) -> str:
-    """How far the weights moved; of many matrices, from the least to the most."""
+    """How far the weights moved; of many weights, from the least to the most."""
     if not layers:
         return "no weight was changed"
     norms = [100 * layer.relative_norm for layer in layers]
     if len(norms) > MOST_NORMS:
-        return f"update norms {min(norms):.1f} to {max(norms):.1f} % of the weights' in {len(norms)} matrices"
+        return f"update norms {min(norms):.1f} to {max(norms):.1f} % of those of {len(norms)} weights"
     return f"update norms {', '.join(f'{norm:.1f} %' for norm in norms)} of the weights'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from formless import provenance, storage
 from formless.errors import EditError
-from formless.methods.base import INFO, Edit, EditInfo, LayerReport, MethodConfig, refuse_other_model, save_merged
+from formless.methods.base import INFO, Edit, EditInfo, LayerReport, MethodConfig, WeightEdit
 from formless.methods.difference import DIFFERENCES, DifferenceEdit
 from formless.methods.prompt import PromptEdit
 from formless.models.architecture import is_transposed
@@ -28,29 +27,14 @@ _PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
-class AdapterEdit:
+class AdapterEdit(WeightEdit[Factors]):
     """Low-rank updates by module name.
 
     Args:
-        updates: Module name -> factors, float32 on the CPU.
         adapter: How PEFT is to apply them; its alpha equals its rank, so that the scale is 1.
-        info: What edit.json says.
     """
 
-    updates: dict[str, Factors]
     adapter: LoraConfig
-    info: EditInfo
-
-    def applied(self, lm: LM) -> AbstractContextManager[LM]:
-        """The model with the edit on its weights; leaving the block restores them bit for bit.
-
-        Edits nest and may be left in any order.
-
-        Raises:
-            EditError: The edit is for another model or active already, or something else changed the weights.
-        """
-        refuse_other_model(lm, self.info)
-        return lm.overlaid(self.updates, self.info.model_dump(mode="json"))
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write adapter_model.safetensors, adapter_config.json and edit.json, all or nothing.
@@ -66,14 +50,6 @@ class AdapterEdit:
             storage.write_tensors(new / WEIGHTS, tensors, {"format": "pt"})
             self.adapter.save_pretrained(str(new))
             storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
-
-    def save_merged(self, lm: LM, folder: str | Path, *, force: bool = False) -> None:
-        """Write the whole edited model with its tokenizer instead of an adapter.
-
-        Raises:
-            OutputError: The folder exists and `force` is not set, or it cannot be written.
-        """
-        save_merged(self, lm, folder, force=force)
 
 
 def load_edit(folder: str | Path) -> Edit:
@@ -110,7 +86,7 @@ def load_edit(folder: str | Path) -> Edit:
     except (OSError, ValidationError, ValueError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise EditError(f"the edit cannot be read: {reason}", where=folder, remedy=remedy) from error
-    return AdapterEdit(updates, adapter, info)
+    return AdapterEdit(updates, info, adapter)
 
 
 def down_projection_adapter(lm: LM, layers: list[int], rank: int) -> LoraConfig:
@@ -142,12 +118,14 @@ def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport
         EditError: The update or the weight holds NaN or infinity.
     """
     weight = lm.model.get_parameter(f"{name}.weight" if isinstance(change, Factors) else name).detach()
-    update = change.dense() if isinstance(change, Factors) else change.values
+    if isinstance(change, Factors):
+        update, rank = change.dense(), len(change.down)
+    else:
+        update, rank = change.values, min(change.values.shape) if change.values.dim() > 1 else 1
     norms = [float(torch.linalg.norm(update.float())), float(torch.linalg.norm(weight.float()))]
     for norm, what in zip(norms, ("update", "weight"), strict=True):
         if not torch.isfinite(torch.tensor(norm)):
             raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
-    rank = change.down.shape[0] if isinstance(change, Factors) else min(change.values.shape)
     return LayerReport(module=name, rank=rank, update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30))
 
 

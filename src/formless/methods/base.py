@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,8 +14,11 @@ from formless import storage
 from formless.data.target import Target
 from formless.errors import EditError
 from formless.models.lm import LM
+from formless.models.overlay import Difference, Factors
 
 INFO = "edit.json"
+
+Change = TypeVar("Change", bound=Factors | Difference)
 
 
 class MethodConfig(BaseModel):
@@ -31,11 +35,11 @@ class MethodConfig(BaseModel):
 
 
 class LayerReport(BaseModel):
-    """One edited matrix.
+    """One edited weight.
 
     Args:
         module: Its name in the model.
-        rank: Rank of the update.
+        rank: Rank of the update; 1 of a vector.
         update_norm: Frobenius norm of the update.
         relative_norm: The same over the weight's norm.
     """
@@ -102,18 +106,6 @@ class Method(Protocol):
         ...
 
 
-def save_merged(edit: Edit, lm: LM, folder: str | Path, *, force: bool = False) -> None:
-    """Write the whole edited model with its tokenizer and edit.json.
-
-    Raises:
-        OutputError: The folder exists and `force` is not set, or it cannot be written.
-    """
-    with storage.new_folder(Path(folder), mark=INFO, force=force) as new, edit.applied(lm):
-        lm.model.save_pretrained(new)
-        lm.tokenizer.save_pretrained(new)
-        storage.write_text(new / INFO, edit.info.model_dump_json(indent=2) + "\n")
-
-
 def refuse_other_model(lm: LM, info: EditInfo) -> None:
     """Stop where an edit is for another model.
 
@@ -123,3 +115,38 @@ def refuse_other_model(lm: LM, info: EditInfo) -> None:
     if lm.fingerprint != info.model_fingerprint:
         found = f"{lm.fingerprint}, made for {info.model_fingerprint} ({info.model})"
         raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
+
+
+@dataclass(frozen=True)
+class WeightEdit(Generic[Change]):
+    """What an edit of the weights can do, however it is stored.
+
+    Args:
+        updates: Name of a module or parameter -> what is added to its weight.
+        info: What edit.json says.
+    """
+
+    updates: dict[str, Change]
+    info: EditInfo
+
+    def applied(self, lm: LM) -> AbstractContextManager[LM]:
+        """The model with the edit on its weights; leaving the block restores them bit for bit.
+
+        Edits nest and may be left in any order.
+
+        Raises:
+            EditError: The edit is for another model or active already, or something else changed the weights.
+        """
+        refuse_other_model(lm, self.info)
+        return lm.overlaid(self.updates, self.info.model_dump(mode="json"))
+
+    def save_merged(self, lm: LM, folder: str | Path, *, force: bool = False) -> None:
+        """Write the whole edited model with its tokenizer and edit.json.
+
+        Raises:
+            OutputError: The folder exists and `force` is not set, or it cannot be written.
+        """
+        with storage.new_folder(Path(folder), mark=INFO, force=force) as new, self.applied(lm):
+            lm.model.save_pretrained(new)
+            lm.tokenizer.save_pretrained(new)
+            storage.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")

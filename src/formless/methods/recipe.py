@@ -205,4 +205,4 @@ def _edit(
     # The scale is in the factors.
     adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.rank, layers=config.layers)
     adapter.inference_mode = True
-    return AdapterEdit({name: change for name, change in updates.items() if isinstance(change, Factors)}, adapter, info)
+    return AdapterEdit({name: change for name, change in updates.items() if isinstance(change, Factors)}, info, adapter)

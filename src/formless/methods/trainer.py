@@ -15,7 +15,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
 from formless import storage
@@ -96,7 +97,7 @@ def train(
         UserError: The model's layers have no such projections, or a tracker cannot be used.
         EditError: The loss is NaN, infinite or beyond 10,000 and a hundred times the first, no gradient reaches the weights,
             nothing changes, memory runs out, the model cannot be trained where it is, several processes train it, or the
-            checkpoints are another training's.
+            checkpoints are another training's or damaged.
     """
     _refuse_surroundings(lm, config)
     watch, dtype = Watch(lm, monitor), lm.model.dtype
@@ -110,7 +111,9 @@ def train(
             raise UserError(str(error).splitlines()[0], where="report_to", remedy="install it, or leave it out") from error
         start = _last_checkpoint(folder)
         if start:
-            watch.resume(start)
+            with _reading(start):
+                watch.resume(start)
+                TrainerState.load_from_json(str(start / TRAINER_STATE_NAME))
         try:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -186,6 +189,18 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return next((path for path in reversed(found) if path.exists()), None)
 
 
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """One line for whatever the readers of a damaged file raise."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise EditError(f"the checkpoint cannot be read: {reason}", where=checkpoint, remedy="delete it") from error
+
+
 def _arguments(
     lm: LM, config: TrainingConfig, dtype: torch.dtype, folder: Path, checkpoints: Checkpoints | None
 ) -> TrainingArguments:
@@ -249,6 +264,18 @@ class _Trainer(Trainer):
         self._lm, self._objective, self._retention, self._watch, self._weights = lm, objective, retention, watch, weights
         self._examples = examples
         self._before: dict[tuple[int, int], Tensor] = {}
+
+    def _load_from_checkpoint(self, *checkpoint: Any, **more: Any) -> None:
+        with _reading(checkpoint[0]):
+            super()._load_from_checkpoint(*checkpoint, **more)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _collate(self, rows: list[_Row]) -> dict[str, Any]:
         """Pad; of pairs, all chosen responses and then all rejected ones."""

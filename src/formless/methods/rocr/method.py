@@ -67,7 +67,7 @@ class Rocr:
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
             facts={"subjects": subjects} | facts, seed=self.config.seed if self.config.mode == "noise" else None,
         )  # fmt: skip
-        return AdapterEdit(updates, down_projection_adapter(lm, layers, rank), info)
+        return AdapterEdit(updates, info, down_projection_adapter(lm, layers, rank))
 
     def check(self, targets: Sequence[Target], keep: Edit | None = None) -> AdapterEdit | None:
         """What can be refused before a model is loaded.
