@@ -19,7 +19,7 @@ from benchmarks.timing import Row, check, in_turns, largest_difference
 from formless.data.target import Target
 from formless.evaluation.forms import Form
 from formless.evaluation.plan import Job, planned
-from formless.evaluation.scoring import Scores, score_form
+from formless.evaluation.scoring import score_forms
 from formless.evaluation.tasks import Task
 from formless.evaluation.utility import prediction
 from formless.models.lm import LM
@@ -48,14 +48,11 @@ def first_rows(jobs: Sequence[Job], counts: dict[str, int]) -> list[Job]:
 
 
 def our_figures(lm: LM, jobs: Sequence[Job]) -> list[list[float]]:
-    """The figures of forms and choice tasks, item by item; forms that ask the same ask it once."""
-    known: Scores = {}
-    found = []
+    """The figures of forms or of choice tasks, item by item."""
+    asked = [(job.part, job.split or "forget", job.items) for job in jobs if isinstance(job.part, Form)]
+    found = [[item.probability for item in result.items if item.probability is not None] for result in score_forms(lm, asked)]
     for job in jobs:
-        if isinstance(job.part, Form):
-            items = score_form(lm, job.part, job.split or "forget", job.items, known=known, done=_ignored).items
-            found.append([item.probability for item in items if item.probability is not None])
-        else:
+        if isinstance(job.part, Task):
             results, _ = job.part.measure(lm, job.rows, job.split, _ignored)
             found.append([item.figures[FIGURE[job.part.name]] for item in results])
     return found

@@ -8,7 +8,7 @@ import formless
 from benchmarks.timing import Curve, Point, alone
 from formless.data.target import Item
 from formless.evaluation.forms import FORMS
-from formless.evaluation.scoring import score_form
+from formless.evaluation.scoring import score_forms
 
 COUNTS, QUICK = (30, 100, 300, 1000), (2, 4)
 
@@ -22,7 +22,7 @@ def evaluated(count: int) -> float:
         for number in range(count)
     ]  # fmt: skip
     start = time.perf_counter()
-    score_form(lm, FORMS["qa"], "forget", items, known={}, done=lambda _done, _total: None)
+    score_forms(lm, [(FORMS["qa"], "forget", items)])
     return time.perf_counter() - start
 
 

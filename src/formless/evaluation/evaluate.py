@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from formless import provenance
 from formless.data.target import Target
@@ -12,7 +12,7 @@ from formless.evaluation.forms import Form
 from formless.evaluation.generation import written
 from formless.evaluation.plan import Job, Plan, planned
 from formless.evaluation.record import Answer, FormResult, Record, TaskResult
-from formless.evaluation.scoring import Scores, score_form
+from formless.evaluation.scoring import score_forms
 from formless.evaluation.tasks import Task
 from formless.models.lm import LM
 from formless.models.scoring import Unscored
@@ -51,16 +51,18 @@ def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
 def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
     """Ask all that was planned; see `evaluate`."""
     start = time.perf_counter()
-    steps = _Steps([job.cost for job in plan.jobs], progress)
-    known: Scores = {}
+    asked = [job for job in plan.jobs if isinstance(job.part, Form)]
+    others = [job for job in plan.jobs if isinstance(job.part, Task)]
+    steps = _Steps([*([sum(job.cost for job in asked)] if asked else []), *(job.cost for job in others)], progress)
     forms: list[FormResult] = []
     tasks: list[TaskResult] = []
-    for job in plan.jobs:
+    if asked:
+        steps.begin(asked[0].title if len(asked) == 1 else f"{len(asked)} forms")
+        forms = _ask_forms(lm, asked, steps)
+        steps.end()
+    for job in others:
         steps.begin(job.title)
-        if isinstance(job.part, Form):
-            forms.append(_ask_form(lm, job.part, job, known, steps))
-        else:
-            tasks.append(_ask_task(lm, job.part, job, steps))
+        tasks.append(_ask_task(lm, job, steps))
         steps.end()
     answers = written(lm, [lm.chat_prompt(question) for question in plan.questions], max_new_tokens=FREE_TOKENS)
     target = plan.target
@@ -82,14 +84,20 @@ def _answer(question: str, text: str | Unscored) -> Answer:
     return Answer(question=question, answer=text)
 
 
-def _ask_form(lm: LM, form: Form, job: Job, known: Scores, steps: _Steps) -> FormResult:
-    split = job.split or "forget"
-    if job.absent:
-        return FormResult(form=form.name, split=split, status="absent", reason=job.absent)
-    return score_form(lm, form, split, job.items, known=known, done=steps.advance)
+def _ask_forms(lm: LM, jobs: Sequence[Job], steps: _Steps) -> list[FormResult]:
+    """Every form that the target has files for, together; a word of why of the others."""
+    each = [(cast(Form, job.part), job.split or "forget", job) for job in jobs]
+    scored = iter(
+        score_forms(lm, [(form, split, job.items) for form, split, job in each if not job.absent], progress=steps.advance)
+    )
+    return [
+        FormResult(form=form.name, split=split, status="absent", reason=job.absent) if job.absent else next(scored)
+        for form, split, job in each
+    ]
 
 
-def _ask_task(lm: LM, task: Task, job: Job, steps: _Steps) -> TaskResult:
+def _ask_task(lm: LM, job: Job, steps: _Steps) -> TaskResult:
+    task = cast(Task, job.part)
     if job.absent:
         return TaskResult(task=task.name, split=job.split, status="absent", reason=job.absent)
     items, prompt = task.measure(lm, job.rows, job.split, steps.advance)
@@ -100,10 +108,10 @@ def _ask_task(lm: LM, task: Task, job: Job, steps: _Steps) -> TaskResult:
 
 
 class _Steps:
-    """Turns what is done of one job into what is done of all.
+    """Turns what is done of one step into what is done of all.
 
     Args:
-        costs: Work of each job.
+        costs: Work of each step.
         progress: Whom to tell.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,32 @@ from formless.models.lm import LM
 from formless.models.scoring import Score, Unscored
 
 RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
-Scores = dict[tuple[str, str], Score | Unscored]
+Scores = Mapping[tuple[str, str], Score | Unscored]
 
 
-def score_form(lm: LM, form: Form, split: Split, items: Sequence[Item], *, known: Scores, done: Progress) -> FormResult:
-    """Ask every item in one form and average what could be scored.
+def score_forms(
+    lm: LM, asked: Sequence[tuple[Form, Split, Sequence[Item]]], *, progress: Progress | None = None
+) -> list[FormResult]:
+    """Ask every item in every form, and average form by form what could be scored.
+
+    All go through the model together: prompts of several forms begin alike, and what two forms ask alike is asked once.
 
     Args:
         lm: The model.
-        form: The form.
-        split: Forget or neighbor probes.
-        items: The probes.
-        known: Scores of prompts and answers that other forms asked too; new ones are added.
-        done: Called with the model queries done and all of them.
+        asked: Forms, each with the split and its probes.
+        progress: Called with the model queries done and all of them.
     """
-    asked = [form.ask(item, lm, split) for item in items]
-    pairs = [pair for queries in asked if not isinstance(queries, Unscored) for query in queries for pair in _pairs(query)]
-    new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
-    known.update(zip(new, lm.score(new, progress=done), strict=True))
-    scores = iter([known[pair] for pair in pairs])
-    results = [_item_result(item, queries, scores) for item, queries in zip(items, asked, strict=True)]
+    rendered = [[form.ask(item, lm, split) for item in items] for form, split, items in asked]
+    queries = [query for found in rendered for one in found if not isinstance(one, Unscored) for query in one]
+    pairs = list(dict.fromkeys(pair for query in queries for pair in _pairs(query)))
+    scores = dict(zip(pairs, lm.score(pairs, progress=progress), strict=True))
+    return [
+        _form_result(form, split, [_item_result(item, one, scores) for item, one in zip(items, found, strict=True)])
+        for (form, split, items), found in zip(asked, rendered, strict=True)
+    ]
+
+
+def _form_result(form: Form, split: Split, results: list[ItemResult]) -> FormResult:
     values = [result.probability for result in results if result.probability is not None]
     accuracies = [result.token_accuracy for result in results if result.token_accuracy is not None]
     return FormResult(
@@ -90,11 +96,11 @@ def _pairs(query: Query) -> list[tuple[str, str]]:
     return [(query.prompt, answer) for answer in (query.answer, *(c for c in query.choices if c != query.answer))]
 
 
-def _item_result(item: Item, queries: tuple[Query, ...] | Unscored, scores: Iterator[Score | Unscored]) -> ItemResult:
-    """One item's figures; takes its scores from the iterator, in the order of `_pairs`."""
+def _item_result(item: Item, queries: tuple[Query, ...] | Unscored, scores: Scores) -> ItemResult:
+    """One item's figures."""
     if isinstance(queries, Unscored):
         return ItemResult(query=item.query, prompt="", answer=item.answer, unscored=queries.reason)
-    figures = [_figures(query, [next(scores) for _ in _pairs(query)]) for query in queries]
+    figures = [_figures(query, [scores[pair] for pair in _pairs(query)]) for query in queries]
     result = ItemResult(query=item.query, prompt=queries[0].prompt, answer=queries[0].answer)
     reasons = [one.reason for one in figures if isinstance(one, Unscored)]
     if reasons:
