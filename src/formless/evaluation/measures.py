@@ -9,11 +9,8 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 
-from nltk.tokenize import NLTKWordTokenizer
-
 NO_ANSWER = "NOANSWER"
 REPEATED_WORDS = 4
-TOKENIZER = NLTKWordTokenizer()
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -100,7 +97,10 @@ def words_of(text: str) -> list[str]:
     Differs from the paper: sentences end at `.`, `!` or `?` before white space instead of by NLTK's trained splitter, whose
     model is no part of the package. It matters only for the token of a full stop after an abbreviation.
     """
-    return [word for sentence in SENTENCE_END.split(text) for word in TOKENIZER.tokenize(sentence)]
+    from nltk.tokenize import NLTKWordTokenizer  # takes most of a second, and few commands need it
+
+    tokenizer = NLTKWordTokenizer()
+    return [word for sentence in SENTENCE_END.split(text) for word in tokenizer.tokenize(sentence)]
 
 
 def ngram_entropy(words: Sequence[str], size: int) -> float:
