@@ -1,7 +1,7 @@
 """The null space of a second moment by eigenvectors, beside the published singular vectors and d x d projection.
 
 python -m benchmarks projection
-python -m benchmarks.projection 14336    # that width too: minutes, 9 GB
+python -m benchmarks.projection 14336    # that width too: a quarter of an hour, 9 GB
 """
 
 from __future__ import annotations
