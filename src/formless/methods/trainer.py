@@ -196,7 +196,7 @@ def _reading(checkpoint: str | Path | None) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # readers of weights, states and JSON raise whatever they like
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise EditError(f"the checkpoint cannot be read: {reason}", where=checkpoint, remedy="delete it") from error
 
