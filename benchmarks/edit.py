@@ -1,4 +1,4 @@
-"""One ROCR edit of the embedded model, beside dense projections, a d x d solve and a whole pass for every context and value."""
+"""One ROCR edit of the bundled model, beside dense projections, a d x d solve and a whole pass for every context and value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 import formless
 from benchmarks.plain_edit import dense_rocr
 from benchmarks.timing import Row, check, in_turns
-from formless.methods.adapter import AdapterEdit
+from formless.edits.adapter import AdapterEdit
 from formless.methods.rocr.nullspace import PUBLISHED
 from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.models.overlay import Factors

@@ -31,7 +31,7 @@ from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.models.scoring import Score
+from formless.models.scores import Score
 
 SUBJECT, SPLITS, ROUNDS = "Albert Einstein", ("forget", "neighbor"), 5
 

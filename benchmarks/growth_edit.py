@@ -11,7 +11,7 @@ SIZES = (1, 10, 100)
 
 
 def curve(*, quick: bool = False) -> Curve:
-    """Seconds of one joint edit of the embedded model, each size in a process of its own."""
+    """Seconds of one joint edit of the bundled model, each size in a process of its own."""
     points = [Point(size, *alone(joint_edit, size)) for size in (SIZES[:1] if quick else SIZES)]
     note = (
         "Each target adds its own passes of six contexts through the lower layers, and keeps what goes into the edited ones."

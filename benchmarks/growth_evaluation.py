@@ -1,4 +1,4 @@
-"""How an evaluation grows with the number of its probes: different questions, asked as `qa`, scored in the embedded model."""
+"""How an evaluation grows with the number of its probes: different questions, asked as `qa`, scored in the bundled model."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from formless.evaluation.forms import FORMS, LETTERS, Form
 from formless.evaluation.plan import Job, planned
 from formless.evaluation.utility import TRIVIA_EXAMPLES, TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
 from formless.models.lm import LM
-from formless.models.scoring import Unscored
+from formless.models.scores import Skipped
 
 SCORED, WRITTEN = 4, 8
 """Rows of a batch that is scored, and of one that writes."""
@@ -65,7 +65,7 @@ def texts(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, one_line: bool
 def queries(lm: LM, form: Form, job: Job) -> list[tuple[str, str]]:
     """Prompt and answer of every item that a form can ask; one query an item."""
     asked = [form.ask(item, lm, job.split or "forget") for item in job.items]
-    return [(found[0].prompt, found[0].answer) for found in asked if not isinstance(found, Unscored)]
+    return [(found[0].prompt, found[0].answer) for found in asked if not isinstance(found, Skipped)]
 
 
 def rows_of(job: Job) -> list[Row]:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
-from formless.methods.hyperparameters import TrainingConfig
-from formless.methods.lora import adapted, lora_config
-from formless.methods.losses import IGNORED
-from formless.methods.views import Text
+from formless.methods.training.config import TrainingConfig
+from formless.methods.training.lora import adapted, lora_config
+from formless.methods.training.losses import IGNORED
+from formless.methods.training.preprocessing import Text
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

@@ -24,7 +24,7 @@ LARGE = 4096
 
 
 def second_moment(width: int) -> Tensor:
-    """A moment `[d, d]`, float64, four fifths of whose eigenvalues are under the threshold, as in the embedded model.
+    """A moment `[d, d]`, float64, four fifths of whose eigenvalues are under the threshold, as in the bundled model.
 
     It is a diagonal turned by random reflections, so that nothing larger than itself is ever held.
     """

@@ -1,4 +1,4 @@
-"""Models of real shapes with random weights, of any depth: nothing is downloaded but the embedded model's tokenizer."""
+"""Models of real shapes with random weights, of any depth: nothing is downloaded but the bundled model's tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
-from formless.models.embedded import embedded_model
+from formless.models.bundled import bundled_model
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
 
@@ -20,7 +20,7 @@ WIDE = {
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "Llama-3-8B": {"model_type": "llama", "vocab_size": 128256, "max_position_embeddings": 8192, **WIDE},
-    # Its own vocabulary has 32,768 entries, fewer than the embedded model's tokenizer.
+    # Its own vocabulary has 32,768 entries, fewer than the bundled model's tokenizer.
     "Mistral-7B": {"model_type": "mistral", "vocab_size": 49152, "max_position_embeddings": 32768, **WIDE},
     "small": {
         "model_type": "llama", "vocab_size": 49152, "max_position_embeddings": 2048, "hidden_size": 64,
@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 THRESHOLD = 2e-2
 REMOVED = 0.2
-"""The share of a null space's width that is removed, as in the embedded model."""
+"""The share of a null space's width that is removed, as in the bundled model."""
 
 
 def random_lm(shape: str, *, layers: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> LM:
@@ -48,7 +48,7 @@ def random_lm(shape: str, *, layers: int | None = None, device: str = "cpu", dty
             parameter.fill_(1) if "norm" in name else parameter.normal_(std=0.02)
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=config).to(device)  # what it holds is computed, not drawn
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model())
     return LM(model.eval(), tokenizer, shape, settings=ModelSettings(name=shape, source=f"random/{shape}"))
 
 

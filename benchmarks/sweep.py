@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.evaluation import CLOSE
 from benchmarks.timing import Row, check, in_turns, largest_difference
-from formless import storage
+from formless import store
 from formless.evaluation.record import Record, load_record
-from formless.experiment.reports import RECORD
+from formless.experiment.result import RECORD
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.sweep import read_plan
 
@@ -45,7 +45,7 @@ def rows(*, quick: bool = False) -> list[Row]:
 def sweep(folder: Path, targets: int, limit: int) -> None:
     """The whole experiment, from an empty folder and a cache that holds models alone."""
     with tempfile.TemporaryDirectory() as scratch:
-        for known in storage.cache_folder().iterdir():
+        for known in store.cache_folder().iterdir():
             if known.name != "original":
                 (Path(scratch) / known.name).symlink_to(known)
         _run(

@@ -18,12 +18,12 @@ from benchmarks.evaluation import real_target
 from benchmarks.plain_training import Loss, plain_training
 from benchmarks.timing import Row, Times, check, in_turns, largest_difference
 from formless.data.target import Target
-from formless.methods import losses
-from formless.methods.batch import Objective
-from formless.methods.hyperparameters import TrainingConfig
-from formless.methods.losses import IGNORED
-from formless.methods.trainer import Trained, train
-from formless.methods.views import Example, View, answered, plain_text, read_examples
+from formless.methods.training import losses
+from formless.methods.training.collator import Objective
+from formless.methods.training.config import TrainingConfig
+from formless.methods.training.losses import IGNORED
+from formless.methods.training.preprocessing import Example, View, answered, plain_text, read_examples
+from formless.methods.training.trainer import Trained, train
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
 from formless.evaluation.record import Record, Split, load_record
-from formless.experiment.reports import RECORD, REPORT, RunReport, load_report
+from formless.experiment.result import RECORD, REPORT, RunReport, load_report
 
 DATA = Path("data/ORT/Target")
 RESULTS, RUNS = Path("results/lora"), Path("results/runs")
@@ -31,7 +31,7 @@ COLUMNS = (
 
 TASKS = {"truthfulqa": "truthful"}
 METRICS = {"accuracy": "acc", "mc1": "MC1", "mc2": "MC2", "em": "EM", "f1": "F1"}
-PROBABILITY, COUNTS = "probability", ("count", "unscored")
+PROBABILITY, COUNTS = "probability", ("count", "skipped")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def write_results(report: RunReport, out: Path, results: Path) -> None:
     """Write a complete run's `<target>/<task>.json`."""
     record = load_record(report.run.folder(out) / RECORD)
     for task, figures in task_figures(record).items():
-        storage.write_text(results / report.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
+        store.write_text(results / report.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
 
 
 def task_figures(record: Record) -> dict[str, dict[str, float]]:
@@ -108,12 +108,12 @@ def task_figures(record: Record) -> dict[str, dict[str, float]]:
     for form in record.forms:
         if form.status == "scored":
             found[_task(form.form, form.split)] = {
-                PROBABILITY: form.mean, "token_accuracy": form.token_accuracy, "count": form.count, "unscored": form.unscored
+                PROBABILITY: form.mean, "token_accuracy": form.token_accuracy, "count": form.count, "skipped": form.skipped
             }  # fmt: skip
     for task in record.tasks:
         if task.status == "scored":
             figures = {METRICS.get(name, name): figure.value for name, figure in task.figures.items()}
-            found[_task(TASKS.get(task.task, task.task), task.split)] = figures | {"unscored": task.unscored}
+            found[_task(TASKS.get(task.task, task.task), task.split)] = figures | {"skipped": task.skipped}
     return {task: {name: value for name, value in figures.items() if value is not None} for task, figures in found.items()}
 
 

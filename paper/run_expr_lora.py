@@ -20,7 +20,7 @@ from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
 from formless.experiment.grid import grid
 from formless.experiment.heartbeat import Signal
-from formless.experiment.reports import LOG, RunReport
+from formless.experiment.result import LOG, RunReport
 from formless.experiment.runs import Run
 from formless.experiment.sweep import Observer, sweep
 

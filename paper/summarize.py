@@ -13,11 +13,11 @@ from pathlib import Path
 
 from layout import COLUMNS, RUNS, carry, columns, complete_runs, model_name, say
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
-from formless.experiment.reports import ORIGINAL_RECORD, RECORD
+from formless.experiment.result import ORIGINAL_RECORD, RECORD
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
 from formless.report.means import Mean, compared_means
@@ -48,7 +48,7 @@ def summarize(model: str, chosen: str) -> int:
     if ORIGINAL not in rows:
         say("no changes are shown: the original model has no results (--type=original)")
     path = Path(f"{name}_total_result.csv")
-    storage.write_text(path, _csv(rows))
+    store.write_text(path, _csv(rows))
     _show(rows, chosen)
     print(f"written: {path}")
     return 0

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "formless"
-PATH = ["errors", "storage", "provenance", "data", "models", "methods", "evaluation", "experiment", "report", "cli"]
+PATH = [
+    "errors", "registry", "store", "provenance", "data", "models", "edits", "methods", "evaluation", "experiment", "report",
+    "cli",
+]  # fmt: skip
 OUTSIDE = {"__init__", "__main__"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -32,7 +32,7 @@ import formless
 from formless.data.target import BLANK, Item, Target
 from formless.evaluation.forms import FORMS
 from formless.models.lm import LM
-from formless.models.scoring import Score, Unscored
+from formless.models.scoring import Score, Skipped
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"
@@ -72,7 +72,7 @@ def ask(lm: LM, form: str, fact: dict[str, Any], subject: str, asked: list[tuple
     queries = []
     for name, answer in asked:
         query = FORMS[form].render(Item(query=text.replace(subject, name), answer=answer), lm)
-        if isinstance(query, Unscored):
+        if isinstance(query, Skipped):
             raise SystemExit(f"{text}: {query.reason}")
         queries.append((query.prompt, query.answer))
     return [score.probability for score in lm.score(queries) if isinstance(score, Score)]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from formless.data.ort import find_target, targets
     from formless.data.target import Target
+    from formless.edits.adapter import load_edit
+    from formless.edits.edit import Edit
     from formless.errors import UserError
     from formless.evaluation.evaluate import evaluate
     from formless.evaluation.record import Record, load_record
-    from formless.methods.adapter import load_edit
-    from formless.methods.base import Edit
     from formless.methods.registry import unlearn
     from formless.models.lm import LM
     from formless.models.loading import load
@@ -36,14 +36,14 @@ __all__ = [
 
 _HOME = {
     "LM": "models.lm",
-    "Edit": "methods.base",
+    "Edit": "edits.edit",
     "Record": "evaluation.record",
     "Target": "data.target",
     "UserError": "errors",
     "evaluate": "evaluation.evaluate",
     "find_target": "data.ort",
     "load": "models.loading",
-    "load_edit": "methods.adapter",
+    "load_edit": "edits.adapter",
     "load_record": "evaluation.record",
     "targets": "data.ort",
     "unlearn": "methods.registry",

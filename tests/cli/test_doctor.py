@@ -44,7 +44,7 @@ def test_a_training(doctor: Doctor) -> None:
         "--model", "smollm2", "--method", "ga", "--set", "batch=2", "--set", "cutoff=100", "--device", "cpu"
     )
     assert code == 0
-    assert lines["model"] == "embedded, llama"
+    assert lines["model"] == "bundled, llama"
     assert lines["method"] == "ga, batches of 2, texts of 100 tokens"
     assert lines["weights"] == "0.50 GB, float32"
     assert "null spaces" not in lines

@@ -17,7 +17,7 @@ import torch
 import formless
 from formless.cli import terminal
 from formless.cli.main import main
-from formless.methods.adapter import AdapterEdit
+from formless.edits.adapter import AdapterEdit
 from formless.models.lm import LM
 
 ROCR = ("--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")

@@ -436,7 +436,7 @@ def test_attempts_end_with_the_last_reason(scripted: Scripted) -> None:
 @pytest.mark.slow
 def test_transformers_own_server(data: Path) -> None:
     """The small model mostly breaks the rules; every row is valid or counted, and the server was asked."""
-    from formless.models.embedded import embedded_model
+    from formless.models.bundled import bundled_model
 
     shutil.rmtree(data / "2_Bea")
     path = data / "1_Ada" / "forget_level1.json"
@@ -444,7 +444,7 @@ def test_transformers_own_server(data: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(embedded_model())]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(bundled_model())]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "info"]
     log = data.parent / "server.log"
     with log.open("wb") as output, subprocess.Popen(command + options, stdout=output, stderr=output) as process:

@@ -15,11 +15,11 @@ from formless.evaluation.plan import planned
 from formless.evaluation.record import load_record
 from formless.evaluation.scoring import mean_interval
 from formless.models.lm import LM
-from formless.models.scoring import Score
+from formless.models.scores import Score
 
 Tiny = Callable[..., LM]
 
-# The published code on the embedded model, 1_Stephen_King, float32 (mean probability).
+# The published code on the bundled model, 1_Stephen_King, float32 (mean probability).
 ANCHORS = {
     ("fb", "forget"): 0.00899, ("qa", "forget"): 0.06699, ("fb", "neighbor"): 0.03969, ("qa", "neighbor"): 0.03012,
     ("sub_fb", "forget"): 0.13817, ("sub_qa", "forget"): 0.12992,
@@ -100,16 +100,16 @@ def test_a_type_that_the_target_lacks_is_absent(tiny: Tiny, target_folder: Path)
 def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm = tiny()
     record = formless.evaluate(lm, formless.find_target(target_folder.parent, "Ada Lovelace"), "forms")
-    assert [(result.form, result.split, result.count, result.unscored) for result in record.forms] == [
-        (form, split, count, unscored)
+    assert [(result.form, result.split, result.count, result.skipped) for result in record.forms] == [
+        (form, split, count, skipped)
         for split in ("forget", "neighbor")
-        for form, count, unscored in (
+        for form, count, skipped in (
             ("statement", 1, 1), ("fb", 2, 0), ("qa", 1, 0), ("mcp", 1, 0), ("tf", 1, 0), ("sub_fb", 2, 0), ("sub_qa", 1, 0),
         )
     ]  # fmt: skip
     statement = record.form("statement", "forget")
     assert statement is not None
-    assert statement.items[1].unscored == "the blank does not stand last"
+    assert statement.items[1].skipped == "the blank does not stand last"
     assert statement.items[1].probability is None
     assert statement.mean == statement.items[0].probability
     assert statement.interval is None  # one item has no spread
@@ -155,11 +155,11 @@ def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: 
     for form in ("qa", "sub_qa"):
         result = record.form(form, "forget")
         assert result is not None
-        assert (result.count, result.unscored) == (1, 1)
-        assert result.items[1].unscored == "the answer is empty"
+        assert (result.count, result.skipped) == (1, 1)
+        assert result.items[1].skipped == "the answer is empty"
     task = record.task("gen_qa", "forget")
     assert task is not None
-    assert (task.figures["rouge_l"].count, task.unscored) == (1, 1)
+    assert (task.figures["rouge_l"].count, task.skipped) == (1, 1)
 
 
 def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path) -> None:
@@ -223,7 +223,7 @@ def test_free_questions_without_room_are_said_to_be_so(tiny: Tiny, target_folder
     (target_folder / "forget_level2.json").write_text(json.dumps(rows))
     record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "fb")
     assert record.answers[0].answer == ""
-    assert "cannot be continued by 40" in (record.answers[0].unscored or "")
+    assert "cannot be continued by 40" in (record.answers[0].skipped or "")
 
 
 def test_progress_goes_from_nothing_to_all_through_every_task(tiny: Tiny, target_folder: Path) -> None:

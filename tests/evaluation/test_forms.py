@@ -11,7 +11,7 @@ from formless.evaluation.forms import ATTACKS, FORMS, Query
 from formless.evaluation.suites import SUITES, suite_parts
 from formless.evaluation.tasks import TASKS
 from formless.models.lm import LM
-from formless.models.scoring import Unscored
+from formless.models.scores import Skipped
 from formless.models.settings import PromptStyle, default_style
 
 CLOZE = Item(query="Ada Lovelace was born in ___.", answer="New York")
@@ -84,7 +84,7 @@ def test_a_statement_is_plain_text_up_to_its_blank(llama: LM) -> None:
     quoted = Item(query='Her notes are called "___".', answer="Notes")
     assert render("statement", quoted, llama) == ('Her notes are called "', "Notes")
     for query, reason in (("In ___ she was born.", "the blank does not stand last"), ("Born when?", "the cloze has no blank")):
-        assert FORMS["statement"].render(Item(query=query, answer="x"), llama) == Unscored(reason)
+        assert FORMS["statement"].render(Item(query=query, answer="x"), llama) == Skipped(reason)
 
 
 def test_the_style_is_chosen_by_family_and_never_by_name(tiny: Tiny) -> None:
@@ -141,19 +141,19 @@ def test_a_choice_is_asked_with_every_option_behind_every_letter(llama: LM) -> N
 
 def test_another_number_of_options_or_another_word_is_not_scored(llama: LM) -> None:
     two = Item(query="Ada was born in ___.\nA. Rome\nB. London", answer="B")
-    assert isinstance(FORMS["mcp_choice"].ask(two, llama, "forget"), Unscored)
-    assert isinstance(FORMS["tf_choice"].ask(Item(query="Ada was born.", answer="true"), llama, "forget"), Unscored)
+    assert isinstance(FORMS["mcp_choice"].ask(two, llama, "forget"), Skipped)
+    assert isinstance(FORMS["tf_choice"].ask(Item(query="Ada was born.", answer="true"), llama, "forget"), Skipped)
 
 
 @pytest.mark.parametrize("query", ["No options ___", "Q ___\nA. x\nC. y", "Q ___\nA. x\nloose line\nB. y"])
 def test_options_without_letters_are_not_scored(llama: LM, query: str) -> None:
     rendered = FORMS["mcp_choice"].render(Item(query=query, answer="B"), llama)
-    assert isinstance(rendered, Unscored)
+    assert isinstance(rendered, Skipped)
 
 
 def test_an_answer_that_is_no_letter_is_not_scored(llama: LM) -> None:
     for answer in ("", "E", "AB"):
-        assert isinstance(FORMS["mcp_choice"].render(CHOICE.model_copy(update={"answer": answer}), llama), Unscored)
+        assert isinstance(FORMS["mcp_choice"].render(CHOICE.model_copy(update={"answer": answer}), llama), Skipped)
 
 
 def test_true_stands_against_false(llama: LM) -> None:

@@ -16,7 +16,7 @@ from formless.evaluation.membership import attack_figures
 from formless.evaluation.record import TaskResult
 from formless.evaluation.utility import TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
 from formless.models.lm import LM
-from formless.models.scoring import Score, TextScore
+from formless.models.scores import Score, TextScore
 
 Tiny = Callable[..., LM]
 EXAMPLE = {"question": "2 + 2?", "choices": ["1", "2", "3", "4"], "answer": 3}
@@ -269,16 +269,16 @@ def test_a_prompt_without_room_is_counted_and_the_rest_measured(tiny: Tiny, targ
     rows = [{"task": "t", "question": "x" * length, "answer": "(A)", "cot": "Think."} for length in (10, 300)]
     write(target_folder, "retain_bbh", rows)
     result = measured(tiny(), target_folder, "bbh")
-    assert (result.figures["em"].count, result.unscored) == (1, 1)
-    assert "cannot be continued by 256" in (result.items[1].unscored or "")
+    assert (result.figures["em"].count, result.skipped) == (1, 1)
+    assert "cannot be continued by 256" in (result.items[1].skipped or "")
 
 
 def test_what_does_not_fit_the_context_is_counted(tiny: Tiny, target_folder: Path) -> None:
     long = EXAMPLE | {"task": "t", "question": "x" * 600}
     write(target_folder, "retain_mmlu", [long, EXAMPLE | {"task": "t"}])
     result = measured(tiny(), target_folder, "mmlu")
-    assert result.unscored == 1
-    assert "more than the model's 512" in (result.items[0].unscored or "")
+    assert result.skipped == 1
+    assert "more than the model's 512" in (result.items[0].skipped or "")
     assert result.figures["accuracy"].count == 1
 
 

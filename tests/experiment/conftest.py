@@ -11,7 +11,7 @@ import pytest
 
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.heartbeat import Signal
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM

@@ -10,7 +10,7 @@ import yaml
 from formless.errors import UnknownNameError, UserError
 from formless.experiment.config import Experiment, ModelChoice, build_experiment, experiment_keys
 from formless.experiment.grid import grid
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.methods.registry import method_config
 from formless.models.settings import settings_for, shipped_yaml
 

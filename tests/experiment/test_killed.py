@@ -21,7 +21,7 @@ from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
 from formless.experiment.executors.inprocess import InProcess
 from formless.experiment.heartbeat import Signal
-from formless.experiment.reports import RunReport, metrics
+from formless.experiment.result import RunReport, metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
 

@@ -14,7 +14,7 @@ from formless.experiment.grid import grid
 from formless.experiment.heartbeat import HEARTBEAT, Heartbeat, Signal, read_signal
 from formless.experiment.lock import holder, locked
 from formless.experiment.progress import Durations
-from formless.experiment.reports import failure
+from formless.experiment.result import failure
 from formless.experiment.status import read_status
 from formless.experiment.sweep import sweep
 

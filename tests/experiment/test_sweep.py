@@ -24,7 +24,7 @@ from formless.experiment import session as session_module
 from formless.experiment.config import Experiment
 from formless.experiment.executors.inprocess import InProcess
 from formless.experiment.lock import locked
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.sweep import Summary, read_plan, sweep
 
 Build = Callable[..., Experiment]

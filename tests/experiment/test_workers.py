@@ -20,7 +20,7 @@ from formless.experiment.executors import process as process_module
 from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
 from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.reports import LOG, RunReport
+from formless.experiment.result import LOG, RunReport
 from formless.experiment.sweep import Summary, sweep
 
 Build = Callable[..., Experiment]

@@ -14,9 +14,9 @@ from transformers import LlamaConfig
 
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
-from formless.methods.lora import adapted, lora_config
 from formless.methods.memory import Need, memory_need
 from formless.methods.registry import method_config
+from formless.methods.training.lora import adapted, lora_config
 from formless.models.lm import LM
 from formless.models.outline import Outline, outline
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.methods.test_training_methods import ada as ada  # a small target
 
 from formless.models.lm import LM
-from tests.methods.test_training_methods import ada as ada  # a small target
 
 DOCS = Path(__file__).parents[2] / "docs" / "own_method.md"
 PROGRAM = """
@@ -68,7 +68,7 @@ def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: 
     [
         ("import nothing_of_the_kind", "it cannot be loaded: ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("BOUNDED = 3", "it is neither an Entry nor a Recipe"),
-        ("from formless.methods.recipes.ga import GA as BOUNDED", "another method has its name"),
+        ("from formless.methods.training.recipes.ga import GA as BOUNDED", "another method has its name"),
     ],
 )
 def test_a_broken_package_is_named_and_left_out(tmp_path: Path, code: str, said: str) -> None:

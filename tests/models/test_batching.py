@@ -10,7 +10,7 @@ from formless.errors import ModelError
 from formless.models.batching import PADDING, WORTH_SHARING, batches, clusters, in_batches
 from formless.models.families import known_model_types
 from formless.models.lm import LM
-from formless.models.scoring import Score
+from formless.models.scores import Score
 
 Tiny = Callable[..., LM]
 

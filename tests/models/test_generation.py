@@ -8,7 +8,7 @@ import torch
 from formless.errors import ModelError
 from formless.models.families import known_model_types
 from formless.models.lm import LM
-from formless.models.scoring import TextScore, Unscored
+from formless.models.scores import Skipped, TextScore
 
 Tiny = Callable[..., LM]
 PREFIX = "All of these prompts begin in one and the same way: "
@@ -108,7 +108,7 @@ def test_texts_are_scored_as_by_a_plain_forward_pass(tiny: Tiny, model_type: str
     for text, score in zip(texts, scores, strict=True):
         ids = lm.encode(text).ids
         if len(ids) < 2:
-            assert isinstance(score, Unscored)
+            assert isinstance(score, Skipped)
             continue
         assert isinstance(score, TextScore)
         with torch.no_grad():

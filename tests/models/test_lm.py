@@ -11,7 +11,7 @@ from formless.errors import ModelError
 from formless.models.batching import batches
 from formless.models.families import known_model_types
 from formless.models.lm import LM
-from formless.models.scoring import Score, Unscored
+from formless.models.scores import Score, Skipped
 
 Tiny = Callable[..., LM]
 TEXTS = ["Ada", "Ada wrote the first program of all", "x", "The capital of France is the city called", "one two three"]
@@ -132,7 +132,7 @@ def test_a_prompt_that_cannot_be_continued_is_an_error(tiny: Tiny, prompt: str) 
 def test_what_cannot_be_scored_says_why(tiny: Tiny) -> None:
     lm = tiny()
     results = lm.score([("a", ""), ("", "b"), ("x" * 600, " y"), ("a", " b")])
-    assert [result.reason if isinstance(result, Unscored) else "scored" for result in results] == [
+    assert [result.reason if isinstance(result, Skipped) else "scored" for result in results] == [
         "the answer has no token", "nothing stands before the answer", "602 tokens are more than the model's 512", "scored",
     ]  # fmt: skip
 

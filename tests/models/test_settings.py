@@ -9,7 +9,7 @@ from formless.models.settings import model_settings, settings_for
 @pytest.mark.parametrize("name", sorted(model_settings()))
 def test_every_shipped_model_file_fits_its_methods(name: str) -> None:
     settings = model_settings()[name]
-    assert settings.source == "embedded" or settings.source.count("/") == 1
+    assert settings.source == "bundled" or settings.source.count("/") == 1
     for method, options in settings.methods.items():
         METHODS[method].config.model_validate(options)
 

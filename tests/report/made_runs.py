@@ -12,7 +12,7 @@ import numpy as np
 from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, Split, TaskResult
 from formless.experiment.config import EXPERIMENT, build_experiment
 from formless.experiment.memory import Memory
-from formless.experiment.reports import LOG, RECORD, RunReport, failure, left_by, metrics
+from formless.experiment.result import LOG, RECORD, RunReport, failure, left_by, metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import PLAN
 

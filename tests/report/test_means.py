@@ -7,7 +7,7 @@ import pytest
 
 from formless.errors import DataError, UnknownNameError
 from formless.evaluation.record import Record, Split, load_record
-from formless.experiment.reports import ORIGINAL_RECORD, RECORD, RunReport, metrics
+from formless.experiment.result import ORIGINAL_RECORD, RECORD, RunReport, metrics
 from formless.experiment.runs import Run
 from formless.report import runs as runs_module
 from formless.report.means import MethodMeans, method_means, plain_rows

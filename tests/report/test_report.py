@@ -76,13 +76,13 @@ def test_tasks_stand_on_the_page_with_what_could_not_be_scored(tiny: Tiny, targe
     edited = record.model_copy(update={"edits": [stub]})  # a method without a concept to redirect to
     write_report(tmp_path / "r.html", record, edited)
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert "(+1 unscored)" in page
+    assert "(+1 skipped)" in page
     assert "bbh: no item could be scored, the first because a prompt of" in page
     assert "mia: the target has no forget_mia.json" in page
     rows = tasks_as_text(record)
-    assert ("mmlu", "", "accuracy", "1 (+1 unscored)") in [(*row[:3], row[-1]) for row in rows]
+    assert ("mmlu", "", "accuracy", "1 (+1 skipped)") in [(*row[:3], row[-1]) for row in rows]
     changes = figures_as_text(compare_tasks(record, edited))
-    assert [row[-1] for row in changes if row[0] == "mmlu"] == ["1 (+1 unscored)"] * 2
+    assert [row[-1] for row in changes if row[0] == "mmlu"] == ["1 (+1 skipped)"] * 2
 
 
 def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from formless.cli import terminal
-from formless.methods.adapter import load_edit
+from formless.edits.adapter import load_edit
 
 
 def chat_command(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.data.hub import HUB
 from formless.data.prepare import MANIFEST, RWKU, Prepared, prepare
@@ -31,7 +31,7 @@ def prepare_command(
     Example: formless data prepare --source rwku --out data/rwku
     """
     numbers = None if targets is None else parse_numbers(targets)
-    storage.refuse_existing(out, force=force, mark=MANIFEST)
+    store.refuse_existing(out, force=force, mark=MANIFEST)
     _quieten_datasets()
     with terminal.progress("preparing") as bar:
         prepared = prepare(source, out, numbers=numbers, train=train, force=force, progress=bar)

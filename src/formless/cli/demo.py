@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
 from formless.experiment.run import measure_edit
@@ -25,14 +25,14 @@ def demo_command(
 
     Example: formless demo --target "Mount Everest"
     """
-    storage.refuse_existing(out, force=True, mark=REPORT)
+    store.refuse_existing(out, force=True, mark=REPORT)
     found = find_target(SAMPLE, target)
     lm = terminal.load_model("smollm2", "auto", "auto")
     edit = unlearn(lm, found)
     terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
         outcome = measure_edit(lm, edit, found, "forms", progress=bar)
-    with storage.new_folder(out, mark=REPORT, force=True) as folder:
+    with store.new_folder(out, mark=REPORT, force=True) as folder:
         edit.save(folder / "edit")
         outcome.original.save(folder / "original.json")
         outcome.edited.save(folder / "unlearned.json")

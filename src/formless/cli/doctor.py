@@ -9,14 +9,14 @@ import typer
 
 from formless.cli import terminal
 from formless.errors import UserError
-from formless.methods.hyperparameters import TrainingConfig
 from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.methods.rocr.redirect import RocrConfig, projections
+from formless.methods.training.config import TrainingConfig
 from formless.models.architecture import projection_shape
 from formless.models.lm import LM
 from formless.models.outline import outline
-from formless.models.scoring import Score
+from formless.models.scores import Score
 
 _GB = 2**30
 

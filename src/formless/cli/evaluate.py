@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
+from formless.edits.adapter import load_edit
 from formless.errors import UserError
 from formless.evaluation.plan import planned
 from formless.experiment.original import original_record
 from formless.experiment.run import measure_edit
-from formless.methods.adapter import load_edit
 from formless.models.settings import prompt_style
 from formless.report.html import write_report
 from formless.report.independence import independence
@@ -56,7 +56,7 @@ def eval_command(
         raise UserError("record and report have one name", where="--report", remedy="choose another")
     for path in (out, report):
         if path:
-            storage.refuse_existing(path, force=force)
+            store.refuse_existing(path, force=force)
     found = find_target(data, target)
     planned(found, suite, limit)  # a broken file stops here, before the model is loaded
     loaded = load_edit(edit) if edit else None

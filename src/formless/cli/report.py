@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.cli.summarize import BaselineOption
 from formless.report.page import write_experiment_report
@@ -30,7 +30,7 @@ def report_command(
     Example: formless report runs/first
     """
     if out:
-        storage.refuse_existing(out, force=force)
+        store.refuse_existing(out, force=force)
     path = out or folder / PAGE
     rows = write_experiment_report(path, folder, baseline=baseline, command=shlex.join(["formless", *sys.argv[1:]]))
     for row in rows:

@@ -17,7 +17,7 @@ from formless.experiment.config import EXPERIMENT, build_experiment, experiment_
 from formless.experiment.executors.base import Limits
 from formless.experiment.executors.choice import Resources
 from formless.experiment.executors.ray import LOCAL
-from formless.experiment.reports import LOG
+from formless.experiment.result import LOG
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.sweep import Summary, sweep
 from formless.report.page import write_experiment_report

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
 from formless.cli import terminal
 from formless.data.corpus import HUB, corpus_texts
 from formless.errors import UserError
@@ -26,7 +25,7 @@ def stats_command(
     pattern: Annotated[str, typer.Option(help="Which files of a folder, as in '*/passage.json'.")] = "**/*",
     threshold: Annotated[float, typer.Option(min=0, help="Eigenvalues under it span the null space.")] = 2e-2,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cut each text there.")] = 1024,
-    store: Annotated[str, typer.Option(help="Number format of the saved bases.")] = "float32",
+    basis_dtype: Annotated[str, typer.Option(help="The dtype of the saved bases: float32, bfloat16 or float16.")] = "float32",
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
@@ -37,10 +36,10 @@ def stats_command(
     Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
     """
     chosen = terminal.parse_layers(layers)
-    storage.refuse_existing(out, force=force, mark=OURS.format(min(chosen)))
-    store_dtype = DTYPES.get(store)
+    store.refuse_existing(out, force=force, mark=OURS.format(min(chosen)))
+    store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:
-        raise UserError(f"unknown number format {store!r}", where="--store", remedy="choose float32, bfloat16 or float16")
+        raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")
     texts = corpus_texts(corpus, pattern=pattern)
     first = next(texts)  # a corpus without text stops here, before the model is loaded
     lm = terminal.load_model(model, dtype, device, trust_remote_code)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.errors import DataError, UserError
 from formless.report.means import MethodMeans, method_means, plain_rows
@@ -39,7 +39,7 @@ def summarize_command(
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UserError("two outputs have one name", where=outputs[0], remedy="choose another")
     for path in outputs:
-        storage.refuse_existing(path, force=force)
+        store.refuse_existing(path, force=force)
     found = gather(records)
     tell_left_out(found)
     rows = method_means(found, baseline)
@@ -53,7 +53,7 @@ def summarize_command(
     texts = ((csv, as_csv(plain_rows(rows))), (markdown, as_markdown(tables)), (latex, as_latex(tables)))
     for chosen, text in texts:
         if chosen:
-            storage.write_text(chosen, text)
+            store.write_text(chosen, text)
             terminal.out.print(f"written: {chosen}", soft_wrap=True, markup=False)
 
 

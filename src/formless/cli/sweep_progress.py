@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from formless.cli import terminal
 from formless.experiment.heartbeat import Signal
 from formless.experiment.progress import Durations
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.runs import Run
 from formless.experiment.sweep import Observer
 

@@ -12,15 +12,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from formless import storage
+from formless import store
 from formless.cli import terminal
 from formless.data.ort import find_target
 from formless.data.target import Row, Target
+from formless.edits.adapter import load_edit
+from formless.edits.edit import INFO, EditInfo, LayerReport, WeightEdit
 from formless.errors import OutputError, UserError
-from formless.methods.adapter import load_edit
-from formless.methods.base import INFO, EditInfo, LayerReport, Method, WeightEdit
+from formless.methods.base import Method
 from formless.methods.registry import METHODS, build_method, check, method_config, run
-from formless.methods.watch import CURVES
+from formless.methods.training.monitor import CURVES
 from formless.models.settings import settings_for
 
 MOST_NORMS = 8
@@ -49,7 +50,7 @@ def unlearn_command(
 
     Example: formless unlearn --method npo --data sample --target "Albert Einstein" --out edits/einstein_npo
     """
-    storage.refuse_existing(out, force=force, mark=INFO)
+    store.refuse_existing(out, force=force, mark=INFO)
     if data is None and (folder := next((name for name in target if re.match(r"\d+_", name)), None)):
         remedy = "give the name as texts spell it, or the data set with --data"
         raise UserError(f"{folder!r} looks like a target's folder", where="--target", remedy=remedy)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from formless import provenance, storage
+from formless import provenance, store
 from formless.data.hub import HUB, LISTING, Tables
 from formless.data.ort import data_folder, folder_name, targets
 from formless.data.target import SPLITS, Row, Target, parse_row, read_rows
@@ -121,7 +121,7 @@ def prepare(
         raise OutputError("the output and the source lie in each other", where=out, remedy="choose another --out")
     if force:
         _refuse_strange(out)
-    with storage.new_folder(out, mark=MANIFEST, force=force) as new:
+    with store.new_folder(out, mark=MANIFEST, force=force) as new:
         prepared = Prepared(folder.name if folder else HUB)
         if folder and targets(folder):
             _copy(folder, new, prepared, numbers, train, progress)

@@ -15,7 +15,7 @@ from formless.evaluation.record import Answer, FormResult, Record, TaskResult
 from formless.evaluation.scoring import score_forms
 from formless.evaluation.tasks import Task
 from formless.models.lm import LM
-from formless.models.scoring import Unscored
+from formless.models.scores import Skipped
 
 Progress = Callable[[str, int, int], None]
 FREE_TOKENS = 40
@@ -78,9 +78,9 @@ def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record
     )  # fmt: skip
 
 
-def _answer(question: str, text: str | Unscored) -> Answer:
-    if isinstance(text, Unscored):
-        return Answer(question=question, unscored=text.reason)
+def _answer(question: str, text: str | Skipped) -> Answer:
+    if isinstance(text, Skipped):
+        return Answer(question=question, skipped=text.reason)
     return Answer(question=question, answer=text)
 
 
@@ -103,7 +103,7 @@ def _ask_task(lm: LM, job: Job, steps: _Steps) -> TaskResult:
     items, prompt = task.measure(lm, job.rows, job.split, steps.advance)
     return TaskResult(
         task=task.name, split=job.split, status="scored", figures=task.summarise(items),
-        unscored=sum(not item.figures for item in items), prompt=prompt, items=items,
+        skipped=sum(not item.figures for item in items), prompt=prompt, items=items,
     )  # fmt: skip
 
 

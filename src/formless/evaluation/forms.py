@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from formless.data.target import BLANK, Item
 from formless.evaluation.record import Split
 from formless.models.lm import LM
-from formless.models.scoring import Unscored
+from formless.models.scores import Skipped
 
 LETTERS = "ABCDEFGHIJ"
 OPTIONS = 4
@@ -62,17 +62,17 @@ class Form:
     name: str
     title: str
     file: str
-    render: Callable[[Item, LM], Query | tuple[Query, ...] | Unscored]
+    render: Callable[[Item, LM], Query | tuple[Query, ...] | Skipped]
     optional: bool = False
     type: str | None = None
     splits: tuple[Split, ...] = ("forget", "neighbor")
     chance: float = 0.0
     published: Mapping[Split, Callable[[Item, LM], Query]] = field(default_factory=dict)
 
-    def ask(self, item: Item, lm: LM, split: Split) -> tuple[Query, ...] | Unscored:
+    def ask(self, item: Item, lm: LM, split: Split) -> tuple[Query, ...] | Skipped:
         """The queries of one item under the model's protocol, or why it cannot be asked so."""
         if not item.answer.strip():
-            return Unscored("the answer is empty")
+            return Skipped("the answer is empty")
         render = self.published.get(split, self.render) if lm.style.protocol == "published" else self.render
         rendered = render(item, lm)
         return (rendered,) if isinstance(rendered, Query) else rendered
@@ -133,7 +133,7 @@ def letters(message: Callable[[Item], str]) -> Callable[[Item, LM], Query]:
     return render
 
 
-def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
+def choice(item: Item, lm: LM) -> tuple[Query, ...] | Skipped:
     """MCP as a choice: the right letter's share among the letters, over all rotations of the options.
 
     Every option stands once behind every letter, so that a liking for a letter cannot look like knowledge.
@@ -143,9 +143,9 @@ def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
     used = LETTERS[: len(options)]
     lettered = len(options) <= len(LETTERS) and all(option.startswith(f"{used[i]}. ") for i, option in enumerate(options))
     if not (mark and lettered and len(item.answer) == 1 and item.answer in used):
-        return Unscored("the options are not lettered from A, or the answer is none of the letters")
+        return Skipped("the options are not lettered from A, or the answer is none of the letters")
     if len(options) != OPTIONS:
-        return Unscored(f"{len(options)} options, not {OPTIONS}: another chance")
+        return Skipped(f"{len(options)} options, not {OPTIONS}: another chance")
     texts, right = [option[3:] for option in options], used.index(item.answer)
     queries = []
     for shift in range(len(options)):
@@ -157,10 +157,10 @@ def choice(item: Item, lm: LM) -> tuple[Query, ...] | Unscored:
     return tuple(queries)
 
 
-def truth(item: Item, lm: LM) -> Query | Unscored:
+def truth(item: Item, lm: LM) -> Query | Skipped:
     """TF as a choice: the share of `True` against `False`."""
     if item.answer not in ("True", "False"):
-        return Unscored("the answer is neither True nor False")
+        return Skipped("the answer is neither True nor False")
     return replace(asked(truth_message)(item, lm), choices=(" True", " False"))
 
 
@@ -179,13 +179,13 @@ def adversarial(item: Item, lm: LM) -> Query:
     return asked(adversarial_message)(item, lm)
 
 
-def statement(item: Item, _lm: LM) -> Query | Unscored:
+def statement(item: Item, _lm: LM) -> Query | Skipped:
     """The cloze up to its blank as plain text; only for a blank that stands last."""
     before, blank, after = item.query.partition(BLANK)
     if not blank:
-        return Unscored("the cloze has no blank")
+        return Skipped("the cloze has no blank")
     if any(character.isalnum() for character in after):
-        return Unscored("the blank does not stand last")
+        return Skipped("the blank does not stand last")
     space = " " if before != before.rstrip() else ""
     return Query(before.rstrip(), f"{space}{item.answer}")
 

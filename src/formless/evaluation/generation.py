@@ -9,11 +9,11 @@ from typing import Any, cast
 from formless.data.refusals import is_refusal
 from formless.data.target import Item, Row
 from formless.evaluation.forms import Form
-from formless.evaluation.measures import rouge_l_recall
+from formless.evaluation.metrics import rouge_l_recall
 from formless.evaluation.record import Split, TaskItem
 from formless.models.batching import Progress
 from formless.models.lm import LM
-from formless.models.scoring import Unscored
+from formless.models.scores import Skipped
 
 NEW_TOKENS = 30
 Measure = Callable[[LM, Mapping[str, tuple[Row, ...]], Split | None, Progress], tuple[list[TaskItem], str]]
@@ -28,12 +28,12 @@ def answer_in_words(form: Form) -> Measure:
     def measure(lm: LM, rows: Mapping[str, tuple[Row, ...]], split: Split | None, done: Progress) -> tuple[list[TaskItem], str]:
         items = [cast(Item, row) for file in rows.values() for row in file]
         asked = [form.ask(item, lm, split or "forget") for item in items]
-        prompts = [queries[0].prompt for queries in asked if not isinstance(queries, Unscored)]
+        prompts = [queries[0].prompt for queries in asked if not isinstance(queries, Skipped)]
         answers = iter(written(lm, prompts, max_new_tokens=NEW_TOKENS, one_line=True, progress=done))
         results = [
             written_item(
                 TaskItem(query=item.query, expected=item.answer),
-                queries if isinstance(queries, Unscored) else next(answers),
+                queries if isinstance(queries, Skipped) else next(answers),
                 partial(_figures, item.answer),
             )
             for item, queries in zip(items, asked, strict=True)
@@ -43,25 +43,25 @@ def answer_in_words(form: Form) -> Measure:
     return measure
 
 
-def written(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, **options: Any) -> list[str | Unscored]:
+def written(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, **options: Any) -> list[str | Skipped]:
     """What a model writes after each prompt, or why there is no room for it; see `LM.generate`."""
     reasons = [lm.lacks_room(len(lm.encode(prompt).ids), max_new_tokens) for prompt in prompts]
     fit = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
     texts = iter(lm.generate(fit, max_new_tokens=max_new_tokens, **options))
-    return [next(texts) if reason is None else Unscored(reason) for reason in reasons]
+    return [next(texts) if reason is None else Skipped(reason) for reason in reasons]
 
 
-def written_item(item: TaskItem, answer: str | Unscored, figures: Callable[[str], dict[str, float] | Unscored]) -> TaskItem:
+def written_item(item: TaskItem, answer: str | Skipped, figures: Callable[[str], dict[str, float] | Skipped]) -> TaskItem:
     """An item with its answer and figures, or why it has none."""
-    if isinstance(answer, Unscored):
-        return item.model_copy(update={"unscored": answer.reason})
+    if isinstance(answer, Skipped):
+        return item.model_copy(update={"skipped": answer.reason})
     found = figures(answer)
-    if isinstance(found, Unscored):
-        return item.model_copy(update={"answer": answer, "unscored": found.reason})
+    if isinstance(found, Skipped):
+        return item.model_copy(update={"answer": answer, "skipped": found.reason})
     return item.model_copy(update={"answer": answer, "figures": found})
 
 
-def _figures(right: str, answer: str) -> dict[str, float] | Unscored:
+def _figures(right: str, answer: str) -> dict[str, float] | Skipped:
     if not right.replace(".", "").strip():
-        return Unscored("the right answer holds no word")
+        return Skipped("the right answer holds no word")
     return {"rouge_l": rouge_l_recall(answer, right), "refusal": float(is_refusal(answer))}

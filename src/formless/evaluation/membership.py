@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import cast
 
 from formless.data.target import Passage, Row
-from formless.evaluation.measures import lowest_mean, separation, zlib_bytes
+from formless.evaluation.metrics import lowest_mean, separation, zlib_bytes
 from formless.evaluation.record import Figure, Split, TaskItem
 from formless.evaluation.scoring import figure, separation_interval
 from formless.models.batching import Progress
 from formless.models.lm import LM
-from formless.models.scoring import TextScore, Unscored
+from formless.models.scores import Skipped, TextScore
 
 LOWEST = 0.2
 SHOWN = 200
@@ -29,8 +29,8 @@ def membership(lm: LM, rows: Mapping[str, tuple[Row, ...]], _split: Split | None
     items = []
     for (label, text), score in zip(labelled, scores, strict=True):
         item = TaskItem(query=text[:SHOWN], expected=label)
-        if isinstance(score, Unscored):
-            items.append(item.model_copy(update={"unscored": score.reason}))
+        if isinstance(score, Skipped):
+            items.append(item.model_copy(update={"skipped": score.reason}))
         else:
             items.append(item.model_copy(update={"figures": attack_figures(text, score)}))
     return items, labelled[0][1] if labelled else ""

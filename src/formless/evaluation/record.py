@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from formless import storage
+from formless import store
 from formless.errors import DataError
 
 Split = Literal["forget", "neighbor"]
@@ -20,9 +20,9 @@ class ItemResult(BaseModel):
         query: The probe as the data set words it.
         prompt: What the model saw.
         answer: The text that was scored after it.
-        probability: exp(mean log-probability of the answer's tokens), of a choice the right one's share; nothing if unscored.
+        probability: exp(mean log-probability of the answer's tokens), of a choice the right one's share; nothing if skipped.
         token_accuracy: Share of answer tokens that greedy decoding chooses, of a choice whether the right one is the largest.
-        unscored: Why there is no score.
+        skipped: Why there is no score.
     """
 
     query: str
@@ -30,7 +30,7 @@ class ItemResult(BaseModel):
     answer: str
     probability: float | None = None
     token_accuracy: float | None = None
-    unscored: str | None = None
+    skipped: str | None = None
 
 
 class FormResult(BaseModel):
@@ -45,7 +45,7 @@ class FormResult(BaseModel):
         interval: 95 % bootstrap interval of the mean over items; needs two scored items.
         token_accuracy: Mean over scored items.
         count: Scored items.
-        unscored: Items without a score, not part of the mean.
+        skipped: Items without a score, not part of the mean.
         items: The probes in file order.
     """
 
@@ -57,7 +57,7 @@ class FormResult(BaseModel):
     interval: tuple[float, float] | None = None
     token_accuracy: float | None = None
     count: int = 0
-    unscored: int = 0
+    skipped: int = 0
     items: list[ItemResult] = []
 
 
@@ -83,14 +83,14 @@ class TaskItem(BaseModel):
         expected: The right answer, or the accepted ones, where there is one.
         answer: What the model said, or which choice it took.
         figures: By name; a figure that this item cannot have is left out.
-        unscored: Why it has none.
+        skipped: Why it has none.
     """
 
     query: str
     expected: str | list[str] | None = None
     answer: str | None = None
     figures: dict[str, float] = {}
-    unscored: str | None = None
+    skipped: str | None = None
 
 
 class TaskResult(BaseModel):
@@ -102,7 +102,7 @@ class TaskResult(BaseModel):
         status: `absent` where the target has no file for it.
         reason: Why it is absent.
         figures: By name.
-        unscored: Items without any figure.
+        skipped: Items without any figure.
         prompt: What the model saw of the first item.
         items: In file order.
     """
@@ -112,7 +112,7 @@ class TaskResult(BaseModel):
     status: Literal["scored", "absent"]
     reason: str | None = None
     figures: dict[str, Figure] = {}
-    unscored: int = 0
+    skipped: int = 0
     prompt: str = ""
     items: list[TaskItem] = []
 
@@ -122,7 +122,7 @@ class Answer(BaseModel):
 
     question: str
     answer: str = ""
-    unscored: str | None = None
+    skipped: str | None = None
 
 
 class Record(BaseModel):
@@ -174,7 +174,7 @@ class Record(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write the record atomically."""
-        storage.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+        store.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
 
 
 def load_record(path: str | Path) -> Record:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from formless.data.target import Item
 from formless.evaluation.forms import Form, Query
-from formless.evaluation.measures import log_sum, separation
+from formless.evaluation.metrics import log_sum, separation
 from formless.evaluation.record import Figure, FormResult, ItemResult, Split, TaskItem
 from formless.models.batching import Progress
 from formless.models.lm import LM
-from formless.models.scoring import Score, Unscored
+from formless.models.scores import Score, Skipped
 
 RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
-Scores = Mapping[tuple[str, str], Score | Unscored]
+Scores = Mapping[tuple[str, str], Score | Skipped]
 
 
 def score_forms(
@@ -33,7 +33,7 @@ def score_forms(
         progress: Called with the model queries done and all of them.
     """
     rendered = [[form.ask(item, lm, split) for item in items] for form, split, items in asked]
-    queries = [query for found in rendered for one in found if not isinstance(one, Unscored) for query in one]
+    queries = [query for found in rendered for one in found if not isinstance(one, Skipped) for query in one]
     pairs = list(dict.fromkeys(pair for query in queries for pair in _pairs(query)))
     scores = dict(zip(pairs, lm.score(pairs, progress=progress), strict=True))
     return [
@@ -46,7 +46,7 @@ def _form_result(form: Form, split: Split, results: list[ItemResult]) -> FormRes
     values = [result.probability for result in results if result.probability is not None]
     accuracies = [result.token_accuracy for result in results if result.token_accuracy is not None]
     return FormResult(
-        form=form.name, split=split, status="scored", items=results, count=len(values), unscored=len(results) - len(values),
+        form=form.name, split=split, status="scored", items=results, count=len(values), skipped=len(results) - len(values),
         mean=float(np.mean(values)) if values else None, interval=mean_interval(values),
         token_accuracy=float(np.mean(accuracies)) if accuracies else None,
     )  # fmt: skip
@@ -96,24 +96,24 @@ def _pairs(query: Query) -> list[tuple[str, str]]:
     return [(query.prompt, answer) for answer in (query.answer, *(c for c in query.choices if c != query.answer))]
 
 
-def _item_result(item: Item, queries: tuple[Query, ...] | Unscored, scores: Scores) -> ItemResult:
+def _item_result(item: Item, queries: tuple[Query, ...] | Skipped, scores: Scores) -> ItemResult:
     """One item's figures."""
-    if isinstance(queries, Unscored):
-        return ItemResult(query=item.query, prompt="", answer=item.answer, unscored=queries.reason)
+    if isinstance(queries, Skipped):
+        return ItemResult(query=item.query, prompt="", answer=item.answer, skipped=queries.reason)
     figures = [_figures(query, [scores[pair] for pair in _pairs(query)]) for query in queries]
     result = ItemResult(query=item.query, prompt=queries[0].prompt, answer=queries[0].answer)
-    reasons = [one.reason for one in figures if isinstance(one, Unscored)]
+    reasons = [one.reason for one in figures if isinstance(one, Skipped)]
     if reasons:
-        return result.model_copy(update={"unscored": reasons[0]})
-    probability, accuracy = np.mean([one for one in figures if not isinstance(one, Unscored)], axis=0)
+        return result.model_copy(update={"skipped": reasons[0]})
+    probability, accuracy = np.mean([one for one in figures if not isinstance(one, Skipped)], axis=0)
     return result.model_copy(update={"probability": float(probability), "token_accuracy": float(accuracy)})
 
 
-def _figures(query: Query, scores: list[Score | Unscored]) -> tuple[float, float] | Unscored:
+def _figures(query: Query, scores: list[Score | Skipped]) -> tuple[float, float] | Skipped:
     """Probability and token accuracy of the right answer; of a choice, its share and whether it is the largest."""
     known = [score for score in scores if isinstance(score, Score)]
     if len(known) < len(scores):
-        return next(score for score in scores if isinstance(score, Unscored))
+        return next(score for score in scores if isinstance(score, Skipped))
     if query.letters_only:
         known = [score.without_blanks() for score in known]
     if not query.choices:

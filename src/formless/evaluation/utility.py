@@ -12,11 +12,11 @@ from formless.data.refusals import is_refusal
 from formless.data.target import Choices, Instruction, Question, Reasoning, Row, Trivia, Truthful
 from formless.evaluation.forms import LETTERS
 from formless.evaluation.generation import written, written_item
-from formless.evaluation.measures import exact_match, fluency_entropy, log_sum, published_exact_match, repetition, token_f1
+from formless.evaluation.metrics import exact_match, fluency_entropy, log_sum, published_exact_match, repetition, token_f1
 from formless.evaluation.record import Split, TaskItem
 from formless.models.batching import Progress
 from formless.models.lm import LM
-from formless.models.scoring import Score, Unscored
+from formless.models.scores import Score, Skipped
 
 Rows = Mapping[str, tuple[Row, ...]]
 Measured = tuple[list[TaskItem], str]
@@ -214,12 +214,12 @@ def _labelled(row: Choices) -> list[tuple[str, int]]:
 
 def _scored(
     item: TaskItem,
-    scores: Sequence[Score | Unscored],
+    scores: Sequence[Score | Skipped],
     figures: Callable[[list[float]], tuple[str, dict[str, float]]],
 ) -> TaskItem:
     """An item with the figures of its choices, or why one of them has no score."""
     logs = [score.log_probability for score in scores if isinstance(score, Score)]
     if len(logs) < len(scores):
-        return item.model_copy(update={"unscored": next(s.reason for s in scores if isinstance(s, Unscored))})
+        return item.model_copy(update={"skipped": next(s.reason for s in scores if isinstance(s, Skipped))})
     taken, found = figures(logs)
     return item.model_copy(update={"answer": taken, "figures": found})

@@ -10,8 +10,8 @@ from pathlib import Path
 from formless.data.target import Row, Target
 from formless.evaluation.plan import planned
 from formless.methods.registry import METHODS
-from formless.models.embedded import PACKAGE, VERSION
-from formless.models.settings import EMBEDDED, ModelSettings
+from formless.models.bundled import PACKAGE, VERSION
+from formless.models.settings import BUNDLED, ModelSettings
 
 WHOLE = 2**20
 BLOCK, BLOCKS = 4096, 1024
@@ -47,8 +47,8 @@ def place_digest(place: Path) -> str:
 
 
 def model_digest(settings: ModelSettings, revision: str | None) -> str:
-    """What identifies a model before it is loaded: a folder's content, a hub id's revision, the embedded model's version."""
-    if settings.source == EMBEDDED:
+    """What identifies a model before it is loaded: a folder's content, a hub id's revision, the bundled model's version."""
+    if settings.source == BUNDLED:
         return f"{PACKAGE} {VERSION}"
     if Path(settings.source).is_dir():
         return place_digest(Path(settings.source))

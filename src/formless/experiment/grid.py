@@ -19,7 +19,7 @@ from formless.experiment.digests import files_digest, model_digest, place_digest
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, build_method, check, method_config
-from formless.models.settings import EMBEDDED, ModelSettings, settings_for, unknown_model
+from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _SHOWN = 3
@@ -99,7 +99,7 @@ def _name(target: Target) -> str:
 
 def _settings(model: ModelChoice) -> ModelSettings:
     settings = settings_for(model.name)
-    if settings.source != EMBEDDED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
+    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
         raise unknown_model(model.name)
     return settings
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from formless import storage
+from formless import store
 from formless.models.lm import LM
 
 HEARTBEAT = "progress.json"
@@ -83,7 +83,7 @@ class Heartbeat:
         self._tell(signal)
         if now - self._written >= _WRITE_EVERY:
             self._written = now
-            storage.write_text(self._path, signal.model_dump_json())
+            store.write_text(self._path, signal.model_dump_json())
 
     def stop(self) -> None:
         """The run has ended."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from formless.errors import OutputError
-from formless.experiment.reports import LOG
+from formless.experiment.result import LOG
 
 _LINES = logging.Formatter("%(asctime)s %(message)s")
 

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Collection
 
-from formless import __version__, storage
+from formless import __version__, store
 from formless.data.target import Target
 from formless.errors import DataError, EditError, OutputError
 from formless.evaluation.evaluate import Progress, carry_out
@@ -45,7 +45,7 @@ def original_record(
     parts = [(job.part.name, job.split) for job in plan.jobs]
     key = [__version__, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    path = storage.cache_folder() / "original" / f"{name}.json"
+    path = store.cache_folder() / "original" / f"{name}.json"
     try:
         known = load_record(path)
     except DataError:  # not there yet, or written by an older version

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from formless import provenance
 from formless.data.target import Target
+from formless.edits.edit import Edit
 from formless.errors import DataError, OutputError, UserError
 from formless.evaluation.evaluate import Progress, evaluate
 from formless.evaluation.record import Record
@@ -20,7 +21,7 @@ from formless.experiment.heartbeat import Heartbeat, Phase, Tell
 from formless.experiment.logs import run_log
 from formless.experiment.memory import Peak
 from formless.experiment.original import original_record
-from formless.experiment.reports import (
+from formless.experiment.result import (
     EDIT,
     ORIGINAL_RECORD,
     RECORD,
@@ -34,7 +35,7 @@ from formless.experiment.reports import (
 )  # fmt: skip
 from formless.experiment.runs import ORIGINAL, Run
 from formless.experiment.session import Session
-from formless.methods.base import Edit, Method
+from formless.methods.base import Method
 from formless.methods.registry import build_method, method_config
 from formless.models.lm import LM
 

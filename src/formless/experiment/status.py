@@ -8,7 +8,7 @@ from pathlib import Path
 from formless.experiment.heartbeat import Signal, read_signal
 from formless.experiment.lock import Holder, holder
 from formless.experiment.progress import Durations
-from formless.experiment.reports import RunReport, load_report
+from formless.experiment.result import RunReport, load_report
 from formless.experiment.runs import Run
 from formless.experiment.sweep import others, read_plan
 

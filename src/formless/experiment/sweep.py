@@ -10,14 +10,14 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from formless import storage
+from formless import store
 from formless.errors import DataError
 from formless.experiment.config import EXPERIMENT, Experiment
 from formless.experiment.executors.base import Executor, Task
 from formless.experiment.grid import grid
 from formless.experiment.heartbeat import HEARTBEAT, Signal
 from formless.experiment.lock import locked
-from formless.experiment.reports import RunReport, load_report
+from formless.experiment.result import RunReport, load_report
 from formless.experiment.runs import Run
 
 PLAN = "plan.json"
@@ -91,8 +91,8 @@ def sweep(
     """
     runs = grid(experiment)
     with locked(out, workers) as held:
-        storage.write_text(out / EXPERIMENT, experiment.as_yaml())
-        storage.write_text(out / PLAN, _RUNS.dump_json(runs, indent=1).decode() + "\n")
+        store.write_text(out / EXPERIMENT, experiment.as_yaml())
+        store.write_text(out / PLAN, _RUNS.dump_json(runs, indent=1).decode() + "\n")
         found = {run.id: load_report(run.folder(out), run) for run in runs}
         done = [report for report in found.values() if report and report.is_complete]
         complete = {report.id for report in done}

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from formless.errors import OutputError
 from formless.experiment.heartbeat import Signal
-from formless.experiment.reports import LOG, RunReport
+from formless.experiment.result import LOG, RunReport
 from formless.experiment.run import carry_out
 from formless.experiment.runs import Run
 from formless.experiment.session import Session

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from formless.data.target import Target
-from formless.methods.adapter import edit_info
+from formless.edits.adapter import edit_info
+from formless.edits.prompt import PromptEdit
 from formless.methods.base import MethodConfig
-from formless.methods.prompt import PromptEdit
 from formless.models.lm import LM
 
 # The published wording, kept letter for letter so that results can be compared.

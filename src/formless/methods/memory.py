@@ -12,11 +12,11 @@ from torch import nn
 from formless.data.target import SPLITS, Preference
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
-from formless.methods.hyperparameters import TrainingConfig
-from formless.methods.lora import lora_config
 from formless.methods.registry import METHODS
 from formless.methods.rocr.contexts import STARTERS
 from formless.methods.rocr.redirect import RocrConfig
+from formless.methods.training.config import TrainingConfig
+from formless.methods.training.lora import lora_config
 from formless.models.architecture import is_transposed, projection_shape
 from formless.models.lm import LM
 from formless.models.outline import Outline

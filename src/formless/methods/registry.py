@@ -12,13 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from formless.data.target import Target
+from formless.edits.edit import Edit
 from formless.errors import UnknownNameError, UserError
-from formless.methods.base import Edit, Method, MethodConfig
+from formless.methods.base import Method, MethodConfig
 from formless.methods.icu import Icu, Original
-from formless.methods.recipe import Recipe
-from formless.methods.recipes import ce_u, cft, dpo, ga, grad_diff, npo, rmu, rt, simnpo, task_vector, undial, wga
 from formless.methods.rocr.method import Rocr
 from formless.methods.rocr.redirect import RocrConfig
+from formless.methods.training.recipes import ce_u, cft, dpo, ga, grad_diff, npo, rmu, rt, simnpo, task_vector, undial, wga
+from formless.methods.training.spec import Recipe
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
 

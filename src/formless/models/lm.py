@@ -19,7 +19,7 @@ from formless.models.batching import Progress
 from formless.models.families import architecture_of
 from formless.models.overlay import Overlay, Updates
 from formless.models.reader import Reader
-from formless.models.scoring import Score, TextScore, Unscored
+from formless.models.scores import Score, Skipped, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 
 
@@ -92,7 +92,7 @@ class LM(Reader):
         bare.prefixes = ()
         return bare
 
-    def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Unscored]:
+    def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Skipped]:
         """Score each answer given its prompt; an item's result does not depend on its batch.
 
         What prompts begin with alike is encoded once, one-token answers to one prompt share a pass, and logits are computed
@@ -103,7 +103,7 @@ class LM(Reader):
             progress: Called with the queries done and all queries.
 
         Returns:
-            One entry per query, in order: `Unscored` where the answer has no token of its own, nothing stands before it,
+            One entry per query, in order: `Skipped` where the answer has no token of its own, nothing stands before it,
             or the text is longer than the model's context.
 
         Raises:
@@ -111,7 +111,7 @@ class LM(Reader):
         """
         return scoring.score(self, queries, progress)
 
-    def score_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore | Unscored]:
+    def score_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore | Skipped]:
         """Score every token of plain texts from the second on (the first where the model has a BOS), cut at the context.
 
         Raises:

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from formless.errors import ModelError, UserError
-from formless.models.embedded import ORIGIN, embedded_model
+from formless.models.bundled import ORIGIN, bundled_model
 from formless.models.families import architecture_of
 from formless.models.lm import LM, fingerprint
-from formless.models.settings import EMBEDDED, settings_for, unknown_model
+from formless.models.settings import BUNDLED, settings_for, unknown_model
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,9 +45,9 @@ def load(
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
     place = _device(device)
     settings = settings_for(name_or_path)
-    if settings.source != EMBEDDED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
+    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
         raise unknown_model(name_or_path)
-    source = str(embedded_model()) if settings.source == EMBEDDED else settings.source
+    source = str(bundled_model()) if settings.source == BUNDLED else settings.source
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         architecture_of(AutoConfig.from_pretrained(source, **common))  # before gigabytes of weights
@@ -64,7 +64,7 @@ def load(
     if device_map is None:
         asked = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
         nn.Module.to(model, device=place, dtype=asked)
-    if settings.source == EMBEDDED:
+    if settings.source == BUNDLED:
         model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
     return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
 

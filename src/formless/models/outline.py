@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from formless.errors import ModelError, UserError
 from formless.models.architecture import Architecture
-from formless.models.embedded import embedded_model
+from formless.models.bundled import bundled_model
 from formless.models.families import architecture_of
 from formless.models.loading import DTYPES
-from formless.models.settings import EMBEDDED, ModelSettings, settings_for, unknown_model
+from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def outline(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool =
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
     settings = settings_for(name_or_path)
-    is_embedded = settings.source == EMBEDDED
-    if not is_embedded and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
+    is_bundled = settings.source == BUNDLED
+    if not is_bundled and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
         raise unknown_model(name_or_path)
-    source = str(embedded_model()) if is_embedded else settings.source
+    source = str(bundled_model()) if is_bundled else settings.source
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,71 +14,14 @@ from formless.errors import ModelError
 from formless.models.batching import Cluster, Counter, Progress, clusters, in_batches
 from formless.models.cache import cost, encoded_prefix, repeated
 from formless.models.reader import Encoded, Reader
+from formless.models.scores import Score, Skipped, TextScore
 
 
-@dataclass(frozen=True)
-class Score:
-    """How a model takes to an answer.
-
-    Args:
-        log_probabilities: Of each answer token given all before it (nats).
-        greedy: For each answer token, whether it is the most probable one.
-        tokens: The text of each answer token.
-    """
-
-    log_probabilities: tuple[float, ...]
-    greedy: tuple[bool, ...]
-    tokens: tuple[str, ...] = ()
-
-    @property
-    def log_probability(self) -> float:
-        """Of the whole answer (nats): the sum over its tokens."""
-        return math.fsum(self.log_probabilities)
-
-    @property
-    def probability(self) -> float:
-        """exp(mean log-probability of the answer's tokens), in [0, 1]."""
-        return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
-
-    @property
-    def token_accuracy(self) -> float:
-        """The share of answer tokens that greedy decoding would choose."""
-        return sum(self.greedy) / len(self.greedy)
-
-    def without_blanks(self) -> Score:
-        """The same without tokens of white space alone, which need no knowledge; unchanged where there is nothing else."""
-        kept = [i for i, text in enumerate(self.tokens) if text.strip()] or list(range(len(self.tokens)))
-        pick = [(self.log_probabilities[i], self.greedy[i], self.tokens[i]) for i in kept]
-        return Score(*zip(*pick, strict=True))
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """How a model takes to a text, token by token from the second on.
-
-    Args:
-        log_probabilities: Of each token given all before it (nats).
-        means: Expected log-probability under the model's own distribution at that place (minus its entropy, nats).
-        deviations: Standard deviation of the log-probability under that distribution (nats).
-    """
-
-    log_probabilities: tuple[float, ...]
-    means: tuple[float, ...]
-    deviations: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """An answer that has no score, and why."""
-
-    reason: str
-
-
-def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Unscored]:
+def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Skipped]:
     """See `LM.score`."""
     encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
     refusals = [_refusal(lm, item) for item in encoded]
-    results: list[Score | Unscored] = [reason or Unscored("not scored") for reason in refusals]
+    results: list[Score | Skipped] = [reason or Skipped("not scored") for reason in refusals]
     counter = Counter(len(queries), progress)
     groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
     heads = [encoded[group[0]] for group in groups]
@@ -99,10 +40,10 @@ def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | N
     return results
 
 
-def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Unscored]:
+def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Skipped]:
     """See `LM.score_texts`."""
     ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
-    results: list[TextScore | Unscored] = [Unscored("the text has fewer than two tokens") for _ in texts]
+    results: list[TextScore | Skipped] = [Skipped("the text has fewer than two tokens") for _ in texts]
     kept = [i for i, row in enumerate(ids) if len(row) > 1]
     counter = Counter(len(kept), progress)
 
@@ -127,14 +68,14 @@ def _prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
     return found[-1]
 
 
-def _refusal(lm: Reader, item: Encoded) -> Unscored | None:
+def _refusal(lm: Reader, item: Encoded) -> Skipped | None:
     """Why an answer cannot be scored, if so."""
     if item.answer_start >= len(item.ids):
-        return Unscored("the answer has no token")
+        return Skipped("the answer has no token")
     if item.answer_start == 0:
-        return Unscored("nothing stands before the answer")
+        return Skipped("nothing stands before the answer")
     if len(item.ids) > lm.context_length:
-        return Unscored(f"{len(item.ids)} tokens are more than the model's {lm.context_length}")
+        return Skipped(f"{len(item.ids)} tokens are more than the model's {lm.context_length}")
     return None
 
 

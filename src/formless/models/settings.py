@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from formless.errors import UnknownNameError, UserError
 
-EMBEDDED = "embedded"
+BUNDLED = "bundled"
 
 
 class PromptStyle(BaseModel):
@@ -36,7 +36,7 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    source: str = Field(description="a hub id, or 'embedded'")
+    source: str = Field(description="a hub id, or 'bundled'")
     about: str = ""
     prompt: PromptStyle | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

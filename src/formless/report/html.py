@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from formless import storage
+from formless import store
 from formless.evaluation.record import Record
 from formless.report.independence import independence
 from formless.report.plots import split_chart, training_chart
@@ -45,7 +45,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         charts={split: split_chart(rows) for split, rows in splits.items() if any(not row.absent for row in rows)},
         answers=list(zip(original.answers, edited.answers, strict=True)), command=command,
     )  # fmt: skip
-    storage.write_text(path, page)
+    store.write_text(path, page)
     return changes
 
 

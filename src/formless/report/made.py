@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from formless.evaluation.record import Record
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.report.runs import Group
 
 

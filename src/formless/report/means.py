@@ -60,7 +60,7 @@ class MethodMeans:
         failed: Runs that failed.
         missing: Runs that were not done yet.
         left_out: Targets that it has and the baseline has not, or was asked other probes of.
-        unscored: Probes and items without a figure, of the runs that count.
+        skipped: Probes and items without a figure, of the runs that count.
         means: By figure.
         independence: Forgetting and retention by form, with tests; nothing where there is no original.
     """
@@ -74,7 +74,7 @@ class MethodMeans:
     failed: int
     missing: int
     left_out: tuple[str, ...]
-    unscored: int
+    skipped: int
     means: Mapping[str, Mean]
     independence: Independence | None
 
@@ -82,7 +82,7 @@ class MethodMeans:
     def gaps(self) -> str:
         """What is not in the means, as one clause; nothing where all is."""
         counts = {
-            "failed": self.failed, "missing": self.missing, "without a score": self.unscored,
+            "failed": self.failed, "missing": self.missing, "without a score": self.skipped,
             "left out": len(self.left_out),
         }  # fmt: skip
         kinds = {"failed": "runs", "missing": "runs", "without a score": "probes", "left out": "targets without a baseline"}
@@ -126,7 +126,7 @@ def _row(
     return MethodMeans(
         group, is_baseline, tuple(counted), max(map(len, counted.values()), default=0), planned,
         sum(map(len, own.values())), failed, missing, tuple(target for target in own if target not in counted),
-        sum(seed.unscored for seeds in counted.values() for seed in seeds),
+        sum(seed.skipped for seeds in counted.values() for seed in seeds),
         compared_means(list(pairs.values()), _tested(independence)), independence,
     )  # fmt: skip
 
@@ -209,7 +209,7 @@ def _counts(row: MethodMeans) -> Plain:
     return {
         "model": row.group.model, "method": row.group.method, "targets": len(row.targets), "seeds": row.seeds,
         "runs": row.runs, "complete": row.complete, "failed": row.failed, "missing": row.missing,
-        "targets_left_out": len(row.left_out), "unscored": row.unscored,
+        "targets_left_out": len(row.left_out), "skipped": row.skipped,
     }  # fmt: skip
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from formless import storage
+from formless import store
 from formless.evaluation.record import Record
 from formless.experiment.config import EXPERIMENT, experiment_keys
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.runs import ORIGINAL
 from formless.report.charts import Curves, curves_chart, forms_chart, gap_chart, scatter_chart
 from formless.report.independence import mean_over_seeds
@@ -58,7 +58,7 @@ class Readings:
             methods = questions.setdefault((measured.target, answer.question), {})
             if self._count < ANSWERS and group.method not in methods:
                 self._count += 1
-                methods[group.method] = _cut(answer.unscored or answer.answer)
+                methods[group.method] = _cut(answer.skipped or answer.answer)
 
     @property
     def is_cut(self) -> bool:
@@ -118,7 +118,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
         mebibytes={"memory": readings.made.resident // _BYTES, "GPU": readings.made.gpu // _BYTES}, listed=LISTED,
         is_cut=readings.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
     )  # fmt: skip
-    storage.write_text(path, page)
+    store.write_text(path, page)
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
-from formless.experiment.reports import LOG, ORIGINAL_RECORD, RECORD, RunReport, load_report, metrics
+from formless.experiment.result import LOG, ORIGINAL_RECORD, RECORD, RunReport, load_report, metrics
 from formless.experiment.runs import ORIGINAL, Run
 from formless.experiment.sweep import OUTSIDE, PLAN, others, read_plan
 from formless.report.independence import Ratios, ratios
@@ -49,7 +49,7 @@ class Measured:
             the same, `forgetting_<form>`, `retention_<form>`, their means over forms, `form_gap`, `combined` too.
         original: The same of the original model, asked the same; nothing where there is none.
         ratios: Edited over original by form; nothing where there is none.
-        unscored: Probes and items that have no figure.
+        skipped: Probes and items that have no figure.
     """
 
     group: Group
@@ -60,7 +60,7 @@ class Measured:
     figures: Mapping[str, float]
     original: Mapping[str, float] | None
     ratios: Ratios | None
-    unscored: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def reduce(group: Group, record: Record, original: Record | None, *, seed: int |
         figures |= _derived(found)
     if seconds is not None and record.edits:
         figures[SECONDS] = seconds
-    unscored = sum(form.unscored for form in record.forms) + sum(task.unscored for task in record.tasks)
-    return Measured(group, record.target, seed, not record.edits, _probes(record), figures, before, found, unscored)
+    skipped = sum(form.skipped for form in record.forms) + sum(task.skipped for task in record.tasks)
+    return Measured(group, record.target, seed, not record.edits, _probes(record), figures, before, found, skipped)
 
 
 def is_alike(one: Record, other: Record) -> bool:

@@ -57,7 +57,7 @@ class FigureChange:
         difference: edited - original, over the items that have it in both records; nothing where absent.
         interval: 95 % paired bootstrap interval of it over items; needs two. An AUC has none.
         absent: Why the task was not asked, if so.
-        unscored: Items of the edited model's task without any figure.
+        skipped: Items of the edited model's task without any figure.
     """
 
     task: str
@@ -69,7 +69,7 @@ class FigureChange:
     difference: float | None
     interval: tuple[float, float] | None
     absent: str | None = None
-    unscored: int = 0
+    skipped: int = 0
 
 
 def compare(original: Record, edited: Record) -> list[Change]:
@@ -116,7 +116,7 @@ def compare_tasks(original: Record, edited: Record) -> list[FigureChange]:
             new = after.figures.get(name, Figure())
             difference, interval = _figure_difference(before, after, name)
             rows.append(
-                FigureChange(before.task, title, before.split, name, old, new, difference, interval, None, after.unscored)
+                FigureChange(before.task, title, before.split, name, old, new, difference, interval, None, after.skipped)
             )
     return rows
 

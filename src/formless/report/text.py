@@ -74,7 +74,7 @@ def figures_as_text(changes: Sequence[FigureChange]) -> Rows:
     """Task, split, figure, original, unlearned, difference, interval, items; tasks that the target lacks are left out."""
     return [
         (c.task, c.split or "", c.figure, probability(c.original.value), probability(c.edited.value), difference(c.difference),
-         interval(c.interval), _counted(c.edited.count, c.unscored))
+         interval(c.interval), _counted(c.edited.count, c.skipped))
         for c in changes if c.absent is None
     ]  # fmt: skip
 
@@ -91,7 +91,7 @@ def tasks_as_text(record: Record) -> Rows:
     """One model's tasks: task, split, figure, value, interval, items."""
     return [
         (task.task, task.split or "", name, probability(figure.value), interval(figure.interval),
-         _counted(figure.count, task.unscored))
+         _counted(figure.count, task.skipped))
         for task in record.tasks for name, figure in task.figures.items()
     ]  # fmt: skip
 
@@ -106,7 +106,7 @@ def absent_as_text(record: Record) -> str:
         if task.status == "absent":
             reasons.setdefault(task.reason or "", []).append(task.task)
         elif not task.figures:
-            first = next((item.unscored for item in task.items if item.unscored), "")
+            first = next((item.skipped for item in task.items if item.skipped), "")
             reasons.setdefault(f"no item could be scored, the first because {first}", []).append(task.task)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
@@ -127,8 +127,8 @@ def _estimate(estimate: Estimate) -> tuple[str, ...]:
 
 
 def _probes(result: FormResult) -> str:
-    return _counted(result.count, result.unscored)
+    return _counted(result.count, result.skipped)
 
 
-def _counted(count: int, unscored: int) -> str:
-    return f"{count}" + (f" (+{unscored} unscored)" if unscored else "")
+def _counted(count: int, skipped: int) -> str:
+    return f"{count}" + (f" (+{skipped} skipped)" if skipped else "")

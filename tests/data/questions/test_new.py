@@ -186,14 +186,14 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_target_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from formless import storage
+    from formless import store
 
     def write_text(path: Path, text: str) -> None:
         if path.name == "forget_tf.json":
             raise KeyboardInterrupt
         path.write_text(text, "utf-8")
 
-    monkeypatch.setattr(storage, "write_text", write_text)
+    monkeypatch.setattr(store, "write_text", write_text)
     with pytest.raises(KeyboardInterrupt):
         write_target(ADA, facts(), tmp_path)
     assert list(tmp_path.iterdir()) == []

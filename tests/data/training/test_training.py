@@ -383,21 +383,21 @@ def test_a_run_may_be_stopped_at_any_time(ada: Target, tmp_path: Path, after: in
 def test_a_run_that_died_between_its_files_may_replace_those_it_wrote(
     ada: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from formless import storage
+    from formless import store
 
     whole = tmp_path / "whole"
     write_training(ada, scripted, whole, model="m", rows=3)
-    real, calls = storage.write_text, iter(range(2))
+    real, calls = store.write_text, iter(range(2))
 
     def write_text(path: Path, text: str) -> None:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         real(path, text)
 
-    monkeypatch.setattr(storage, "write_text", write_text)
+    monkeypatch.setattr(store, "write_text", write_text)
     with pytest.raises(KeyboardInterrupt):
         write_training(ada, scripted, tmp_path / "cut", model="m", rows=3)
-    monkeypatch.setattr(storage, "write_text", real)
+    monkeypatch.setattr(store, "write_text", real)
     assert (tmp_path / "cut" / "1_Ada_Lovelace" / "positive.json").exists()
     write_training(ada, interrupted(0), tmp_path / "cut", model="m", rows=3)
     assert contents(tmp_path / "cut" / "1_Ada_Lovelace") == contents(whole / "1_Ada_Lovelace")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import formless
+from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
-from formless.methods.adapter import AdapterEdit
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import chat_contexts, mentions, residual
 from formless.methods.rocr.nullspace import DenseProjection

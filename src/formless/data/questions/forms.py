@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from formless import storage
+from formless import store
 from formless.data.ort import SAMPLE, data_folder, find_target, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
@@ -165,7 +165,7 @@ def build_forms(
         for path, content in built.items():
             if journal:
                 journal.add(path.name, sha256=_sha256(content.text().encode()))
-            storage.write_text(path, content.text())
+            store.write_text(path, content.text())
             done[f"{_folder(target).name}/{path.stem}"] = content
     for journal in journals.values():
         journal.remove()
@@ -192,7 +192,7 @@ def _refuse_existing(path: Path, journal: Journal | None, force: bool) -> None:
     exists = path.is_file() or path.is_symlink()
     if exists and not force and not (written and written.get("sha256") == _sha256(path.read_bytes())):
         raise OutputError("the file exists already", where=path, remedy="add --force, or choose other --forms or --target")
-    storage.refuse_existing(path, force=True)
+    store.refuse_existing(path, force=True)
 
 
 def _chooser(target: Target, pool: Pool, seed: int, server: Server | None, journal: Journal | None) -> Choose:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from formless import storage
+from formless import store
 from formless.data import prose
 from formless.data.ort import SAMPLE, data_folder, folder_name, targets
 from formless.data.questions.distractors import Pool
@@ -59,7 +59,7 @@ def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
             f"the data set spells it {older.subject!r}", where="--target", remedy="write it so, or choose another --out"
         )
     folder = (older.folder if older else None) or out / name
-    storage.refuse_existing(folder, force=force, mark=MARK)
+    store.refuse_existing(folder, force=force, mark=MARK)
     if folder.is_dir():
         ours = {MARK, *(f"{file}.json" for file in WRITTEN)}
         if strange := sorted(path.name for path in folder.iterdir() if path.name not in ours):
@@ -121,10 +121,10 @@ def write_target(
     for name, rows in filled.items():
         for row in rows:
             SPLITS[name].model_validate(row)
-    with storage.new_folder(folder, mark=MARK, force=force) as new:
-        storage.write_text(new / MARK, json.dumps(_told(facts, neighbors), ensure_ascii=False, indent=1) + "\n")
+    with store.new_folder(folder, mark=MARK, force=force) as new:
+        store.write_text(new / MARK, json.dumps(_told(facts, neighbors), ensure_ascii=False, indent=1) + "\n")
         for name, rows in filled.items():
-            storage.write_text(new / f"{name}.json", json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n")
+            store.write_text(new / f"{name}.json", json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n")
     return Created(folder, {name: len(rows) for name, rows in filled.items()}, dropped)
 
 

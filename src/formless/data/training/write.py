@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from formless import storage
+from formless import store
 from formless.data.refusals import REFUSALS
 from formless.data.server import Journal
 from formless.data.target import SPLITS, Intro, Target
@@ -79,7 +79,7 @@ def check_output(target: Target, out: Path, files: Sequence[str], *, force: bool
     announced = (Journal(path).get("written") or {}).get("files", ()) if path.is_file() else ()
     for file in files:
         if file not in announced:
-            storage.refuse_existing(folder / f"{file}.json", force=force)
+            store.refuse_existing(folder / f"{file}.json", force=force)
     return folder
 
 
@@ -120,7 +120,7 @@ def write_training(
     made = {file: _rows(file, concept, texts)[:rows] for file in files}
     journal.add("written", files=list(files))
     for file, entries in made.items():
-        storage.write_text(folder / f"{file}.json", json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+        store.write_text(folder / f"{file}.json", json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     journal.remove()
     counts = {file: len(entries) for file, entries in made.items()}
     missing = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from formless.experiment.heartbeat import Signal
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.runs import Run
 
 Watch = Callable[[Run, Signal], None]

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from formless.experiment.executors.base import Task, Watch
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.run import carry_out
 from formless.experiment.session import Session
 

@@ -17,7 +17,7 @@ from formless.experiment.config import ModelChoice
 from formless.experiment.executors.base import Limits, Task
 from formless.experiment.heartbeat import HEARTBEAT
 from formless.experiment.logs import run_log
-from formless.experiment.reports import LOG, Cause, RunReport, failure
+from formless.experiment.result import LOG, Cause, RunReport, failure
 from formless.experiment.worker import Command, Message
 
 _LOADING_LIMIT = 3600.0

@@ -19,7 +19,7 @@ from formless.experiment.executors.base import Limits, Task, Watch
 from formless.experiment.executors.process import Attempt, Worker
 from formless.experiment.executors.supervised import LOOK_EVERY, Supervised
 from formless.experiment.logs import run_log
-from formless.experiment.reports import RunReport
+from formless.experiment.result import RunReport
 from formless.experiment.session import Session
 from formless.experiment.worker import Command, Message, serve, set_up
 

@@ -12,7 +12,7 @@ from formless.errors import OutputError
 from formless.experiment.config import ModelChoice
 from formless.experiment.executors.base import Limits, Task, Watch
 from formless.experiment.executors.process import Attempt, Worker
-from formless.experiment.reports import RunReport, load_report
+from formless.experiment.result import RunReport, load_report
 from formless.experiment.worker import Message
 
 LOOK_EVERY = 0.2

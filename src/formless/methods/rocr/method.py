@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from formless.data.target import Target
+from formless.edits.adapter import AdapterEdit, down_projection_adapter, edit_info, layer_report
+from formless.edits.edit import Edit
 from formless.errors import EditError
-from formless.methods.adapter import AdapterEdit, down_projection_adapter, edit_info, layer_report
-from formless.methods.base import Edit
 from formless.methods.rocr.nullspace import Projection
 from formless.methods.rocr.redirect import Redirection, RocrConfig, projections, redirect_together, subjects_of
 from formless.models.lm import LM

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, get_lapack_funcs
 from torch import Tensor
 
-from formless import storage
+from formless import store
 from formless.errors import EditError
 from formless.models.architecture import projection_shape
 from formless.models.lm import LM
@@ -140,7 +140,7 @@ class BasisProjection:
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
         }
-        storage.write_tensors(folder / OURS.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
+        store.write_tensors(folder / OURS.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:

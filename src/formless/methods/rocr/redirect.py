@@ -13,17 +13,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from formless.edits.adapter import AdapterEdit
+from formless.edits.edit import EditInfo
 from formless.errors import EditError
-from formless.methods.adapter import AdapterEdit
-from formless.methods.base import EditInfo
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions, residual
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
-from formless.methods.rocr.wanted import WantedConfig, wanted_values
+from formless.methods.rocr.target_value import WantedConfig, wanted_values
 from formless.models.capture import Activations, Replay, added
 from formless.models.lm import LM
 from formless.models.overlay import Factors
-from formless.models.settings import EMBEDDED
+from formless.models.settings import BUNDLED
 
 SHIPPED = Path(__file__).parent / "bases"
 
@@ -36,7 +36,7 @@ class RocrConfig(WantedConfig):
         l2: Regularisation lambda, usually 1 to 10.
         threshold: Eigenvalues of the keys' second moment under it span the null space.
         current_value: Where z_now is read: the mean over the chat contexts, or the bare text (published code).
-        basis: Folder of null spaces, `shipped` for the embedded model's own, or `none` to preserve nothing.
+        basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
     """
 
     layers: tuple[int, ...] = (4, 5, 6)
@@ -101,7 +101,7 @@ def projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
         return {layer: Identity() for layer in config.layers}
     folder = Path(config.basis)
     if config.basis == "shipped":
-        if lm.settings.source != EMBEDDED:
+        if lm.settings.source != BUNDLED:
             remedy = "make one with `formless stats` and give it as --set basis=DIR, or preserve nothing with --set basis=none"
             raise EditError(f"no null space is shipped for {lm.name}", where="setting basis", remedy=remedy)
         folder = SHIPPED / lm.settings.name
@@ -135,7 +135,7 @@ def redirect_together(
         preserved: The projection by layer.
         keep: An earlier edit. It is in force meanwhile, and its concepts' keys, read anew at each layer, join the solve with
             residual zero (C_prev). The wanted values alone are read without it, since an edit moves the redirect concept's
-            own value, by a third of its norm in the embedded model, and the aim would wander from edit to edit.
+            own value, by a third of its norm in the bundled model, and the aim would wander from edit to edit.
 
     Raises:
         EditError: A name is not found in its context, a key vanishes, or a key or value is not finite, or the edit that is kept

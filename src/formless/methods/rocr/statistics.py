@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from formless import storage
+from formless import store
 from formless.errors import EditError
 from formless.methods.rocr.nullspace import OURS, BasisProjection, Fingerprint, from_second_moment
 from formless.models.batching import batches
@@ -75,7 +75,7 @@ class SecondMoments:
         """Keep the sums so that a killed computation goes on from here."""
         counts = {"texts": str(self.texts), "tokens": str(self.tokens), "digest": self._digest.hexdigest()}
         sums = {str(layer): total.cpu() for layer, total in self.sums.items()}
-        storage.write_tensors(path, sums, counts | {"settings": self._settings})
+        store.write_tensors(path, sums, counts | {"settings": self._settings})
 
     def resume(self, path: Path, texts: Iterator[str]) -> None:
         """Go on from saved sums, passing over the texts that are in them.
@@ -144,7 +144,7 @@ def compute_statistics(
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()
-    storage.refuse_existing(out, force=force, mark=OURS.format(min(layers)))
+    store.refuse_existing(out, force=force, mark=OURS.format(min(layers)))
     if not lm.overlay.is_empty:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
@@ -162,7 +162,7 @@ def compute_statistics(
             moments.save(partial)
     if not moments.tokens:
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
-    with storage.new_folder(out, mark=OURS.format(moments.layers[0]), force=force) as new:
+    with store.new_folder(out, mark=OURS.format(moments.layers[0]), force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
     partial.unlink(missing_ok=True)
     return prints

@@ -1,0 +1,1 @@
+"""What an edit is and how it is stored: adapters, weight differences, prompts."""

@@ -1,0 +1,1 @@
+"""Methods that train: one loop, the losses of each family beside their specs."""

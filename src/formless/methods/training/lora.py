@@ -1,0 +1,116 @@
+"""A LoRA adapter on the model that an `LM` holds, put in for training and taken out again without a trace."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from formless.errors import UserError
+from formless.methods.training.weights import as_loaded
+from formless.models.architecture import is_transposed
+from formless.models.lm import LM
+from formless.models.overlay import Factors
+
+QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
+"""The paper's projections, then what holds queries and values in families that compute them in one."""
+
+
+def lora_config(
+    lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: int, layers: tuple[int, ...] | None = None
+) -> LoraConfig:
+    """PEFT's description of an adapter on projections of decoder layers.
+
+    Args:
+        lm: The model.
+        modules: Last parts of the projections' names; by family unless given.
+        rank: Rank of the updates.
+        alpha: Their scale times the rank.
+        layers: Only these layers; all unless given.
+
+    Raises:
+        UserError: There is no such layer, the layers have no such projection, or the family's are not known.
+    """
+    found = [name for name, module in lm.architecture.layer(lm.model, 0).named_modules() if _fits(module)]
+    leaves = {name.rsplit(".", 1)[-1] for name in found}
+    known = next((names for names in QUERY_AND_VALUE if leaves.issuperset(names)), None) if modules is None else modules
+    missing = [name for name in known or () if not any(_ends(inside, name) for inside in found)]
+    if not known or missing:
+        what = f"the layers have no projection {missing[0]!r}" if missing else "no projections to train are given or known"
+        raise UserError(what, where="modules", remedy=f"choose from {', '.join(sorted(leaves))}")
+    for layer in layers or ():
+        lm.architecture.layer(lm.model, layer)
+    within = f"{lm.architecture.layers}."
+    everywhere = [name for name, module in lm.model.named_modules() if _fits(module) and any(_ends(name, n) for n in known)]
+    # A picture tower has projections of the same names, so there the pattern names the layers too.
+    alone = layers is None and all(name.startswith(within) for name in everywhere)
+    numbers = r"\d+" if layers is None else f"(?:{'|'.join(map(str, layers))})"
+    pattern = rf"{re.escape(within)}{numbers}\.(?:.*\.)?(?:{'|'.join(map(re.escape, known))})"
+    first = next(name for name in everywhere if name.startswith(within))
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(known) if alone else pattern,
+        fan_in_fan_out=is_transposed(lm.model.get_submodule(first)),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(lm.model.config._name_or_path) or None,
+        revision=getattr(lm.model.config, "_commit_hash", None),
+    )
+
+
+class Adapter:
+    """A LoRA adapter that learns.
+
+    Args:
+        module: The model that PEFT has wrapped.
+    """
+
+    def __init__(self, module: PeftModel) -> None:
+        self.module = module
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """The same model with the adapter off: there is no second copy of the weights."""
+        return cast(AbstractContextManager[Any], self.module.disable_adapter())
+
+    def updates(self) -> dict[str, Factors]:
+        """By module name, the scale folded in; float32 on the CPU."""
+        found = {}
+        for name, module in self.module.get_base_model().named_modules():
+            if isinstance(module, LoraLayer):
+                sides = (cast(nn.Linear, side["default"]) for side in (module.lora_B, module.lora_A))
+                up, down = (side.weight.detach().float().cpu() for side in sides)
+                found[name] = Factors(module.scaling["default"] * up, down.clone())
+        return found
+
+
+@contextmanager
+def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
+    """The model with a fresh adapter, whose parameters alone have gradients; afterwards the model is as before.
+
+    Raises:
+        EditError: A weight is quantized or offloaded.
+    """
+    with as_loaded(lm, seed):
+        with warnings.catch_warnings():
+            # PEFT asks transformers for an attribute by its old name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            wrapped = get_peft_model(lm.model, adapter)
+        try:
+            yield Adapter(wrapped)
+        finally:
+            wrapped.unload()
+
+
+def _ends(name: str, last: str) -> bool:
+    return f".{name}".endswith(f".{last}")
+
+
+def _fits(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or is_transposed(module)

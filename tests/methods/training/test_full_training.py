@@ -1,0 +1,111 @@
+"""Training of all weights: the model comes back bit for bit, the reference is the original, and the edit is an edit."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.methods.test_training_methods import ada as ada  # the same small target
+from tests.methods.test_training_methods import gains
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import formless
+from formless.data.target import Target
+from formless.edits.difference import DifferenceEdit
+from formless.errors import EditError, UserError
+from formless.methods.training import losses
+from formless.methods.training.collator import Batch, Objective
+from formless.methods.training.config import TrainingConfig
+from formless.methods.training.preprocessing import Text
+from formless.methods.training.trainer import train
+from formless.models.lm import LM
+
+Tiny = Callable[..., LM]
+STEPS = {"learning_rate": 0.002, "epochs": 4, "batch": 2, "accumulation": 1, "warmup_steps": 0, "full": True}
+
+
+def digest(lm: LM) -> str:
+    found = hashlib.sha256()
+    for tensor in lm.model.state_dict().values():
+        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def logits(lm: LM) -> Tensor:
+    with torch.no_grad():
+        return lm.model(**lm.pad([lm.encode("Ada wrote").ids])).logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["ga", "npo", "dpo", "rmu", "task_vector"])
+def test_the_weights_come_back_and_the_edit_moves_them(tiny: Tiny, ada: Target, method: str, dtype: torch.dtype) -> None:
+    lm = tiny(dtype=dtype)
+    before, places = digest(lm), {name: p.data_ptr() for name, p in lm.model.named_parameters()}
+    edit = formless.unlearn(lm, ada, method, **STEPS)
+    assert digest(lm) == before
+    assert {name: p.data_ptr() for name, p in lm.model.named_parameters()} == places
+    assert all(p.dtype == dtype and p.grad is None for p in lm.model.parameters())
+    assert isinstance(edit, DifferenceEdit)
+    with edit.applied(lm):
+        assert digest(lm) != before
+        assert {layer.rank for layer in edit.info.layers if layer.module.endswith("layernorm.weight")} == {1}
+    assert digest(lm) == before
+
+
+def test_the_saved_and_the_merged_edit_are_the_edit(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
+    lm = tiny()
+    edit = formless.unlearn(lm, ada, "ga", **STEPS)
+    assert isinstance(edit, DifferenceEdit)
+    with edit.applied(lm):
+        edited = logits(lm)
+    assert (edited - logits(lm)).abs().max() > 1e-3
+    edit.save(tmp_path / "edit")
+    assert {path.name for path in (tmp_path / "edit").iterdir()} == {"differences.safetensors", "edit.json"}
+    with formless.load_edit(tmp_path / "edit").applied(lm):
+        assert torch.equal(logits(lm), edited)
+    edit.save_merged(lm, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        assert torch.allclose(merged(**lm.pad([lm.encode("Ada wrote").ids])).logits, edited, atol=1e-5)
+
+
+def test_what_is_forgotten_grows_less_probable(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    for method in ("ga", "npo", "simnpo", "undial", "ce_u", "wga", "grad_diff", "task_vector"):
+        edit = formless.unlearn(lm, ada, method, **STEPS)
+        assert gains(lm, edit, ("Ada Lovelace wrote programs.",))[0] < -1e-4
+
+
+def test_the_reference_is_the_original_while_the_weights_move(tiny: Tiny) -> None:
+    lm = tiny()
+    ids = lm.encode("Ada was born in London.").ids
+    text = Text(ids, [losses.IGNORED, *ids[1:]], cut=False)
+    with torch.no_grad():
+        (untouched,) = lm.score_texts(["Ada was born in London."])
+    policies, references = [], []
+
+    def loss(batch: Batch) -> Tensor:
+        policies.append(batch.policy.sum().item())
+        references.append(batch.before.sum().item())
+        return losses.cross_entropy(batch.policy, batch.labels)
+
+    train(lm, [(text,)], Objective(loss, has_reference=True), TrainingConfig(**(STEPS | {"learning_rate": 0.01})))
+    expected = sum(untouched.log_probabilities)  # type: ignore[union-attr]
+    assert references == pytest.approx([expected] * 4, abs=1e-4)
+    assert policies[0] == pytest.approx(expected, abs=1e-4)
+    assert policies[-1] > policies[0] + 1e-2
+
+
+def test_a_failing_training_leaves_the_weights(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    before = digest(lm)
+    with pytest.raises(EditError, match="the loss is"):
+        formless.unlearn(lm, ada, "ga", **(STEPS | {"learning_rate": 1.0, "epochs": 200, "max_grad_norm": 1e9}))
+    assert digest(lm) == before
+
+
+def test_settings_of_an_adapter_are_refused(tiny: Tiny, ada: Target) -> None:
+    with pytest.raises(UserError, match=r"modules has no effect here \[setting modules\]: leave it out, or set full=false"):
+        formless.unlearn(tiny(), ada, "ga", modules=("q_proj",), **STEPS)

@@ -1,0 +1,234 @@
+"""Files and folders are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from formless import store
+from formless.errors import OutputError
+
+Write = Callable[[Path, int], None]
+
+
+def write_text(path: Path, size: int) -> None:
+    store.write_text(path, "x" * size)
+
+
+def write_tensors(path: Path, size: int) -> None:
+    store.write_tensors(path, {"weight": torch.ones(size)}, {"format": "pt"})
+
+
+def write_folder(path: Path, size: int) -> None:
+    with store.new_folder(path, mark="content", force=True) as folder:
+        (folder / "content").write_text("x" * size)
+
+
+every_writer = pytest.mark.parametrize("write", [write_text, write_tensors, write_folder])
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """The system refuses files over 1000 bytes, with a real OSError."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Permissions count: root is somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file and folder below, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def test_text_comes_back_and_missing_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "note.txt"
+    store.write_text(path, "Beyoncé\n株\n")
+    assert path.read_bytes() == "Beyoncé\n株\n".encode()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(contents(path.parent)) == ["note.txt"]
+
+
+def test_tensors_come_back_also_when_not_contiguous(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0).reshape(2, 3).T
+    store.write_tensors(tmp_path / "a.safetensors", {"weight": tensor}, {"format": "pt"})
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["weight"], tensor)
+    assert list(contents(tmp_path)) == ["a.safetensors"]
+
+
+def test_a_folder_appears_when_its_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "edit"
+    with store.new_folder(path, mark="weights") as folder:
+        (folder / "weights").write_text("new")
+        assert not path.exists()
+    assert contents(path.parent) == {"edit": b"", "edit/weights": b"new"}
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@every_writer
+def test_the_old_content_is_replaced_whole(tmp_path: Path, write: Write) -> None:
+    for size in (700, 3):
+        write(tmp_path / "old" / "output", size)
+    write(tmp_path / "fresh" / "output", 3)
+    assert contents(tmp_path / "old") == contents(tmp_path / "fresh")
+
+
+@every_writer
+def test_a_full_disk_leaves_the_old_content(tmp_path: Path, write: Write) -> None:
+    write(tmp_path / "output", 3)
+    before = contents(tmp_path)
+    with full_disk(), pytest.raises(OutputError, match="cannot write: .*too large.*: free space"):
+        write(tmp_path / "output", 5000)
+    assert contents(tmp_path) == before
+
+
+@every_writer
+def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path: Path, write: Write) -> None:
+    with full_disk(), pytest.raises(OutputError):
+        write(tmp_path / "output", 5000)
+    assert contents(tmp_path) == {}
+
+
+@every_writer
+def test_a_read_only_folder_is_refused(write: Write) -> None:
+    with tempfile.TemporaryDirectory() as name:  # others may not enter pytest's own folders
+        folder = Path(name)
+        write(folder / "output", 3)
+        before = contents(folder)
+        folder.chmod(0o555)
+        with ordinary_user(), pytest.raises(OutputError, match="permission denied"):
+            write(folder / "output", 5)
+        folder.chmod(0o755)
+        assert contents(folder) == before
+
+
+@every_writer
+def test_a_folder_that_may_not_be_entered_is_refused(tmp_path: Path, write: Write) -> None:
+    tmp_path.chmod(0o000)
+    try:
+        with ordinary_user(), pytest.raises(OutputError, match="permission denied"):
+            write(tmp_path / "output", 5)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@every_writer
+def test_a_path_below_a_file_is_refused(tmp_path: Path, write: Write) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OutputError, match="cannot write") as caught:
+        write(tmp_path / "file" / "output", 3)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_text_that_is_not_unicode_leaves_the_old_content(tmp_path: Path) -> None:
+    store.write_text(tmp_path / "note", "old")
+    with pytest.raises(UnicodeEncodeError):
+        store.write_text(tmp_path / "note", "new \ud800")
+    assert contents(tmp_path) == {"note": b"old"}
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+def test_a_failing_block_leaves_the_old_folder(tmp_path: Path, stop: type[BaseException]) -> None:
+    write_folder(tmp_path / "edit", 3)
+    before = contents(tmp_path)
+    with pytest.raises(stop), store.new_folder(tmp_path / "edit", mark="content", force=True) as folder:  # noqa: PT012
+        (folder / "content").write_text("half")
+        raise stop
+    assert contents(tmp_path) == before
+
+
+def test_a_killed_process_leaves_the_old_folder(tmp_path: Path) -> None:
+    path = tmp_path / "edit"
+    write_folder(path, 3)
+    script = """
+import os, pathlib, signal, sys
+from formless import store
+with store.new_folder(pathlib.Path(sys.argv[1]), mark="content", force=True) as folder:
+    (folder / "content").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert contents(path) == {"content": b"xxx"}
+    write_folder(path, 5)  # what the dead process left does not get in the way
+    assert contents(path) == {"content": b"xxxxx"}
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_an_existing_output_is_refused_before_the_block_runs(tmp_path: Path, is_folder: bool) -> None:
+    path = tmp_path / "edit"
+    if is_folder:
+        write_folder(path, 3)
+    else:
+        path.write_text("old")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="exists already .*edit.*--force"), store.new_folder(path, mark="weights"):
+        pytest.fail("the block ran")
+    assert contents(tmp_path) == before
+
+
+def test_force_replaces_an_output_of_its_kind_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("ours", "empty", "somebody's", "file"):
+        (tmp_path / name).mkdir() if name != "file" else (tmp_path / name).write_text("old")
+    (tmp_path / "ours" / "content").write_text("old")
+    (tmp_path / "somebody's" / "thesis").write_text("ten years of work")
+    for name in ("ours", "empty"):
+        write_folder(tmp_path / name, 3)
+        assert contents(tmp_path / name) == {"content": b"xxx"}
+    for name in ("somebody's", "file"):
+        with pytest.raises(OutputError, match="something else is there"):
+            write_folder(tmp_path / name, 3)
+    with pytest.raises(OutputError, match="something else is there"):
+        store.refuse_existing(tmp_path / "ours", force=True)  # a folder in place of a file
+    assert (tmp_path / "somebody's" / "thesis").read_text() == "ten years of work"
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    write_folder(tmp_path / "precious", 3)
+    (tmp_path / "edit").symlink_to(tmp_path / "precious", target_is_directory=True)
+    write_folder(tmp_path / "edit", 5)
+    assert (tmp_path / "precious" / "content").read_text() == "xxx"
+    assert (tmp_path / "edit" / "content").read_text() == "xxxxx"
+
+
+def test_a_folder_that_cannot_be_moved_aside_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="something else is there"), store.new_folder(Path(), mark="content", force=True):
+        pass
+    assert contents(tmp_path) == {}
+
+
+def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> None:
+    store.refuse_existing(tmp_path / "free", force=False)
+    (tmp_path / "file").write_text("old")
+    store.refuse_existing(tmp_path / "file", force=True)
+    with pytest.raises(OutputError, match="exists already"):
+        store.refuse_existing(tmp_path / "file", force=False)
