@@ -1,1 +1,1 @@
-"""Texts that a model writes and that methods train on."""
+"""Synthetic training texts: the model that is to unlearn a concept writes them itself."""

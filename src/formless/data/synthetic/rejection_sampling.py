@@ -1,4 +1,4 @@
-"""Drafts: texts that a model is asked for until they are fit, in chunks that a journal keeps."""
+"""Rejection sampling: a model is asked for each text until one passes, in chunks that a journal keeps."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless.data.server import Journal, digest
 from formless.errors import OutputError
+from formless.progress import Progress
 
 CHUNK = 16
-TRIES = 6
+MAX_TRIES = 6
 
-# Pairs of a user message and the beginning of its answer, the most new tokens of each, a seed -> what follows each beginning.
-Write = Callable[[Sequence[tuple[str, str]], int, int], list[str]]
-Progress = Callable[[str, int, int], None]
+Sampler = Callable[[Sequence[tuple[str, str]], int, int], list[str]]
+"""Pairs of a user message and the beginning of its answer, `max_new_tokens`, and a seed -> the continuations."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Texts of one kind, one per slot.
+class TextKind:
+    """Texts of one kind to sample, one per slot.
 
     Args:
-        name: What they are, in the plural.
+        name: The kind, in the plural, e.g. "questions".
         slots: The numbers of the slots.
-        tokens: At most so many new tokens each.
-        ask: Slot and try (from 0) -> user message and the beginning of the answer.
-        finish: The whole answer -> the part of it to keep.
-        objection: Slot, the part and the texts kept so far -> what makes it unfit.
+        max_new_tokens: The most tokens of a text.
+        prompt: Slot and try (from 0) -> user message and the beginning of the answer.
+        trim: The whole answer -> the part to keep.
+        rejection: Slot, the trimmed text and the texts accepted so far -> the reason to reject it, or None.
     """
 
     name: str
     slots: Sequence[int]
-    tokens: int
-    ask: Callable[[int, int], tuple[str, str]]
-    finish: Callable[[str], str]
-    objection: Callable[[int, str, Sequence[str]], str | None]
+    max_new_tokens: int
+    prompt: Callable[[int, int], tuple[str, str]]
+    trim: Callable[[str], str]
+    rejection: Callable[[int, str, Sequence[str]], str | None]
 
 
-class Draft(BaseModel):
-    """What a slot got: a text, or why it got none."""
+class Sample(BaseModel):
+    """The result for one slot: an accepted text, or the reason of the last rejection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     text: str | None = None
-    objection: str = ""
+    rejection: str = ""
 
 
-def open_journal(path: Path, run: Mapping[str, str]) -> Journal:
-    """The journal of a run, new or left by one that was killed.
+def open_journal(path: Path, settings: Mapping[str, str]) -> Journal:
+    """Open the journal of a new run or of one that was killed.
 
     Args:
-        path: Its file.
-        run: What the texts depend on.
+        path: The journal's file.
+        settings: Everything that the texts depend on.
 
     Raises:
-        OutputError: The journal is that of another run, or it cannot be written.
+        OutputError: The journal belongs to a run with other settings, or it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,75 +67,78 @@ def open_journal(path: Path, run: Mapping[str, str]) -> Journal:
     journal = Journal(path)
     known = journal.get("run")
     if known is None:
-        journal.add("run", **run)
-    elif differing := [name for name, value in run.items() if known.get(name) != value]:
+        journal.add("run", **settings)
+    elif differing := [name for name, value in settings.items() if known.get(name) != value]:
         what = f"an unfinished run with another {' and another '.join(differing)} is in the way"
         raise OutputError(what, where=path, remedy="repeat its options, or delete that file")
     return journal
 
 
-def write_stage(
-    stage: Stage, write: Write, journal: Journal, *, seed: int, progress: Progress | None = None
-) -> dict[int, Draft]:
-    """A draft for every slot, from the journal where it has the chunk.
+def sample_texts(
+    kind: TextKind, sampler: Sampler, journal: Journal, *, seed: int, progress: Progress | None = None
+) -> dict[int, Sample]:
+    """Sample a text for every slot; chunks that the journal holds are taken from there.
 
-    What a chunk gets depends on the seed, the stage, its number and the chunks before it alone, so that a run that was killed
-    ends as one that was not.
+    A chunk depends on the seed, the kind, the chunk's number and the chunks before it only, so a run that was killed and
+    started again ends like one that was not.
     """
-    drafts: dict[int, Draft] = {}
-    for number, start in enumerate(range(0, len(stage.slots), CHUNK)):
-        slots = stage.slots[start : start + CHUNK]
-        key = digest(stage.name, number, list(slots))
-        found = _kept(journal, key, len(slots))
+    samples: dict[int, Sample] = {}
+    for number, start in enumerate(range(0, len(kind.slots), CHUNK)):
+        slots = kind.slots[start : start + CHUNK]
+        key = digest(kind.name, number, list(slots))
+        found = _from_journal(journal, key, len(slots))
         if found is None:
-            earlier = [draft.text for draft in drafts.values() if draft.text is not None]
-            found = _write_chunk(stage, write, slots, earlier, f"{seed}|{stage.name}|{number}")
-            journal.add(key, drafts=[draft.model_dump() for draft in found])
-        drafts |= zip(slots, found, strict=True)
+            accepted = [sample.text for sample in samples.values() if sample.text is not None]
+            found = _sample_chunk(kind, sampler, slots, accepted, f"{seed}|{kind.name}|{number}")
+            journal.add(key, samples=[sample.model_dump() for sample in found])
+        samples |= zip(slots, found, strict=True)
         if progress:
-            progress(stage.name, len(drafts), len(stage.slots))
-    return drafts
+            progress(kind.name, len(samples), len(kind.slots))
+    return samples
 
 
-def _kept(journal: Journal, key: str, size: int) -> tuple[Draft, ...] | None:
-    """The drafts of a chunk that was finished before."""
+def _from_journal(journal: Journal, key: str, size: int) -> tuple[Sample, ...] | None:
+    """Return the samples of a chunk that was finished before, or None."""
     entry = journal.get(key)
     try:
-        drafts = tuple(Draft.model_validate(draft) for draft in entry["drafts"]) if entry else ()
-    except (ValidationError, KeyError, TypeError):  # a line that somebody changed
-        drafts = ()
-    return drafts if len(drafts) == size else None
+        samples = tuple(Sample.model_validate(sample) for sample in entry["samples"]) if entry else ()
+    except (ValidationError, KeyError, TypeError):  # the line was changed by hand
+        samples = ()
+    return samples if len(samples) == size else None
 
 
-def _write_chunk(stage: Stage, write: Write, slots: Sequence[int], earlier: Sequence[str], key: str) -> tuple[Draft, ...]:
-    """Ask for every slot's text, and again for those that are unfit."""
+def _sample_chunk(
+    kind: TextKind, sampler: Sampler, slots: Sequence[int], accepted: Sequence[str], key: str
+) -> tuple[Sample, ...]:
+    """Sample a text for each slot of a chunk, and again where it was rejected."""
     texts: dict[int, str] = {}
-    objections: dict[int, str] = {}
-    for attempt in range(TRIES):
+    rejections: dict[int, str] = {}
+    for attempt in range(MAX_TRIES):
         pending = [slot for slot in slots if slot not in texts]
         if not pending:
             break
-        asked = [stage.ask(slot, attempt) for slot in pending]
-        for slot, (_, begin), more in zip(pending, asked, write(asked, stage.tokens, seed_of(f"{key}|{attempt}")), strict=True):
-            text = stage.finish(joined(begin, more))
-            objection = stage.objection(slot, text, [*earlier, *texts.values()])
-            if objection is None:
+        prompts = [kind.prompt(slot, attempt) for slot in pending]
+        continuations = sampler(prompts, kind.max_new_tokens, seed_of(f"{key}|{attempt}"))
+        for slot, (_, begin), more in zip(pending, prompts, continuations, strict=True):
+            text = kind.trim(concatenate(begin, more))
+            rejection = kind.rejection(slot, text, [*accepted, *texts.values()])
+            if rejection is None:
                 texts[slot] = text
             else:
-                objections[slot] = objection
-    return tuple(Draft(text=texts[slot]) if slot in texts else Draft(objection=objections[slot]) for slot in slots)
+                rejections[slot] = rejection
+    return tuple(Sample(text=texts[slot]) if slot in texts else Sample(rejection=rejections[slot]) for slot in slots)
 
 
-def joined(begin: str, more: str) -> str:
-    """An answer's beginning and what the model wrote after it.
+def concatenate(begin: str, more: str) -> str:
+    """Return an answer's beginning followed by the model's continuation.
 
-    Beginnings end with a whole word or a comma. SentencePiece tokenizers drop the space before the first new word, so a letter
-    or digit that comes at once gets one.
+    A beginning ends with a whole word or a comma. SentencePiece tokenizers drop the space before the first new word, so a
+    continuation that starts with a letter or digit gets one.
     """
     space = " " if begin and more[:1].isalnum() else ""
     return f"{begin}{space}{more}"
 
 
 def seed_of(key: str) -> int:
-    """A seed in [0, 2^31) that a text determines."""
+    """Return the seed in [0, 2^31) that a text determines."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
