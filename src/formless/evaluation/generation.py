@@ -11,12 +11,12 @@ from formless.data.target import Item, Row
 from formless.evaluation.forms import Form
 from formless.evaluation.metrics import rouge_l_recall
 from formless.evaluation.record import Split, TaskItem
-from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scores import Skipped
+from formless.progress import WorkProgress
 
 NEW_TOKENS = 30
-Measure = Callable[[LM, Mapping[str, tuple[Row, ...]], Split | None, Progress], tuple[list[TaskItem], str]]
+Measure = Callable[[LM, Mapping[str, tuple[Row, ...]], Split | None, WorkProgress], tuple[list[TaskItem], str]]
 
 
 def answer_in_words(form: Form) -> Measure:
@@ -25,7 +25,9 @@ def answer_in_words(form: Form) -> Measure:
     Figures: `rouge_l`, the recall of the right answer's words; `refusal`, whether the answer is one.
     """
 
-    def measure(lm: LM, rows: Mapping[str, tuple[Row, ...]], split: Split | None, done: Progress) -> tuple[list[TaskItem], str]:
+    def measure(
+        lm: LM, rows: Mapping[str, tuple[Row, ...]], split: Split | None, done: WorkProgress
+    ) -> tuple[list[TaskItem], str]:
         items = [cast(Item, row) for file in rows.values() for row in file]
         asked = [form.ask(item, lm, split or "forget") for item in items]
         prompts = [queries[0].prompt for queries in asked if not isinstance(queries, Skipped)]
@@ -45,7 +47,7 @@ def answer_in_words(form: Form) -> Measure:
 
 def written(lm: LM, prompts: Sequence[str], *, max_new_tokens: int, **options: Any) -> list[str | Skipped]:
     """What a model writes after each prompt, or why there is no room for it; see `LM.generate`."""
-    reasons = [lm.lacks_room(len(lm.encode(prompt).ids), max_new_tokens) for prompt in prompts]
+    reasons = [lm.context_overflow(len(lm.encode(prompt).ids), max_new_tokens) for prompt in prompts]
     fit = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
     texts = iter(lm.generate(fit, max_new_tokens=max_new_tokens, **options))
     return [next(texts) if reason is None else Skipped(reason) for reason in reasons]

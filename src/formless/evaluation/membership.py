@@ -13,16 +13,18 @@ from formless.data.target import Passage, Row
 from formless.evaluation.metrics import lowest_mean, separation, zlib_bytes
 from formless.evaluation.record import Figure, Split, TaskItem
 from formless.evaluation.scoring import figure, separation_interval
-from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scores import Skipped, TextScore
+from formless.progress import WorkProgress
 
 LOWEST = 0.2
 SHOWN = 200
 ATTACKS = ("loss", "zlib", "min_k", "min_k++")
 
 
-def membership(lm: LM, rows: Mapping[str, tuple[Row, ...]], _split: Split | None, done: Progress) -> tuple[list[TaskItem], str]:
+def membership(
+    lm: LM, rows: Mapping[str, tuple[Row, ...]], _split: Split | None, done: WorkProgress
+) -> tuple[list[TaskItem], str]:
     """RWKU's four attacks on the texts of both files; `expected` says which file a text is from."""
     labelled = [(file.partition("_")[0], cast(Passage, row).text) for file, texts in rows.items() for row in texts]
     scores = lm.score_texts([text for _, text in labelled], progress=done)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from formless.data.target import SPLITS, Item, Row, Target
+from formless.data.target import FILES, Item, Row, Target
 from formless.errors import UserError
 from formless.evaluation.forms import Form
 from formless.evaluation.record import Split
@@ -124,7 +124,7 @@ def _job(target: Target, part: Form | Task, split: Split | None, limit: int | No
     missing = next((file for file in files if optional and not target.has(file)), None)
     if missing:
         return Job(part, split, {}, f"the target has no {missing}.json")
-    rows = {file: target.rows(file, SPLITS[file]) for file in files}
+    rows = {file: target.rows(file, FILES[file]) for file in files}
     if gone:
         rows = {file: tuple(row for row in found if getattr(row, "neighbor", None) not in gone) for file, found in rows.items()}
     if isinstance(part, Form) and part.type:

@@ -12,16 +12,16 @@ from formless.data.target import Item
 from formless.evaluation.forms import Form, Query
 from formless.evaluation.metrics import log_sum, separation
 from formless.evaluation.record import Figure, FormResult, ItemResult, Split, TaskItem
-from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scores import Score, Skipped
+from formless.progress import WorkProgress
 
 RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
 Scores = Mapping[tuple[str, str], Score | Skipped]
 
 
 def score_forms(
-    lm: LM, asked: Sequence[tuple[Form, Split, Sequence[Item]]], *, progress: Progress | None = None
+    lm: LM, asked: Sequence[tuple[Form, Split, Sequence[Item]]], *, progress: WorkProgress | None = None
 ) -> list[FormResult]:
     """Ask every item in every form, and average form by form what could be scored.
 

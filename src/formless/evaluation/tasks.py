@@ -12,8 +12,8 @@ from formless.evaluation.membership import membership, membership_figures
 from formless.evaluation.record import Figure, Split, TaskItem
 from formless.evaluation.scoring import mean_figures
 from formless.evaluation.utility import fluency, mmlu, reasoning, trivia, truthfulness
-from formless.models.batching import Progress
 from formless.models.lm import LM
+from formless.progress import WorkProgress
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -36,7 +36,7 @@ class Task:
     name: str
     title: str
     files: tuple[str, ...]
-    measure: Callable[[LM, Rows, Split | None, Progress], tuple[list[TaskItem], str]]
+    measure: Callable[[LM, Rows, Split | None, WorkProgress], tuple[list[TaskItem], str]]
     splits: tuple[Split | None, ...] = (None,)
     summarise: Callable[[list[TaskItem]], dict[str, Figure]] = mean_figures
     new_tokens: int = 0

@@ -14,9 +14,9 @@ from formless.evaluation.forms import LETTERS
 from formless.evaluation.generation import written, written_item
 from formless.evaluation.metrics import exact_match, fluency_entropy, log_sum, published_exact_match, repetition, token_f1
 from formless.evaluation.record import Split, TaskItem
-from formless.models.batching import Progress
 from formless.models.lm import LM
 from formless.models.scores import Score, Skipped
+from formless.progress import WorkProgress
 
 Rows = Mapping[str, tuple[Row, ...]]
 Measured = tuple[list[TaskItem], str]
@@ -61,7 +61,7 @@ A: Fe
 ANSWER_IS = re.compile(r"the answer is(.*?)\.", re.DOTALL)
 
 
-def mmlu(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
+def mmlu(lm: LM, rows: Rows, _split: Split | None, done: WorkProgress) -> Measured:
     """MMLU, five examples. `accuracy`: whether the right letter is the most probable; `probability`: its share of theirs."""
     questions = [cast(Question, row) for file in rows.values() for row in file]
     prompts = [lm.chat_prompt(mmlu_message(question), "Answer:") for question in questions]
@@ -89,7 +89,7 @@ def mmlu_message(question: Question) -> str:
     )
 
 
-def truthfulness(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
+def truthfulness(lm: LM, rows: Rows, _split: Split | None, done: WorkProgress) -> Measured:
     """TruthfulQA. `mc1`: whether the best true choice beats every false one; `mc2`: the share of probability on true ones."""
     questions = [cast(Truthful, row) for file in rows.values() for row in file]
     prompts = [cued(lm, f"{TRUTHFUL_EXAMPLES}\n\nQ: {question.question}") for question in questions]
@@ -105,7 +105,7 @@ def truthfulness(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Me
     return items, prompts[0] if prompts else ""
 
 
-def trivia(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
+def trivia(lm: LM, rows: Rows, _split: Split | None, done: WorkProgress) -> Measured:
     """TriviaQA, five examples. `em` and `f1` after SQuAD's normalisation, the best over the accepted answers; `refusal`.
 
     Differs from the paper: an answer ends with its line (protocol `published`: after 30 tokens).
@@ -126,7 +126,7 @@ def _trivia(match: Callable[[str, Sequence[str]], float], question: Trivia, text
     return {"em": match(text, right), "f1": token_f1(text, right), "refusal": float(is_refusal(text))}
 
 
-def reasoning(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
+def reasoning(lm: LM, rows: Rows, _split: Split | None, done: WorkProgress) -> Measured:
     """BBH with its chain of thought. `em`: exact match of what stands between "the answer is" and the next full stop.
 
     A text is not continued behind that full stop, since nothing there can change the figure.
@@ -162,7 +162,7 @@ def prediction(answer: str) -> str:
     return found[1] if found else answer
 
 
-def fluency(lm: LM, rows: Rows, _split: Split | None, done: Progress) -> Measured:
+def fluency(lm: LM, rows: Rows, _split: Split | None, done: WorkProgress) -> Measured:
     """`entropy` of the n-grams of free answers (bits), and `repetition`, the share of 4-grams that stood there before."""
     instructions = [cast(Instruction, row).instruction for file in rows.values() for row in file]
     prompts = [lm.chat_prompt(f"Instruction: {instruction}\n") for instruction in instructions]
