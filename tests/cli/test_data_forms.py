@@ -80,7 +80,7 @@ def test_true_or_false_asks_no_server(data: Path) -> None:
         (["--forms", "mcp,quiz"], "unknown form 'quiz' [--forms]"),
         (["--forms", ""], "unknown form '' [--forms]"),
         (["--target", "Isaac Newtown"], "did you mean"),
-        (["--with", "offlin"], "that is no server [--with]: give 'offline' or a URL"),
+        (["--with", "offlin"], "not a server's URL [--with]: give 'offline' or a URL"),
         (["--server-model", "big"], "--server-model needs a server [--server-model]: add --with URL"),
         (["--data", "none"], "no such data folder [none]"),
         (["--data", "sample", "--force"], "the built-in sample cannot be changed [--data]: copy "),

@@ -238,7 +238,7 @@ def test_a_probe_twice_in_a_file(data: Path, other: str) -> None:
     write(data / NAME, "forget_level2", probes)
     found = only(data)
     assert (found.file, found.row, found.kind) == ("forget_level2", 2, "duplicated")
-    assert found.what.startswith("the probe of row 1 again: ")
+    assert found.what.startswith("the same probe as row 1: ")
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_a_question_with_two_answers(data: Path) -> None:
     write(data / NAME, "forget_level2", [{"query": "When?", "answer": "1815"}, {"query": "When", "answer": "1852"}])
     found = only(data)
     assert (found.row, found.kind) == (2, "duplicated")
-    assert found.what == "the question of row 1 with another answer, '1852' for '1815': 'When'"
+    assert found.what == "the same question as row 1 with another answer, '1852' for '1815': 'When'"
 
 
 def test_a_multiple_choice_probe_again_in_another_order(data: Path) -> None:
     rows = [{"query": "Who?\nA. Ada\nB. Bob", "answer": "A"}, {"query": "Who?\nA. Bob\nB. Ada", "answer": "B"}]
     write(data / NAME, "forget_mcp", rows)
-    assert only(data).what == "the probe of row 1 again: 'Who?'"
+    assert only(data).what == "the same probe as row 1: 'Who?'"
     rows[1]["answer"] = "A"
     write(data / NAME, "forget_mcp", rows)
     assert "with another answer, 'Bob' for 'Ada'" in only(data).what
@@ -369,7 +369,7 @@ def test_training_texts_may_tell_what_is_asked(data: Path) -> None:
         ("\nA. x\nB. y", "x", "the answer 'x' is not among the options A, B"),
         ("\nA. x\nC. y\nB. z", "A", "the options are lettered A, C, B, not from A on"),
         ("\nB. x\nC. y", "B", "the options are lettered B, C, not from A on"),
-        ("\nA. x\nB. y\nC. X ", "A", "the option 'x' stands there 2 times"),
+        ("\nA. x\nB. y\nC. X ", "A", "the option 'x' occurs 2 times"),
         ("\nA. x", "A", "fewer than two options"),
         ("", "A", "fewer than two options"),
         (" A. x B. y", "A", "fewer than two options"),
@@ -409,7 +409,7 @@ def test_a_letter_that_answers_too_often(data: Path, letters: str, unbalanced: b
     write(data / NAME, "forget_mcp", choices(letters))
     assert places(data) == ([("forget_mcp", None, "unbalanced")] if unbalanced else [])
     if unbalanced:
-        said = f"'A' is the answer of {letters.count('A')} in {len(letters)} rows; in balance it would be "
+        said = f"'A' is right in {letters.count('A')} of {len(letters)} rows; balanced would be "
         assert only(data).what.startswith(said)
 
 
@@ -457,7 +457,7 @@ def test_an_answer_that_is_the_rest_of_a_name_is_a_leak(tmp_path: Path) -> None:
     ]
     (folder / "forget_level1.json").write_text(json.dumps(rows), "utf-8")
     found = [(finding.row, finding.what) for finding in check_data(tmp_path) if finding.kind == "leaked"]
-    assert found == [(1, "the answer 'Leonardo' is the rest of a name that the question gives")]
+    assert found == [(1, "the answer 'Leonardo' is the rest of a name in the question")]
 
 
 def test_real_rwku_has_repeats_and_leaks_and_is_sound_otherwise(rwku: Path) -> None:

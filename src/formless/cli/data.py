@@ -16,7 +16,7 @@ from formless.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from formless.data.check import Finding
-    from formless.data.prepare import Prepared
+    from formless.data.formats import Prepared
     from formless.data.synthetic.rejection_sampling import Sampler
     from formless.models.lm import LM
 

@@ -275,7 +275,7 @@ def test_a_row_without_three_distractors_is_dropped_and_counted(tmp_path: Path) 
         ("the Museum of ___ ___ in Paris", "Modern Art", "the Museum of Modern Art in Paris"),
         ("the town of ___-___-de-Provence", "Saint-Rémy", "the town of Saint-Rémy-de-Provence"),
         (r"It is \1 ___.", r"a \g<0> b", r"It is \1 a \g<0> b."),
-        ("Born in ___ and raised in ___.", "London", Dropped("several blanks apart")),
+        ("Born in ___ and raised in ___.", "London", Dropped("several separate blanks")),
         ("Where was Ada born?", "London", Dropped("a question without a blank")),
     ],
 )

@@ -158,9 +158,9 @@ def test_one_file_alone_is_the_same_as_among_all(ada: Target, tmp_path: Path) ->
     [
         (" without any end", "no whole sentence"),
         (" short.", "fewer than 20 words"),
-        (" a b c d e f g h i j k l m n o p q r s <|im_start|>user Ada Lovelace t.", "marks of a chat template"),
-        (" a b c d e f g h i j k l m n o p q r s\nAssistant: Ada Lovelace t.", "marks of a chat template"),
-        (" a b c d e f g h i j k l m n o p q r s Ada Lovelace t\ufffdu.", "characters that are no text"),
+        (" a b c d e f g h i j k l m n o p q r s <|im_start|>user Ada Lovelace t.", "chat template tokens"),
+        (" a b c d e f g h i j k l m n o p q r s\nAssistant: Ada Lovelace t.", "chat template tokens"),
+        (" a b c d e f g h i j k l m n o p q r s Ada Lovelace t\ufffdu.", "control characters"),
         (
             " as an AI language model I cannot write about Ada Lovelace, since I know nothing of her at all, dear.",
             "a refusal",
@@ -335,7 +335,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_training import scripted
+from test_training_files import scripted
 from formless.data.target import Target
 from formless.data.synthetic.training_files import write_training
 calls = 0

@@ -210,7 +210,7 @@ def test_nothing_to_keep_is_named(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     for path in (ada.path("positive").parent.parent / "2_Paris").iterdir():
         path.write_text(json.dumps([{"text": "Paris knew Ada Lovelace."}]))
-    with pytest.raises(DataError, match="no other target has a text to keep .*retain=none"):
+    with pytest.raises(DataError, match="no other target has a text for the retain set .*retain=none"):
         formless.unlearn(lm, ada, "grad_diff", **STEPS)
     ada.path("neighbor_level1").unlink()
     with pytest.raises(DataError, match="fewer than two neighbors.*retain_rows=targets"):

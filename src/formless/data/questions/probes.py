@@ -90,10 +90,10 @@ def true_or_false(items: Iterable[Item]) -> Built:
 
 
 def statement_of(item: Item) -> str | Dropped:
-    """The cloze with its blank filled: a capital at the start, no full stop after the answer's own."""
+    """Return a cloze with its answer filled in, or why there is none; the start is capitalised, full stops are not doubled."""
     gaps = list(GAP.finditer(item.query))
     if len(gaps) != 1:
-        return Dropped("several blanks apart" if gaps else "a question without a blank")
+        return Dropped("several separate blanks" if gaps else "a question without a blank")
     before, after = item.query[: gaps[0].start()], item.query[gaps[0].end() :]
     answer = item.answer.strip()
     if not before.strip(" '\"‘“"):
