@@ -201,6 +201,8 @@ class Record(BaseModel):
         edits = " + ".join(f"{edit['method']} {edit['subject']}" for edit in self.edits) or "no edit"
         return f"Record({self.subject!r}, {self.model}, {edits}: {len(self.tasks)} tasks, suite {self.suite!r})"
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         """Return the metrics as a table, for notebooks."""
         from html import escape
@@ -265,7 +267,9 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
             metrics=TASKS[result["task"]].summarize(items) if scored else [], skipped=result["unscored"], items=items,
         )  # fmt: skip
         new["tasks"].append(found.model_dump())
-    answers = [{("skipped" if name == "unscored" else name): value for name, value in answer.items()} for answer in old["answers"]]
+    answers = [
+        {("skipped" if name == "unscored" else name): value for name, value in answer.items()} for answer in old["answers"]
+    ]
     return new | {"format": FORMAT, "answers": answers, "excluded_neighbors": old.get("without_neighbors", [])}
 
 

@@ -154,9 +154,8 @@ def auc_ci(higher: Sequence[float], lower: Sequence[float]) -> CI | None:
 
 
 def _auc(higher: Any, lower: Any, axis: int = -1) -> Any:
-    from scipy.stats import rankdata
-
     import numpy as np
+    from scipy.stats import rankdata
 
     n, m = higher.shape[axis], lower.shape[axis]
     shape = np.broadcast_shapes(higher.shape[:-1], lower.shape[:-1])

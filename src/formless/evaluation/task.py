@@ -1,7 +1,7 @@
 """`Task`: what is put to a model about each item of a target's files, and the metrics that come of its responses.
 
-A task does not run the model. It states the requests of each item and how their responses are measured, as lm-evaluation-harness
-does, so that the requests of all tasks of a target go through the model together.
+A task does not run the model. As in lm-evaluation-harness, it states the requests of each item and how their responses are
+measured, so that the requests of all tasks of a target go through the model together.
 """
 
 from __future__ import annotations
