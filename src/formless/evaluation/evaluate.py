@@ -96,14 +96,14 @@ def respond(lm: LM, requests: Sequence[Request], *, progress: Progress | None = 
     steps = _Steps([own for own in (answers, texts, *written.values()) if own], progress)
     found: Responses = {}
     if answers:
-        with_progress = steps.begin(f"scoring {len(answers)} answers")
+        with_progress = steps.begin("scoring answers")
         pairs = [(request.prompt, request.answer) for request in answers]
         found |= dict(zip(answers, lm.score(pairs, progress=with_progress), strict=True))
     if texts:
-        with_progress = steps.begin(f"scoring {len(texts)} texts")
+        with_progress = steps.begin("scoring texts")
         found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=with_progress), strict=True))
     for own in written.values():
-        with_progress = steps.begin(f"generating {len(own)} answers")
+        with_progress = steps.begin("generating answers")
         found |= dict(zip(own, _generated(lm, own, with_progress), strict=True))
     steps.finish()
     return found

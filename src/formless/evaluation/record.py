@@ -254,6 +254,10 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
             continue
         items = [_upgraded_probe(TASKS[form["form"]], item) for item in form["items"]]
         results.append(form | {"task": form["form"], "items": items})
+    if attacks and not any(result["task"] == "level3" for result in results):
+        probes = [item for form in old["forms"] if form["form"].startswith("level3_") for item in form["items"]]
+        whole = {"task": "level3", "split": "forget", "status": "scored", "reason": None}
+        results.append(whole | {"items": [_upgraded_probe(TASKS["level3"], item) for item in probes]})
     results += [task | {"items": [_upgraded_item(task, item) for item in task["items"]]} for task in old["tasks"]]
     new["tasks"] = []
     for result in results:
@@ -264,7 +268,8 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
         scored = result["status"] == "scored"
         found = TaskResult(
             task=result["task"], split=result["split"], status="complete" if scored else "absent", reason=result["reason"],
-            metrics=TASKS[result["task"]].summarize(items) if scored else [], skipped=result["unscored"], items=items,
+            metrics=TASKS[result["task"]].summarize(items) if scored else [],
+            skipped=sum(not item.metrics for item in items), items=items,
         )  # fmt: skip
         new["tasks"].append(found.model_dump())
     answers = [
