@@ -10,7 +10,7 @@ from pathlib import Path
 from formless.data.target import Row, Target
 from formless.evaluation.plan import planned
 from formless.methods.registry import METHODS
-from formless.models.bundled import PACKAGE, VERSION
+from formless.models.bundled import BUNDLED_MODELS
 from formless.models.settings import BUNDLED, ModelSettings
 
 WHOLE = 2**20
@@ -49,7 +49,7 @@ def place_digest(place: Path) -> str:
 def model_digest(settings: ModelSettings, revision: str | None) -> str:
     """What identifies a model before it is loaded: a folder's content, a hub id's revision, the bundled model's version."""
     if settings.source == BUNDLED:
-        return f"{PACKAGE} {VERSION}"
+        return BUNDLED_MODELS[settings.name].release
     if Path(settings.source).is_dir():
         return place_digest(Path(settings.source))
     return f"{settings.source}@{revision or 'main'}"
