@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, Split, TaskResult
+from formless.data.target import Split
+from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, TaskResult
 from formless.experiment.config import EXPERIMENT, build_experiment
 from formless.experiment.memory import Memory
 from formless.experiment.result import LOG, RECORD, RunReport, failure, left_by, metrics

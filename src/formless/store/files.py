@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the cache folder."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,32 +8,27 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from formless.errors import OutputError
 
-
-def cache_folder() -> Path:
-    """The folder for models and original runs: `$FORMLESS_CACHE`, or `~/.cache/formless`."""
-    return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
+if TYPE_CHECKING:
+    import torch
 
 
 def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None:
-    """Stop before any work when an output is in the way or cannot be written at all.
+    """Raise before any work if an output exists already or cannot be written.
 
     Args:
         path: The output.
-        force: Whether an older output may be replaced. Nothing else ever is: a folder without `mark`, or a folder in place of
-            a file, is somebody's work.
-        mark: For a folder, the file by which an older output of the same kind is known; a file where there is none.
+        force: Replace an older output. Nothing else is ever replaced: a folder without `mark`, or a folder in place of a file,
+            is somebody's work.
+        mark: A file that every folder of this kind holds; not given if the output is a file.
 
     Raises:
         OutputError: `path` exists and may not be replaced, or its folder refuses new files.
     """
-    with _written(path):
+    with _output_errors(path):
         if _exists(path):
             if not force:
                 raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
@@ -51,12 +46,12 @@ def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically: readers see the old content or the new, never a part.
+    """Write a UTF-8 file atomically: a reader sees the old content or the new one, never a part.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    with _written(path):
+    with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -73,22 +68,22 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
-    """Yield a scratch folder beside `path` which takes its place when the block ends well.
+    """Yield a scratch folder beside `path`, which replaces `path` when the block ends without an error.
 
-    If the block raises, or the process dies in it, `path` is as it was before. (An older folder is renamed aside at the very
-    end; a process that dies between those two renames leaves it there whole, under `.NAME.*.old`.)
+    If the block raises, or the process dies in it, `path` stays as it was. (An older folder is renamed at the very end. A
+    process that dies between the two renames leaves the older folder whole, as `.NAME.*.old`.)
 
     Args:
         path: The folder.
-        mark: A file that such a folder always holds; only a folder with it, or an empty one, is ever replaced.
-        force: Replace an older one.
+        mark: A file that every folder of this kind holds; only such a folder, or an empty one, is ever replaced.
+        force: Replace an older folder.
 
     Raises:
         OutputError: `path` exists and may not be replaced, or the disk refuses.
     """
     path = path.absolute()
     refuse_existing(path, force=force, mark=mark)
-    with _written(path):
+    with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
@@ -106,7 +101,10 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    with _written(path):
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(descriptor)
@@ -122,7 +120,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until everything in a folder is on the disk, so that a file written afterwards can vouch for it."""
+    """Wait until everything in a folder is on the disk, so that a file written afterwards proves that it is there."""
     for path in (*folder.rglob("*"), folder):
         _sync(path)
 
@@ -138,7 +136,7 @@ def _sync(path: Path) -> None:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; an older folder is moved aside first and removed last."""
+    """Rename `new` to `path`; move an older folder aside first and remove it last."""
     if not path.exists():
         os.replace(new, path)
         return
@@ -155,7 +153,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _exists(path: Path) -> bool:
-    """Whether anything has that name, a broken link too; a name that no file system takes raises."""
+    """Return whether anything has that name, a broken link too; raise if no file system takes the name."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -164,7 +162,8 @@ def _exists(path: Path) -> bool:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors into an OutputError that names the output."""
     try:
         yield
     except OSError as error:
