@@ -277,7 +277,7 @@ def test_a_probe_in_two_files(data: Path, first: str, second: str) -> None:
         write(data / NAME, file, [{"query": f"What is it?{options}", "answer": answer}])
     found = only(data)
     assert (found.file, found.row, found.kind) == (second, 1, "duplicated")
-    assert f"the probe of {first}, row 1 again" in found.what
+    assert f"the same probe as {first}, row 1: " in found.what
 
 
 def test_forms_made_of_the_level_files_repeat_them_rightly(data: Path) -> None:

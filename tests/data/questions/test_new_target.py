@@ -23,8 +23,8 @@ from formless.data.questions.new_target import ask_facts, new_folder_of, write_t
 from formless.data.server import ReplyError, Server, ServerError
 from formless.data.target import FILES, Intro, Item, Target
 from formless.errors import DataError, OutputError
-from formless.evaluation.forms import FORMS, Form
-from formless.evaluation.plan import planned
+from formless.evaluation.plan import make_plan
+from formless.evaluation.registry import TASKS
 
 ADA = "Ada Lovelace"
 ROWS = (
@@ -60,7 +60,7 @@ def test_every_probe_file_is_there_and_can_be_evaluated(tmp_path: Path) -> None:
     assert {name for name in FILES if target.has(name)} == set(created.rows) == {
         "intro", *(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "mcp", "tf"))
     }  # fmt: skip
-    jobs = [job for job in planned(target, "ort,choices,letters").jobs if isinstance(job.part, Form)]
+    jobs = [job for job in make_plan(target, "ort,choices,letters").jobs if job.split]
     assert len(jobs) >= 20
     assert not [job for job in jobs if job.absent]
     assert target.rows("intro", Intro) == (Intro(target=ADA, intro="Ada Lovelace was a countess."),)
@@ -240,10 +240,10 @@ def test_no_facts_make_no_target(tmp_path: Path) -> None:
 def test_every_form_of_the_evaluation_finds_its_items(tmp_path: Path) -> None:
     write_target(ADA, facts(), tmp_path, neighbors=facts(OTHERS, neighbors=True))
     target = Target(ADA, tmp_path / "1_Ada_Lovelace")
-    for form in FORMS.values():
-        if form.file != "level3":
-            assert target.items(f"forget_{form.file}")
-            assert target.items(f"neighbor_{form.file}")
+    for task in TASKS.values():
+        for split in task.splits:
+            files = [file.format(split=split) for file in task.files if split]
+            assert all(target.items(file) for file in files if file != "forget_level3")
 
 
 Reply = Callable[[int, dict[str, Any]], tuple[int, str]]

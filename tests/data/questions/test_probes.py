@@ -21,7 +21,8 @@ from formless.data.questions.kinds import kind_of
 from formless.data.questions.probes import LETTERS, build_forms, multiple_choice, statement_of, true_or_false
 from formless.data.target import Item, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
-from formless.evaluation.forms import choice
+from formless.evaluation.task import Source
+from formless.evaluation.tasks.multiple_choice import MCP_CHOICE
 from formless.models.lm import LM
 
 FILES = {f"{split}_{form}.json" for split in ("forget", "neighbor") for form in ("mcp", "tf")}
@@ -83,7 +84,7 @@ def check_choices(data: Path, tiny: Callable[..., LM]) -> int:
                 for place, option in enumerate(options):
                     assert not any(alike(option, other, kind) for other in options[:place]), options
                     assert option == source.answer or fold(option) not in own[source.neighbor]
-                assert isinstance(choice(item, lm), tuple)
+                assert MCP_CHOICE.ask(lm, item, Source(f"{split}_mcp", split)).skipped is None
                 right[item.answer] += 1
             counts = [right[letter] for letter in LETTERS]
             assert max(counts) - min(counts) <= 1
