@@ -170,3 +170,30 @@ def _written(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OutputError(f"cannot write: {reason}", where=path, remedy="free space or choose another --out") from error
+
+
+# Saved edits: `formless.edits` writes and reads them.
+EDIT_SCHEMA = 2
+EDIT_INFO = "edit.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+EDIT_DIFFERENCES = "differences.safetensors"
+
+# Null spaces: `formless.methods.rocr` writes and reads them, by layer.
+NULL_SPACE_SCHEMA = 1
+NULL_SPACE = "layer_{}.safetensors"
+PUBLISHED_NULL_SPACE = "null_space_project_layer_{}.pt"
+
+# Checkpoints of a training run.
+TRAINING_IDENTITY = "training.json"
+TRAINING_CURVES = "curves.json"
+
+
+def training_folder(out: Path) -> Path:
+    """Return the folder for the checkpoints of a training run whose edit goes to `out`."""
+    return out.absolute().with_name(f".{out.name}.training")
+
+
+def unfinished_null_spaces(out: Path) -> Path:
+    """Return the file for the sums of a computation of null spaces that goes to `out`."""
+    return out.absolute().with_name(f".{out.name}.partial.safetensors")

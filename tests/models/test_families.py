@@ -6,8 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from formless.errors import UnknownNameError
+from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.nullspace import Identity
-from formless.methods.rocr.redirect import RocrConfig, redirect
+from formless.methods.rocr.redirect import redirect
 from formless.models.architecture import is_transposed, projection_shape
 from formless.models.capture import added, capture
 from formless.models.families import known_model_types
