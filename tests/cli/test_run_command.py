@@ -168,7 +168,13 @@ def test_two_sweeps_on_one_folder(formless: Formless, model: str, data: str, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--timeout", "500")], ids=["in this process", "in a worker"])
 def test_ctrl_c(formless: Formless, model: str, data: str, tmp_path: Path, more: tuple[str, ...]) -> None:
-    training = {"method": "ga", "learning_rate": 1e-6, "epochs": 100_000, "batch": 1, "accumulation": 1}
+    training = {
+        "method": "ga",
+        "learning_rate": 1e-6,
+        "num_train_epochs": 100_000,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+    }
     Path("x.yaml").write_text(yaml.safe_dump({"models": model, "methods": ["icu", training], "data": data, "suite": "fb"}))
     process = subprocess.Popen(
         [*COMMAND, "run", "x.yaml", "--out", "x", *more], stderr=subprocess.PIPE, text=True, start_new_session=True

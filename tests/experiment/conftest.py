@@ -22,9 +22,8 @@ import os, signal, sys, time
 from pathlib import Path
 from typing import Literal
 from formless.errors import EditError
-from formless.methods.base import MethodConfig
+from formless.methods.base import MethodConfig, MethodEntry
 from formless.methods.icu import Icu
-from formless.methods.registry import Entry
 
 class Config(MethodConfig):
     kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse", "last"] = "none"
@@ -69,7 +68,7 @@ class Mishap:
         if kind == "refuse":
             raise EditError("it cannot be done", where="here", remedy="do something else")
 
-MISHAP = Entry("mishap", "goes wrong", "none", Config, Mishap)
+MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Config, build=Mishap)
 """
 
 

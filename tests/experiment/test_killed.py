@@ -25,7 +25,15 @@ from formless.experiment.result import RunReport, metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
 
-TRAINING = {"learning_rate": 1e-3, "epochs": 4, "batch": 1, "accumulation": 1, "warmup_steps": 0, "cutoff": 32, "rank": 2}
+TRAINING = {
+    "learning_rate": 1e-3,
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
+    "max_length": 32,
+    "r": 2,
+}
 METHODS = ["original", "icu", {"method": "rocr", "layers": [1, 2], "basis": "none"}, {"method": "ga"} | TRAINING]
 
 
@@ -127,7 +135,7 @@ def test_kills(
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on(processes: ForkServerContext, model_folder: Path, people: Path, tmp_path: Path) -> None:
-    ga = {"method": "ga"} | TRAINING | {"epochs": 150, "learning_rate": 1e-4}
+    ga = {"method": "ga"} | TRAINING | {"num_train_epochs": 150, "learning_rate": 1e-4}
     keys = {"models": [str(model_folder)], "methods": [ga], "data": str(people), "suite": "fb", "targets": 1}
     out, twin = tmp_path / "killed", tmp_path / "twin"
     child = processes.Process(target=work, args=(keys, out, tmp_path / "cache"))

@@ -243,7 +243,14 @@ def test_a_look_at_the_lock_does_not_disturb(experiment: Build, tmp_path: Path) 
 
 
 def test_an_edit_trained_on_neighbors_has_its_own_original(experiment: Build, go: Any, tmp_path: Path) -> None:
-    training = {"learning_rate": 1e-3, "epochs": 1, "batch": 2, "accumulation": 1, "warmup_steps": 0, "cutoff": 64}
+    training = {
+        "learning_rate": 1e-3,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 0,
+        "max_length": 64,
+    }
     ga = {"method": "ga", "retain": "ce", "retain_rows": "neighbors", **training}
     done = go(experiment(methods=["original", ga], targets=1))
     assert done.failed == []

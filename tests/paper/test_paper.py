@@ -22,7 +22,7 @@ from transformers import LlamaConfig, MistralConfig
 from formless.cli.main import app
 from formless.experiment.executors.choice import Resources
 from formless.experiment.executors.inprocess import InProcess
-from formless.methods.memory import memory_need
+from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
 from formless.models.lm import LM
 from formless.models.loading import load_meta
@@ -76,9 +76,17 @@ def tiny_yaml(tiny: Callable[..., LM], tmp_path: Path, people: Path, monkeypatch
     lm = tiny(context=1024)
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
-    training = {"method": "ga", "learning_rate": 1e-2, "epochs": 1, "batch": 1, "accumulation": 1, "warmup_steps": 1}
+    training = {
+        "method": "ga",
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 1,
+    }
     types = {
-        "original": {"method": "original"}, "ga_lora": training, "idle": training | {"warmup_steps": 100, "batch": 2},
+        "original": {"method": "original"}, "ga_lora": training,
+        "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
         "rocr": {"method": "rocr", "basis": "data/tiny"},
     }  # fmt: skip
     file = tmp_path / "tiny.yaml"
@@ -111,7 +119,7 @@ def test_on_the_built_in_model(paper: Paper, rwku: Path, tmp_path: Path) -> None
     for name in ("1_Stephen_King", "2_Confucius"):
         shutil.copytree(rwku / name, tmp_path / "data" / "ORT" / "Target" / name)
     keys = yaml.safe_load((PAPER / "models" / "smollm2.yaml").read_text("utf-8"))
-    keys["types"]["ga_lora"] |= {"rows": 8, "cutoff": 32}
+    keys["types"]["ga_lora"] |= {"max_rows": 8, "max_length": 32}
     (tmp_path / "smollm2.yaml").write_text(yaml.safe_dump(keys), "utf-8")
     small = "--end_idx=100 --suite=fb,qa,sub_fb --limit=2"
     for flags in (
@@ -313,11 +321,11 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
         plain, redirected, trained, halved = (float(row[column].removesuffix(" GB")) for row in table)
         for label, settings in types.items():
             method = settings.pop("method")
-            need = memory_need(found, method, method_config(shipped, method, settings))
+            need = estimate_memory(found, method, method_config(shipped, method, settings))
             expected = {"original": plain, "rocr": redirected}.get(label, trained)
             assert need.device / 2**30 == pytest.approx(expected, abs=0.06), label
             if label == "rocr":
                 assert need.null_spaces / 2**30 == pytest.approx(2.3, abs=0.05)
             elif label != "original":
-                half = method_config(shipped, method, settings | {"batch": settings["batch"] // 2})
-                assert memory_need(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)
+                half = method_config(shipped, method, settings | {"per_device_train_batch_size": settings["batch"] // 2})
+                assert estimate_memory(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)

@@ -95,7 +95,16 @@ def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_pat
 def test_the_curves_of_a_training_stand_on_the_page(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     (target_folder / "positive.json").write_text(json.dumps([{"text": f"Ada wrote {n} programs."} for n in range(4)]))
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    edit = formless.unlearn(lm, target, "ga", learning_rate=0.01, epochs=3, batch=2, accumulation=1, warmup_steps=0)
+    edit = formless.unlearn(
+        lm,
+        target,
+        "ga",
+        learning_rate=0.01,
+        num_train_epochs=3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=1,
+        warmup_steps=0,
+    )
     original = formless.evaluate(lm, target, "fb")
     with edit.applied(lm):
         edited = formless.evaluate(lm, target, "fb")

@@ -20,14 +20,14 @@ ABOUT = ("forget_level1", "forget_level2", "forget_level3")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Rows to be kept.
+class RetainSet:
+    """The retain set of a training run.
 
     Args:
         texts: Plain texts.
         questions: Questions with their answers.
-        source: Where they are from, for edit.json.
-        neighbors: Names of the neighbors that they are about, which an evaluation then leaves out.
+        source: Origin of the texts, for edit.json.
+        neighbors: Names of the neighbors that they are about; an evaluation of the edit leaves them out.
     """
 
     texts: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Kept:
     neighbors: tuple[str, ...] = ()
 
 
-def texts_of_others(target: Target, count: int, seed: int) -> Kept:
+def texts_of_others(target: Target, count: int, seed: int) -> RetainSet:
     """Return texts of other targets of the data set: biographies, else passages, else introductions.
 
     Neighbors of the target, texts that name it, and texts that contain a probe's whole statement are left out.
@@ -68,10 +68,10 @@ def texts_of_others(target: Target, count: int, seed: int) -> Kept:
         raise DataError("no other target has a text for the retain set", where=folder.parent, remedy=remedy)
     in_turn = [text for row in zip_longest(*pools.values()) for text in row if text is not None][:count]
     shuffled.shuffle(in_turn)
-    return Kept(texts=tuple(in_turn), source=f"texts of other targets: {', '.join(pools)}")
+    return RetainSet(texts=tuple(in_turn), source=f"texts of other targets: {', '.join(pools)}")
 
 
-def half_of_the_neighbors(target: Target, seed: int) -> Kept:
+def half_of_the_neighbors(target: Target, seed: int) -> RetainSet:
     """Return statements and questions about half of the target's neighbors; an evaluation leaves these neighbors out.
 
     Rows that name the target, even by the last part of its name, or contain the answer of a probe about it are left out.
@@ -93,7 +93,7 @@ def half_of_the_neighbors(target: Target, seed: int) -> Kept:
     statements = [item for item in probes.get("neighbor_level1", ()) if item.neighbor in half]
     questions = [item for item in probes.get("neighbor_level2", ()) if item.neighbor in half]
     texts = [item.query.replace(BLANK, item.answer) for item in statements if BLANK in item.query]
-    return Kept(
+    return RetainSet(
         texts=tuple(text for text in texts if not secret.search(text)),
         questions=tuple((item.query, item.answer) for item in questions if not secret.search(f"{item.query} {item.answer}")),
         source="half of the neighbors",

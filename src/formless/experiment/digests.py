@@ -59,7 +59,7 @@ def target_files(target: Target, method: str, suite: str, limit: int | None) -> 
     """A hash of those of a target's files that a method and a suite read; each is validated on the way."""
     plan = planned(target, suite, limit)
     asked = {file for job in plan.jobs for file in job.rows} | ({"forget_level2"} if plan.questions else set())
-    if reads := METHODS[method].reads:
-        target.rows(reads, Row)
-        asked.add(reads)
+    if file := METHODS[method].trains_on:
+        target.rows(file, Row)
+        asked.add(file)
     return files_digest(target.path(file) for file in asked)

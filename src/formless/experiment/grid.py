@@ -18,7 +18,7 @@ from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.digests import files_digest, model_digest, place_digest, target_files
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
-from formless.methods.registry import METHODS, build_method, check, method_config
+from formless.methods.registry import METHODS, check_request, method_config
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -120,7 +120,7 @@ def _configs(
     """A method's settings on one model, once for each seed where that matters, with the hashes of the places they name."""
     name, given = method.method, method.settings
     config = method_config(settings, name, given)
-    check(build_method(name, config), name, [target], None, given)
+    check_request(name, config, [target], None, given)
     takes_seeds = bool(seeds) and _takes_seed(name, config, target)
     if takes_seeds and "seed" in given:
         raise UserError("the seed is given twice", where=f"methods, {method.label}", remedy="give it there or as seeds")
@@ -134,7 +134,7 @@ def _takes_seed(name: str, config: MethodConfig, target: Target) -> bool:
     if "seed" not in type(config).model_fields:
         return False
     try:
-        check(build_method(name, config), name, [target], None, ["seed"])
+        check_request(name, config, [target], None, ["seed"])
     except UserError:  # it has a seed, of no effect here
         return False
     return True
@@ -171,11 +171,11 @@ def _retained(target: Target, config: dict[str, Any], texts: str) -> dict[str, s
 def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> None:
     """Stop where targets lack the file that a method trains on."""
     for method in methods:
-        reads = METHODS[method.method].reads
-        lacking = [_name(target) for target in chosen if reads and not target.has(reads)]
+        file = METHODS[method.method].trains_on
+        lacking = [_name(target) for target in chosen if file and not target.has(file)]
         if lacking:
             shown = ", ".join(lacking[:_SHOWN]) + (" ..." if len(lacking) > _SHOWN else "")
-            what = f"{method.label} trains on {reads}.json, which {len(lacking)} of {len(chosen)} targets lack"
+            what = f"{method.label} trains on {file}.json, which {len(lacking)} of {len(chosen)} targets lack"
             raise DataError(what, where=shown, remedy="write it with `formless data train`, or choose other targets")
 
 

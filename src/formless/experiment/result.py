@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless import provenance, store
-from formless.edits.edit import INFO
 from formless.evaluation.record import Record
 from formless.experiment.memory import Memory
 from formless.experiment.runs import Run
+from formless.store import EDIT_INFO
 
 REPORT, RECORD, LOG, EDIT = "run.json", "record.json", "log.txt", "edit"
 ORIGINAL_RECORD, UNFINISHED = "original.json", "training"
@@ -86,7 +86,7 @@ def load_report(folder: Path, run: Run) -> RunReport | None:
         whole = all((folder / name).stat().st_size == size for name, size in report.files.items())
     except (OSError, ValidationError):
         return None
-    has_edit = not report.is_complete or not run.keeps_edit or f"{EDIT}/{INFO}" in report.files
+    has_edit = not report.is_complete or not run.keeps_edit or f"{EDIT}/{EDIT_INFO}" in report.files
     return report if whole and has_edit and report.id == run.id else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from formless.experiment.result import (
 from formless.experiment.runs import ORIGINAL, Run
 from formless.experiment.session import Session
 from formless.methods.base import Method
-from formless.methods.registry import build_method, method_config
+from formless.methods.registry import build_method, method_config, with_checkpoints
 from formless.models.lm import LM
 
 
@@ -155,8 +155,7 @@ def _measured(run: Run, folder: Path, lm: LM, target: Target, steps: _Steps) -> 
 def _method(run: Run, folder: Path, lm: LM) -> Method:
     """The method; one that can go on after a kill keeps what it needs for that in the run's folder until it is done."""
     method = build_method(run.method, method_config(lm.settings, run.method, run.config))
-    resumable: Callable[[Path], Method] | None = getattr(method, "resumable", None)
-    return resumable(folder / UNFINISHED) if resumable else method
+    return with_checkpoints(run.method, method, folder / UNFINISHED)
 
 
 @dataclass

@@ -100,6 +100,11 @@ class CheckpointsFolder:
         """What is trained on what."""
         return self.path / "training.json"
 
+    @classmethod
+    def beside(cls, edit: Path) -> CheckpointsFolder:
+        """The checkpoints of a training run whose edit goes to a folder."""
+        return cls(edit.absolute().with_name(f".{edit.name}.training"))
+
     def checkpoint(self, step: int) -> Path:
         """The checkpoint after a step."""
         return self.path / f"checkpoint-{step}"

@@ -18,26 +18,32 @@ from dataclasses import replace
 import formless, transformers
 from formless.data.target import Target
 from formless.methods.registry import build_method, method_config
-from formless.methods.training.monitor import Watch
+from formless.methods.training.monitor import MonitorCallback
 
 model, data, work, method, out, kill_at, settings = sys.argv[1:]
 transformers.utils.logging.disable_progress_bar()
 lm = formless.load(model, dtype="float32", device="cpu")
-end_of_step = Watch.on_step_end
+end_of_step = MonitorCallback.on_step_end
 
 def killed(watch, *now, **more):
     end_of_step(watch, *now, **more)
     if now[1].global_step == int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
 
-Watch.on_step_end = killed
+MonitorCallback.on_step_end = killed
 training = build_method(method, method_config(lm.settings, method, json.loads(settings))).resumable(pathlib.Path(work))
-edit = replace(training, every=2).unlearn(lm, Target("Ada", pathlib.Path(data)))
+edit = replace(training, save_steps=2).unlearn(lm, Target("Ada", pathlib.Path(data)))
 weights = {name: str(change) + str([part.tolist() for part in vars(change).values()]) for name, change in edit.updates.items()}
 facts = {name: edit.info.facts[name] for name in ("steps", "losses", "probabilities")}
 pathlib.Path(out).write_text(json.dumps({"weights": weights, "facts": facts}))
 """
-STEPS = {"learning_rate": 0.01, "epochs": 3, "batch": 2, "accumulation": 1, "warmup_steps": 1}
+STEPS = {
+    "learning_rate": 0.01,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 1,
+}
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ def test_checkpoints_of_another_training_are_refused(trainings: Trainings, tmp_p
     work = tmp_path / "work"
     assert trainings.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
     for other in (trainings.run(work, "ga", tmp_path / "out.json", seed=7), trainings.run(work, "npo", tmp_path / "out.json")):
-        assert f"an unfinished training of something else is in the way [{work}]: repeat its settings" in other.stderr
+        assert f"an unfinished training run of something else is in the way [{work}]: repeat its settings" in other.stderr
     assert (work / "checkpoint-2").is_dir()
 
 
