@@ -1,11 +1,12 @@
 """Make a language model forget a concept, however it is asked about, and measure that it did.
 
-    lm = formless.load("smollm2")
-    target = formless.find_target("sample", "Marie Curie")
-    edit = formless.unlearn(lm, target, redirect="Donald Trump")
-    with edit.applied(lm):
-        record = formless.evaluate(lm, target)
-    edit.save("edits/marie_curie")
+Examples:
+    >>> lm = formless.load("smollm2")
+    >>> target = formless.find_target("sample", "Marie Curie")
+    >>> edit = formless.unlearn(lm, target, redirect="Donald Trump")
+    >>> with edit.applied(lm):
+    ...     record = formless.evaluate(lm, target)
+    >>> edit.save("edits/marie_curie")
 """
 
 from __future__ import annotations
