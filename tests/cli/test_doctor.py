@@ -62,6 +62,20 @@ def test_a_training(doctor: Doctor) -> None:
     assert "memory, without evaluation and libraries" in lines["total"]
 
 
+def test_old_names_of_settings_are_accepted(doctor: Doctor) -> None:
+    options = ("--method", "ga", "--device", "cpu", "--set", "batch=2", "--set", "cutoff=100")
+    with pytest.warns(FutureWarning) as caught:
+        code, lines, _ = doctor(*options)
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning)]
+    assert [line for line in said if line.startswith("the setting")] == [
+        "the setting batch is now called per_device_train_batch_size",
+        "the setting cutoff is now called max_length",
+    ]
+    assert (code, lines["method"]) == (0, "ga, batches of 2, texts of 100 tokens")
+    code, _, errors = doctor(*options[:-1], "per_device_train_batch_size=3")
+    assert (code, "per_device_train_batch_size is given twice, once by its old name batch" in errors) == (2, True)
+
+
 def test_null_spaces_lie_in_main_memory(doctor: Doctor) -> None:
     options = ("--method", "rocr", "--set", "layers=[4,5,6,7,8,9,10,11,12,13]", "--dtype", "float32")
     on_cpu, on_gpu = (doctor(*options, "--device", device)[1] for device in ("cpu", "cuda"))

@@ -362,9 +362,8 @@ def test_memory_that_runs_out_is_named(tiny: Tiny, examples: list[Example]) -> N
     def loss(_: Batch) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(
-        EditError, match=r"memory runs out while training \[tiny-llama\]: halve per_device_train_batch_size \(2\)"
-    ):
+    said = r"memory runs out while training \[tiny-llama\]: halve per_device_train_batch_size \(2\)"
+    with pytest.raises(EditError, match=said):
         train(lm, examples, Objective(loss), config())
     assert state(lm) == before
 

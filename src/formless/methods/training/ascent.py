@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def gradient_ascent(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Compute minus the cross-entropy: GA (arXiv 2210.01504, equation 1).
+    """Compute minus the cross-entropy: GA (arXiv 2210.01504).
 
         GA = (1 / N) sum_t log p(y_t)
 

@@ -1,7 +1,9 @@
 """Tuning on other answers: refusals (RT, IdkNLL) or wrong answers (CFT), by cross-entropy.
 
-The loss is `losses.cross_entropy` of the answers (RT: arXiv 2406.10890, section 4; IdkNLL: arXiv 2401.06121, section 4). It
-falls as the refusal or the wrong answer grows more probable.
+The loss of all three is `losses.cross_entropy` of the answers (RT: arXiv 2406.10890; IdkNLL: arXiv 2401.06121; CFT: arXiv
+2506.07795). It falls as the refusal or the wrong answer grows more probable.
+
+    CE = -(1 / N) sum_t log p(y_t),  y an answer's tokens
 """
 
 from __future__ import annotations
