@@ -65,7 +65,7 @@ def test_the_id_is_of_what_the_figures_depend_on(experiment: Build, model_folder
     for keys in same:
         assert ids(experiment(**plain | keys)) == first, keys
     others: list[dict[str, Any]] = [
-        {"methods": [{"method": "ga", "epochs": 3}]},
+        {"methods": [{"method": "ga", "num_train_epochs": 3}]},
         {"methods": [{"method": "ga", "retain": "kl"}]},
         {"methods": ["npo"]},
         {"models": [{"name": str(model_folder), "dtype": "bfloat16"}]},

@@ -1,4 +1,4 @@
-"""A training that was killed goes on from its checkpoint to the very same result."""
+"""A training run that was killed goes on from its checkpoint to the very same result."""
 
 import json
 import os
@@ -54,8 +54,8 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-class Trainings:
-    """Runs trainings of one tiny model in processes of their own."""
+class TrainingRuns:
+    """Runs training runs of one tiny model in processes of their own."""
 
     def __init__(self, model: Path, data: Path) -> None:
         self.model, self.data = model, data
@@ -71,35 +71,38 @@ class Trainings:
 
 
 @pytest.fixture
-def trainings(tiny: Callable[..., LM], data: Path, tmp_path: Path) -> Trainings:
+def training_runs(tiny: Callable[..., LM], data: Path, tmp_path: Path) -> TrainingRuns:
     lm = tiny()
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
-    return Trainings(tmp_path / "model", data)
+    return TrainingRuns(tmp_path / "model", data)
 
 
 @pytest.mark.parametrize(("method", "settings"), [("npo", {}), ("ga", {"full": True})], ids=["adapter", "all weights"])
 def test_a_killed_training_goes_on_to_the_same_result(
-    trainings: Trainings, tmp_path: Path, method: str, settings: dict[str, object]
+    training_runs: TrainingRuns, tmp_path: Path, method: str, settings: dict[str, object]
 ) -> None:
-    undisturbed = trainings.run(tmp_path / "undisturbed", method, tmp_path / "whole.json", **settings)
+    undisturbed = training_runs.run(tmp_path / "undisturbed", method, tmp_path / "whole.json", **settings)
     assert (undisturbed.returncode, undisturbed.stderr) == (0, "")
     work = tmp_path / "work"
     for step in (3, 5, 10):  # 12 steps, a checkpoint after every second one
-        killed = trainings.run(work, method, tmp_path / "never.json", kill_at=step, **settings)
+        killed = training_runs.run(work, method, tmp_path / "never.json", kill_at=step, **settings)
         assert killed.returncode == -signal.SIGKILL
     (work / "checkpoint-8" / "curves.json").unlink()  # as if a kill had come before the checkpoint was whole
-    resumed = trainings.run(work, method, tmp_path / "resumed.json", **settings)
+    resumed = training_runs.run(work, method, tmp_path / "resumed.json", **settings)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert json.loads((tmp_path / "resumed.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
     assert (work / "checkpoint-12").is_dir()  # until the caller has saved the edit
     assert not (tmp_path / "never.json").exists()
 
 
-def test_checkpoints_of_another_training_are_refused(trainings: Trainings, tmp_path: Path) -> None:
+def test_checkpoints_of_another_training_run_are_refused(training_runs: TrainingRuns, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    assert trainings.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
-    for other in (trainings.run(work, "ga", tmp_path / "out.json", seed=7), trainings.run(work, "npo", tmp_path / "out.json")):
+    assert training_runs.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
+    for other in (
+        training_runs.run(work, "ga", tmp_path / "out.json", seed=7),
+        training_runs.run(work, "npo", tmp_path / "out.json"),
+    ):
         assert f"an unfinished training run of something else is in the way [{work}]: repeat its settings" in other.stderr
     assert (work / "checkpoint-2").is_dir()
 
@@ -108,11 +111,11 @@ def test_checkpoints_of_another_training_are_refused(trainings: Trainings, tmp_p
     "name",
     ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "curves.json"],
 )
-def test_a_damaged_checkpoint_is_named(trainings: Trainings, tmp_path: Path, name: str) -> None:
+def test_a_damaged_checkpoint_is_named(training_runs: TrainingRuns, tmp_path: Path, name: str) -> None:
     work = tmp_path / "work"
-    assert trainings.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
+    assert training_runs.run(work, "ga", tmp_path / "out.json", kill_at=3).returncode == -signal.SIGKILL
     (work / "checkpoint-2" / name).write_bytes(b"[1")
-    resumed = trainings.run(work, "ga", tmp_path / "out.json")
+    resumed = training_runs.run(work, "ga", tmp_path / "out.json")
     assert "EditError: the checkpoint cannot be read: " in resumed.stderr.splitlines()[-1]
     assert f"[{work / 'checkpoint-2'}]: delete it" in resumed.stderr.splitlines()[-1]
     assert not (tmp_path / "out.json").exists()
