@@ -19,7 +19,7 @@ import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
 from formless.evaluation.scoring import resampled_rows
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.report.independence import independence
 from formless.report.summary import compare
 from formless.report.text import independence_as_text, percent, percent_interval

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from pydantic import ValidationError
 
 from formless import store
 from formless.cli import terminal
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
 from formless.evaluation.record import Record, Split, load_record
-from formless.experiment.result import RECORD, REPORT, RunReport, load_report
+from formless.experiment.result import RunResult, load_result
 
 DATA = Path("data/ORT/Target")
 RESULTS, RUNS = Path("results/lora"), Path("results/runs")
@@ -27,7 +26,7 @@ COLUMNS = (
     "neighbor_fb", "neighbor_qa", "neighbor_mcp", "sub_neighbor_fb", "sub_neighbor_qa",
     "mmlu_acc", "truthful_MC1", "triviaqa_EM", "triviaqa_F1", "fluency_entropy",
 )  # fmt: skip
-"""The published ones; other figures follow under Formless' own names."""
+"""The published columns; other metrics follow under Formless' own names."""
 
 TASKS = {"truthfulqa": "truthful"}
 METRICS = {"accuracy": "acc", "mc1": "MC1", "mc2": "MC2", "em": "EM", "f1": "F1"}
@@ -39,10 +38,10 @@ class PaperModel:
     """One file of `models`.
 
     Args:
-        name: What folders call it.
+        name: The name in folders.
         file: The file.
         path: The model's folder or hub id.
-        dtype: Its number format.
+        dtype: The dtype that the model is loaded in.
         types: Each type's method with its settings.
         keys: Further keys of an experiment, such as `suite` and `limit`.
     """
@@ -56,7 +55,7 @@ class PaperModel:
 
 
 def model_name(model: str) -> str:
-    """What folders call `llama3` or `somewhere/mine.yaml`."""
+    """Return the name in folders of `llama3` or `somewhere/mine.yaml`."""
     return Path(model).stem if model.endswith(".yaml") else model
 
 
@@ -64,7 +63,7 @@ def read_model(model: str) -> PaperModel:
     """Read a model's file: one of `models` by its name, or any other YAML file.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: There is no such model.
         UserError: It cannot be read, or lacks something.
     """
     file = Path(model) if model.endswith(".yaml") else MODELS / f"{model}.yaml"
@@ -81,29 +80,21 @@ def read_model(model: str) -> PaperModel:
     return PaperModel(model_name(model), file, path, keys.pop("dtype", "auto"), types, keys)
 
 
-def complete_runs(out: Path) -> list[RunReport]:
-    """Reports of all complete runs of a folder, whichever command did them."""
-    found = []
-    for path in sorted((out / "runs").glob(f"*/*/*/*/{REPORT}")):
-        try:
-            run = RunReport.model_validate_json(path.read_bytes()).run
-        except (OSError, ValidationError):  # an unfinished run
-            continue
-        report = load_report(path.parent, run)
-        if report and report.is_complete:
-            found.append(report)
-    return found
+def complete_runs(out: Path) -> list[RunResult]:
+    """Return the results of all complete runs of a folder, whichever command executed them."""
+    found = [load_result(folder) for _, folder in store.ExperimentFolder(out).ended()]
+    return [result for result in found if result and result.is_complete]
 
 
-def write_results(report: RunReport, out: Path, results: Path) -> None:
+def write_results(result: RunResult, out: Path, results: Path) -> None:
     """Write a complete run's `<target>/<task>.json`."""
-    record = load_record(report.run.folder(out) / RECORD)
+    record = load_record(result.run.folder(out).record)
     for task, figures in task_figures(record).items():
-        store.write_text(results / report.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
+        store.write_text(results / result.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
 
 
 def task_figures(record: Record) -> dict[str, dict[str, float]]:
-    """By task: `forget_fb` with its mean probability, `mmlu` with its `acc`, and so on, and how many probes have a score."""
+    """Return the metrics by task, e.g. the mean probability of `forget_fb` or the `acc` of `mmlu`, and the numbers of items."""
     found: dict[str, dict[str, float | None]] = {}
     for form in record.forms:
         if form.status == "scored":
@@ -118,7 +109,7 @@ def task_figures(record: Record) -> dict[str, dict[str, float]]:
 
 
 def columns(record: Record) -> dict[str, float]:
-    """The figures of one record as columns: of a form its probability, of a task every metric."""
+    """Return the metrics of a record as columns: the probability of a form, every metric of another task."""
     found: dict[str, float] = {}
     for task, figures in task_figures(record).items():
         if "count" in figures:
@@ -136,12 +127,12 @@ def _task(name: str, split: Split | None) -> str:
 
 
 def say(line: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     terminal.log.print(line, markup=False, soft_wrap=True)
 
 
 def carry(command: Callable[[], int]) -> NoReturn:
-    """Do a command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
+    """Run a command. An error that the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
     try:
         code = command()
     except UserError as error:

@@ -17,11 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from formless.evaluation.record import load_record
 from formless.experiment.config import build_experiment
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.heartbeat import Signal
-from formless.experiment.result import RunReport, metrics
+from formless.experiment.executors.base import Limits, Resources
+from formless.experiment.executors.local import InProcess
+from formless.experiment.progress import RunProgress
+from formless.experiment.result import RunResult, metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
 
@@ -30,11 +29,11 @@ METHODS = ["original", "icu", {"method": "rocr", "layers": [1, 2], "basis": "non
 
 
 class Silent:
-    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None: ...
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None: ...
 
-    def hear(self, run: Run, signal: Signal) -> None: ...
+    def on_progress(self, run: Run, progress: RunProgress) -> None: ...
 
-    def finish(self, report: RunReport) -> None: ...
+    def on_end(self, result: RunResult) -> None: ...
 
 
 def work(keys: dict[str, Any], out: Path, cache: Path, workers: int = 0) -> None:
@@ -55,14 +54,14 @@ def processes() -> ForkServerContext:
     return context
 
 
-def finished(out: Path) -> dict[str, RunReport]:
-    found = [RunReport.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")]
-    assert len({report.id for report in found}) == len(found)
-    return {report.id: report for report in found}
+def finished(out: Path) -> dict[str, RunResult]:
+    found = [RunResult.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")]
+    assert len({result.id for result in found}) == len(found)
+    return {result.id: result for result in found}
 
 
 def complete(out: Path) -> int:
-    return sum(report.status == "complete" for report in finished(out).values())
+    return sum(result.status == "complete" for result in finished(out).values())
 
 
 def assert_same_adapter(folder: Path, other: Path) -> None:
@@ -90,7 +89,7 @@ def test_kills(
     undisturbed.join()
     assert undisturbed.exitcode == 0
     expected = finished(tmp_path / "undisturbed")
-    mean = sum(report.timings["total"] for report in expected.values()) / len(expected)
+    mean = sum(result.timings["total"] for result in expected.values()) / len(expected)
 
     moments = random.Random(0)
     seen = [0]
@@ -113,16 +112,16 @@ def test_kills(
     found = finished(tmp_path / "killed")
     assert found.keys() == expected.keys()
     assert len(found) == 40
-    for name, report in found.items():
-        assert report.status == "complete"
-        assert report.metrics == pytest.approx(expected[name].metrics, abs=1e-6)
-        folder = report.run.folder(tmp_path / "killed")
+    for name, result in found.items():
+        assert result.status == "complete"
+        assert result.metrics == pytest.approx(expected[name].metrics, abs=1e-6)
+        folder = result.run.folder(tmp_path / "killed").path
         record = load_record(folder / "record.json")
-        assert metrics(record) == report.metrics
-        kept = {"edit"} if report.run.method != "original" else set()
+        assert metrics(record) == result.metrics
+        kept = {"edit"} if result.run.method != "original" else set()
         assert {path.name for path in folder.iterdir()} == {"run.json", "record.json", "log.txt"} | kept
-        if report.run.method in ("ga", "rocr"):
-            assert_same_adapter(folder, expected[name].run.folder(tmp_path / "undisturbed"))
+        if result.run.method in ("ga", "rocr"):
+            assert_same_adapter(folder, expected[name].run.folder(tmp_path / "undisturbed").path)
 
 
 @pytest.mark.slow
@@ -145,9 +144,9 @@ def test_a_killed_training_goes_on(processes: ForkServerContext, model_folder: P
         child = processes.Process(target=work, args=(keys, place, tmp_path / "cache"))
         child.start()
         child.join()
-    (report,), (other,) = finished(out).values(), finished(twin).values()
-    folder = report.run.folder(out)
+    (result,), (other,) = finished(out).values(), finished(twin).values()
+    folder = result.run.folder(out).path
     assert "12345.0" in (folder / "edit" / "edit.json").read_text()
     assert not (folder / "training").exists()
-    assert_same_adapter(folder, other.run.folder(twin))
-    assert report.metrics == pytest.approx(other.metrics, abs=1e-6)
+    assert_same_adapter(folder, other.run.folder(twin).path)
+    assert result.metrics == pytest.approx(other.metrics, abs=1e-6)

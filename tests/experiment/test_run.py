@@ -6,9 +6,8 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError, EditError
-from formless.experiment import original as original_module
-from formless.experiment.original import original_record
-from formless.experiment.run import measure_edit
+from formless.experiment import measure as measure_module
+from formless.experiment.measure import measure_edit, original_record
 from formless.models.lm import LM
 from formless.report.summary import compare
 
@@ -25,8 +24,8 @@ def test_the_original_is_measured_once_per_model_target_and_suite(
     tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, runs = tiny(), []
-    real = original_module.carry_out
-    monkeypatch.setattr(original_module, "carry_out", lambda *a, **k: runs.append(1) or real(*a, **k))
+    real = measure_module.carry_out
+    monkeypatch.setattr(measure_module, "carry_out", lambda *a, **k: runs.append(1) or real(*a, **k))
     target = Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")
     assert original_record(lm, target, "fb") == first

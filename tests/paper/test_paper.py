@@ -20,8 +20,8 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
+from formless.experiment.executors.base import Resources
+from formless.experiment.executors.local import InProcess
 from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.models.lm import LM
@@ -217,8 +217,8 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=0", "Target has 3 targets, counted from 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=-1", "argument --end_idx: a number under 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --name=Dan", "unknown target 'Dan'"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is no list of GPUs [--gpu]: e.g. 0,1"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is no list of GPUs"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is not a list of GPUs [--gpu]: e.g. 0,1"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is not a list of GPUs"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end=3", "unrecognized arguments: --end=3"),
         ("summarize.py --model=tiny", "the following arguments are required: --type"),
         ("summarize.py --model=tiny --type=rocr", "first: python run_expr_lora.py --model=tiny --type=rocr"),
@@ -238,7 +238,7 @@ def test_flags_reach_the_runner(paper: Paper, tiny_yaml: Path, monkeypatch: pyte
 
     def sweep(experiment: Any, out: Path, executor: Any, observer: Any, *, workers: int) -> Any:
         seen.append((out, executor.__self__, workers))
-        return SimpleNamespace(failed=[], runs=[], reports=[], found=0)
+        return SimpleNamespace(failed=[], runs=[], results=[], already_complete=0)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

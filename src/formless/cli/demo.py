@@ -10,7 +10,7 @@ import typer
 from formless import store
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.methods.registry import unlearn
 from formless.report.html import write_report
 

@@ -15,8 +15,7 @@ from formless.data.ort import SAMPLE, find_target
 from formless.edits.adapter import load_edit
 from formless.errors import UserError
 from formless.evaluation.plan import planned
-from formless.experiment.original import original_record
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit, original_record
 from formless.models.settings import prompt_style
 from formless.report.html import write_report
 from formless.report.independence import independence

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from formless.experiment.config import build_experiment, experiment_keys
-from formless.experiment.runs import Run
-from formless.experiment.sweep import read_plan
+from formless.experiment.runs import Run, read_plan
 from formless.report.independence import mean_over_seeds
 from formless.report.made import Made
 from formless.report.means import Mean, compared_means

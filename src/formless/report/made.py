@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from formless.evaluation.record import Record
-from formless.experiment.result import RunReport
+from formless.experiment.result import RunResult
 from formless.report.runs import Group
 
 
@@ -39,7 +39,7 @@ class Made:
     resident: int = 0
     gpu: int = 0
 
-    def add(self, group: Group, record: Record, report: RunReport) -> None:
+    def add(self, group: Group, record: Record, report: RunResult) -> None:
         """Take in one run."""
         code = report.code
         self.code[f"{code.commit}{', changed since' if code.dirty else ''}" if code else "an installed package"] += 1

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
 from formless.evaluation.record import Record
-from formless.experiment.config import EXPERIMENT, experiment_keys
-from formless.experiment.result import RunReport
+from formless.experiment.config import experiment_keys
+from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.charts import Curves, curves_chart, forms_chart, gap_chart, scatter_chart
 from formless.report.independence import mean_over_seeds
@@ -45,7 +45,7 @@ class Readings:
     made: Made = field(default_factory=Made)
     _count: int = 0
 
-    def look(self, measured: Measured, record: Record, report: RunReport | None) -> None:
+    def look(self, measured: Measured, record: Record, report: RunResult | None) -> None:
         """Take in one record."""
         group = measured.group
         if report:
@@ -113,7 +113,8 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     )  # fmt: skip
     page = environment.get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
-        experiment_file=EXPERIMENT, rows=rows, models=[_model(name, rows, found, readings) for name in _models(rows)],
+        experiment_file=store.ExperimentFolder(out).config.name,
+        rows=rows, models=[_model(name, rows, found, readings) for name in _models(rows)],
         overview=(COMBINED, FORGETTING, RETENTION, GAP, SECONDS), found=found, counts=_counts(found), made=readings.made,
         mebibytes={"memory": readings.made.resident // _BYTES, "GPU": readings.made.gpu // _BYTES}, listed=LISTED,
         is_cut=readings.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,

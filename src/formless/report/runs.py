@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
-from formless.experiment.result import LOG, ORIGINAL_RECORD, RECORD, RunReport, load_report, metrics
-from formless.experiment.runs import ORIGINAL, Run
-from formless.experiment.sweep import OUTSIDE, PLAN, others, read_plan
+from formless.experiment.result import RunResult, load_result, metrics
+from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.independence import Ratios, ratios
 from formless.report.summary import refuse_unlike
+from formless.store import ExperimentFolder
 
 SECONDS = "unlearning_seconds"
 FORGETTING, RETENTION, GAP, COMBINED = "forgetting", "retention", "form_gap", "combined"
@@ -103,7 +103,7 @@ class Gathered:
     cells: set[tuple[Group, str, int | None]] = field(default_factory=set)
 
 
-Look = Callable[[Measured, Record, "RunReport | None"], None]
+Look = Callable[[Measured, Record, "RunResult | None"], None]
 """Sees each record while it is in memory."""
 
 
@@ -123,7 +123,7 @@ def gather(paths: Sequence[Path], look: Look | None = None) -> Gathered:
     found = Gathered()
     loose: list[Path] = []
     for path in paths:
-        if (path / PLAN).is_file():
+        if ExperimentFolder(path).plan.is_file():
             _add_runs(path, found, look, f"{path.resolve().name}/" if len(paths) > 1 else "")
         else:
             loose.append(path)
@@ -148,8 +148,8 @@ def _add_runs(out: Path, found: Gathered, look: Look | None, prefix: str) -> Non
     """Target by target, the original first, so that its record serves all methods and is then let go."""
     by_target: dict[tuple[str, str], list[tuple[Group, Run]]] = {}
     plan = read_plan(out)
-    if outside := others(out, plan):
-        found.left_out[OUTSIDE] += outside
+    if outside := count_others(out, plan):
+        found.left_out[OTHER_RUNS] += outside
     for group, run in zip(groups(plan, prefix), plan, strict=True):
         found.planned[group] += 1
         by_target.setdefault((group.model, run.target), []).append((group, run))
@@ -157,19 +157,19 @@ def _add_runs(out: Path, found: Gathered, look: Look | None, prefix: str) -> Non
         original: Record | None = None
         for group, run in sorted(runs, key=lambda pair: pair[1].method != ORIGINAL):
             folder = run.folder(out)
-            report = load_report(folder, run)
+            report = load_result(folder, run)
             if report is None:
                 found.missing.append((group, run.title))
                 continue
             if not report.is_complete:
                 reason, log_end = report.reason or "", tuple(report.log_end[-_LOG_SHOWN:])
-                found.failures.append(Failure(group, run.title, reason, log_end, folder / LOG))
+                found.failures.append(Failure(group, run.title, reason, log_end, folder.log))
                 continue
             try:
-                record = load_record(folder / RECORD)
-                own = load_record(folder / ORIGINAL_RECORD) if (folder / ORIGINAL_RECORD).is_file() else original
+                record = load_record(folder.record)
+                own = load_record(folder.original) if folder.original.is_file() else original
             except DataError as error:
-                found.failures.append(Failure(group, run.title, str(error), log=folder / LOG))
+                found.failures.append(Failure(group, run.title, str(error), log=folder.log))
                 continue
             if run.method == ORIGINAL:
                 original, own = record, None

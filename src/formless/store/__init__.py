@@ -19,6 +19,7 @@ from formless.store.layout import (
     bundled_model_folder,
     cache_folder,
     original_record_path,
+    original_records_folder,
     refuse_newer,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "cache_folder",
     "new_folder",
     "original_record_path",
+    "original_records_folder",
     "refuse_existing",
     "refuse_newer",
     "sync_folder",

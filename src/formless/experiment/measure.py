@@ -1,0 +1,83 @@
+"""Evaluate a model without and with an edit. The original model is evaluated once per model, questions and precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from formless import store
+from formless.data.target import Target
+from formless.edits.edit import Edit
+from formless.errors import DataError, EditError, OutputError
+from formless.evaluation.evaluate import Progress, carry_out, evaluate
+from formless.evaluation.plan import planned
+from formless.evaluation.record import Record, load_record
+from formless.experiment.runs import RESULTS_VERSION
+from formless.models.lm import LM
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The records of a model without and with an edit, of the same questions."""
+
+    original: Record
+    edited: Record
+
+
+def measure_edit(
+    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+) -> Measurement:
+    """Evaluate a model on a target without and with an edit; leave the model as it was.
+
+    Neighbors that the edit was trained on are left out of both evaluations.
+    """
+    trained = edit.info.trained_neighbors
+    original = original_record(lm, target, suite, limit=limit, without_neighbors=trained, progress=progress)
+    with edit.applied(lm):
+        edited = evaluate(lm, target, suite, limit=limit, progress=progress)
+    return Measurement(original, edited)
+
+
+def original_record(
+    lm: LM,
+    target: Target,
+    suite: str = "ort",
+    *,
+    limit: int | None = None,
+    without_neighbors: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Record:
+    """Return the record of the model without any edit, from the cache if it is there.
+
+    Args:
+        lm: The model.
+        target: The target with its files.
+        suite: The name of a suite or a list, as for `evaluate`.
+        limit: The largest number of rows per file and task.
+        without_neighbors: Neighbors whose items are left out, to compare with an edit that was trained on them.
+        progress: Called as by `evaluate`.
+
+    Raises:
+        EditError: An edit is applied to the model.
+        UserError: As `evaluate`.
+    """
+    if lm.edits:
+        raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
+    plan = planned(target, suite, limit, without_neighbors=without_neighbors)
+    parts = [(job.part.name, job.split) for job in plan.jobs]
+    key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
+    path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
+    try:
+        cached = load_record(path)
+    except DataError:  # it is not there, or another version of Formless wrote it
+        record = carry_out(lm, plan, progress=progress)
+        try:
+            record.save(path)
+        except OutputError as error:
+            warnings.warn(f"the original model's record is not kept: {error}", stacklevel=2)
+        return record
+    folder = target.folder.name if target.folder else target.subject
+    return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
