@@ -59,9 +59,7 @@ def test_a_release_keeps_the_ids_unless_results_change(experiment: Build, monkey
     assert not ids(experiment()) & first
 
 
-def test_the_id_is_of_what_determines_the_result(
-    experiment: Build, model_folder: Path, people: Path, tmp_path: Path
-) -> None:
+def test_the_id_is_of_what_determines_the_result(experiment: Build, model_folder: Path, people: Path, tmp_path: Path) -> None:
     plain = {"methods": [{"method": "ga"}], "targets": 1}
     first = ids(experiment(**plain))
     same: list[dict[str, Any]] = [

@@ -38,7 +38,7 @@ from formless.methods.registry import build_method, method_config
 from formless.models.lm import LM
 from formless.models.loading import load
 from formless.models.settings import prompt_style
-from formless.store import RunFolder
+from formless.store import RunFolder, remove_folder
 
 _MARK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -80,7 +80,7 @@ def execute_run(run: Run, folder: RunFolder, session: Session, callback: Progres
                 reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
                 log(traceback.format_exc().rstrip())
                 session.forget_model()  # its state is unknown
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)  # from there it would fail again
+            remove_folder(folder.checkpoints)  # from there it would fail again
             seconds = time.perf_counter() - start
             result = failed_result(run, folder, cause, reason, attempts=attempt, started=started, seconds=seconds)
             result.save(folder)
@@ -106,7 +106,7 @@ def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, a
         if original:
             original.save(folder.original)
         record.save(folder.record)
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        remove_folder(folder.checkpoints)
     return RunResult(
         id=run.id, status="complete", attempts=attempt, run=run, metrics=metrics(record), timings=steps.timings(),
         memory=peak.read(), model_fingerprint=lm.fingerprint, files=file_sizes(folder),
@@ -148,7 +148,7 @@ def _remove_earlier(folder: RunFolder) -> None:
     """Remove what an earlier attempt left, its result first, except the log and the checkpoints."""
     for path in (folder.result, folder.record, folder.original):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder.edit, ignore_errors=True)
+    remove_folder(folder.edit)
     for path in folder.unfinished():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -91,8 +91,7 @@ def sweep(
         done = [result for result in found if result and result.is_complete]
         complete = {result.id for result in done}
         missing = [run for run in runs if run.id not in complete]
-        for run in missing:  # a sweep that was killed may have left it
-            run.folder(out).progress.unlink(missing_ok=True)
+        _remove_rest(folder, runs)
         callback.on_begin(runs, done, workers)
         results: list[RunResult] = []
         working = executor(held).execute(missing, out, callback.on_progress)
@@ -105,3 +104,11 @@ def sweep(
         finally:
             working.close()
     return SweepResult(runs, len(done), tuple(results))
+
+
+def _remove_rest(folder: store.ExperimentFolder, runs: Sequence[Run]) -> None:
+    """Remove what a sweep that was killed may have left beside its results."""
+    for path in folder.unfinished():
+        path.unlink()
+    for run in runs:
+        run.folder(folder.path).progress.unlink(missing_ok=True)

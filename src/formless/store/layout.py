@@ -192,6 +192,10 @@ class ExperimentFolder:
         """The folder of one run."""
         return RunFolder(self.runs / model / label / target / run_id)
 
+    def unfinished(self) -> list[Path]:
+        """Files that were being written when a process died."""
+        return list(self.path.glob(".*.part"))
+
     def ended(self) -> Iterator[tuple[str, RunFolder]]:
         """Id and folder of every run that has ended, of earlier experiments too, in the order of the folders' names."""
         for result in sorted(self.runs.glob("*/*/*/*/run.json")):
