@@ -35,6 +35,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback address
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # no idle workers beside the actors
+        patch.setenv("RAY_enable_worker_prestart", "0")
         patch.setenv("MISHAP_ONCE", str(marks))
         patch.chdir(marks)
         from ray.cluster_utils import Cluster

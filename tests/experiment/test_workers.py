@@ -51,18 +51,9 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
-def test_a_run_that_was_finished_when_its_worker_died_is_finished(experiment: Build, go: Any, tmp_path: Path) -> None:
-    done = go(experiment(methods=[mishap("last")], targets=1), retries=1)
-    assert [(result.status, result.attempts) for result in done.results] == [("complete", 1)]
-    folder = done.results[0].run.folder(tmp_path / "out").path
-    assert RunResult.model_validate_json((folder / "run.json").read_bytes()).is_complete
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("mishaps")
 def test_whatever_happens_to_a_worker_the_others_go_on(experiment: Build, go: Any, tmp_path: Path) -> None:
-    kinds = ("segfault", "killed", "exit", "hang", "spin", "error", "refuse")
-    done = go(experiment(methods=[*map(mishap, kinds), "icu"], targets=1), timeout=4.0, stuck=2.0, retries=0)
+    methods = [*map(mishap, ("segfault", "killed", "exit", "hang", "spin", "refuse")), "icu", mishap("error")]
+    done = go(experiment(methods=methods, targets=1), timeout=4.0, stuck=2.0, retries=0)
     found = {result.run.label: result for result in done.results}
     assert {label: result.cause for label, result in found.items()} == {
         "segfault": "crash", "killed": "crash", "exit": "crash", "hang": "stuck", "spin": "timeout", "error": "error",
@@ -94,17 +85,19 @@ def test_retries_in_a_fresh_process(
 ) -> None:
     (tmp_path / "marks").mkdir()
     monkeypatch.setenv("MISHAP_ONCE", str(tmp_path / "marks"))
-    done = go(experiment(methods=[mishap("segfault"), mishap("error"), mishap("refuse")], targets=1), retries=1)
+    kinds = ("segfault", "error", "refuse", "last")
+    done = go(experiment(methods=[*map(mishap, kinds)], targets=1), retries=1)
     assert [(result.run.label, result.status, result.attempts) for result in done.results] == [
         ("segfault", "complete", 2),
         ("error", "complete", 2),
         ("refuse", "failed", 1),  # what the user must mend fails again
+        ("last", "complete", 1),  # the run was complete when its worker died
     ]
     log = done.runs[0].folder(tmp_path / "out").log.read_text()
     assert "attempt 1" in log
     assert "SIGSEGV" in log
     assert "attempt 2" in log
-    assert len(recorder.results) == 3
+    assert len(recorder.results) == 4
 
 
 @pytest.mark.slow
@@ -125,7 +118,7 @@ def test_workers_give_what_this_process_gives(experiment: Build, go: Any, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
-def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, recorder: Any) -> None:
     site = tmp_path / "site" / "sitecustomize.py"
     site.write_text(
         "import errno, os, sys\n"
@@ -142,8 +135,7 @@ def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, 
         pytest.skip("the file behind a descriptor is read from /proc")
     with pytest.raises(OutputError, match=r"no space left on device.*record\.json"):
         go(wanted, retries=3)
-    site.unlink()
-    again = go(wanted)
+    again = sweep(wanted, tmp_path / "out", lambda hold: InProcess(), recorder)
     assert (again.already_complete, len(again.results), again.failed) == (1, 3, [])
 
 
