@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
-from formless.evaluation.record import Split
 from formless.report.differences import compare_folders
 from tests.report.made_runs import fail_run, keep_run, made_record, made_run, write_plan, write_runs
 

@@ -25,7 +25,7 @@ from formless.experiment.executors.local import InProcess
 from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.models.lm import LM
-from formless.models.outline import outline
+from formless.models.loading import load_meta
 from formless.models.settings import settings_for
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -308,7 +308,7 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if " GB |" in line]
     assert len(table) == 4
     for column, name in ((1, "llama3"), (2, "mistral")):
-        found, shipped = outline(str(tmp_path / name), dtype="float16"), settings_for(name)
+        found, shipped = load_meta(str(tmp_path / name), dtype="float16"), settings_for(name)
         types = yaml.safe_load((PAPER / "models" / f"{name}.yaml").read_text("utf-8"))["types"]
         plain, redirected, trained, halved = (float(row[column].removesuffix(" GB")) for row in table)
         for label, settings in types.items():

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, Split, TaskResult
+from formless.data.target import Split
+from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, TaskResult
 from formless.experiment import runs as runs_module
 from formless.experiment.config import build_experiment
 from formless.experiment.result import Memory, RunResult, failed_result, file_sizes, metrics

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from formless.errors import DataError, UnknownNameError
-from formless.evaluation.record import Record, Split, load_record
+from formless.data.target import Split
+from formless.evaluation.record import Record, load_record
 from formless.experiment.result import RunResult, metrics
 from formless.experiment.runs import Run
 from formless.report import runs as runs_module

@@ -13,12 +13,12 @@ from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
 from formless.data.target import Row, Target
 from formless.errors import DataError, UserError
-from formless.evaluation.plan import planned
+from formless.evaluation.plan import make_plan
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, build_method, check, method_config
-from formless.models.bundled import PACKAGE, VERSION
+from formless.models.bundled import BUNDLED_MODELS
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -115,7 +115,7 @@ def place_digest(place: Path) -> str:
 def model_digest(settings: ModelSettings, revision: str | None) -> str:
     """Identify a model before it is loaded: by a folder's content, a hub id's revision or the bundled model's version."""
     if settings.source == BUNDLED:
-        return f"{PACKAGE} {VERSION}"
+        return BUNDLED_MODELS[settings.name].release
     if Path(settings.source).is_dir():
         return place_digest(Path(settings.source))
     return f"{settings.source}@{revision or 'main'}"
@@ -123,8 +123,8 @@ def model_digest(settings: ModelSettings, revision: str | None) -> str:
 
 def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:
     """Return a hash of the target's files that a method and a suite read; validate the files on the way."""
-    plan = planned(target, suite, limit)
-    asked = {file for job in plan.jobs for file in job.rows} | ({"forget_level2"} if plan.questions else set())
+    plan = make_plan(target, suite, limit)
+    asked = {file for job in plan.jobs for file, _ in job.rows} | ({"forget_level2"} if plan.questions else set())
     if reads := METHODS[method].reads:
         target.rows(reads, Row)
         asked.add(reads)

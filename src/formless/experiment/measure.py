@@ -12,11 +12,12 @@ from formless import store
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, EditError, OutputError
-from formless.evaluation.evaluate import Progress, carry_out, evaluate
-from formless.evaluation.plan import planned
+from formless.evaluation.evaluate import evaluate, run_plan
+from formless.evaluation.plan import make_plan
 from formless.evaluation.record import Record, load_record
 from formless.experiment.runs import RESULTS_VERSION
 from formless.models.lm import LM
+from formless.progress import Progress, progress_bar
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Measurement:
 
 
 def measure_edit(
-    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: bool | Progress = True
 ) -> Measurement:
     """Evaluate a model on a target without and with an edit; leave the model as it was.
 
     Neighbors that the edit was trained on are left out of both evaluations.
     """
     trained = edit.info.trained_neighbors
-    original = original_record(lm, target, suite, limit=limit, without_neighbors=trained, progress=progress)
+    original = original_record(lm, target, suite, limit=limit, excluded_neighbors=trained, progress=progress)
     with edit.applied(lm):
         edited = evaluate(lm, target, suite, limit=limit, progress=progress)
     return Measurement(original, edited)
@@ -47,8 +48,8 @@ def original_record(
     suite: str = "ort",
     *,
     limit: int | None = None,
-    without_neighbors: Collection[str] = (),
-    progress: Progress | None = None,
+    excluded_neighbors: Collection[str] = (),
+    progress: bool | Progress = True,
 ) -> Record:
     """Return the record of the model without any edit, from the cache if it is there.
 
@@ -57,8 +58,8 @@ def original_record(
         target: The target with its files.
         suite: The name of a suite or a list, as for `evaluate`.
         limit: The largest number of rows per file and task.
-        without_neighbors: Neighbors whose items are left out, to compare with an edit that was trained on them.
-        progress: Called as by `evaluate`.
+        excluded_neighbors: Neighbors whose items are left out, to compare with an edit that was trained on them.
+        progress: A callback, or whether a bar is shown in a terminal or a notebook.
 
     Raises:
         EditError: An edit is applied to the model.
@@ -66,14 +67,15 @@ def original_record(
     """
     if lm.edits:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
-    plan = planned(target, suite, limit, without_neighbors=without_neighbors)
-    parts = [(job.part.name, job.split) for job in plan.jobs]
+    plan = make_plan(target, suite, limit, excluded_neighbors=excluded_neighbors)
+    parts = [(job.task.name, job.split) for job in plan.jobs]
     key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
     try:
         cached = load_record(path)
     except DataError:  # it is not there, or another version of Formless wrote it
-        record = carry_out(lm, plan, progress=progress)
+        with progress_bar(progress, target.subject) as report:
+            record = run_plan(lm, plan, report)
         try:
             record.save(path)
         except OutputError as error:

@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless import provenance
+from formless.data.target import Split
 from formless.evaluation.record import Record
+from formless.evaluation.statistics import Metric
 from formless.experiment.runs import Run
 from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, refuse_newer, write_text
 
@@ -36,6 +38,24 @@ class Memory(BaseModel):
     gpu: int | None
 
 
+class RunMetric(Metric):
+    """A metric of a run, with its key.
+
+    Args:
+        task: Short name of the task.
+        split: Forget or neighbor items; null for a task about neither.
+        metric: Short name of the metric.
+        group: The part of the task's items that the metric is over; null for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    split: Split | None
+    metric: str
+    group: str | None
+
+
 class RunResult(BaseModel):
     """How one run ended.
 
@@ -47,7 +67,7 @@ class RunResult(BaseModel):
         log_end: The last lines of a failed run's log.
         attempts: How often the run was started in this sweep.
         run: The run with all its settings.
-        metrics: The means over items of every task that the target has files for.
+        metrics: The metrics that have a value, each with its confidence interval and number of items.
         timings: Seconds of `loading` (0 if the model was loaded before), `unlearning`, `evaluating`, `saving`, and `total`.
         memory: The peak.
         model_fingerprint: A hash of the model's weights.
@@ -69,7 +89,7 @@ class RunResult(BaseModel):
     log_end: list[str] = []
     attempts: int
     run: Run
-    metrics: dict[str, float] = {}
+    metrics: list[RunMetric] = []
     timings: dict[str, float]
     memory: Memory | None = None
     model_fingerprint: str | None = None
@@ -150,12 +170,6 @@ def _log_end(folder: RunFolder) -> list[str]:
         return []
 
 
-def metrics(record: Record) -> dict[str, float]:
-    """Return the metrics of a record that have a value, e.g. `forget_fb`, `mmlu_accuracy`, `forget_gen_qa_rouge_l`."""
-    forms = {f"{form.split}_{form.form}": form.mean for form in record.forms}
-    tasks = {
-        "_".join(filter(None, (task.split, task.task, name))): figure.value
-        for task in record.tasks
-        for name, figure in task.figures.items()
-    }
-    return {name: value for name, value in (forms | tasks).items() if value is not None}
+def run_metrics(record: Record) -> list[RunMetric]:
+    """Return the metrics of a record that have a value, as run.json lists them."""
+    return [RunMetric(**key._asdict(), **found.model_dump()) for key, found in record.metrics().items()]

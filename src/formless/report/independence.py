@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formless.evaluation.forms import FORMS
-from formless.evaluation.record import FormResult, Record, Split
+from formless.data.target import Split
+from formless.evaluation.record import FormResult, Record
 from formless.evaluation.scoring import mean_interval
 from formless.report.summary import refuse_unlike
 
