@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from formless import store
 from formless.cli import terminal
-from formless.cli.report import PAGE
 from formless.cli.sweep_progress import sweep_progress
 from formless.errors import INTERRUPTED, UserError
 from formless.experiment.config import EXPERIMENT, build_experiment, experiment_keys
@@ -96,7 +96,7 @@ def run_command(
         raise typer.Exit(INTERRUPTED) from None
     _show(done, folder)
     if report:
-        page = folder / PAGE
+        page = store.ExperimentFolder(folder).report
         write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
         terminal.out.print(f"report: {page}", soft_wrap=True, markup=False)
     if done.failed:
