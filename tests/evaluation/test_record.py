@@ -10,8 +10,9 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError
-from formless.evaluation.record import FORMAT, MetricKey, Record, load_record
+from formless.evaluation.record import MetricKey, Record, load_record
 from formless.models.lm import LM
+from formless.store import RECORD_SCHEMA
 
 Tiny = Callable[..., LM]
 
@@ -48,8 +49,8 @@ def test_what_is_no_record_is_named(record: Record, tmp_path: Path) -> None:
 
 def test_a_newer_record_is_refused_for_that_reason(record: Record, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    path.write_text(json.dumps(json.loads(record.model_dump_json()) | {"format": FORMAT + 1}))
-    with pytest.raises(DataError, match=f"schema version {FORMAT + 1}.*upgrade formless"):
+    path.write_text(json.dumps(json.loads(record.model_dump_json()) | {"format": RECORD_SCHEMA + 1}))
+    with pytest.raises(DataError, match=f"newer schema version {RECORD_SCHEMA + 1}.*update Formless"):
         load_record(path)
 
 
@@ -113,7 +114,7 @@ def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> No
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
     new = load_record(path)
-    assert (new.format, new.excluded_neighbors, new.answers[0].answer) == (FORMAT, ["Bob"], "Ada")
+    assert (new.format, new.excluded_neighbors, new.answers[0].answer) == (RECORD_SCHEMA, ["Bob"], "Ada")
     values = {key: (found.value, found.n) for key, found in new.metrics().items()}
     assert values[MetricKey("fb", "forget", "probability")] == (0.5, 1)
     assert values[MetricKey("mcp_choice", "forget", "accuracy")] == (1.0, 1)

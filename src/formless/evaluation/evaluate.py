@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from formless import provenance
@@ -12,11 +12,11 @@ from formless.evaluation.plan import Job, Plan, make_plan
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
 from formless.evaluation.task import Generate, Query, Request, Response, ScoreAnswer, ScoreText
 from formless.models.scores import Skipped
+from formless.progress import Progress, WorkProgress, progress_bar
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-Progress = Callable[[str, int, int], None]
 Responses = dict[Request, Response | Skipped]
 
 FREE_TOKENS = 40
@@ -26,7 +26,7 @@ GENERATED_TOKEN_COST = 2
 
 
 def evaluate(
-    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: bool | Progress = True
 ) -> Record:
     """Question a model about a target, forget and neighbor items alike; the record notes the edits on the model.
 
@@ -37,14 +37,22 @@ def evaluate(
         target: The target with its files.
         suite: A suite's name, or a list of suites and tasks such as `fb,qa,mmlu`.
         limit: Most rows per file and task, evenly spread.
-        progress: Called with what is asked, the work done and all work.
+        progress: A callback, or whether a bar is shown in a terminal or a notebook.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> record = formless.evaluate(lm, formless.find_target("sample", "Marie Curie"), "qa", limit=2, progress=False)
+        >>> record.task("qa", "forget").metric("probability").n
+        2
 
     Raises:
         UserError: An unknown suite or task, a missing or broken file, or a model that gives NaN or runs out of memory. A
             failure never counts as an answer.
     """
     plan = make_plan(target, suite, limit, excluded_neighbors=trained_neighbors(lm.edits))
-    return run_plan(lm, plan, progress=progress)
+    with progress_bar(progress, target.subject) as report:
+        return run_plan(lm, plan, report)
 
 
 def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -52,13 +60,13 @@ def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
     return {name for edit in edits for name in edit.get("trained_neighbors", ())}
 
 
-def run_plan(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
+def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
     """Ask all that was planned; see `evaluate`."""
     start = time.perf_counter()
     queries = [job.queries(lm) for job in plan.jobs]
     free = [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
     requests = [request for own in queries for query in own for request in query.requests]
-    responses = respond(lm, [*requests, *free], progress=progress)
+    responses = respond(lm, [*requests, *free], report)
     tasks = [_task_result(job, own, responses) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
     return Record(
@@ -73,7 +81,7 @@ def run_plan(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
     )  # fmt: skip
 
 
-def respond(lm: LM, requests: Sequence[Request], *, progress: Progress | None = None) -> Responses:
+def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     """Run a model on requests, each different one once.
 
     Requests of a kind go through the model together: prompts of several tasks begin alike, and batches are fuller.
@@ -81,7 +89,7 @@ def respond(lm: LM, requests: Sequence[Request], *, progress: Progress | None = 
     Args:
         lm: The model.
         requests: Of any kinds.
-        progress: Called with what is done, the work done and all work.
+        report: The progress callback.
 
     Returns:
         A response to each request, or why it has none: an answer without a token, or too little room in the context.
@@ -93,23 +101,23 @@ def respond(lm: LM, requests: Sequence[Request], *, progress: Progress | None = 
     for request in unique:
         if isinstance(request, Generate):
             written.setdefault((request.max_new_tokens, request.one_line, request.until), []).append(request)
-    steps = _Steps([own for own in (answers, texts, *written.values()) if own], progress)
+    steps = _Steps([own for own in (answers, texts, *written.values()) if own], report)
     found: Responses = {}
     if answers:
-        with_progress = steps.begin("scoring answers")
+        advance = steps.begin("scoring answers")
         pairs = [(request.prompt, request.answer) for request in answers]
-        found |= dict(zip(answers, lm.score(pairs, progress=with_progress), strict=True))
+        found |= dict(zip(answers, lm.score(pairs, progress=advance), strict=True))
     if texts:
-        with_progress = steps.begin("scoring texts")
-        found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=with_progress), strict=True))
+        advance = steps.begin("scoring texts")
+        found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=advance), strict=True))
     for own in written.values():
-        with_progress = steps.begin("generating answers")
-        found |= dict(zip(own, _generated(lm, own, with_progress), strict=True))
+        advance = steps.begin("generating answers")
+        found |= dict(zip(own, _generated(lm, own, advance), strict=True))
     steps.finish()
     return found
 
 
-def _generated(lm: LM, requests: Sequence[Generate], progress: Callable[[int, int], None]) -> list[str | Skipped]:
+def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> list[str | Skipped]:
     """Return the texts of requests with the same settings, or why there is no room for one."""
     first = requests[0]
     reasons = [lm.lacks_room(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
@@ -157,29 +165,27 @@ class _Steps:
 
     Args:
         steps: The requests of each step.
-        progress: The callback.
+        report: The callback.
     """
 
-    def __init__(self, steps: Sequence[Sequence[Request]], progress: Progress | None) -> None:
+    def __init__(self, steps: Sequence[Sequence[Request]], report: Progress) -> None:
         self._costs = [sum(map(cost, step)) for step in steps]
-        self._progress, self._number = progress, -1
+        self._report, self._number = report, -1
 
-    def begin(self, title: str) -> Callable[[int, int], None]:
+    def begin(self, title: str) -> WorkProgress:
         """Begin the next step and return its own callback."""
         self._number += 1
         before, own = sum(self._costs[: self._number]), self._costs[self._number]
 
         def advance(done: int, total: int) -> None:
-            if self._progress:
-                self._progress(title, before + own * done // max(total, 1), sum(self._costs))
+            self._report(title, before + own * done // max(total, 1), sum(self._costs))
 
         advance(0, 1)
         return advance
 
     def finish(self) -> None:
         """Report that all is done."""
-        if self._progress:
-            self._progress("done", sum(self._costs), sum(self._costs))
+        self._report("done", sum(self._costs), sum(self._costs))
 
 
 def cost(request: Request) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from formless import store
 from formless.errors import DataError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from formless.evaluation.task import Task
 
 Split = Literal["forget", "neighbor"]
-FORMAT = 3
 
 
 class MetricKey(NamedTuple):
@@ -222,17 +221,16 @@ def load_record(path: str | Path) -> Record:
     Raises:
         DataError: The file is missing, holds no record, or was written by a newer version.
     """
-    remedy = "give a file that `formless eval --out` wrote"
     try:
-        found = json.loads(Path(path).read_text("utf-8"))
-        version = found.get("format") if isinstance(found, dict) else None
-        if isinstance(version, int) and version > FORMAT:
-            what = f"the record has schema version {version}, and this formless reads up to {FORMAT}"
-            raise DataError(what, where=path, remedy="upgrade formless")
-        return Record.model_validate(upgraded(found) if version == 2 else found)
+        content = Path(path).read_text("utf-8")
+        store.refuse_newer(content, store.RECORD_SCHEMA, Path(path))
+        found = json.loads(content)
+        is_older = isinstance(found, dict) and found.get("format") == 2
+        return Record.model_validate(upgraded(found) if is_older else found)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        remedy = "give a file that `formless eval --out` wrote"
         raise DataError("the record cannot be read", where=path, remedy=remedy) from error
 
 
@@ -275,7 +273,7 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
     answers = [
         {("skipped" if name == "unscored" else name): value for name, value in answer.items()} for answer in old["answers"]
     ]
-    return new | {"format": FORMAT, "answers": answers, "excluded_neighbors": old.get("without_neighbors", [])}
+    return new | {"format": store.RECORD_SCHEMA, "answers": answers, "excluded_neighbors": old.get("without_neighbors", [])}
 
 
 def _upgraded_probe(task: Task, item: Mapping[str, Any]) -> dict[str, Any]:
