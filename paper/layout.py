@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,8 +13,9 @@ import yaml
 
 from formless import store
 from formless.cli import terminal
+from formless.data.target import Split
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
-from formless.evaluation.record import Record, Split, load_record
+from formless.evaluation.record import Record, TaskMetric, load_record
 from formless.experiment.result import RunResult, load_result
 
 DATA = Path("data/ORT/Target")
@@ -89,33 +90,43 @@ def complete_runs(out: Path) -> list[RunResult]:
 def write_results(result: RunResult, out: Path, results: Path) -> None:
     """Write a complete run's `<target>/<task>.json`."""
     record = load_record(result.run.folder(out).record)
-    for task, figures in task_figures(record).items():
-        store.write_text(results / result.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
+    for task, metrics in task_metrics(record).items():
+        store.write_text(results / result.run.target / f"{task}.json", json.dumps(metrics, indent=2) + "\n")
 
 
-def task_figures(record: Record) -> dict[str, dict[str, float]]:
-    """Return the metrics by task, e.g. the mean probability of `forget_fb` or the `acc` of `mmlu`, and the numbers of items."""
-    found: dict[str, dict[str, float | None]] = {}
-    for form in record.forms:
-        if form.status == "scored":
-            found[_task(form.form, form.split)] = {
-                PROBABILITY: form.mean, "token_accuracy": form.token_accuracy, "count": form.count, "skipped": form.skipped
-            }  # fmt: skip
-    for task in record.tasks:
-        if task.status == "scored":
-            figures = {METRICS.get(name, name): figure.value for name, figure in task.figures.items()}
-            found[_task(TASKS.get(task.task, task.task), task.split)] = figures | {"skipped": task.skipped}
-    return {task: {name: value for name, value in figures.items() if value is not None} for task, figures in found.items()}
+def task_metrics(record: Record) -> dict[str, dict[str, float]]:
+    """Return the metrics by published task: the mean probability of `forget_fb`, the `acc` of `mmlu` and so on.
+
+    An item that is scored by probability also has the numbers of scored and of skipped items, for each type of attack too.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task in (task for task in record.tasks if task.status == "complete"):
+        if task.split is None or not any(metric.metric == PROBABILITY for metric in task.metrics):
+            metrics = {"_".join(filter(None, key)): value for key, value in _values(task.metrics).items()}
+            found[_task(TASKS.get(task.task, task.task), task.split)] = metrics | {"skipped": task.skipped}
+            continue
+        for group in dict.fromkeys(metric.group for metric in task.metrics):
+            own = [metric for metric in task.metrics if metric.group == group]
+            skipped = sum(not item.metrics for item in task.items if group in (None, item.group))
+            name = _task(task.task if group is None else f"{task.task}_{group.replace(' ', '_')}", task.split)
+            metrics = {metric: value for (metric, _), value in _values(own).items()}
+            found[name] = metrics | {"count": max(metric.n for metric in own), "skipped": skipped}
+    return found
+
+
+def _values(metrics: Sequence[TaskMetric]) -> dict[tuple[str, str | None], float]:
+    """Return the metrics that have a value, by published name and group."""
+    return {(METRICS.get(found.metric, found.metric), found.group): found.value for found in metrics if found.value is not None}
 
 
 def columns(record: Record) -> dict[str, float]:
-    """Return the metrics of a record as columns: the probability of a form, every metric of another task."""
+    """Return the metrics of a record as columns: the probability where items are scored by it, else every metric."""
     found: dict[str, float] = {}
-    for task, figures in task_figures(record).items():
-        if "count" in figures:
-            found |= {task: figures[PROBABILITY]} if PROBABILITY in figures else {}
+    for task, metrics in task_metrics(record).items():
+        if "count" in metrics:
+            found |= {task: metrics[PROBABILITY]} if PROBABILITY in metrics else {}
         else:
-            found |= {f"{task}_{name}": value for name, value in figures.items() if name not in COUNTS}
+            found |= {f"{task}_{name}": value for name, value in metrics.items() if name not in COUNTS}
     return found
 
 

@@ -19,8 +19,9 @@ from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
-from formless.report.means import Mean, compared_means
-from formless.report.runs import is_alike
+from formless.report.comparison import is_alike
+from formless.report.summary import Summary, summarize_pairs
+from formless.report.tables import Table
 from formless.store import RunFolder
 
 Folders = Mapping[str, Mapping[str, RunFolder]]
@@ -42,9 +43,9 @@ def summarize(model: str, chosen: str) -> int:
     if chosen not in folders:
         remedy = f"first: python run_expr_lora.py --model={model} --type={chosen}"
         raise DataError(f"{chosen} has no results", where=RUNS / name, remedy=remedy)
-    rows = {method: compared_means(pairs) for method, pairs in _pairs(folders).items()}
+    rows = {method: summarize_pairs(pairs) for method, pairs in _pairs(folders).items()}
     for method in rows:
-        _say_gaps(name, method, len(folders[method]), max((mean.targets for mean in rows[method].values()), default=0))
+        _say_gaps(name, method, len(folders[method]), _most_targets(rows[method]))
     if ORIGINAL not in rows:
         say("no changes are shown: the original model has no results (--type=original)")
     path = Path(f"{name}_total_result.csv")
@@ -95,29 +96,36 @@ def _say_gaps(model: str, method: str, complete: int, counted: int) -> None:
         say(f"{method}: {counted} targets; " + ", ".join(f"{count} {what}" for what, count in gaps.items() if count))
 
 
-def _csv(rows: Mapping[str, Mapping[str, Mean]]) -> str:
+def _most_targets(found: Mapping[str, Summary]) -> int:
+    """Return the largest number of targets of any column."""
+    return max((summary.value.n for summary in found.values()), default=0)
+
+
+def _csv(rows: Mapping[str, Mapping[str, Summary]]) -> str:
     """Return the published columns, the other metrics, and `targets`, the number of targets in a row's means."""
     names = list(dict.fromkeys([*COLUMNS, *(name for means in rows.values() for name in means)]))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, ["method", *names, "targets"], lineterminator="\n")
     writer.writeheader()
-    for method, means in rows.items():
-        cells = {name: cell(mean) for name, mean in means.items()}
-        writer.writerow({"method": method, **cells, "targets": max((mean.targets for mean in means.values()), default=0)})
+    for method, found in rows.items():
+        cells = {name: cell(summary) for name, summary in found.items()}
+        writer.writerow({"method": method, **cells, "targets": _most_targets(found)})
     return buffer.getvalue()
 
 
-def cell(mean: Mean) -> str:
-    """Return `0.4000(-50.00%)`, or the mean alone if there is nothing to compare it with."""
-    change = "" if mean.relative is None else f"({100 * mean.relative:.2f}%)"
-    return f"{mean.value:.4f}{change}"
+def cell(summary: Summary) -> str:
+    """Return e.g. `0.4000(-50.00%)`; the mean alone if there is nothing to compare it with."""
+    change = f"({100 * summary.relative.value:.2f}%)" if summary.relative else ""
+    return f"{summary.value.value:.4f}{change}"
 
 
-def _show(rows: Mapping[str, Mapping[str, Mean]], chosen: str) -> None:
+def _show(rows: Mapping[str, Mapping[str, Summary]], chosen: str) -> None:
     """Print the chosen type beside the original."""
     shown = [method for method in rows if method in (ORIGINAL, chosen)]
-    body = [(name, *(cell(rows[method][name]) if name in rows[method] else "–" for method in shown)) for name in rows[chosen]]
-    terminal.show_table(("metric", *shown), body, "")
+    body = tuple(
+        (name, *(cell(rows[method][name]) if name in rows[method] else "–" for method in shown)) for name in rows[chosen]
+    )
+    terminal.show_table(Table("", ("metric", *shown), body))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
 from formless.experiment.result import RunResult
@@ -72,6 +73,11 @@ class Mishap:
 
 MISHAP = Entry("mishap", "goes wrong", "none", Config, Mishap)
 """
+
+
+def values(record: Record) -> dict[MetricKey, float | None]:
+    """The metrics of a record, without their intervals."""
+    return {key: found.value for key, found in record.metrics().items()}
 
 
 class Recorder:

@@ -23,6 +23,7 @@ from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult
 from formless.experiment.sweep import SweepResult, sweep
+from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
 
@@ -117,7 +118,7 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
         folder, other = run.folder(tmp_path / "out").path, run.folder(tmp_path / "here").path
         assert {path.name for path in folder.iterdir()} == {path.name for path in other.iterdir()}
         ours, theirs = (load_record(place / "record.json") for place in (folder, other))
-        assert [form.mean for form in ours.forms] == pytest.approx([form.mean for form in theirs.forms], abs=1e-6)
+        assert values(ours) == pytest.approx(values(theirs), abs=1e-6)
     logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in here.runs)
     assert logs.count("an actor starts") == 2
 

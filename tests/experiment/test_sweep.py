@@ -27,6 +27,7 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import read_plan
 from formless.experiment.status import locked, read_status
 from formless.experiment.sweep import SweepResult, sweep
+from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
 FILES = {"run.json", "record.json", "log.txt"}
@@ -58,10 +59,16 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
     model = f"tiny-{run.inputs['model'][:6]}"
     assert folder.relative_to(tmp_path / "out").parts == ("runs", model, "rocr", "2_Person_2", run.id)
     record = load_record(folder / "record.json")
-    assert record.form("fb", "forget").mean == pytest.approx(by_hand.form("fb", "forget").mean, abs=1e-9)
+    assert values(record) == pytest.approx(values(by_hand), abs=1e-9)
     result = results(tmp_path / "out")[run.id]
-    assert result.metrics["forget_qa"] == record.form("qa", "forget").mean
-    assert result.metrics["neighbor_fb"] == record.form("fb", "neighbor").mean
+    (metric,) = [
+        found for found in result.metrics if (found.task, found.split, found.metric) == ("qa", "forget", "probability")
+    ]
+    assert metric.model_dump() == {
+        "value": values(record)["qa", "forget", "probability", None], "ci": None, "n": 1, "task": "qa", "split": "forget",
+        "metric": "probability", "group": None,
+    }  # fmt: skip
+    assert len(result.metrics) == len(record.metrics())
     assert (result.status, result.attempts) == ("complete", 1)
     assert (result.run.config["l2"], result.run.config["mode"]) == (0, "unrelated")
     assert set(result.timings) == {"loading", "unlearning", "evaluating", "saving", "total"}
@@ -78,10 +85,10 @@ def test_one_load_and_one_measure_of_the_original(
     experiment: Build, go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads, measured = [], []
-    load, carry_out = run_module.load, measure_module.carry_out
+    load, run_plan = run_module.load, measure_module.run_plan
     monkeypatch.setattr(run_module, "load", lambda *a, **k: loads.append(1) or load(*a, **k))
     monkeypatch.setattr(
-        measure_module, "carry_out", lambda lm, plan, **k: measured.append(plan.target.subject) or carry_out(lm, plan, **k)
+        measure_module, "run_plan", lambda lm, plan, report: measured.append(plan.target.subject) or run_plan(lm, plan, report)
     )
     go(experiment(methods=["original", "icu"]))
     assert len(loads) == 1
@@ -109,7 +116,7 @@ def test_half_written_files_are_not_read(experiment: Build, go: Any, tmp_path: P
     wanted = experiment(methods=["icu"])
     runs = go(wanted).runs
     out = tmp_path / "out"
-    expected = {run.id: load_record(run.folder(out).record).forms for run in runs}
+    expected = {run.id: load_record(run.folder(out).record).tasks for run in runs}
     result, record, edit, part = (run.folder(out).path for run in runs)
     (result / "run.json").write_bytes((result / "run.json").read_bytes()[:200])
     (record / "record.json").write_bytes((record / "record.json").read_bytes()[:-1])
@@ -120,7 +127,7 @@ def test_half_written_files_are_not_read(experiment: Build, go: Any, tmp_path: P
     again = go(wanted)
     assert (again.already_complete, len(again.results), again.failed) == (0, 4, [])
     for run in runs:
-        assert load_record(run.folder(out).record).forms == expected[run.id]
+        assert load_record(run.folder(out).record).tasks == expected[run.id]
         assert {path.name for path in run.folder(out).path.iterdir()} == FILES | {"edit"}
 
 
@@ -250,7 +257,7 @@ def test_an_edit_trained_on_neighbors_has_its_own_original(experiment: Build, go
     assert done.failed == []
     folder = done.runs[1].folder(tmp_path / "out").path
     edited, original = load_record(folder / "record.json"), load_record(folder / "original.json")
-    assert len(edited.without_neighbors) == 1
+    assert len(edited.excluded_neighbors) == 1
     whole = load_record(done.runs[0].folder(tmp_path / "out").record)
     assert edited.probes_digest == original.probes_digest != whole.probes_digest
     assert original.edits == []

@@ -22,6 +22,7 @@ from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult
 from formless.experiment.sweep import SweepResult, sweep
+from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
 
@@ -109,9 +110,7 @@ def test_workers_give_what_this_process_gives(experiment: Build, go: Any, tmp_pa
     here = sweep(wanted, tmp_path / "here", lambda hold: InProcess(), recorder)
     for run in here.runs:
         there = load_record(run.folder(tmp_path / "out").record)
-        assert [form.mean for form in there.forms] == pytest.approx(
-            [form.mean for form in load_record(run.folder(tmp_path / "here").record).forms], abs=1e-6
-        )
+        assert values(there) == pytest.approx(values(load_record(run.folder(tmp_path / "here").record)), abs=1e-6)
     logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in here.runs)
     assert logs.count("a worker process starts") == 2
 

@@ -1,4 +1,4 @@
-"""Folders of runs as `formless run` writes them, with made-up figures: no model, any size."""
+"""Folders of runs as `formless run` writes them, with made-up metrics: no model, any size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from formless.data.target import Split
-from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, TaskResult
+from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
 from formless.experiment import runs as runs_module
 from formless.experiment.config import build_experiment
-from formless.experiment.result import Memory, RunResult, failed_result, file_sizes, metrics
+from formless.experiment.result import Memory, RunResult, failed_result, file_sizes
 from formless.experiment.runs import Run
 from formless.store import ExperimentFolder, RunFolder
 
@@ -47,26 +47,27 @@ def made_run(label: str, target: str, seed: int = 0, **changes: Any) -> Run:
     return Run.model_validate(keys | changes)
 
 
+def scored_task(task: str, split: Split, mean: float, items: int = 2) -> TaskResult:
+    """A form whose items all have the same probability."""
+    scored = [ItemResult(query="Who?", prompt="p", expected="a", metrics={"probability": mean}) for _ in range(items)]
+    metric = TaskMetric(metric="probability", value=mean, ci=(mean, mean), n=items)
+    return TaskResult(task=task, split=split, status="complete", metrics=[metric], items=scored)
+
+
 def made_record(run: Run, values: Values, *, items: int = 2, trained: bool = False, digest: str = "d") -> Record:
-    """A record whose forms have some items at the mean, one task, and one answer."""
-    forms = [
-        FormResult(
-            form=form, split=split, status="scored", mean=mean, interval=(mean, mean), count=items,
-            items=[ItemResult(query="Who?", prompt="p", answer="a", probability=mean) for _ in range(items)],
-        )
-        for (form, split), mean in values.items()
-    ]  # fmt: skip
+    """A record whose forms have some items at the mean, one other task, and one answer."""
+    tasks = [scored_task(form, split, mean, items) for (form, split), mean in values.items()]
     facts: dict[str, Any] = {}
     if trained:
         facts = {"steps": 8, "losses": [3 / step for step in range(1, 9)],
                  "probabilities": {"step": [0, 8], "forget": [0.5, 0.1], "retain": [0.5, 0.4]}}  # fmt: skip
     edit = {"method": run.method, "subject": run.subject, "config": run.config, "facts": facts}
-    accuracy = Figure(value=0.4 if run.method == "original" else 0.35, count=items)
+    accuracy = TaskMetric(metric="accuracy", value=0.4 if run.method == "original" else 0.35, n=items)
+    tasks.append(TaskResult(task="mmlu", status="complete", metrics=[accuracy]))
     return Record(
         model=run.model.name, model_source="s", model_fingerprint="f", model_type="llama", dtype="float32",
         subject=run.subject, target=run.target, probes_digest=digest, suite=run.suite, limit=run.limit, prompt_style={},
-        edits=[] if run.method == "original" else [edit], forms=forms,
-        tasks=[TaskResult(task="mmlu", status="scored", figures={"accuracy": accuracy})],
+        edits=[] if run.method == "original" else [edit], tasks=tasks,
         answers=[Answer(question=f"Who is {run.subject}?", answer=f"{run.label} says: <b>somebody</b> & co.")],
         token_budget=1, seconds=0.0, created="", versions={}, hardware={},
     )  # fmt: skip
@@ -77,7 +78,7 @@ def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Ru
     folder = run.folder(out)
     record.save(folder.record)
     RunResult(
-        id=run.id, status="complete", attempts=1, run=run, metrics=metrics(record),
+        id=run.id, status="complete", attempts=1, run=run,
         timings={"unlearning": seconds, "total": 2 * seconds}, memory=Memory(resident=2**30, since="run", gpu=None),
         files=file_sizes(folder), code=None, versions={"formless": "0.1.0"},
         hardware={"cpu": "2 x x86_64", "gpu": "none"}, started="2026-01-01T00:00:00+00:00",

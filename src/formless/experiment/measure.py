@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from formless import store
 from formless.data.target import Target
@@ -71,15 +72,21 @@ def original_record(
     parts = [(job.task.name, job.split) for job in plan.jobs]
     key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
+    if cached := _cached_record(path):
+        folder = target.folder.name if target.folder else target.subject
+        return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
+    with progress_bar(progress, target.subject) as report:
+        record = run_plan(lm, plan, report)
     try:
-        cached = load_record(path)
-    except DataError:  # it is not there, or another version of Formless wrote it
-        with progress_bar(progress, target.subject) as report:
-            record = run_plan(lm, plan, report)
-        try:
-            record.save(path)
-        except OutputError as error:
-            warnings.warn(f"the original model's record is not kept: {error}", stacklevel=2)
-        return record
-    folder = target.folder.name if target.folder else target.subject
-    return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
+        record.save(path)
+    except OutputError as error:
+        warnings.warn(f"the original model's record is not kept: {error}", stacklevel=2)
+    return record
+
+
+def _cached_record(path: Path) -> Record | None:
+    """Return a record from the cache, or None if it is not there, is damaged or is of another version of Formless."""
+    try:
+        return load_record(path)
+    except DataError:
+        return None
