@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from formless.evaluation.forms import blank_message, question_message
 
 import formless
 from benchmarks.shapes import SHAPES, THRESHOLD, random_lm, save_bases
 from benchmarks.statistics import LAYERS, MAX_TOKENS, passages
 from formless import provenance
 from formless.data.target import SPLITS, Target
+from formless.evaluation.forms import blank_message, question_message
 from formless.methods.rocr.redirect import RocrConfig, projections, redirect
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.batching import batches

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from formless.evaluation.forms import FORMS, Form
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from formless.data.questions.new_target import ask_facts, new_folder_of, write_t
 from formless.data.server import ReplyError, Server, ServerError
 from formless.data.target import FILES, Intro, Item, Target
 from formless.errors import DataError, OutputError
+from formless.evaluation.forms import FORMS, Form
 from formless.evaluation.plan import planned
 
 ADA = "Ada Lovelace"

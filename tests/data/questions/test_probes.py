@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from formless.evaluation.forms import choice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from formless.data.questions.kinds import kind_of
 from formless.data.questions.probes import LETTERS, build_forms, multiple_choice, statement_of, true_or_false
 from formless.data.target import Item, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
+from formless.evaluation.forms import choice
 from formless.models.lm import LM
 
 FILES = {f"{split}_{form}.json" for split in ("forget", "neighbor") for form in ("mcp", "tf")}
