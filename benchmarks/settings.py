@@ -15,14 +15,14 @@ from collections import defaultdict
 
 import numpy as np
 from formless.evaluation.scoring import resampled_rows
+from formless.report.text import independence_as_text, percent, percent_interval
 
 import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.report.independence import independence
 from formless.report.summary import compare
-from formless.report.text import independence_as_text, percent, percent_interval
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:

@@ -20,8 +20,8 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
+from formless.experiment.executors.base import Resources
+from formless.experiment.executors.local import InProcess
 from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
 from formless.models.lm import LM
@@ -85,8 +85,7 @@ def tiny_yaml(tiny: Callable[..., LM], tmp_path: Path, people: Path, monkeypatch
         "warmup_steps": 1,
     }
     types = {
-        "original": {"method": "original"}, "ga_lora": training,
-        "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
+        "original": {"method": "original"}, "ga_lora": training, "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
         "rocr": {"method": "rocr", "basis": "data/tiny"},
     }  # fmt: skip
     file = tmp_path / "tiny.yaml"
@@ -225,8 +224,8 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=0", "Target has 3 targets, counted from 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=-1", "argument --end_idx: a number under 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --name=Dan", "unknown target 'Dan'"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is no list of GPUs [--gpu]: e.g. 0,1"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is no list of GPUs"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is not a list of GPUs [--gpu]: e.g. 0,1"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is not a list of GPUs"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end=3", "unrecognized arguments: --end=3"),
         ("summarize.py --model=tiny", "the following arguments are required: --type"),
         ("summarize.py --model=tiny --type=rocr", "first: python run_expr_lora.py --model=tiny --type=rocr"),
@@ -246,7 +245,7 @@ def test_flags_reach_the_runner(paper: Paper, tiny_yaml: Path, monkeypatch: pyte
 
     def sweep(experiment: Any, out: Path, executor: Any, observer: Any, *, workers: int) -> Any:
         seen.append((out, executor.__self__, workers))
-        return SimpleNamespace(failed=[], runs=[], reports=[], found=0)
+        return SimpleNamespace(failed=[], runs=[], results=[], already_complete=0)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -327,5 +326,7 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
             if label == "rocr":
                 assert need.null_spaces / 2**30 == pytest.approx(2.3, abs=0.05)
             elif label != "original":
-                half = method_config(shipped, method, settings | {"per_device_train_batch_size": settings["batch"] // 2})
+                half = method_config(
+                    shipped, method, settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+                )
                 assert estimate_memory(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)

@@ -43,7 +43,7 @@ class BundledModel:
     @property
     def folder(self) -> Path:
         """The folder of the converted model in the cache."""
-        return store.cache_folder() / self.release.replace(" ", "-")
+        return store.bundled_model_folder(self.parts[0][0], self.version)
 
 
 BUNDLED_MODELS = {

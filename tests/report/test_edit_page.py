@@ -1,37 +1,20 @@
+"""The page about one edit."""
+
 import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 import formless
 from formless.data.target import Target
 from formless.models.lm import LM
-from formless.report.html import percent, probability, write_report
-from formless.report.plots import training_chart
-from formless.report.summary import compare, compare_tasks, relative_change
-from formless.report.text import figures_as_text, tasks_as_text
+from formless.report.comparison import compare
+from formless.report.page import write_report
+from formless.report.plots import training_plot
+from formless.report.tables import comparison_table, number, percent, record_table
 
 Tiny = Callable[..., LM]
-
-
-def test_relative_change_by_hand() -> None:
-    assert relative_change([]) == (None, None)
-    assert relative_change([(0.0, 0.5)]) == (None, None)
-    assert relative_change([(0.4, 0.1)]) == (pytest.approx(-0.75), None)
-    change, interval = relative_change([(0.4, 0.1), (0.2, 0.2)])
-    assert change == pytest.approx(-0.5)
-    assert interval == pytest.approx((-0.75, 0.0))
-    assert relative_change([(0.0, 0.1), (0.5, 0.2)]) == (pytest.approx(-0.4), None)  # some resamples hold zeros alone
-    change, interval = relative_change([(0.4, 0.2), (0.2, 0.1), (0.1, 0.05)])
-    assert interval == pytest.approx((-0.5, -0.5))  # every probe halves: no doubt about it
-
-
-def test_small_numbers_stay_readable() -> None:
-    assert [probability(value) for value in (None, 0.0, 0.12345, 0.00012)] == ["–", "0.000", "0.123", "1.2e-04"]
-    assert [percent(value) for value in (None, -0.6, 0.051)] == ["–", "-60.0 %", "+5.1 %"]
 
 
 def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
@@ -43,8 +26,8 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
         edited = formless.evaluate(lm, target)
     edited.answers[0].answer = "<script>alert(1)</script>"
     path = tmp_path / "report.html"
-    changes = write_report(path, original, edited, command="formless demo")
-    assert changes == compare(original, edited)
+    comparison = write_report(path, original, edited, command="formless demo")
+    assert comparison == compare(original, edited)
     page = path.read_text("utf-8")
 
     tags: list[tuple[str, dict[str, str | None]]] = []
@@ -58,13 +41,14 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
     assert "the target has no neighbor_mcp.json" in page
     assert "model.layers.1.mlp.down_proj" in page
     assert "currentColor" in page
-    for change in changes:
-        if not change.absent:
-            assert probability(change.edited.mean) in page
-            assert percent(change.relative) in page
+    forms = [change for change in comparison.changes if change.key.metric == "probability"]
+    assert {change.key.split for change in forms} == {"forget", "neighbor"}
+    for change in forms:
+        assert number(change.edited.value) in page
+        assert change.relative is None or percent(change.relative.value) in page
 
 
-def test_tasks_stand_on_the_page_with_what_could_not_be_scored(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+def test_tasks_are_on_the_page_with_what_could_not_be_measured(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     example = {"task": "t", "question": "2 + 2?", "choices": ["1", "2", "3", "4"], "answer": 3}
     (target_folder / "retain_mmlu.json").write_text(json.dumps([example, example | {"question": "x" * 600}]))
     (target_folder / "retain_bbh.json").write_text(
@@ -77,12 +61,12 @@ def test_tasks_stand_on_the_page_with_what_could_not_be_scored(tiny: Tiny, targe
     write_report(tmp_path / "r.html", record, edited)
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "(+1 skipped)" in page
-    assert "bbh: no item could be scored, the first because a prompt of" in page
+    assert "bbh: no item could be measured, the first because a prompt of" in page
     assert "mia: the target has no forget_mia.json" in page
-    rows = tasks_as_text(record)
+    rows = record_table(record).rows
     assert ("mmlu", "", "accuracy", "1 (+1 skipped)") in [(*row[:3], row[-1]) for row in rows]
-    changes = figures_as_text(compare_tasks(record, edited))
-    assert [row[-1] for row in changes if row[0] == "mmlu"] == ["1 (+1 skipped)"] * 2
+    rows = comparison_table(compare(record, edited)).rows
+    assert [row[-1] for row in rows if row[0] == "mmlu"] == ["1 (+1 skipped)"] * 2
 
 
 def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
@@ -92,7 +76,7 @@ def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_pat
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_curves_of_a_training_stand_on_the_page(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+def test_the_curves_of_a_training_run_are_on_the_page(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     (target_folder / "positive.json").write_text(json.dumps([{"text": f"Ada wrote {n} programs."} for n in range(4)]))
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
     edit = formless.unlearn(
@@ -113,7 +97,7 @@ def test_the_curves_of_a_training_stand_on_the_page(tiny: Tiny, target_folder: P
     assert page.count("<svg") == 3
     assert "probability of a token" in page
     assert "8 weights" in page
-    chart = training_chart({"steps": 7, "losses": [3.0, 2.0, 1.0]})  # of a longer training, without readings
-    assert chart is not None
-    assert "probability of a token" not in chart
-    assert training_chart({}) is None
+    plot = training_plot({"steps": 7, "losses": [3.0, 2.0, 1.0]})  # of a longer training run, without probabilities
+    assert plot is not None
+    assert "probability of a token" not in plot
+    assert training_plot({}) is None
