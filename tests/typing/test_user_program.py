@@ -1,0 +1,43 @@
+"""The types that users rely on: a program of theirs passes mypy --strict, does what it says, and mistakes are found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import formless
+from formless.models.lm import LM
+from tests.typing import user_program
+
+ROOT = Path(__file__).parents[2]
+
+
+def mypy(*arguments: str) -> tuple[int, str]:
+    """Check as `make check` does, which leaves a cache."""
+    command = [sys.executable, "-m", "mypy", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_program_runs(tiny: Callable[..., LM], target_folder: Path, tmp_path: Path) -> None:
+    lm = tiny()
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    before, after = user_program.main(str(tmp_path / "model"), target_folder.parent, tmp_path / "edit")
+    assert isinstance(before, formless.Record)
+    assert before.model_dump() != after.model_dump()
+
+
+def test_the_program_passes_strict_checks() -> None:
+    code, said = mypy("tests/typing/user_program.py")
+    assert code == 0, said
+
+
+def test_mistakes_are_found() -> None:
+    program = "import formless\nlm = formless.load('smollm2')\nformless.unlearn(lm, 3)\nlm.edits = formless.nothing"
+    code, said = mypy("-c", program)
+    assert code == 1
+    assert '<string>:3: error: Argument 2 to "unlearn" has incompatible type "int"' in said
+    assert "<string>:4: error: Module has no attribute" in said
