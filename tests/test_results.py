@@ -34,6 +34,13 @@ def test_every_file_is_valid_and_renders(path: Path) -> None:
     assert not found.figure or (path.parent / found.figure).exists()
 
 
+def test_the_table_of_the_readme_is_the_one_of_its_file() -> None:
+    table = results.readme_table(results.load_results()[results.README_RESULT])
+    page = results.README.read_text("utf-8")
+    assert results.with_table(page, results.README_RESULT, table) == page, "run `python -m tools.results`"
+    assert table.count("\n") == 8  # seven ways to ask
+
+
 def test_a_table_by_hand() -> None:
     page = results.render_page("t", result(notes=["Why."]))
     assert "| what | x, % |\n| --- | ---: |\n| a\\|b | -69.8 (-78 … -0) |\n| c |  |\n| d | +2.0 |" in page
