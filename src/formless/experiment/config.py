@@ -13,7 +13,7 @@ from formless.errors import UnknownNameError, UserError
 from formless.models.settings import shipped_yaml
 
 EXPERIMENT = "experiment.yaml"
-_HOW = "docs/reference/experiments.md lists the keys"
+_HOW = "docs/experiments.md lists the keys"
 
 
 class ModelChoice(BaseModel):
