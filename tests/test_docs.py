@@ -12,7 +12,7 @@ import yaml
 from formless.cli.main import app
 from formless.evaluation.suites import SUITES
 from formless.methods.registry import METHODS
-from tools import cli_reference, results, settings_reference
+from tools import cli_reference, results, settings_reference, tutorials
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -118,3 +118,11 @@ def test_the_reference_of_settings_has_every_method_with_its_defaults() -> None:
 def test_prose_pages_hold_no_results_table() -> None:
     for name, page in PAGES.items():
         assert not re.search(r"^\|.*\d %? ?\([-+]?\d[\d.]* … ", page, re.MULTILINE), name
+
+
+def test_a_tutorial_by_hand() -> None:
+    page = "A.\n\n```python\nx = 2\n```\n\nB.\n\n```python\nprint(x + 1, ' ')\n```\n\n```text\nold\n```\n\nC.\n"
+    assert tutorials.with_outputs(page, "page") == page.replace("old\n", "3\n")
+    for code, said in (("print(1)", ""), ("1", "```text\n```\n")):
+        with pytest.raises(ValueError, match="a block prints something without a `text` block behind it, or the reverse"):
+            tutorials.with_outputs(f"```python\n{code}\n```\n\n{said}", "page")
