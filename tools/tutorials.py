@@ -1,6 +1,8 @@
 """Run the Python of the tutorials and write what it prints below each block.
 
     python -m tools.tutorials             # a few minutes; writes the `text` blocks of docs/tutorials/*.md anew
+
+So a tutorial shows what its code prints, and nothing else.
 """
 
 from __future__ import annotations
