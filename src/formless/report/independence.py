@@ -26,7 +26,7 @@ from formless.evaluation.scoring import mean_interval
 from formless.report.summary import refuse_unlike
 
 COUNTED = ("statement", "fb", "qa", "mcp_choice", "sub_fb_letters", "sub_qa_letters")
-"""The forms that measure knowledge and little else; see docs/reference/tasks.md."""
+"""The forms that measure knowledge and little else; see docs/evaluation.md."""
 
 PERMUTATIONS = 10_000
 EXACT_TARGETS = 13
