@@ -126,3 +126,19 @@ def test_a_tutorial_by_hand() -> None:
     for code, said in (("print(1)", ""), ("1", "```text\n```\n")):
         with pytest.raises(ValueError, match="a block prints something without a `text` block behind it, or the reverse"):
             tutorials.with_outputs(f"```python\n{code}\n```\n\n{said}", "page")
+
+
+def test_the_files_that_the_pages_name_exist() -> None:
+    pages = PAGES | {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+    for name, page in pages.items():
+        for path in re.findall(r"`((?:src|tests|tools|benchmarks|paper|recipes|examples)/[\w./-]+)`", page):
+            assert (ROOT / path).exists(), f"{name}: {path}"
+    for path in re.findall(r"`((?!tests/)\w+/[\w/]+\.py)`", PAGES["explanation/walks.md"]):
+        assert (ROOT / "src" / "formless" / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(tutorials.FOLDER.glob("*.md")), ids=lambda path: path.stem)
+def test_the_tutorials_run(path: Path) -> None:
+    page = path.read_text("utf-8")
+    assert tutorials.with_outputs(page, path.name).count("```text\n") == page.count("```text\n")
