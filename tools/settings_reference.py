@@ -29,7 +29,7 @@ def render_settings() -> str:
         shared = shared_config.model_fields if issubclass(entry.config, shared_config) else {}
         fields = entry.config.model_fields
         own = {key: field for key, field in fields.items() if key not in shared or field.default != shared[key].default}
-        lines += ["", f"## {name}", "", f"{entry.about}. Source: {entry.paper}."]
+        lines += ["", f"## {name}", "", f"{entry.about[0].upper()}{entry.about[1:]}. Source: {entry.paper}."]
         if own:
             lines += ["", *table(entry.config, own)]
     return "\n".join(lines) + "\n"
