@@ -68,9 +68,9 @@ def test_files_that_are_not_an_experiment(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_every_key_and_field_and_its_example_holds() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "experiments.md").read_text("utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    found = build_experiment(yaml.safe_load(example), "docs/experiments.md")
+    found = build_experiment(yaml.safe_load(example), "docs/reference/experiments.md")
     for model in found.models:
         for method in found.methods:
             method_config(settings_for(model.name), method.method, method.settings)
