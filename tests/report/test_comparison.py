@@ -9,7 +9,7 @@ from formless.evaluation.record import ItemResult, MetricKey, Record, Split, Tas
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Metric
 from formless.report.comparison import Change, compare
-from formless.report.tables import change_text, comparison_table, record_table
+from formless.report.tables import change_text, comparison_tables, record_tables
 from tests.report.test_independence import record
 
 PROBABILITY = "probability"
@@ -89,7 +89,9 @@ def test_a_group_is_compared_over_its_own_items() -> None:
     assert comparison.change("level3", "forget", group="role play").difference.value == pytest.approx(-0.1)
     assert comparison.change("level3", "forget", group="context hint").difference == Metric(value=0.0, n=1)
     assert comparison.change("level3", "forget").difference.value == pytest.approx(-0.2 / 3)
-    assert comparison_table(comparison).columns[:4] == ("task", "split", "group", "metric")
+    (table,) = comparison_tables(comparison)
+    assert (table.title, table.columns[:3]) == ("about the concept, to forget", ("task", "group", "metric"))
+    assert [row[1] for row in table.rows] == ["", "role play", "context hint"]
     with pytest.raises(KeyError):
         comparison.change("level3", "neighbor")
 
@@ -129,8 +131,10 @@ def test_a_table_has_a_row_for_each_headline_metric() -> None:
     result = task_result("fb", [0.4, None], "forget")
     result.metrics.append(result.metrics[0].model_copy(update={"metric": "token_accuracy"}))
     original, edited = pair(result, result)
-    assert [row[:3] for row in comparison_table(compare(original, edited)).rows] == [("fb", "forget", PROBABILITY)]
-    assert record_table(original).rows == (("fb", "forget", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
+    (table,) = comparison_tables(compare(original, edited))
+    assert [row[:2] for row in table.rows] == [("fb", PROBABILITY)]
+    (table,) = record_tables(original)
+    assert table.rows == (("fb", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
 
 
 def test_other_items_and_other_models_are_refused() -> None:

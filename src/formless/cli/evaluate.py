@@ -50,7 +50,7 @@ def eval_command(
     from formless.report.comparison import compare
     from formless.report.independence import independence
     from formless.report.page import write_report
-    from formless.report.tables import comparison_table, independence_table, record_table
+    from formless.report.tables import comparison_tables, independence_table, record_tables
 
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
@@ -76,10 +76,10 @@ def eval_command(
         write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}"
     if edited:
-        terminal.show_table(comparison_table(compare(original, edited), title))
+        terminal.show_tables(comparison_tables(compare(original, edited), title))
         terminal.show_table(independence_table(independence([(original, edited)]), "in every form alike?"))
     else:
-        terminal.show_table(record_table(original, title))
+        terminal.show_tables(record_tables(original, title))
     terminal.show_absent(edited or original)
     for name, path in (("record", out), ("report", report)):
         if path:

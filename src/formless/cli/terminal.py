@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,19 +97,34 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
     yield line
 
 
+def show_tables(tables: Iterable[Table]) -> None:
+    """Print tables, those that have rows."""
+    for table in tables:
+        show_table(table)
+
+
 def show_table(table: Table) -> None:
-    """Print a table, if it has rows."""
+    """Print a table, if it has rows. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+    from rich import box
     from rich.table import Table as RichTable
 
     if not table.rows:
         return
-    shown = RichTable(title=escape(table.title) or None, title_justify="left")
+    width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
+    gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
+    shown = RichTable(
+        title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
+    )
     for index, name in enumerate(table.columns):
-        is_label = index < table.labels
-        shown.add_column(escape(name), justify="left" if is_label else "right", overflow="fold", no_wrap=not is_label)
+        if index < table.labels:
+            shown.add_column(escape(name), overflow="fold")
+        else:  # numbers are not broken
+            widest = max(len(row[index]) for row in table.rows)
+            shown.add_column(escape(name), justify="right", overflow="fold", min_width=widest)
     for row in table.rows:
         shown.add_row(*map(escape, row))
     out.print(shown)
+    out.print()
 
 
 def show_absent(record: Record) -> None:

@@ -81,10 +81,10 @@ class Comparison:
         )
 
     def _repr_html_(self) -> str:
-        """Return the table of changes, for notebooks."""
-        from formless.report.tables import as_html, comparison_table
+        """Return the tables of changes, for notebooks."""
+        from formless.report.tables import as_html, comparison_tables
 
-        return as_html(comparison_table(self, repr(self)))
+        return as_html(comparison_tables(self, self.edited.subject))
 
 
 def compare(original: Record, edited: Record) -> Comparison:
