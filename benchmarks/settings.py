@@ -18,18 +18,11 @@ import numpy as np
 import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
-from formless.evaluation.scoring import resampled_rows
+from formless.evaluation.statistics import bootstrap_ci
 from formless.experiment.run import measure_edit
+from formless.report.comparison import compare
 from formless.report.independence import independence
-from formless.report.summary import compare
-from formless.report.text import independence_as_text, percent, percent_interval
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a median over targets."""
-    medians = np.median(np.asarray(values)[resampled_rows(len(values), seed=0)], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
+from formless.report.tables import independence_table, percent, percent_ci
 
 
 def main(data: str, suite: str, settings: list[str]) -> None:
@@ -44,19 +37,20 @@ def main(data: str, suite: str, settings: list[str]) -> None:
             outcome = measure_edit(lm, edit, target, suite)
             met[setting].append(edit.info.facts["residual_met"])
             pairs[setting].append((outcome.original, outcome.edited))
-            for row in compare(outcome.original, outcome.edited):
-                if row.relative is not None:
-                    changes[row.split, row.form, setting].append(row.relative)
+            for change in compare(outcome.original, outcome.edited).changes:
+                key = change.key
+                if change.relative and change.relative.value is not None and key.metric == "probability" and not key.group:
+                    changes[key.split or "", key.task or "", setting].append(change.relative.value)
             print(f"{target.subject}: {setting} done", file=sys.stderr, flush=True)
     print(f"\n| split | form | targets | {' | '.join(settings)} |\n| {'- | ' * (3 + len(settings))}")
     for split, form in dict.fromkeys((split, form) for split, form, _ in changes):
         values = [changes[split, form, setting] for setting in settings]
-        cells = [f"{percent(float(np.median(v)))} ({percent_interval(median_interval(v))})" for v in values]
+        cells = [f"{percent(float(np.median(v)))} ({percent_ci(bootstrap_ci(np.median, v))})" for v in values]
         print(f"| {split} | {form} | {len(values[0])} | {' | '.join(cells)} |")
     print(f"| redirection met | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
     for setting in settings:
-        print(f"\n{setting}\n\n| figure | form | value | 95 % interval | p | targets |\n| {'- | ' * 6}")
-        for row in independence_as_text(independence(pairs[setting])):
+        print(f"\n{setting}\n\n| metric | form | value | 95 % CI | p | targets |\n| {'- | ' * 6}")
+        for row in independence_table(independence(pairs[setting])).rows:
             print(f"| {' | '.join(row)} |")
 
 

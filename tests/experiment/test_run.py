@@ -10,7 +10,7 @@ from formless.experiment import original as original_module
 from formless.experiment.original import original_record
 from formless.experiment.run import measure_edit
 from formless.models.lm import LM
-from formless.report.summary import compare
+from formless.report.comparison import compare
 
 Tiny = Callable[..., LM]
 OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
@@ -77,10 +77,10 @@ def test_an_edit_of_the_prompt_is_asked_the_same(tiny: Tiny, target_folder: Path
     edit = formless.unlearn(lm, target, method="icu")
     outcome = measure_edit(lm, edit, target, "fb,statement")
     assert outcome.edited.probes_digest == outcome.original.probes_digest
-    changes = {(row.form, row.split): row.relative for row in compare(outcome.original, outcome.edited)}
-    assert changes["fb", "forget"] != 0
-    assert changes["statement", "forget"] == 0  # plain text has no prompt to speak before
-    assert "supposed to unlearn about Ada Lovelace" in outcome.edited.form("fb", "forget").items[0].prompt  # type: ignore[union-attr]
+    comparison = compare(outcome.original, outcome.edited)
+    assert comparison.change("fb", "forget").difference.value != 0
+    assert comparison.change("statement", "forget").difference.value == 0  # plain text has no prompt to speak before
+    assert "supposed to unlearn about Ada Lovelace" in outcome.edited.task("fb", "forget").items[0].prompt  # type: ignore[union-attr]
 
 
 def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

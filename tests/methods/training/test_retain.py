@@ -21,7 +21,7 @@ from formless.methods.training.preprocessing import plain_text
 from formless.methods.training.spec import RETAIN_LOSSES, RETAIN_READS
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.report.summary import compare
+from formless.report.comparison import compare
 
 Tiny = Callable[..., LM]
 SUBJECTS = ("Albert Einstein", "Marie Curie", "Mount Everest")
