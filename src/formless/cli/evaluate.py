@@ -20,7 +20,7 @@ def eval_command(
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mmlu,fb.")] = "ort",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows per task, for a quick look.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,
     direct_answer: Annotated[
@@ -30,7 +30,7 @@ def eval_command(
         str | None, typer.Option(help="Letter by letter zero-shot or one-shot; by family unless given.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="'published': word probes as the published code does where it differs.")
+        str | None, typer.Option(help="'published': word prompts as the published code does where it differs.")
     ] = None,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -55,7 +55,7 @@ def eval_command(
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
     if out and report and out.resolve() == report.resolve():
-        raise UserError("record and report have one name", where="--report", remedy="choose another")
+        raise UserError("record and report have the same path", where="--report", remedy="choose another")
     for path in (out, report):
         if path:
             store.refuse_existing(path, force=force)

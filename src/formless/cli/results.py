@@ -47,7 +47,7 @@ def summarize_command(
 
     outputs = [path for path in (csv, markdown, latex) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise UserError("two outputs have one name", where=outputs[0], remedy="choose another")
+        raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
     for path in outputs:
         store.refuse_existing(path, force=force)
     collected = collect(records)

@@ -274,7 +274,8 @@ def _edit_name(edit: dict[str, Any]) -> str:
     config = {name: value for name, value in edit["config"].items() if name != "seed"}
     count, note = len(_subjects(edit)), ""
     if count > 1:
-        note = f" of {count} concepts" + (" on an edit that is kept" if "kept" in edit["facts"] else " together")
+        follows = {"earlier_edit", "kept"} & edit["facts"].keys()  # records of schema version 2 say `kept`
+        note = f" of {count} concepts" + (" on an earlier edit" if follows else " together")
     return f"{edit['method']} {json.dumps(config, sort_keys=True)}{note}"
 
 
