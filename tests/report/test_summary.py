@@ -144,7 +144,7 @@ def test_plain_rows_are_numbers_with_one_column_a_metric(tmp_path: Path) -> None
     assert list(rows[0]) == list(rows[1])
 
 
-def test_two_folders_are_told_apart_and_one_twice_is_refused(tmp_path: Path) -> None:
+def test_two_folders_are_named_and_the_same_folder_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make(tmp_path / name, ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1))
     rows = summarize(collect([tmp_path / "a", tmp_path / "b"]))

@@ -23,7 +23,7 @@ class Change:
         original: The original model's metric.
         edited: The edited model's metric.
         difference: edited - original over the items that have the metric in both records, with a paired bootstrap
-            confidence interval over items. A metric that is no mean over items, such as an AUC, has no interval.
+            confidence interval over items. A metric that is not a mean over items, such as an AUC, has no interval.
         relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
         skipped: Number of the task's items without metrics in the edited model's record.
     """
@@ -114,7 +114,7 @@ def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
             difference, relative = (_metric(*paired_change(pairs, relative=relative), len(pairs)) for relative in (False, True))
         elif old.value is None or new.value is None:
             difference = relative = Metric()
-        else:  # a metric that is no mean over items
+        else:  # a metric that is not a mean over items
             n = min(old.n, new.n)
             difference = _metric(new.value - old.value, None, n)
             relative = _metric(new.value / old.value - 1 if old.value else None, None, n)

@@ -125,7 +125,7 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
     other are in memory at a time.
 
     Args:
-        paths: Files and folders; where several are given, a method's name tells its folder of runs.
+        paths: Files and folders; where several are given, the names of methods start with that of their folder.
         on_record: Called with each complete run.
 
     Raises:

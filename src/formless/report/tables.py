@@ -266,7 +266,7 @@ def _short(found: Summary | None) -> str:
 
 
 def plain_rows(summaries: Sequence[MethodSummary]) -> list[Plain]:
-    """Return rows of plain numbers, for CSV and for other programs; None stands where a method lacks a metric.
+    """Return rows of plain numbers, for CSV and for other programs; a metric that a method lacks is None.
 
     After the counts, every metric has a column named by `column_name` for its mean, and columns with the endings
     `.ci_low`, `.ci_high`, `.baseline`, `.difference`, `.difference.ci_low`, `.difference.ci_high`, `.relative`,
