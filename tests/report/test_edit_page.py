@@ -32,7 +32,7 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
 
     tags: list[tuple[str, dict[str, str | None]]] = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))  # type: ignore[method-assign]
     parser.feed(page)
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in tags)
     assert not re.search(r"(src|href)=[\"']https?:", page.replace("xmlns:xlink", ""))

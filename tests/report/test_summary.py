@@ -53,7 +53,7 @@ def test_a_method_is_compared_on_the_targets_of_the_baseline(tmp_path: Path) -> 
     assert found.baseline is not None
     assert found.difference is not None
     assert found.relative is not None
-    assert (found.value.value, found.baseline.value) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert [found.value.value, found.baseline.value] == pytest.approx([0.1, 0.3])
     assert (found.value.n, found.baseline.n, found.difference.n, found.relative.n) == (2, 2, 2, 2)
     assert found.baseline.ci == pytest.approx((0.2, 0.4))
     assert found.difference.value == pytest.approx(-0.2)
