@@ -1,4 +1,4 @@
-"""Make a language model forget a concept in every form a question can take, and measure that it did."""
+"""Make a language model forget a concept, and measure what it still tells in each form of question."""
 
 from __future__ import annotations
 
