@@ -89,7 +89,18 @@ class EditInfo(BaseModel):
 
 
 class Edit(Protocol):
-    """What changed, apart from the model."""
+    """What changed, apart from the model: low-rank updates, differences of whole weights, or a prompt.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> edit = formless.unlearn(lm, "Albert Einstein")
+        >>> edit.info.subject
+        'Albert Einstein'
+        >>> with edit.applied(lm):  # leaving the block restores the weights
+        ...     answer = lm.chat("Who was Albert Einstein?")
+        >>> edit.save("edits/einstein")
+    """
 
     @property
     def info(self) -> EditInfo:

@@ -24,6 +24,14 @@ def load_edit(folder: str | Path) -> Edit:
 
     Raises:
         EditError: The folder holds no complete edit, or a newer formless wrote it.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> formless.unlearn(lm, "Albert Einstein").save("edits/einstein")
+        >>> edit = formless.load_edit("edits/einstein")
+        >>> edit.info.method
+        'rocr'
     """
     folder = Path(folder)
     remedy = "give a folder that `formless unlearn --out` wrote"

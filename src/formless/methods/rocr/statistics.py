@@ -21,7 +21,6 @@ from formless.models.lm import LM
 
 CHUNK = 64
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
-Progress = Callable[[int, int], None]
 
 
 class SecondMoments:
@@ -42,7 +41,7 @@ class SecondMoments:
         self._settings = json.dumps(described, sort_keys=True)
 
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
-        """Add a chunk of texts, each cut at `max_tokens` tokens; the pass stops after the last layer."""
+        """Add a chunk of texts, each truncated to `max_tokens` tokens; the forward pass stops after the last layer."""
         rows = [row for row in (self.lm.encode(text).ids[:max_tokens] for text in texts) if row]
         for group in batches([len(row) for row in rows], self.lm.token_budget):
             batch = self.lm.pad([rows[i] for i in group])
@@ -119,7 +118,7 @@ def compute_statistics(
     checkpoint_every: int = 1024,
     dtype: torch.dtype = torch.float32,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Fingerprint]:
     """Write the null-space basis of several layers, from one pass over a corpus.
 
@@ -140,7 +139,7 @@ def compute_statistics(
         progress: Callback with the numbers of texts and tokens so far.
 
     Raises:
-        EditError: The corpus is empty or the keys are not finite.
+        EditError: The corpus is empty, the keys are not finite, or no eigenvalue is under the threshold.
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()
