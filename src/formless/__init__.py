@@ -1,4 +1,13 @@
-"""Make a language model forget a concept, and measure what it still tells in each form of question."""
+"""Make a language model forget a concept, and measure what it still tells in each form of question.
+
+Examples:
+    >>> lm = formless.load("smollm2")
+    >>> target = formless.find_target("sample", "Marie Curie")
+    >>> edit = formless.unlearn(lm, target, redirect="Donald Trump")
+    >>> with edit.applied(lm):
+    ...     record = formless.evaluate(lm, target)
+    >>> edit.save("edits/marie_curie")
+"""
 
 from __future__ import annotations
 
@@ -53,11 +62,11 @@ _HOME = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for when it is asked for: torch and transformers take seconds to import."""
+        """Import a public name at its first use, since torch and transformers take seconds to import."""
         if name not in _HOME:
             raise AttributeError(f"module 'formless' has no attribute {name!r}")
         return getattr(import_module(f"formless.{_HOME[name]}"), name)
 
     def __dir__() -> list[str]:
-        """What there is, imported or not."""
+        """Return all names, imported or not."""
         return sorted({*globals(), *__all__})

@@ -94,12 +94,11 @@ class Edit(Protocol):
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> edit = formless.unlearn(lm, "Albert Einstein")
-        >>> edit.info.subject
-        'Albert Einstein'
-        >>> with edit.applied(lm):  # leaving the block restores the weights
-        ...     answer = lm.chat("Who was Albert Einstein?")
-        >>> edit.save("edits/einstein")
+        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> with edit.applied(lm):
+        ...     edited = lm.score([("Albert Einstein was born in the country of", " Germany")])[0]
+        >>> edited.probability < lm.score([("Albert Einstein was born in the country of", " Germany")])[0].probability
+        True
     """
 
     @property

@@ -28,9 +28,8 @@ def load_edit(folder: str | Path) -> Edit:
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> formless.unlearn(lm, "Albert Einstein").save("edits/einstein")
-        >>> edit = formless.load_edit("edits/einstein")
-        >>> edit.info.method
+        >>> formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump").save("edits/einstein")
+        >>> formless.load_edit("edits/einstein").info.method
         'rocr'
     """
     folder = Path(folder)
