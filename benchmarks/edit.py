@@ -13,9 +13,10 @@ import formless
 from benchmarks.plain_edit import dense_rocr
 from benchmarks.timing import Row, check, in_turns
 from formless.edits.adapter import AdapterEdit
-from formless.methods.rocr.nullspace import PUBLISHED
-from formless.methods.rocr.redirect import RocrConfig, projections
+from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.redirect import load_projections
 from formless.models.overlay import Factors
+from formless.store import PUBLISHED_NULL_SPACE
 
 SUBJECT, ROUNDS, CLOSE = "Albert Einstein", 7, 1e-4
 
@@ -26,15 +27,19 @@ def rows(*, quick: bool = False) -> list[Row]:
     config = RocrConfig(layers=(4,)) if quick else RocrConfig()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for layer, projection in projections(lm, config).items():
-            torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder / PUBLISHED.format(layer))
+        for layer, projection in load_projections(lm, config).items():
+            torch.save(
+                projection.apply(torch.eye(lm.model.config.intermediate_size)), folder / PUBLISHED_NULL_SPACE.format(layer)
+            )
 
         def ours() -> dict[int, Factors]:
             edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, layers=config.layers))
             return cast(dict[int, Factors], dict(zip(config.layers, edit.updates.values(), strict=True)))
 
         def plain() -> dict[int, Tensor]:
-            matrices = {layer: torch.load(folder / PUBLISHED.format(layer), weights_only=True) for layer in config.layers}
+            matrices = {
+                layer: torch.load(folder / PUBLISHED_NULL_SPACE.format(layer), weights_only=True) for layer in config.layers
+            }
             return dense_rocr(lm, SUBJECT, config, matrices)
 
         dense = plain()

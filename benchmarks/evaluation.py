@@ -13,15 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from formless.evaluation.forms import Form
+from formless.evaluation.scoring import score_forms
+from formless.evaluation.utility import prediction
+
 import formless
 from benchmarks.plain_evaluation import answers, form_figures, plain_figures
 from benchmarks.timing import Row, check, in_turns, largest_difference
 from formless.data.target import Target
-from formless.evaluation.forms import Form
 from formless.evaluation.plan import Job, planned
-from formless.evaluation.scoring import score_forms
 from formless.evaluation.tasks import Task
-from formless.evaluation.utility import prediction
 from formless.models.lm import LM
 
 RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"

@@ -19,21 +19,22 @@ import time
 from collections.abc import Callable
 
 import torch
+from formless.evaluation.forms import blank_message, question_message
 
 import formless
 from benchmarks.shapes import SHAPES, THRESHOLD, random_lm, save_bases
 from benchmarks.statistics import LAYERS, MAX_TOKENS, passages
 from formless import provenance
-from formless.data.target import Target
-from formless.evaluation.forms import blank_message, question_message
-from formless.methods.rocr.redirect import RocrConfig, projections, redirect
+from formless.data.target import SPLITS, Target
+from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.redirect import load_projections, redirect
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.models.scores import Score
 
-SUBJECT, SPLITS, ROUNDS = "Albert Einstein", ("forget", "neighbor"), 5
+SUBJECT, ROUNDS = "Albert Einstein", 5
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def edits(lm: LM, _texts: int) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_bases(lm, LAYERS, Path(scratch) / "bases")
         config = RocrConfig(layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
-        preserved = projections(lm, config)
+        preserved = load_projections(lm, config)
         inner = timed(lm, lambda: redirect(lm, SUBJECT, config, preserved))
         whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, layers=LAYERS, basis=str(folder), threshold=THRESHOLD))
     return {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from formless.evaluation.forms import FORMS
+from formless.evaluation.scoring import score_forms
+
 import formless
 from benchmarks.timing import Curve, Point, alone
 from formless.data.target import Item
-from formless.evaluation.forms import FORMS
-from formless.evaluation.scoring import score_forms
 
 COUNTS, QUICK = (30, 100, 300, 1000), (2, 4)
 

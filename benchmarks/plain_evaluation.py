@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from formless.evaluation.forms import FORMS, LETTERS, Form
+from formless.evaluation.utility import TRIVIA_EXAMPLES, TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
 
 import formless
 from formless.data.target import Question, Row, Truthful
 from formless.evaluation.evaluate import FREE_TOKENS
-from formless.evaluation.forms import FORMS, LETTERS, Form
 from formless.evaluation.plan import Job, planned
-from formless.evaluation.utility import TRIVIA_EXAMPLES, TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
 from formless.models.lm import LM
 from formless.models.scores import Skipped
 

@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import adapted, lora_config
 from formless.methods.training.losses import IGNORED
-from formless.methods.training.preprocessing import Text
+from formless.methods.training.preprocessing import TokenizedText
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -21,10 +21,10 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def plain_training(
-    lm: LM, texts: Sequence[Text], loss: Loss, config: TrainingConfig, *, has_reference: bool
+    lm: LM, texts: Sequence[TokenizedText], loss: Loss, config: TrainingConfig, *, has_reference: bool
 ) -> tuple[dict[str, Factors], list[float]]:
     """One batch of all texts a step; returns what was learnt, and the losses."""
-    ids, mask, labels = (torch.full((len(texts), config.cutoff), fill) for fill in (0, 0, IGNORED))
+    ids, mask, labels = (torch.full((len(texts), config.max_length), fill) for fill in (0, 0, IGNORED))
     for row, text in enumerate(texts):
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
         mask[row, : len(text.ids)] = 1
@@ -37,13 +37,13 @@ def plain_training(
         return -found.view(wanted.shape)
 
     losses = []
-    adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.alpha)
+    adapter = lora_config(lm, target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha)
     adapter.base_model_name_or_path = None  # PEFT would warn that it puts the model's folder there
     with adapted(lm, adapter, config.seed) as weights:
         learning = [parameter for parameter in weights.module.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.epochs)
-        for _ in range(config.epochs):
+        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.num_train_epochs)
+        for _ in range(config.num_train_epochs):
             before = None
             if has_reference:
                 with torch.no_grad(), weights.reference():

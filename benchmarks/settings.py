@@ -4,7 +4,7 @@
     python -m benchmarks.settings RWKU/Target statement,fb,qa current_value=chat,l2=0.1
 
 Prints, by split, form and setting, the median over targets of the relative change of the mean answer probability, with a
-95 % bootstrap interval over targets, and how far the redirection was met; then, by setting, forgetting and retention by form,
+95 % bootstrap interval over targets, and the residual reduction; then, by setting, forgetting and retention by form,
 the form gap and the combined figure, means over targets with interval and p.
 """
 
@@ -14,15 +14,15 @@ import sys
 from collections import defaultdict
 
 import numpy as np
+from formless.evaluation.scoring import resampled_rows
+from formless.report.text import independence_as_text, percent, percent_interval
 
 import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
-from formless.evaluation.scoring import resampled_rows
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.report.independence import independence
 from formless.report.summary import compare
-from formless.report.text import independence_as_text, percent, percent_interval
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
@@ -42,7 +42,7 @@ def main(data: str, suite: str, settings: list[str]) -> None:
         for setting in settings:
             edit = formless.unlearn(lm, target, "rocr", **parse_settings(setting.split(",")))
             outcome = measure_edit(lm, edit, target, suite)
-            met[setting].append(edit.info.facts["residual_met"])
+            met[setting].append(edit.info.facts["residual_reduction"])
             pairs[setting].append((outcome.original, outcome.edited))
             for row in compare(outcome.original, outcome.edited):
                 if row.relative is not None:
@@ -53,7 +53,7 @@ def main(data: str, suite: str, settings: list[str]) -> None:
         values = [changes[split, form, setting] for setting in settings]
         cells = [f"{percent(float(np.median(v)))} ({percent_interval(median_interval(v))})" for v in values]
         print(f"| {split} | {form} | {len(values[0])} | {' | '.join(cells)} |")
-    print(f"| redirection met | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
+    print(f"| residual reduction | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
     for setting in settings:
         print(f"\n{setting}\n\n| figure | form | value | 95 % interval | p | targets |\n| {'- | ' * 6}")
         for row in independence_as_text(independence(pairs[setting])):

@@ -19,11 +19,19 @@ from benchmarks.plain_training import Loss, plain_training
 from benchmarks.timing import Row, Times, check, in_turns, largest_difference
 from formless.data.target import Target
 from formless.methods.training import losses
+from formless.methods.training.ascent import gradient_ascent
 from formless.methods.training.collator import Objective
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.losses import IGNORED
-from formless.methods.training.preprocessing import Example, View, answered, plain_text, read_examples
-from formless.methods.training.trainer import Trained, train
+from formless.methods.training.preference import negative_preference
+from formless.methods.training.preprocessing import (
+    Example,
+    Preprocess,
+    load_training_set,
+    preprocess_instruction,
+    preprocess_text,
+)
+from formless.methods.training.trainer import TrainingResult, train
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -36,17 +44,17 @@ class Method:
 
     Args:
         name: Its name.
-        split: The file.
-        view: What a row gives.
-        epochs: Steps, since all rows are one batch.
+        file: The training file.
+        preprocess: Function from a row to an example.
+        epochs: Epochs of one step each, since all rows are one batch.
         ours: The objective.
         plain: The same loss, written plainly.
         limit: What bounds the ratio.
     """
 
     name: str
-    split: str
-    view: View
+    file: str
+    preprocess: Preprocess
     epochs: int
     ours: Objective
     plain: Loss
@@ -64,19 +72,21 @@ def _preference(found: Tensor, _labels: Tensor, before: Tensor | None) -> Tensor
 
 METHODS = (
     Method(
-        "GA", "positive", plain_text, 2, Objective(lambda batch: losses.gradient_ascent(batch.policy, batch.labels)), _mean,
+        "GA", "positive", preprocess_text, 2, Objective(lambda batch: gradient_ascent(batch.policy, batch.labels)), _mean,
         "every token is a label and most rows reach the cut-off: only padding is spared",
     ),
     Method(
-        "NPO", "positive", plain_text, 5,
+        "NPO", "positive", preprocess_text, 5,
         Objective(
-            lambda batch: losses.negative_preference(losses.summed(batch.policy), losses.summed(batch.before), BETA),
-            has_reference=True,
+            lambda batch: negative_preference(
+                losses.sequence_log_probabilities(batch.policy), losses.sequence_log_probabilities(batch.reference), BETA
+            ),
+            needs_reference=True,
         ),
         _preference, "as GA, and the reference is read once in five epochs",
     ),
     Method(
-        "RT", "reject", answered, 2, Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels)),
+        "RT", "reject", preprocess_instruction, 2, Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels)),
         lambda *found: -_mean(*found), "rows are short beside the cut-off",
     ),
 )  # fmt: skip
@@ -95,16 +105,25 @@ def typical(examples: Sequence[Example]) -> list[Example]:
 
 
 def _row(lm: LM, target: Target, method: Method, quick: bool) -> Row:
-    cutoff, epochs = (96, 2) if quick else (512, method.epochs)
-    config = TrainingConfig(learning_rate=1e-4, epochs=epochs, batch=ROWS, accumulation=1, warmup_steps=0, cutoff=cutoff)
-    examples = typical(read_examples(lm, target, method.split, method.view, rows=None, cutoff=cutoff, seed=0).examples)
+    max_length, epochs = (96, 2) if quick else (512, method.epochs)
+    config = TrainingConfig(
+        learning_rate=1e-4,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=ROWS,
+        gradient_accumulation_steps=1,
+        warmup_steps=0,
+        max_length=max_length,
+    )
+    examples = typical(
+        load_training_set(lm, target, method.file, method.preprocess, max_rows=None, max_length=max_length, seed=0).examples
+    )
     texts = [text for (text,) in examples]
 
-    def ours() -> Trained:
+    def ours() -> TrainingResult:
         return train(lm, examples, method.ours, config)
 
     def plain() -> tuple[dict[str, Factors], list[float]]:
-        return plain_training(lm, texts, method.plain, config, has_reference=method.ours.has_reference)
+        return plain_training(lm, texts, method.plain, config, needs_reference=method.ours.needs_reference)
 
     trained, (updates, curve) = ours(), plain()
     apart = largest_difference(trained.curves.losses, curve)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from formless.data.ort import find_target, targets
     from formless.data.target import Target
-    from formless.edits.adapter import load_edit
     from formless.edits.edit import Edit
+    from formless.edits.loading import load_edit
     from formless.errors import UserError
     from formless.evaluation.evaluate import evaluate
     from formless.evaluation.record import Record, load_record
@@ -43,7 +43,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "find_target": "data.ort",
     "load": "models.loading",
-    "load_edit": "edits.adapter",
+    "load_edit": "edits.loading",
     "load_record": "evaluation.record",
     "targets": "data.ort",
     "unlearn": "methods.registry",

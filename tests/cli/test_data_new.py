@@ -82,7 +82,7 @@ def test_a_second_target_and_a_replaced_one(new: Command, tmp_path: Path) -> Non
         ("--facts none.txt", "the file cannot be read [none.txt]: no such file"),
         ("--facts bad.txt", "the subject 'Ada Lovelace' does not occur in 'She was born in ___.' [bad.txt, line 4]"),
         ("--facts facts.txt --neighbors facts.txt", "the neighbor is the subject itself [facts.txt, line 1]"),
-        ("--facts facts.txt --with nonsense", "that is no server [--with]"),
+        ("--facts facts.txt --with nonsense", "not a server's URL [--with]"),
         ("--with http://127.0.0.1:9/v1", "the server cannot be reached [http://127.0.0.1:9/v1]"),
         ("--facts facts.txt --out facts.txt", "cannot write"),
         ("--facts facts.txt --count 0", "count"),

@@ -42,35 +42,58 @@ def gigabytes(text: str) -> float:
 
 def test_a_training(doctor: Doctor) -> None:
     code, lines, _ = doctor(
-        "--model", "smollm2", "--method", "ga", "--set", "batch=2", "--set", "cutoff=100", "--device", "cpu"
+        "--model",
+        "smollm2",
+        "--method",
+        "ga",
+        "--set",
+        "per_device_train_batch_size=2",
+        "--set",
+        "max_length=100",
+        "--device",
+        "cpu",
     )
     assert code == 0
     assert lines["model"] == "bundled, llama"
     assert lines["method"] == "ga, batches of 2, texts of 100 tokens"
     assert lines["weights"] == "0.50 GB, float32"
     assert "null spaces" not in lines
-    parts = sum(gigabytes(lines[name]) for name in ("weights", "learning", "gradients", "activations"))
-    assert gigabytes(lines["together"]) == pytest.approx(parts, abs=0.02)
-    assert "memory, evaluation and libraries apart" in lines["together"]
+    parts = sum(gigabytes(lines[name]) for name in ("weights", "trainable", "gradients", "activations"))
+    assert gigabytes(lines["total"]) == pytest.approx(parts, abs=0.02)
+    assert "memory, without evaluation and libraries" in lines["total"]
+
+
+def test_old_names_of_settings_are_accepted(doctor: Doctor) -> None:
+    options = ("--method", "ga", "--device", "cpu", "--set", "batch=2", "--set", "cutoff=100")
+    with pytest.warns(FutureWarning) as caught:
+        code, lines, _ = doctor(*options)
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning)]
+    assert [line for line in said if line.startswith("the setting")] == [
+        "the setting batch is now called per_device_train_batch_size",
+        "the setting cutoff is now called max_length",
+    ]
+    assert (code, lines["method"]) == (0, "ga, batches of 2, texts of 100 tokens")
+    code, _, errors = doctor(*options[:-1], "per_device_train_batch_size=3")
+    assert (code, "per_device_train_batch_size is given twice, once by its old name batch" in errors) == (2, True)
 
 
 def test_null_spaces_lie_in_main_memory(doctor: Doctor) -> None:
     options = ("--method", "rocr", "--set", "layers=[4,5,6,7,8,9,10,11,12,13]", "--dtype", "float32")
     on_cpu, on_gpu = (doctor(*options, "--device", device)[1] for device in ("cpu", "cuda"))
     assert on_gpu["null spaces"] == "0.09 GB of main memory at most"
-    assert on_gpu["together"].endswith("of the device's memory, evaluation and libraries apart")
-    assert gigabytes(on_cpu["together"]) - gigabytes(on_gpu["together"]) == pytest.approx(0.09, abs=0.011)
+    assert on_gpu["total"].endswith("of the device's memory, without evaluation and libraries")
+    assert gigabytes(on_cpu["total"]) - gigabytes(on_gpu["total"]) == pytest.approx(0.09, abs=0.011)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ("--method gaa", "unknown method 'gaa': did you mean ga or wga?"),
-        ("--method ga --set batch=0", "a setting of ga is wrong"),
+        ("--method ga --set per_device_train_batch_size=0", "a setting of ga is wrong"),
         ("--method ga --model smol", "unknown model 'smol'"),
         ("--method ga --dtype float8", "unknown dtype 'float8'"),
         ("--method rocr --set layers=[40]", "no layer 40"),
-        ("--set batch=1", "settings without a method [--set]: give --method too"),
+        ("--set per_device_train_batch_size=1", "settings without a method [--set]: give --method too"),
     ],
 )
 def test_what_the_user_can_mend(doctor: Doctor, arguments: str, said: str) -> None:

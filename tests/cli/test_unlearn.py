@@ -21,7 +21,16 @@ from formless.edits.adapter import AdapterEdit
 from formless.models.lm import LM
 
 ROCR = ("--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")
-TRAINING = ("--method", "rt", "--set", "learning_rate=1e-3", "--set", "warmup_steps=0", "--set", "batch=2")
+TRAINING = (
+    "--method",
+    "rt",
+    "--set",
+    "learning_rate=1e-3",
+    "--set",
+    "warmup_steps=0",
+    "--set",
+    "per_device_train_batch_size=2",
+)
 STEPS = 150
 
 
@@ -87,16 +96,18 @@ def test_several_targets_and_one_more_beside_them(command: Command) -> None:
     assert "rocr forgot Ada Lovelace + Noor in" in out
     facts = command.edit("two").info.facts
     for said in facts["targets"]:
-        met, moved = 100 * said["residual_met"], 100 * said["moved_by_others"]
-        assert f"  {said['subject']}: met to {met:.1f} %; the others alone move it by {moved:.1f} % of its way\n" in out
-    assert f"the redirection was met to {100 * facts['residual_met']:.1f} %\n" in out
+        reduction, shift = 100 * said["residual_reduction"], 100 * said["shift_by_others"]
+        shifted = f"shifted by the others' part alone by {shift:.1f} % of its residual"
+        assert f"  {said['subject']}: residual reduction {reduction:.1f} %; {shifted}\n" in out
+    assert "; update norms" in out
+    assert f"residual reduction {100 * facts['residual_reduction']:.1f} %\n" in out
 
     out = command(*unlearn("-t", "Grace Hopper", "--keep", "two", "-o", "three", *ROCR))
     three = command.edit("three").info
     assert [layer.rank for layer in three.layers] == [3, 3]
-    assert list(three.facts["drifts"]) == ["Ada Lovelace", "Noor"]
-    for subject, drift in three.facts["drifts"].items():
-        assert f"  {subject}: kept; the new edit moved it by {100 * drift:.1f} % of its way\n" in out
+    assert list(three.facts["kept_shifts"]) == ["Ada Lovelace", "Noor"]
+    for subject, shift in three.facts["kept_shifts"].items():
+        assert f"  {subject}: kept; shifted by the new edit by {100 * shift:.1f} % of its earlier shift\n" in out
 
     command("eval", "--model", "model", "--edit", "three", "--data", "data", "-t", "1", "--suite", "qa", "-o", "r.json")
     (edit,) = json.loads(Path("r.json").read_text("utf-8"))["edits"]
@@ -127,7 +138,7 @@ def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatc
 
 @pytest.mark.parametrize("full", ["true", "false"])
 def test_a_trained_edit_is_merged(command: Command, full: str) -> None:
-    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", "epochs=3", "--set", f"full={full}")
+    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", "num_train_epochs=3", "--set", f"full={full}")
     command(*unlearn(*arguments, "-o", "edit"))
     command(*unlearn(*arguments, "-o", "merged", "--merge"))
     lm, merged = (formless.load(name, dtype="float32", device="cpu") for name in ("model", "merged"))
@@ -160,13 +171,13 @@ def killed(arguments: tuple[str, ...], folder: Path) -> None:
 
 
 def test_a_killed_training_goes_on_with_the_next_command(command: Command) -> None:
-    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", f"epochs={STEPS}")
+    arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "--set", f"num_train_epochs={STEPS}")
     again = unlearn(*arguments, "-o", "ada")
     killed(again, command.folder)
     assert not (command.folder / "ada").exists()
 
     other = command.refused(*again, "--set", "learning_rate=2e-3")
-    assert f"an unfinished training of something else is in the way [{command.folder / '.ada.training'}]" in other
+    assert f"an unfinished training run of something else is in the way [{command.folder / '.ada.training'}]" in other
     assert list((command.folder / ".ada.training").glob("checkpoint-*"))
 
     out = command(*again)
@@ -183,9 +194,9 @@ def test_a_killed_training_goes_on_with_the_next_command(command: Command) -> No
 def test_a_failed_training_leaves_nothing_in_the_way(command: Command) -> None:
     before = command.left()
     arguments = ("-t", "Ada Lovelace", "--data", "data", *TRAINING, "-o", "ada")
-    changes = ("learning_rate=1", "max_grad_norm=1e9", "epochs=200", "full=true")
+    changes = ("learning_rate=1", "max_grad_norm=1e9", "num_train_epochs=200", "full=true")
     wild = ["--method", "ga", *(part for change in changes for part in ("--set", change))]
     assert "the loss is" in command.refused(*unlearn(*arguments, *wild))
     assert command.left() == before
-    command(*unlearn(*arguments, "--set", "epochs=2"))
+    command(*unlearn(*arguments, "--set", "num_train_epochs=2"))
     assert command.left() == before | {"ada"}

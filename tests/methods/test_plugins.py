@@ -1,4 +1,4 @@
-"""Methods of other packages: docs/own_method.md as it stands, installed, listed, run; and packages that are broken."""
+"""Methods of other packages: docs/how-to/add_method.md as it stands, installed, listed, run; and packages that are broken."""
 
 import os
 import re
@@ -8,17 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.methods.test_training_methods import ada as ada  # a small target
 
 from formless.models.lm import LM
+from tests.methods.training.test_training_methods import ada as ada  # a small target
 
-DOCS = Path(__file__).parents[2] / "docs" / "own_method.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "add_method.md"
 PROGRAM = """
 import pathlib, sys
 import formless
 from formless.data.target import Target
 lm = formless.load(sys.argv[1], dtype="float32", device="cpu")
-settings = {"learning_rate": 0.02, "batch": 2, "accumulation": 1, "warmup_steps": 0, "floor": 7.5}
+settings = {"learning_rate": 0.02, "gradient_accumulation_steps": 1, "warmup_steps": 0, "floor": 7.5}
+settings["per_device_train_batch_size"] = 2
 edit = formless.unlearn(lm, Target("Ada Lovelace", pathlib.Path(sys.argv[2])), "bounded", **settings)
 (before,) = lm.score_texts(["Ada Lovelace wrote programs."])
 with edit.applied(lm):
@@ -37,7 +38,8 @@ def install(site: Path, package: str, code: str, entry_points: str) -> None:
 
 
 def run(site: Path, *command: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200"}
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "240"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
 
@@ -59,16 +61,16 @@ def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: 
     said = run(site, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "data" / "1_Ada_Lovelace"))
     assert "bounded 7.5 True" in said
     listed = run(site, "-m", "formless", "methods")
-    assert "gradient ascent with a floor; trains on positive.json" in listed
-    assert len(DOCS.read_text("utf-8").splitlines()) < 40
+    assert re.search(r"bounded .*gradient.*positive\.json", listed)
+    assert len(DOCS.read_text("utf-8").splitlines()) < 50
 
 
 @pytest.mark.parametrize(
     ("code", "said"),
     [
         ("import nothing_of_the_kind", "it cannot be loaded: ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
-        ("BOUNDED = 3", "it is neither an Entry nor a Recipe"),
-        ("from formless.methods.training.recipes.ga import GA as BOUNDED", "another method has its name"),
+        ("BOUNDED = 3", "it is no MethodEntry"),
+        ("from formless.methods.training.ascent import GA as BOUNDED", "another method has its name"),
     ],
 )
 def test_a_broken_package_is_named_and_left_out(tmp_path: Path, code: str, said: str) -> None:

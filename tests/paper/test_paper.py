@@ -20,12 +20,12 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
-from formless.methods.memory import memory_need
+from formless.experiment.executors.base import Resources
+from formless.experiment.executors.local import InProcess
+from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
 from formless.models.lm import LM
-from formless.models.outline import outline
+from formless.models.loading import load_meta
 from formless.models.settings import settings_for
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -76,9 +76,16 @@ def tiny_yaml(tiny: Callable[..., LM], tmp_path: Path, people: Path, monkeypatch
     lm = tiny(context=1024)
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
-    training = {"method": "ga", "learning_rate": 1e-2, "epochs": 1, "batch": 1, "accumulation": 1, "warmup_steps": 1}
+    training = {
+        "method": "ga",
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 1,
+    }
     types = {
-        "original": {"method": "original"}, "ga_lora": training, "idle": training | {"warmup_steps": 100, "batch": 2},
+        "original": {"method": "original"}, "ga_lora": training, "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
         "rocr": {"method": "rocr", "basis": "data/tiny"},
     }  # fmt: skip
     file = tmp_path / "tiny.yaml"
@@ -111,7 +118,7 @@ def test_on_the_built_in_model(paper: Paper, rwku: Path, tmp_path: Path) -> None
     for name in ("1_Stephen_King", "2_Confucius"):
         shutil.copytree(rwku / name, tmp_path / "data" / "ORT" / "Target" / name)
     keys = yaml.safe_load((PAPER / "models" / "smollm2.yaml").read_text("utf-8"))
-    keys["types"]["ga_lora"] |= {"rows": 8, "cutoff": 32}
+    keys["types"]["ga_lora"] |= {"max_rows": 8, "max_length": 32}
     (tmp_path / "smollm2.yaml").write_text(yaml.safe_dump(keys), "utf-8")
     small = "--end_idx=100 --suite=fb,qa,sub_fb --limit=2"
     for flags in (
@@ -217,8 +224,8 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=0", "Target has 3 targets, counted from 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=-1", "argument --end_idx: a number under 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --name=Dan", "unknown target 'Dan'"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is no list of GPUs [--gpu]: e.g. 0,1"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is no list of GPUs"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is not a list of GPUs [--gpu]: e.g. 0,1"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is not a list of GPUs"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end=3", "unrecognized arguments: --end=3"),
         ("summarize.py --model=tiny", "the following arguments are required: --type"),
         ("summarize.py --model=tiny --type=rocr", "first: python run_expr_lora.py --model=tiny --type=rocr"),
@@ -238,7 +245,7 @@ def test_flags_reach_the_runner(paper: Paper, tiny_yaml: Path, monkeypatch: pyte
 
     def sweep(experiment: Any, out: Path, executor: Any, observer: Any, *, workers: int) -> Any:
         seen.append((out, executor.__self__, workers))
-        return SimpleNamespace(failed=[], runs=[], reports=[], found=0)
+        return SimpleNamespace(failed=[], runs=[], results=[], already_complete=0)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -308,16 +315,18 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if " GB |" in line]
     assert len(table) == 4
     for column, name in ((1, "llama3"), (2, "mistral")):
-        found, shipped = outline(str(tmp_path / name), dtype="float16"), settings_for(name)
+        found, shipped = load_meta(str(tmp_path / name), dtype="float16"), settings_for(name)
         types = yaml.safe_load((PAPER / "models" / f"{name}.yaml").read_text("utf-8"))["types"]
         plain, redirected, trained, halved = (float(row[column].removesuffix(" GB")) for row in table)
         for label, settings in types.items():
             method = settings.pop("method")
-            need = memory_need(found, method, method_config(shipped, method, settings))
+            need = estimate_memory(found, method, method_config(shipped, method, settings))
             expected = {"original": plain, "rocr": redirected}.get(label, trained)
             assert need.device / 2**30 == pytest.approx(expected, abs=0.06), label
             if label == "rocr":
                 assert need.null_spaces / 2**30 == pytest.approx(2.3, abs=0.05)
             elif label != "original":
-                half = method_config(shipped, method, settings | {"batch": settings["batch"] // 2})
-                assert memory_need(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)
+                half = method_config(
+                    shipped, method, settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+                )
+                assert estimate_memory(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)

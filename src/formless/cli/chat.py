@@ -9,29 +9,30 @@ from typing import Annotated
 import typer
 
 from formless.cli import terminal
-from formless.edits.adapter import load_edit
 
 
 def chat_command(
     question: Annotated[str | None, typer.Argument(help="One question; without it, a conversation line by line.")] = None,
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit to apply.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens.")] = 128,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Ask a model, with or without an edit; every question stands alone.
+    """Ask a model, with or without an edit; each question is answered by itself, without the earlier ones.
 
     Example: formless chat --edit edits/einstein "Who was Albert Einstein?"
     """
+    from formless.edits.loading import load_edit
+
     loaded = load_edit(edit) if edit else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with loaded.applied(lm) if loaded else nullcontext():
         if question is not None:
             terminal.out.print(lm.chat(question, max_new_tokens=tokens), markup=False)
             return
-        terminal.log.print("ask something; an empty line ends")
+        terminal.log.print("ask a question; an empty line ends")
         while line := _next_line():
             terminal.out.print(lm.chat(line, max_new_tokens=tokens), markup=False)
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-import torch
 import typer
 
 from formless.cli import terminal
 from formless.errors import UserError
-from formless.methods.memory import memory_need
-from formless.methods.registry import method_config
-from formless.methods.rocr.redirect import RocrConfig, projections
-from formless.methods.training.config import TrainingConfig
-from formless.models.architecture import projection_shape
-from formless.models.lm import LM
-from formless.models.outline import outline
-from formless.models.scores import Score
+
+if TYPE_CHECKING:
+    from formless.methods.rocr.config import RocrConfig
+    from formless.models.lm import LM
 
 _GB = 2**30
 
@@ -31,14 +26,14 @@ def doctor_command(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE.")] = None,
 ) -> None:
-    """Check that a model can be edited and measured; what is missing is said last, with exit code 2.
+    """Check that a model can be edited and measured; a missing null space is reported last, with exit code 2.
 
-    With --method, no weight is loaded. The estimate is for texts as long as the cut-off, and leaves out evaluation, which
-    makes do with what is left.
+    With --method, only estimate memory: no weights are loaded. The estimate is for texts of the maximum length, and leaves out
+    evaluation, which adapts its batches to the free memory.
 
     Example: formless doctor --model smollm2
 
-    Example: formless doctor --model smollm2 --method ga --set batch=8
+    Example: formless doctor --model smollm2 --method ga --set per_device_train_batch_size=8
     """
     if method:
         _show(_estimate(model, method, settings or [], dtype, device, trust_remote_code))
@@ -59,28 +54,44 @@ def _show(findings: list[tuple[str, str]]) -> None:
 def _estimate(
     model: str, method: str, settings: list[str], dtype: str, device: str, trust_remote_code: bool
 ) -> list[tuple[str, str]]:
+    import torch
+
+    from formless.methods.memory import estimate_memory
+    from formless.methods.registry import method_config
+    from formless.methods.training.config import TrainingConfig
+    from formless.models.loading import load_meta
+
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = device == "cpu" or (device == "auto" and not has_accelerator)
-    found = outline(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
+    found = load_meta(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
     config = method_config(found.settings, method, terminal.parse_settings(settings))
-    need = memory_need(found, method, config)
+    need = estimate_memory(found, method, config)
     together, where = (need.device + need.null_spaces, "memory") if on_cpu else (need.device, "the device's memory")
     parts = (
         ("weights", need.weights, f", {found.model.dtype}".replace("torch.", "")),
-        ("learning", need.learning, ", float32"),
+        ("trainable", need.trainable, ", float32"),
         ("gradients", need.gradients, ", with the optimizer's averages"),
         ("activations", need.activations, ""),
-        ("edit applied", need.applied, ", once all but the weights is free again"),
+        ("edit applied", need.applied, ", after the rest but the weights is freed"),
         ("null spaces", need.null_spaces, " of main memory at most"),
-        ("together", together, f" of {where}, evaluation and libraries apart"),
+        ("total", together, f" of {where}, without evaluation and libraries"),
     )
     source = f"{found.settings.source}, {found.model.config.model_type}"
-    batches = f", batches of {config.batch}, texts of {config.cutoff} tokens" if isinstance(config, TrainingConfig) else ""
+    batches = _batches(config.per_device_train_batch_size, config.max_length) if isinstance(config, TrainingConfig) else ""
     sizes = [(label, f"{size / _GB:.2f} GB{more}") for label, size, more in parts if size]
     return [("model", source), ("method", method + batches), *sizes]
 
 
+def _batches(size: int, max_length: int) -> str:
+    return f", batches of {size}, texts of {max_length} tokens"
+
+
 def _findings(lm: LM) -> list[tuple[str, str]]:
+    import torch
+
+    from formless.models.families import projection_shape
+    from formless.models.scores import Score
+
     parameters = sum(parameter.numel() for parameter in lm.model.parameters())
     width, hidden = projection_shape(lm.architecture.down_projection(lm.model, 0))[::-1]
     config = _rocr(lm)
@@ -92,7 +103,7 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
         ("weights", f"{lm.model.dtype} on {lm.device}, {lm.model.get_memory_footprint() / 2**20:,.0f} MB"),
         ("layers", f"{lm.architecture.depth(lm.model)}, {lm.architecture.mlp_out} [{hidden}, {width}]"),
         ("context", f"{lm.context_length} tokens"),
-        ("chat template", "yes" if lm.tokenizer.chat_template else "none: messages are given as plain text"),
+        ("chat template", "yes" if lm.tokenizer.chat_template else "none: messages are plain text"),
         ("prompts", f"direct-answer line {'yes' if lm.style.direct_answer else 'no'}, letter by letter {lm.style.sub_token}"),
         (
             "scoring",
@@ -104,12 +115,16 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
 
 
 def _missing_null_space(lm: LM) -> UserError | None:
+    from formless.methods.rocr.redirect import load_projections
+
     try:
-        projections(lm, _rocr(lm))
+        load_projections(lm, _rocr(lm))
     except UserError as error:
         return error
     return None
 
 
 def _rocr(lm: LM) -> RocrConfig:
-    return cast(RocrConfig, method_config(lm.settings, "rocr", {}))
+    from formless.methods.registry import method_config
+
+    return cast("RocrConfig", method_config(lm.settings, "rocr", {}))

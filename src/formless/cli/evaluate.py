@@ -12,7 +12,7 @@ import typer
 from formless import store
 from formless.cli import terminal
 from formless.data.ort import SAMPLE, find_target
-from formless.edits.adapter import load_edit
+from formless.edits.loading import load_edit
 from formless.errors import UserError
 from formless.evaluation.plan import planned
 from formless.experiment.original import original_record

@@ -5,31 +5,34 @@ from __future__ import annotations
 from rich.table import Column, Table
 
 from formless.cli import terminal
-from formless.methods.registry import METHODS
-from formless.models.families import known_model_types
-from formless.models.settings import model_settings
 
 
 def models_command() -> None:
-    """List the models that have a short name, and the families that any other model may belong to.
+    """List the models that have a short name, and the supported model families.
 
     Example: formless models
     """
+    from formless.models.families import known_model_types
+    from formless.models.settings import model_settings
+
     table = Table("name", Column("source", no_wrap=True), "about", "settings")
-    for row in model_settings().values():
-        settings = "; ".join(f"{name}: {values}" for name, values in row.methods.items())
-        table.add_row(row.name, row.source, row.about, settings)
+    for model in model_settings().values():
+        settings = "; ".join(f"{name}: {values}" for name, values in model.methods.items())
+        table.add_row(model.name, model.source, model.about, settings)
     terminal.out.print(table)
     terminal.out.print(f"families: {', '.join(known_model_types())}")
 
 
 def methods_command() -> None:
-    """List the unlearning methods with their settings and defaults.
+    """List the unlearning methods: what they train on, their rough cost, and their settings with defaults.
 
     Example: formless methods
     """
-    table = Table("name", "about", "paper", "settings")
+    from formless.methods.registry import METHODS
+
+    table = Table("name", "about", "trains on", "cost", "paper", "settings")
     for entry in METHODS.values():
         settings = ", ".join(f"{name}={field.default}" for name, field in entry.config.model_fields.items())
-        table.add_row(entry.name, entry.about, entry.paper, settings)
+        file = f"{entry.trains_on}.json" if entry.trains_on else ""
+        table.add_row(entry.name, entry.about, file, entry.cost, entry.paper, settings)
     terminal.out.print(table)

@@ -11,21 +11,15 @@ from typer.exceptions import TyperException
 from formless import __version__
 from formless.cli import terminal
 from formless.cli.chat import chat_command
-from formless.cli.compare import compare_command
-from formless.cli.data_check import check_command
-from formless.cli.data_forms import forms_command
-from formless.cli.data_new import new_command
-from formless.cli.data_prepare import prepare_command
-from formless.cli.data_train import train_command
+from formless.cli.data import check_command, forms_command, new_command, prepare_command, train_command
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.listings import methods_command, models_command
-from formless.cli.report import report_command
+from formless.cli.results import compare_command, report_command, summarize_command
 from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
-from formless.cli.summarize import summarize_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import UserError
 

@@ -8,35 +8,36 @@ from typing import Annotated
 
 import typer
 
+from formless import store
 from formless.cli import terminal
-from formless.data.corpus import HUB, corpus_texts
 from formless.errors import UserError
-from formless.methods.rocr.nullspace import OURS
-from formless.methods.rocr.statistics import compute_statistics
-from formless.models.loading import DTYPES
 
 
 def stats_command(
     corpus: Annotated[str, typer.Option(help="A .txt, .json, .jsonl or .parquet file, a folder, or hf:NAME[:CONFIG].")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the null spaces.")],
     model: terminal.ModelOption = "smollm2",
-    layers: Annotated[str, typer.Option(help="Layers, as in 4,5,6.")] = "4,5,6",
-    samples: Annotated[int | None, typer.Option(min=1, help="At most so many texts (the paper takes 100,000).")] = None,
-    pattern: Annotated[str, typer.Option(help="Which files of a folder, as in '*/passage.json'.")] = "**/*",
+    layers: Annotated[str, typer.Option(help="Layers, e.g. 4,5,6.")] = "4,5,6",
+    samples: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts (the paper uses 100,000).")] = None,
+    pattern: Annotated[str, typer.Option(help="Files of a folder, e.g. '*/passage.json'.")] = "**/*",
     threshold: Annotated[float, typer.Option(min=0, help="Eigenvalues under it span the null space.")] = 2e-2,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Cut each text there.")] = 1024,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Truncate each text to this length.")] = 1024,
     basis_dtype: Annotated[str, typer.Option(help="The dtype of the saved bases: float32, bfloat16 or float16.")] = "float32",
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Compute what ROCR preserves: the null space of a model's keys over a corpus. Goes on where a killed run stopped.
+    """Compute what ROCR preserves: the null space of a model's keys over a corpus. A killed run is resumed.
 
     Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
     """
+    from formless.data.corpus import corpus_texts
+    from formless.methods.rocr.statistics import compute_statistics
+    from formless.models.loading import DTYPES
+
     chosen = terminal.parse_layers(layers)
-    store.refuse_existing(out, force=force, mark=OURS.format(min(chosen)))
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(chosen)).name)
     store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:
         raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")
@@ -64,7 +65,9 @@ def stats_command(
 
 
 def _label(corpus: str, pattern: str) -> str:
-    """What a fingerprint calls a corpus: never a path of one machine."""
+    """Return the name of a corpus for the fingerprint, without the path on this machine."""
+    from formless.data.corpus import HUB
+
     path = Path(corpus)
     if corpus.startswith(HUB):
         return corpus

@@ -5,26 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from formless import store
 from formless.cli import terminal
-from formless.data.ort import find_target
-from formless.data.target import Row, Target
-from formless.edits.adapter import load_edit
-from formless.edits.edit import INFO, EditInfo, LayerReport, WeightEdit
 from formless.errors import OutputError, UserError
-from formless.methods.base import Method
-from formless.methods.registry import METHODS, build_method, check, method_config, run
-from formless.methods.training.monitor import CURVES
-from formless.models.settings import settings_for
 
-MOST_NORMS = 8
+if TYPE_CHECKING:
+    from formless.edits.edit import EditInfo
+
+MAX_NORMS = 8
 
 
 def unlearn_command(
@@ -32,8 +27,8 @@ def unlearn_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
     model: terminal.ModelOption = "smollm2",
     method: Annotated[str, typer.Option(help="See `formless methods`.")] = "rocr",
-    redirect: Annotated[str | None, typer.Option(help="ROCR: the concept that the name is to read as.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="ROCR: a saved edit that stays in force; the new one holds it too.")] = None,
+    redirect: Annotated[str | None, typer.Option(help="ROCR: the concept that the name is redirected to.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="ROCR: a saved edit that becomes part of the new one.")] = None,
     data: Annotated[str | None, typer.Option(help="Data folder or 'sample', for methods that train.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Save a whole edited model instead of an adapter.")] = False,
@@ -50,22 +45,33 @@ def unlearn_command(
 
     Example: formless unlearn --method npo --data sample --target "Albert Einstein" --out edits/einstein_npo
     """
-    store.refuse_existing(out, force=force, mark=INFO)
+    from formless.data.ort import find_target
+    from formless.data.target import Row, Target
+    from formless.edits.edit import WeightEdit
+    from formless.edits.loading import load_edit
+    from formless.methods.registry import METHODS, build_method, check_request, compute_edit, method_config, with_checkpoints
+    from formless.models.settings import settings_for
+
+    store.refuse_existing(out, force=force, mark=store.EditFolder.INFO)
     if data is None and (folder := next((name for name in target if re.match(r"\d+_", name)), None)):
         remedy = "give the name as texts spell it, or the data set with --data"
         raise UserError(f"{folder!r} looks like a target's folder", where="--target", remedy=remedy)
     options = terminal.parse_settings(setting or []) | ({} if redirect is None else {"redirect": redirect})
     targets = [find_target(data, name) if data is not None else Target(name.strip()) for name in target]
-    built = build_method(method, method_config(settings_for(model), method, options))
-    kept = load_edit(keep) if keep else None
-    check(built, method, targets, kept, options)  # what is wrong stops here, before the model is loaded
-    if reads := METHODS[method].reads:
-        targets[0].rows(reads, Row)
+    config = method_config(settings_for(model), method, options)
+    earlier = load_edit(keep) if keep else None
+    check_request(method, config, targets, earlier, options)  # before the model is loaded
+    entry = METHODS[method]
+    if entry.trains_on:
+        targets[0].rows(entry.trains_on, Row)
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    with _resumable(built, out) as (resumable, step):
+    with _checkpoints(out) if entry.resumable else nullcontext((None, 0)) as (work, step):
+        built = build_method(method, config)
+        if work is not None:
+            built = with_checkpoints(method, built, work)
         resumed = f", resumed after step {step}" if step else ""
         with terminal.log.status(escape(f"{method}: {', '.join(target)}{resumed}")):
-            edit = run(resumable, lm, targets, kept)
+            edit = compute_edit(method, built, lm, targets, earlier)
         if not merge:
             edit.save(out, force=force)
         elif isinstance(edit, WeightEdit):
@@ -73,11 +79,11 @@ def unlearn_command(
         else:
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
     info = edit.info
-    done = f"{info.method} forgot {info.subject} in {info.seconds:.2f} s; {_changes(info.layers)}"
+    done = f"{info.method} forgot {info.subject} in {info.seconds:.2f} s; {_changes(info)}"
     terminal.out.print(done, soft_wrap=True, markup=False)
     if "last_loss" in info.facts:
         facts = info.facts
-        losses = f"loss {facts['first_loss']:.3f}, at last {facts['last_loss']:.3f}"
+        losses = f"loss {facts['first_loss']:.3f} to {facts['last_loss']:.3f}"
         terminal.out.print(
             f"{facts['rows']} rows of {facts['file']}, {facts['steps']} steps{resumed}; {losses}", soft_wrap=True
         )
@@ -87,20 +93,19 @@ def unlearn_command(
 
 
 @contextmanager
-def _resumable(built: Method, out: Path) -> Iterator[tuple[Method, int]]:
-    """The method with a folder for checkpoints beside `out`, if it takes one, and the step from which it goes on.
+def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
+    """Yield a folder for checkpoints beside `out`, and the step of the last checkpoint in it.
 
-    The folder stays after a kill, and where the edit cannot be written: it goes once the edit is saved, and where a training
-    that began here fails.
+    The folder stays after a kill, and if the edit cannot be written. It is removed once the edit is saved, and if a training
+    run that began here fails.
     """
-    if not hasattr(built, "resumable"):
-        yield built, 0
-        return
-    work = out.absolute().with_name(f".{out.name}.training")
+    work = store.CheckpointsFolder.beside(out).path
     is_new = not work.exists()
-    steps = [int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{CURVES}")]
+    steps = [
+        int(path.name.rpartition("-")[2]) for path in work.glob("checkpoint-*") if store.CheckpointsFolder.curves(path).exists()
+    ]
     try:
-        yield built.resumable(work), max(steps, default=0)
+        yield work, max(steps, default=0)
     except OutputError:
         raise
     except UserError:
@@ -111,28 +116,28 @@ def _resumable(built: Method, out: Path) -> Iterator[tuple[Method, int]]:
 
 
 def _redirections(info: EditInfo) -> list[str]:
-    """How far a redirection was met, and what it did to concepts beside the target."""
+    """Describe the residual reduction of a redirection, and its effect on concepts beside the target."""
     facts = info.facts
-    if "residual_met" not in facts:
+    if "residual_reduction" not in facts:
         return []
-    lines = [f"the redirection was met to {100 * facts['residual_met']:.1f} %"]
+    lines = [f"residual reduction {100 * facts['residual_reduction']:.1f} %"]
     for target in facts["targets"]:
-        if "moved_by_others" in target:
-            met = f"met to {100 * target['residual_met']:.1f} %"
-            moved = f"the others alone move it by {100 * target['moved_by_others']:.1f} % of its way"
-            lines.append(f"  {target['subject']}: {met}; {moved}")
+        if "shift_by_others" in target:
+            reduction = f"residual reduction {100 * target['residual_reduction']:.1f} %"
+            shift = f"shifted by the others' part alone by {100 * target['shift_by_others']:.1f} % of its residual"
+            lines.append(f"  {target['subject']}: {reduction}; {shift}")
     lines += [
-        f"  {subject}: kept; the new edit moved it by {100 * drift:.1f} % of its way"
-        for subject, drift in facts.get("drifts", {}).items()
+        f"  {subject}: kept; shifted by the new edit by {100 * shift:.1f} % of its earlier shift"
+        for subject, shift in facts.get("kept_shifts", {}).items()
     ]
     return lines
 
 
-def _changes(layers: list[LayerReport]) -> str:
-    """How far the weights moved; of many weights, from the least to the most."""
-    if not layers:
+def _changes(info: EditInfo) -> str:
+    """Describe how far the weights moved; for many weights, by the smallest and the largest norm."""
+    if not info.layers:
         return "no weight was changed"
-    norms = [100 * layer.relative_norm for layer in layers]
-    if len(norms) > MOST_NORMS:
+    norms = [100 * layer.relative_norm for layer in info.layers]
+    if len(norms) > MAX_NORMS:
         return f"update norms {min(norms):.1f} to {max(norms):.1f} % of those of {len(norms)} weights"
     return f"update norms {', '.join(f'{norm:.1f} %' for norm in norms)} of the weights'"

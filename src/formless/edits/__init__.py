@@ -1,1 +1,8 @@
-"""What an edit is and how it is stored: adapters, weight differences, prompts."""
+"""Edits: what changed, apart from the model, and how it is stored.
+
+- `edit.py`: the protocol `Edit`, its provenance `EditInfo` (edit.json), and what all edits of weights share.
+- `adapter.py`: low-rank updates, saved as a PEFT LoRA adapter; `stack` joins two of them.
+- `difference.py`: differences of whole weights.
+- `prompt.py`: a text before every user message.
+- `loading.py`: `load_edit` reads any of them.
+"""

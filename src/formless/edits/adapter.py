@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from formless import provenance, store
-from formless.edits.difference import DIFFERENCES, DifferenceEdit
-from formless.edits.edit import INFO, Edit, EditInfo, LayerReport, WeightEdit
-from formless.edits.prompt import PromptEdit
+from formless import store
+from formless.edits.edit import EditInfo, WeightEdit
 from formless.errors import EditError
-from formless.models.architecture import is_transposed
+from formless.models.families import is_transposed
 from formless.models.lm import LM
-from formless.models.overlay import Difference, Factors
+from formless.models.overlay import Factors
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdapterEdit(WeightEdit[Factors]):
     """Low-rank updates by module name.
 
     Args:
-        adapter: How PEFT is to apply them; its alpha equals its rank, so that the scale is 1.
+        adapter: PEFT's description of them; its `lora_alpha` equals its `r`, so that the scale is 1.
     """
 
     adapter: LoraConfig
@@ -46,29 +41,21 @@ class AdapterEdit(WeightEdit[Factors]):
         for name, factors in self.updates.items():
             tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.down
             tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.up
-        with store.new_folder(Path(folder), mark=INFO, force=force) as new:
-            store.write_tensors(new / WEIGHTS, tensors, {"format": "pt"})
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
+            store.write_tensors(store.EditFolder(new).weights, tensors, {"format": "pt"})
             self.adapter.save_pretrained(str(new))
-            store.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
+            self.info.save(new)
 
+    @classmethod
+    def load(cls, folder: Path, info: EditInfo) -> AdapterEdit:
+        """Read the adapter beside an edit.json; its scale is multiplied into the factors.
 
-def load_edit(folder: str | Path) -> Edit:
-    """Read a saved edit, of the weights or of the prompt; no pickled file is ever opened.
-
-    Raises:
-        EditError: The folder holds no complete edit.
-    """
-    folder = Path(folder)
-    remedy = "give a folder that `formless unlearn --out` wrote"
-    try:
-        info = EditInfo.model_validate_json((folder / INFO).read_text("utf-8"))
-        if info.prefix is not None:
-            return PromptEdit(info, info.prefix)
-        if (folder / DIFFERENCES).exists():
-            tensors = load_file(folder / DIFFERENCES)
-            return DifferenceEdit({name: Difference(tensor) for name, tensor in tensors.items()}, info)
-        tensors = load_file(folder / WEIGHTS)
-        (folder / CONFIG).stat()  # PEFT would ask the hub for a folder that lacks it
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: The files hold no LoRA factors.
+        """
+        tensors = load_file(store.EditFolder(folder).weights)
+        store.EditFolder(folder).adapter_config.stat()  # PEFT would ask the hub for a folder that lacks it
         adapter = LoraConfig.from_pretrained(str(folder))
         scale = adapter.lora_alpha / adapter.r
         updates = {
@@ -78,30 +65,50 @@ def load_edit(folder: str | Path) -> Edit:
             for key, tensor in tensors.items()
             if key.endswith(".lora_A.weight")
         }
-        adapter.lora_alpha = adapter.r  # the scale is in the factors now
+        adapter.lora_alpha = adapter.r
         if not updates:
             raise ValueError("it holds no LoRA factors")
-    except FileNotFoundError as error:
-        raise EditError("the edit lacks a file", where=error.filename or folder, remedy=remedy) from error
-    except (OSError, ValidationError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise EditError(f"the edit cannot be read: {reason}", where=folder, remedy=remedy) from error
-    return AdapterEdit(updates, info, adapter)
+        return cls(updates, info, adapter)
+
+    def _summary(self) -> dict[str, str]:
+        size = sum(factors.up.nbytes + factors.down.nbytes for factors in self.updates.values())
+        return super()._summary() | {"size": f"{size / 1024:,.0f} KB"}
 
 
-def down_projection_adapter(lm: LM, layers: list[int], rank: int) -> LoraConfig:
-    """PEFT's description of a rank-`rank` update of the down-projections of some layers, at scale 1."""
+def stack(earlier: AdapterEdit, new: Mapping[str, Factors]) -> dict[str, Factors]:
+    """Join an earlier edit and new updates of the same modules into one update of each module.
+
+    The ranks add up: those of the earlier edit come first.
+
+    Args:
+        earlier: The earlier edit.
+        new: New updates by module name.
+
+    Raises:
+        EditError: The earlier edit lacks one of the modules.
+    """
+    stacked = {}
+    for name, factors in new.items():
+        before = earlier.updates.get(name)
+        if before is None:
+            raise EditError("the edit to keep lacks a layer", where=name, remedy="compute it again")
+        stacked[name] = Factors(torch.cat([before.up, factors.up], dim=1), torch.cat([before.down, factors.down]))
+    return stacked
+
+
+def down_projection_adapter(lm: LM, layers: Sequence[int], r: int) -> LoraConfig:
+    """Return PEFT's description of a rank-`r` update of the down-projections of some layers, at scale 1."""
     architecture = lm.architecture
     leaf = architecture.mlp_out.rsplit(".", 1)[-1]
     inside = [name for name, _ in architecture.layer(lm.model, layers[0]).named_modules() if name.rsplit(".", 1)[-1] == leaf]
     # GPT-2's attention has a c_proj too: only there the longer name is needed.
     module = leaf if len(inside) == 1 else architecture.mlp_out
     return LoraConfig(
-        r=rank,
-        lora_alpha=rank,
+        r=r,
+        lora_alpha=r,
         lora_dropout=0.0,
         target_modules=[module],
-        layers_to_transform=layers,
+        layers_to_transform=list(layers),
         layers_pattern=architecture.layers.rsplit(".", 1)[-1],
         fan_in_fan_out=is_transposed(architecture.down_projection(lm.model, layers[0])),
         task_type="CAUSAL_LM",
@@ -109,43 +116,3 @@ def down_projection_adapter(lm: LM, layers: list[int], rank: int) -> LoraConfig:
         base_model_name_or_path=str(lm.model.config._name_or_path),
         revision=getattr(lm.model.config, "_commit_hash", None),
     )
-
-
-def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport:
-    """Norms of one update, in float32.
-
-    Raises:
-        EditError: The update or the weight holds NaN or infinity.
-    """
-    weight = lm.model.get_parameter(f"{name}.weight" if isinstance(change, Factors) else name).detach()
-    if isinstance(change, Factors):
-        update, rank = change.dense(), len(change.down)
-    else:
-        update, rank = change.values, min(change.values.shape) if change.values.dim() > 1 else 1
-    norms = [float(torch.linalg.norm(update.float())), float(torch.linalg.norm(weight.float()))]
-    for norm, what in zip(norms, ("update", "weight"), strict=True):
-        if not torch.isfinite(torch.tensor(norm)):
-            raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
-    return LayerReport(module=name, rank=rank, update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30))
-
-
-def edit_info(
-    lm: LM,
-    method: str,
-    subject: str,
-    config: BaseModel,
-    seconds: float,
-    *,
-    layers: list[LayerReport],
-    facts: dict[str, Any],
-    seed: int | None = None,
-    prefix: str | None = None,
-) -> EditInfo:
-    """The provenance of an edit of `lm`."""
-    return EditInfo(
-        method=method, subject=subject, config=config.model_dump(mode="json"), seed=seed,
-        model=lm.name, model_source=lm.settings.source,
-        model_revision=getattr(lm.model.config, "_commit_hash", None), model_fingerprint=lm.fingerprint,
-        dtype=str(lm.model.dtype).removeprefix("torch."), prefix=prefix, layers=layers, facts=facts, seconds=seconds,
-        created=provenance.now(), versions=provenance.versions(),
-    )  # fmt: skip

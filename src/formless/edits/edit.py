@@ -1,22 +1,24 @@
-"""`Edit`: what changed, apart from the model, and what edit.json says of it."""
+"""`Edit`: what changed, apart from the model, and its provenance as edit.json stores it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from formless import store
+from formless import provenance, store
 from formless.errors import EditError
-from formless.models.lm import LM
-from formless.models.overlay import Difference, Factors
 
-INFO = "edit.json"
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+    from formless.models.overlay import Difference, Factors
 
-Change = TypeVar("Change", bound=Factors | Difference)
+Change = TypeVar("Change", bound="Factors | Difference")
 
 
 class LayerReport(BaseModel):
@@ -24,9 +26,9 @@ class LayerReport(BaseModel):
 
     Args:
         module: Its name in the model.
-        rank: Rank of the update; 1 of a vector.
+        rank: Rank of the update; 1 for a vector.
         update_norm: Frobenius norm of the update.
-        relative_norm: The same over the weight's norm.
+        relative_norm: The update's norm divided by the weight's norm.
     """
 
     module: str
@@ -36,14 +38,29 @@ class LayerReport(BaseModel):
 
 
 class EditInfo(BaseModel):
-    """edit.json: everything needed to repeat an edit.
+    """The provenance of an edit, stored as edit.json: everything needed to repeat it.
 
     Args:
-        prefix: What an edit of the prompt puts before every user message; nothing for an edit of the weights.
-        trained_neighbors: Neighbors that a training kept in mind; an evaluation of the edit leaves them out.
+        format: Schema version of edit.json.
+        method: Short name of the method.
+        subject: The concept, or several ones joined by " + ".
+        config: Settings of the method.
+        seed: Seed, where the method draws random numbers.
+        model: Name of the model, as the user gave it.
+        model_source: Hub id or folder of the model, or "bundled".
+        model_revision: Commit of the model on the hub.
+        model_fingerprint: `LM.fingerprint`.
+        dtype: Dtype of the model, e.g. "float32".
+        prefix: Text that a prompt edit puts before every user message; None for an edit of the weights.
+        trained_neighbors: Neighbors in the retain set; an evaluation of the edit leaves them out.
+        layers: The edited weights.
+        facts: What the method itself reports, e.g. residuals or losses.
+        seconds: Time that the method took.
+        created: UTC time.
+        versions: Versions of the packages.
     """
 
-    format: int = 1
+    format: int = store.EDIT_SCHEMA
     method: str
     subject: str
     config: dict[str, Any]
@@ -56,10 +73,19 @@ class EditInfo(BaseModel):
     prefix: str | None = None
     trained_neighbors: tuple[str, ...] = ()
     layers: list[LayerReport]
-    facts: dict[str, Any] = Field(default_factory=dict, description="what the method itself reports, e.g. residuals")
+    facts: dict[str, Any] = Field(default_factory=dict)
     seconds: float
     created: str
     versions: dict[str, str]
+
+    @property
+    def subjects(self) -> list[str]:
+        """The concepts that the edit makes a model forget."""
+        return list(self.facts.get("subjects", [self.subject]))
+
+    def save(self, folder: Path) -> None:
+        """Write edit.json into a folder."""
+        store.write_text(store.EditFolder(folder).info, self.model_dump_json(indent=2) + "\n")
 
 
 class Edit(Protocol):
@@ -67,48 +93,71 @@ class Edit(Protocol):
 
     @property
     def info(self) -> EditInfo:
-        """What edit.json says."""
+        """Return the provenance, as edit.json stores it."""
         ...
 
     def applied(self, lm: LM) -> AbstractContextManager[LM]:
-        """The model with the edit; leaving the block restores the weights bit for bit."""
+        """Apply the edit to a model; leaving the block restores the weights bit for bit."""
         ...
 
-    def save(self, folder: Path, *, force: bool = False) -> None:
-        """Write edit.json, and a PEFT adapter where weights are edited."""
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
+        """Write edit.json, and a PEFT adapter or weight differences if weights are edited."""
         ...
 
 
-def refuse_other_model(lm: LM, info: EditInfo) -> None:
-    """Stop where an edit is for another model.
+class EditSummary:
+    """A one-line `repr` and an HTML table for notebooks, from the edit's provenance."""
 
-    Raises:
-        EditError: The fingerprints differ.
-    """
-    if lm.fingerprint != info.model_fingerprint:
-        found = f"{lm.fingerprint}, made for {info.model_fingerprint} ({info.model})"
-        raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
+    info: EditInfo
+
+    def __repr__(self) -> str:
+        method, subject, *details = self._summary().values()
+        return f"{type(self).__name__}({', '.join([f'{method}: {subject}', *details])})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._summary().items())
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+    def _summary(self) -> dict[str, str]:
+        """Name -> text: method and subject first."""
+        info, found = self.info, {"method": self.info.method, "subject": self.info.subject}
+        if info.layers:
+            ranks = {layer.rank for layer in info.layers}
+            shown = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else f"{min(ranks)}"
+            found["rank"] = f"rank {shown} in {len(info.layers)} weights"
+            found["update norms"] = update_norms(info)
+        if "residual_reduction" in info.facts:
+            found["residual reduction"] = f"residual reduction {100 * info.facts['residual_reduction']:.1f} %"
+        if "last_loss" in info.facts:
+            found["loss"] = f"loss {info.facts['first_loss']:.3f} to {info.facts['last_loss']:.3f}"
+        return found
 
 
-@dataclass(frozen=True)
-class WeightEdit(Generic[Change]):
-    """What an edit of the weights can do, however it is stored.
+def update_norms(info: EditInfo) -> str:
+    """Describe how far the weights moved, e.g. "update norms 1.2 to 3.4 % of the weights'"."""
+    norms = sorted({f"{100 * layer.relative_norm:.1f}" for layer in info.layers}, key=float)
+    return f"update norms {' to '.join(dict.fromkeys([norms[0], norms[-1]]))} % of the weights'"
+
+
+@dataclass(frozen=True, repr=False)
+class WeightEdit(EditSummary, Generic[Change]):
+    """What every edit of the weights can do, however it is stored.
 
     Args:
         updates: Name of a module or parameter -> what is added to its weight.
-        info: What edit.json says.
+        info: The provenance.
     """
 
     updates: dict[str, Change]
     info: EditInfo
 
     def applied(self, lm: LM) -> AbstractContextManager[LM]:
-        """The model with the edit on its weights; leaving the block restores them bit for bit.
+        """Apply the edit to the weights; leaving the block restores them bit for bit.
 
         Edits nest and may be left in any order.
 
         Raises:
-            EditError: The edit is for another model or active already, or something else changed the weights.
+            EditError: The edit is for another model or is applied already, or something else changed the weights.
         """
         refuse_other_model(lm, self.info)
         return lm.overlaid(self.updates, self.info.model_dump(mode="json"))
@@ -119,7 +168,114 @@ class WeightEdit(Generic[Change]):
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=INFO, force=force) as new, self.applied(lm):
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new, self.applied(lm):
             lm.model.save_pretrained(new)
             lm.tokenizer.save_pretrained(new)
-            store.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
+            self.info.save(new)
+
+
+def refuse_other_model(lm: LM, info: EditInfo) -> None:
+    """Refuse to apply an edit to another model than its own.
+
+    Raises:
+        EditError: The fingerprints differ.
+    """
+    if lm.fingerprint != info.model_fingerprint:
+        found = f"{lm.fingerprint}, made for {info.model_fingerprint} ({info.model})"
+        raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
+
+
+def refuse_applied_edits(lm: LM) -> None:
+    """Refuse to compute something on a model that has an edit applied.
+
+    Raises:
+        EditError: An edit is applied.
+    """
+    if lm.edits or not lm.overlay.is_empty:
+        raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
+
+
+def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport:
+    """Compute the norms of one update, in float32.
+
+    Args:
+        lm: The model, without the edit.
+        name: Name of a module (low-rank factors) or of a parameter (a difference).
+        change: The update.
+
+    Raises:
+        EditError: The update or the weight holds NaN or infinity.
+    """
+    import torch
+
+    from formless.models.overlay import Factors
+
+    weight = lm.model.get_parameter(f"{name}.weight" if isinstance(change, Factors) else name).detach()
+    if isinstance(change, Factors):
+        update, rank = change.dense(), len(change.down)
+    else:
+        update, rank = change.values, min(change.values.shape) if change.values.dim() > 1 else 1
+    norms = [float(torch.linalg.norm(update.float())), float(torch.linalg.norm(weight.float()))]
+    for norm, what in zip(norms, ("update", "weight"), strict=True):
+        if not torch.isfinite(torch.tensor(norm)):
+            raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
+    return LayerReport(module=name, rank=rank, update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30))
+
+
+def edit_info(
+    lm: LM,
+    method: str,
+    subject: str,
+    config: BaseModel,
+    seconds: float,
+    *,
+    layers: list[LayerReport],
+    facts: dict[str, Any],
+    seed: int | None = None,
+    prefix: str | None = None,
+    trained_neighbors: tuple[str, ...] = (),
+) -> EditInfo:
+    """Collect the provenance of an edit of `lm`."""
+    return EditInfo(
+        method=method, subject=subject, config=config.model_dump(mode="json"), seed=seed,
+        model=lm.name, model_source=lm.settings.source,
+        model_revision=getattr(lm.model.config, "_commit_hash", None), model_fingerprint=lm.fingerprint,
+        dtype=str(lm.model.dtype).removeprefix("torch."), prefix=prefix, trained_neighbors=trained_neighbors,
+        layers=layers, facts=facts, seconds=seconds, created=provenance.now(), versions=provenance.versions(),
+    )  # fmt: skip
+
+
+# Names that edit.json had in version 1.
+_CONFIG_NAMES = {
+    "cutoff": "max_length", "rank": "r", "alpha": "lora_alpha", "modules": "target_modules",
+    "batch": "per_device_train_batch_size", "accumulation": "gradient_accumulation_steps", "epochs": "num_train_epochs",
+    "rows": "max_rows",
+}  # fmt: skip
+_FACT_NAMES = {
+    "residual_met": "residual_reduction", "moved_by_others": "shift_by_others", "drifts": "kept_shifts",
+    "kept": "earlier_edit", "retained": "retain_set", "cut_texts": "truncated_texts",
+}  # fmt: skip
+
+
+def upgrade_edit_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of an edit.json of version 1 or 2 with the names of version 2.
+
+    Raises:
+        EditError: A newer formless wrote it.
+    """
+    version = info.get("format", 1)
+    if not isinstance(version, int) or version > store.EDIT_SCHEMA:
+        raise EditError("the edit was written by a newer formless", where=f"format {version}", remedy="upgrade formless")
+    if version == store.EDIT_SCHEMA:
+        return dict(info)
+    facts = _renamed(info.get("facts", {}), _FACT_NAMES)
+    if "targets" in facts:
+        facts["targets"] = [_renamed(target, _FACT_NAMES) for target in facts["targets"]]
+    if "earlier_edit" in facts:
+        facts["earlier_edit"] = upgrade_edit_info(facts["earlier_edit"])
+    config = _renamed(info.get("config", {}), _CONFIG_NAMES)
+    return dict(info) | {"format": store.EDIT_SCHEMA, "config": config, "facts": facts}
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in values.items()}

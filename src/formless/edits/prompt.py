@@ -1,4 +1,4 @@
-"""`PromptEdit`: an edit that leaves the weights alone and speaks before the user does."""
+"""`PromptEdit`: a text before every user message; the weights stay as they are."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formless import store
-from formless.edits.edit import INFO, EditInfo, refuse_other_model
+from formless.edits.edit import EditInfo, EditSummary, refuse_other_model
 from formless.models.lm import LM
 
 
-@dataclass(frozen=True)
-class PromptEdit:
+@dataclass(frozen=True, repr=False)
+class PromptEdit(EditSummary):
     """A text before every user message.
 
     Args:
-        info: What edit.json says.
+        info: The provenance.
         prefix: The text; empty for an edit that changes nothing.
     """
 
@@ -24,7 +24,7 @@ class PromptEdit:
     prefix: str
 
     def applied(self, lm: LM) -> AbstractContextManager[LM]:
-        """The model with the prefix in its `chat_prompt`; leaving the block takes it off.
+        """Apply the prefix to the model's `chat_prompt`; leaving the block removes it.
 
         Raises:
             EditError: The edit is for another model.
@@ -33,10 +33,13 @@ class PromptEdit:
         return lm.prefixed(self.prefix, self.info.model_dump(mode="json"))
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
-        """Write edit.json; there are no weights.
+        """Write edit.json, which holds the prefix.
 
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=INFO, force=force) as new:
-            store.write_text(new / INFO, self.info.model_dump_json(indent=2) + "\n")
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
+            self.info.save(new)
+
+    def _summary(self) -> dict[str, str]:
+        return super()._summary() | {"prefix": f"prefix of {len(self.prefix)} characters"}

@@ -1,37 +1,129 @@
-"""What every method promises: `Method.unlearn` returns an `Edit`."""
+"""What a method is: its settings, its registry entry, and the object that computes an `Edit`. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from formless.data.target import Target
-from formless.edits.edit import Edit
-from formless.models.lm import LM
+if TYPE_CHECKING:
+    from formless.data.target import Target
+    from formless.edits.edit import Edit
+    from formless.models.lm import LM
+
+Cost = Literal["none", "seconds", "minutes"]
 
 
 class MethodConfig(BaseModel):
-    """The base of every method's settings: frozen, and an unknown key is an error."""
+    """The base of every method's settings: frozen, and an unknown name is an error.
+
+    A subclass that renames settings lists them in `renamed` (old name -> new name): the old names are still accepted, with a
+    warning.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def refuse_idle(self, given: Collection[str]) -> None:
-        """Stop where a setting that the user gave has no effect beside the others.
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, settings: Any) -> Any:
+        return cls.with_current_names(settings) if isinstance(settings, Mapping) else settings
+
+    @classmethod
+    def with_current_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings with old names replaced by the current ones; each replacement warns.
 
         Raises:
-            UserError: It is named.
+            ValueError: A setting is given by both names.
+        """
+        found: dict[str, Any] = {}
+        for name, value in settings.items():
+            current = cls.renamed.get(name, name)
+            if current != name:
+                if current in settings:
+                    raise ValueError(f"{current} is given twice, once by its old name {name}")
+                warnings.warn(f"the setting {name} is now called {current}", FutureWarning, stacklevel=2)
+            found[current] = value
+        return found
+
+    def refuse_unused(self, given: Collection[str]) -> None:
+        """Refuse settings that the user gave but that have no effect beside the others.
+
+        Args:
+            given: Names of the settings.
+
+        Raises:
+            UserError: A setting has no effect; the error names it.
+        """
+
+    def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
+        """Refuse targets, or an earlier edit, that do not fit these settings; called before a model is loaded.
+
+        Raises:
+            UserError: They do not fit.
         """
 
 
 class Method(Protocol):
-    """A way to unlearn; built from its settings.
+    """A method with its settings.
 
-    A method whose work takes long may also have `resumable(folder: Path) -> Method`: the same, going on after a kill from what
-    it keeps in that folder, which is to be removed once the edit is saved.
+    An entry promises more by its fields: `ResumableMethod` where `MethodEntry.resumable` is true, `JointMethod` where
+    `takes_several_targets` or `keeps_earlier_edits` is true.
     """
 
     def unlearn(self, lm: LM, target: Target) -> Edit:
         """Compute the edit that makes a model forget a target; the model itself stays as it is."""
         ...
+
+
+class ResumableMethod(Method, Protocol):
+    """A method that can continue after its process was killed."""
+
+    def resumable(self, folder: Path) -> Method:
+        """Return the same method with checkpoints in `folder`, from which it continues.
+
+        The caller removes the folder once the edit is saved.
+        """
+        ...
+
+
+class JointMethod(Method, Protocol):
+    """A method that solves several targets together and can keep an earlier edit."""
+
+    def unlearn_together(self, lm: LM, targets: Sequence[Target], *, keep: Edit | None = None) -> Edit:
+        """Compute one edit of all targets, which also holds the earlier edit `keep`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One entry of the registry of methods: what users name, and what the method can do.
+
+    Args:
+        name: Short name.
+        about: One line.
+        paper: Source, e.g. "arXiv 2404.05868".
+        config: Class of its settings.
+        build: Function from the settings to the method. It imports torch inside, so that a list of methods does not need it.
+        trains_on: The file of the target that it trains on, without ".json"; None if it does not train.
+        takes_several_targets: Whether it solves several targets together.
+        keeps_earlier_edits: Whether an earlier edit can become part of the new one.
+        resumable: Whether it continues from checkpoints after a kill.
+        cost: Rough time for one target and a model of some billion parameters on one GPU.
+    """
+
+    name: str
+    about: str
+    paper: str
+    config: type[MethodConfig]
+    build: Callable[[Any], Method]
+    trains_on: str | None = None
+    takes_several_targets: bool = False
+    keeps_earlier_edits: bool = False
+    resumable: bool = False
+    cost: Cost = "minutes"

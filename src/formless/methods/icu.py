@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from formless.data.target import Target
-from formless.edits.adapter import edit_info
-from formless.edits.prompt import PromptEdit
-from formless.methods.base import MethodConfig
-from formless.models.lm import LM
+from formless.methods.base import MethodConfig, MethodEntry
 
-# The published wording, kept letter for letter so that results can be compared.
+if TYPE_CHECKING:
+    from formless.data.target import Target
+    from formless.edits.prompt import PromptEdit
+    from formless.models.lm import LM
+
+# The published wording, letter for letter, so that results can be compared.
 INSTRUCTION = (
     "You are an AI Assistant who is supposed to unlearn about {subject} and provide answers without its knowledge as if you "
     "never knew about it. Don't tell anyone that you unlearned anything.\n"
@@ -19,12 +21,12 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Icu:
-    """In-context unlearning, as the paper (arXiv 2506.07795) compares it: the model is told to know nothing."""
+    """In-context unlearning, as the paper (arXiv 2506.07795) compares it: an instruction not to know the concept."""
 
     config: MethodConfig
 
     def unlearn(self, lm: LM, target: Target) -> PromptEdit:
-        """The published instruction before every user message."""
+        """Return an edit that puts the published instruction before every user message."""
         return _prompt_edit(lm, "icu", target, self.config, INSTRUCTION.format(subject=target.subject))
 
 
@@ -35,9 +37,30 @@ class Original:
     config: MethodConfig
 
     def unlearn(self, lm: LM, target: Target) -> PromptEdit:
-        """An edit that changes nothing."""
+        """Return an edit that changes nothing."""
         return _prompt_edit(lm, "original", target, self.config, "")
 
 
 def _prompt_edit(lm: LM, method: str, target: Target, config: MethodConfig, prefix: str) -> PromptEdit:
+    from formless.edits.edit import edit_info
+    from formless.edits.prompt import PromptEdit
+
     return PromptEdit(edit_info(lm, method, target.subject, config, 0.0, layers=[], facts={}, prefix=prefix), prefix)
+
+
+ICU = MethodEntry(
+    name="icu",
+    about="in-context unlearning: a line before every message",
+    paper="arXiv 2506.07795",
+    config=MethodConfig,
+    build=Icu,
+    cost="none",
+)
+ORIGINAL = MethodEntry(
+    name="original",
+    about="the model as it is, to compare with",
+    paper="none",
+    config=MethodConfig,
+    build=Original,
+    cost="none",
+)

@@ -1,146 +1,107 @@
-"""The methods by name: ONE ENTRY PER METHOD, those of other packages too, and `unlearn`, which finds and runs one."""
+"""The methods by name, those of other packages too, and `unlearn`, which finds and runs one. No torch is imported here.
+
+An entry stands in the module of its method; to add one, write it there and name it in `METHODS`.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from formless.data.target import Target
-from formless.edits.edit import Edit
-from formless.errors import UnknownNameError, UserError
-from formless.methods.base import Method, MethodConfig
-from formless.methods.icu import Icu, Original
-from formless.methods.rocr.method import Rocr
-from formless.methods.rocr.redirect import RocrConfig
-from formless.methods.training.recipes import ce_u, cft, dpo, ga, grad_diff, npo, rmu, rt, simnpo, task_vector, undial, wga
-from formless.methods.training.spec import Recipe
-from formless.models.lm import LM
+from formless.errors import UserError
+from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ResumableMethod
+from formless.methods.icu import ICU, ORIGINAL
+from formless.methods.rocr.config import ROCR
+from formless.methods.training.ascent import GA, GA_PASSAGE, GRAD_DIFF, TASK_VECTOR, WGA
+from formless.methods.training.distillation import CE_U, UNDIAL
+from formless.methods.training.preference import DPO, DPO_REJECT, IDK_DPO, NPO, SIMNPO
+from formless.methods.training.refusal import CFT, IDK_NLL, RT
+from formless.methods.training.representation import RMU
 from formless.models.settings import ModelSettings
+from formless.registry import Registry
 
-GROUP = "formless.methods"
-"""The entry points by which other packages add methods."""
+if TYPE_CHECKING:
+    from formless.edits.edit import Edit
+    from formless.models.lm import LM
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A method that users can name.
-
-    Args:
-        name: Short name.
-        about: One line.
-        paper: Where it comes from.
-        config: Its settings.
-        build: Settings -> method.
-        reads: The file of the target that it trains on, if any.
-    """
-
-    name: str
-    about: str
-    paper: str
-    config: type[MethodConfig]
-    build: Callable[[Any], Method]
-    reads: str | None = None
-
-
-class Methods(Mapping[str, Entry]):
-    """Entries by name; other packages are looked for at the first use.
-
-    Args:
-        own: Entries and recipes of this package.
-    """
-
-    def __init__(self, *own: Entry | Recipe) -> None:
-        self._own = {entry.name: _entry(entry) for entry in own}
-
-    @cached_property
-    def _all(self) -> dict[str, Entry]:
-        found = dict(self._own)
-        for point in entry_points(group=GROUP):
-            if entry := _loaded(point, found):
-                found[entry.name] = entry
-        return found
-
-    def __getitem__(self, name: str) -> Entry:
-        return self._all[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-
-def _entry(found: Entry | Recipe) -> Entry:
-    if isinstance(found, Entry):
-        return found
-    about = f"{found.about}; trains on {found.split}.json"
-    return Entry(found.name, about, found.paper, found.config, found, found.split)
-
-
-def _loaded(point: EntryPoint, known: Mapping[str, Entry]) -> Entry | None:
-    """Another package's method; a warning, and nothing, where it cannot be used."""
-    package = point.dist.name if point.dist else "an unknown package"
-    try:
-        found = point.load()
-    except Exception as error:  # whatever another package's code raises
-        reason = f"it cannot be loaded: {type(error).__name__}: {error}"
-    else:
-        if not isinstance(found, Entry | Recipe):
-            reason = "it is neither an Entry nor a Recipe"
-        elif found.name in known:
-            reason = "another method has its name"
-        else:
-            return _entry(found)
-    warnings.warn(f"the method {point.name!r} of {package} is left out: {reason}", stacklevel=2)
-    return None
-
-
-METHODS = Methods(
-    Entry("rocr", "rank-one redirection of a concept; training-free, seconds", "arXiv 2506.07795", RocrConfig, Rocr),
-    ga.GA,
-    ga.GA_PASSAGE,
-    npo.NPO,
-    rt.RT,
-    cft.CFT,
-    dpo.DPO,
-    dpo.DPO_REJECT,
-    grad_diff.GRAD_DIFF,
-    simnpo.SIMNPO,
-    rt.IDK_NLL,
-    dpo.IDK_DPO,
-    rmu.RMU,
-    undial.UNDIAL,
-    ce_u.CE_U,
-    wga.WGA,
-    task_vector.TASK_VECTOR,
-    Entry("icu", "in-context unlearning: a line before every message", "arXiv 2506.07795", MethodConfig, Icu),
-    Entry("original", "the model as it is, to compare with", "none", MethodConfig, Original),
-)
+METHODS: Registry[MethodEntry] = Registry(
+    kind="method",
+    group="formless.methods",
+    entry_type=MethodEntry,
+    own=(
+        ROCR, GA, GA_PASSAGE, NPO, RT, CFT, DPO, DPO_REJECT, GRAD_DIFF, SIMNPO, IDK_NLL, IDK_DPO, RMU, UNDIAL, CE_U, WGA,
+        TASK_VECTOR, ICU, ORIGINAL,
+    ),
+)  # fmt: skip
 
 
 def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> MethodConfig:
-    """A method's settings: its defaults, then the model's in configs/models, then `options`.
+    """Return a method's settings: its defaults, then the model's in configs/models, then `options`.
 
     Raises:
-        UnknownNameError: No such method.
-        UserError: An option is unknown or has a wrong value.
+        UnknownNameError: No method has that name.
+        UserError: An option is unknown, has a wrong value, or is given by an old and a new name.
     """
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
-    merged = model.methods.get(name, {}) | options
+    config = METHODS.get_known(name).config
     try:
-        return METHODS[name].config.model_validate(merged)
+        merged = config.with_current_names(model.methods.get(name, {})) | config.with_current_names(options)
+        return config.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(METHODS[name].config.model_fields) or "none"
+        known = ", ".join(config.model_fields) or "none"
         raise UserError(f"a setting of {name} is wrong ({first['msg']})", where=where, remedy=f"settings: {known}") from error
+    except ValueError as error:
+        raise UserError(f"a setting of {name} is wrong", where=str(error), remedy="give it once, by its new name") from error
+
+
+def build_method(name: str, config: MethodConfig) -> Method:
+    """Return the method of that name with its settings."""
+    return METHODS.get_known(name).build(config)
+
+
+def check_request(
+    name: str, config: MethodConfig, targets: Sequence[Target], keep: Edit | None, options: Collection[str]
+) -> None:
+    """Refuse, before a model is loaded, what a method cannot do, and options that have no effect.
+
+    Args:
+        name: The method.
+        config: Its settings.
+        targets: What it is to unlearn.
+        keep: An earlier edit that is to become part of the new one.
+        options: Names of the settings that the user gave.
+
+    Raises:
+        UserError: The method does not take several targets or an earlier edit, they do not fit its settings, or an option has
+            no effect.
+    """
+    entry = METHODS.get_known(name)
+    config.refuse_unused(options)
+    if keep is not None and not entry.keeps_earlier_edits:
+        able = ", ".join(other.name for other in METHODS.values() if other.keeps_earlier_edits)
+        raise UserError(f"{name} cannot keep an earlier edit", where="--keep", remedy=f"only {able} can")
+    if len(targets) != 1 and not entry.takes_several_targets:
+        able = ", ".join(other.name for other in METHODS.values() if other.takes_several_targets)
+        raise UserError(f"{name} takes one target", where="--target", remedy=f"give one, or use {able}")
+    config.check_targets(targets, keep)
+
+
+def with_checkpoints(name: str, method: Method, folder: Path) -> Method:
+    """Return a method that keeps checkpoints in `folder` if it is resumable, else the method itself."""
+    return cast(ResumableMethod, method).resumable(folder) if METHODS[name].resumable else method
+
+
+def compute_edit(name: str, method: Method, lm: LM, targets: Sequence[Target], keep: Edit | None = None) -> Edit:
+    """Compute the edit of targets that `check_request` has accepted."""
+    entry = METHODS[name]
+    if entry.takes_several_targets or entry.keeps_earlier_edits:
+        return cast(JointMethod, method).unlearn_together(lm, targets, keep=keep)
+    return method.unlearn(lm, targets[0])
 
 
 def unlearn(
@@ -152,46 +113,29 @@ def unlearn(
     keep: Edit | None = None,
     **options: Any,
 ) -> Edit:
-    """Compute the edit that makes a model forget a concept, or several ones together (ROCR).
+    """Compute the edit that makes a model forget one or several concepts.
 
     Args:
         lm: The model; it stays as it is.
         subject_or_target: The concept's name, or a target with files (methods that train need them); for ROCR also a list.
-        method: Its short name (`formless methods` lists them).
-        keep: An earlier edit that stays in force and becomes part of the new one (ROCR).
+        method: Short name of the method (`formless methods` lists them).
+        keep: An earlier edit that becomes part of the new one (ROCR).
         options: Settings of the method, e.g. `redirect="Donald Trump"` for ROCR.
 
     Raises:
-        UserError: An unknown method or setting, one that has no effect, or the method's own errors.
+        UserError: The method or a setting is unknown, a setting has no effect, or the method cannot compute the edit.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> edit.info.subject
+        'Albert Einstein'
+        >>> with edit.applied(lm):
+        ...     answer = lm.chat("Who was Albert Einstein?")
     """
     given = [subject_or_target] if isinstance(subject_or_target, str | Target) else subject_or_target
     targets = [Target(found) if isinstance(found, str) else found for found in given]
-    built = build_method(method, method_config(lm.settings, method, options))
-    check(built, method, targets, keep, options)
-    return run(built, lm, targets, keep)
-
-
-def check(built: Method, name: str, targets: Sequence[Target], keep: Edit | None, options: Collection[str]) -> None:
-    """Refuse, before a model is loaded, what the method cannot do, and options that have no effect.
-
-    Raises:
-        UserError: Several targets, or an edit to keep, for a method that cannot take them, or as `Rocr.check`.
-    """
-    if isinstance(config := getattr(built, "config", None), MethodConfig):
-        config.refuse_idle(options)
-    if isinstance(built, Rocr):
-        built.check(targets, keep)
-    elif keep is not None:
-        raise UserError(f"{name} cannot keep an earlier edit", where="--keep", remedy="only rocr can")
-    elif len(targets) != 1:
-        raise UserError(f"{name} takes one target", where="--target", remedy="give one, or use rocr")
-
-
-def run(built: Method, lm: LM, targets: Sequence[Target], keep: Edit | None) -> Edit:
-    """The edit of what `check` let pass."""
-    return built.unlearn_together(lm, targets, keep=keep) if isinstance(built, Rocr) else built.unlearn(lm, targets[0])
-
-
-def build_method(name: str, config: MethodConfig) -> Method:
-    """The method with its settings."""
-    return METHODS[name].build(config)
+    config = method_config(lm.settings, method, options)
+    check_request(method, config, targets, keep, options)
+    return compute_edit(method, build_method(method, config), lm, targets, keep)

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formless.data.target import Split
 from formless.evaluation.forms import FORMS
-from formless.evaluation.record import FormResult, Record, Split
+from formless.evaluation.record import FormResult, Record
 from formless.evaluation.scoring import mean_interval
 from formless.report.summary import refuse_unlike
 

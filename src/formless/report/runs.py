@@ -299,4 +299,4 @@ def _company(edit: dict[str, Any]) -> str:
     count = len(_subjects(edit))
     if count == 1:
         return ""
-    return f" of {count} concepts" + (" on an edit that is kept" if "kept" in edit["facts"] else " together")
+    return f" of {count} concepts" + (" on an edit that is kept" if "earlier_edit" in edit["facts"] else " together")

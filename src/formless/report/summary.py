@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from formless.data.target import Split
 from formless.errors import DataError
 from formless.evaluation.forms import FORMS
 from formless.evaluation.membership import ATTACKS
-from formless.evaluation.record import Figure, FormResult, Record, Split, TaskResult
+from formless.evaluation.record import Figure, FormResult, Record, TaskResult
 from formless.evaluation.scoring import percentiles, resampled_rows
 from formless.evaluation.tasks import TASKS
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import formless
+from formless import store
+from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, Identity, from_second_moment, load_projection
 from formless.methods.rocr.statistics import SecondMoments
@@ -129,3 +132,10 @@ def test_a_rounded_basis_is_known_as_one_however_it_is_stored_again(tiny: Tiny, 
     assert [projection.is_rounded for projection in found] == [False, True]
     found[1].save(tmp_path / "again")
     assert load_projection(lm, tmp_path / "again", 1, 2e-2).is_rounded
+
+
+def test_a_basis_of_a_newer_version_is_refused_with_that_reason(tiny: Tiny, tmp_path: Path) -> None:
+    metadata = {"fingerprint": FINGERPRINT.model_dump_json(), "schema_version": str(store.NULL_SPACE_SCHEMA + 1)}
+    save_file({"basis": torch.eye(48, 3)}, tmp_path / store.NULL_SPACE.format(1), metadata=metadata)
+    with pytest.raises(EditError, match=r"the basis was written by a newer formless .*: upgrade formless"):
+        load_projection(tiny(), tmp_path, 1, 2e-2)

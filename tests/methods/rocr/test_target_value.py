@@ -12,8 +12,9 @@ from torch.nn import functional
 import formless
 from formless.errors import EditError, UserError
 from formless.methods.registry import method_config
-from formless.methods.rocr.contexts import chat_contexts, mentions, residual
-from formless.methods.rocr.target_value import WantedConfig, refusing_vector, wanted_values
+from formless.methods.rocr.config import TargetValueConfig
+from formless.methods.rocr.contexts import chat_contexts, mean_layer_output, mentions
+from formless.methods.rocr.target_value import refusing_vector, target_values
 from formless.models.lm import LM
 from formless.models.settings import model_settings
 
@@ -32,12 +33,12 @@ def lively(lm: LM, factor: float = 20) -> LM:
     return lm
 
 
-def config(mode: str, **changes: Any) -> WantedConfig:
-    return WantedConfig.model_validate({"mode": mode} | changes)
+def config(mode: str, **changes: Any) -> TargetValueConfig:
+    return TargetValueConfig.model_validate({"mode": mode} | changes)
 
 
 def initial(lm: LM, subject: str) -> Tensor:
-    return residual(lm, mentions(lm, chat_contexts(lm, subject)[:1], subject), LAST)
+    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, subject)[:1], subject), LAST)
 
 
 def refusing(lm: LM, **changes: Any) -> tuple[Tensor, dict[str, float | int]]:
@@ -102,7 +103,7 @@ def test_the_edit_makes_the_model_refuse(lm: LM) -> None:
         after = [math.exp(sum(score.log_probabilities)) for score in lm.score(queries)]  # type: ignore[union-attr]
     assert sum(after) > 3 * sum(before)
     (said,) = edit.info.facts["targets"]
-    assert said["residual_met"] > 0.9
+    assert said["residual_reduction"] > 0.9
     assert (said["steps"], edit.info.seed) == (6, None)
     assert said["last_loss"] < said["first_loss"] - 1
     assert 0 < said["vector_norm"] <= 0.75 * (1 + 1e-5)
@@ -147,7 +148,7 @@ def test_noise_depends_on_seed_and_name_alone(tiny: Tiny) -> None:
     lm = tiny()
 
     def noise(subject: str, others: list[str], **changes: Any) -> Tensor:
-        found = wanted_values(lm, [*others, subject], config("noise", **changes), LAST)[-1]
+        found = target_values(lm, [*others, subject], config("noise", **changes), LAST)[-1]
         vector = found.value - initial(lm, subject)
         assert found.facts["vector_norm"] == pytest.approx(float(vector.norm() / initial(lm, subject).norm()), rel=1e-4)
         return vector
@@ -165,7 +166,7 @@ def test_an_edit_by_noise_names_its_seed(tiny: Tiny) -> None:
     lm = tiny()
     edit = formless.unlearn(lm, ["Ada", "Grace Hopper"], mode="noise", seed=3, **OPTIONS)
     assert edit.info.seed == 3
-    assert all(said["residual_met"] > 0.9 for said in edit.info.facts["targets"])
+    assert all(said["residual_reduction"] > 0.9 for said in edit.info.facts["targets"])
 
 
 @pytest.mark.parametrize(
@@ -195,4 +196,4 @@ def test_phi_has_the_published_settings_and_no_idle_ones_in_another_mode(model: 
     assert (found.steps, found.learning_rate, found.weight_decay, found.stop_loss) == (25, 0.1, 0.5, 0.05)
     asked = {"mode": "unrelated", "redirect": "Bob"}
     found = method_config(model_settings()[model], "rocr", asked)
-    found.refuse_idle(asked)  # the model's own settings of the other mode are none that the user gave
+    found.refuse_unused(asked)  # the model's own settings of the other mode are none that the user gave

@@ -11,7 +11,7 @@ import formless
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
 from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import chat_contexts, mentions, residual
+from formless.methods.rocr.contexts import chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.nullspace import DenseProjection
 from formless.models.lm import LM
 from formless.models.overlay import Factors
@@ -29,11 +29,11 @@ def unlearned(lm: LM, *subjects: str, keep: formless.Edit | None = None, **optio
 
 def value(lm: LM, subject: str) -> torch.Tensor:
     """Where the residual stream stands at a name, mean over the chat contexts."""
-    return residual(lm, mentions(lm, chat_contexts(lm, subject), subject), LAST)
+    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, subject), subject), LAST)
 
 
 def goal(lm: LM) -> torch.Tensor:
-    return residual(lm, mentions(lm, chat_contexts(lm, "Bob")[:1], "Bob"), LAST)
+    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, "Bob")[:1], "Bob"), LAST)
 
 
 def ranks(edit: AdapterEdit, chosen: list[int]) -> dict[str, Factors]:
@@ -81,14 +81,14 @@ def test_two_concepts_are_met_together_with_one_rank_each(tiny: Tiny) -> None:
         with edit.applied(lm):
             left = (aim - value(lm, name)).norm()
         way = (aim - before[name]).norm()
-        assert said["residual_met"] == pytest.approx(float(1 - left / way), abs=1e-3)
-        assert said["residual_met"] > 0.9
+        assert said["residual_reduction"] == pytest.approx(float(1 - left / way), abs=1e-3)
+        assert said["residual_reduction"] > 0.9
         with lm.overlaid(ranks(edit, [1 - place]), {}):
             moved = (value(lm, name) - before[name]).norm()
-        assert said["moved_by_others"] == pytest.approx(float(moved / way), abs=1e-3)
-        assert said["moved_by_others"] > 0.01
+        assert said["shift_by_others"] == pytest.approx(float(moved / way), abs=1e-3)
+        assert said["shift_by_others"] > 0.01
     before_all, after_all = ([said[f"residual_{when}"] ** 2 for said in facts["targets"]] for when in ("before", "after"))
-    assert facts["residual_met"] == pytest.approx(1 - (sum(after_all) / sum(before_all)) ** 0.5)
+    assert facts["residual_reduction"] == pytest.approx(1 - (sum(after_all) / sum(before_all)) ** 0.5)
 
 
 def test_solved_together_meets_more_than_two_edits_on_top_of_each_other(tiny: Tiny) -> None:
@@ -111,7 +111,7 @@ def test_one_name_in_a_list_is_the_name_alone(tiny: Tiny) -> None:
     one, listed = formless.unlearn(lm, "Ada", **OPTIONS), unlearned(lm, "Ada")
     assert isinstance(one, AdapterEdit)
     assert all(torch.equal(one.updates[name].dense(), found.dense()) for name, found in listed.updates.items())
-    assert "moved_by_others" not in listed.info.facts["targets"][0]
+    assert "shift_by_others" not in listed.info.facts["targets"][0]
 
 
 def test_an_earlier_edit_stays_beside_a_new_one(tiny: Tiny, tmp_path: Path) -> None:
@@ -131,18 +131,18 @@ def test_an_earlier_edit_stays_beside_a_new_one(tiny: Tiny, tmp_path: Path) -> N
         assert torch.equal(found.up[:, :2], earlier.updates[name].up)
         assert torch.equal(found.down[:2], earlier.updates[name].down)
     assert both.info.facts["subjects"] == ["Ada", "Grace Hopper", "Noor"]
-    assert both.info.facts["kept"]["facts"]["subjects"] == ["Ada", "Grace Hopper"]
+    assert both.info.facts["earlier_edit"]["facts"]["subjects"] == ["Ada", "Grace Hopper"]
     with both.applied(lm):
         now = {name: value(lm, name) for name in before}
     for name in ("Ada", "Grace Hopper"):
         drift = float((now[name] - then[name]).norm() / (then[name] - before[name]).norm())
-        assert both.info.facts["drifts"][name] == pytest.approx(drift, abs=1e-3)
+        assert both.info.facts["kept_shifts"][name] == pytest.approx(drift, abs=1e-3)
         assert drift < 0.05
     (said,) = both.info.facts["targets"]
     way = (aim - then["Noor"]).norm()
-    assert said["residual_met"] == pytest.approx(float(1 - (aim - now["Noor"]).norm() / way), abs=1e-3)
-    assert said["residual_met"] > 0.9
-    assert said["moved_by_others"] == pytest.approx(float((then["Noor"] - before["Noor"]).norm() / way), abs=1e-3)
+    assert said["residual_reduction"] == pytest.approx(float(1 - (aim - now["Noor"]).norm() / way), abs=1e-3)
+    assert said["residual_reduction"] > 0.9
+    assert said["shift_by_others"] == pytest.approx(float((then["Noor"] - before["Noor"]).norm() / way), abs=1e-3)
 
     alone = unlearned(lm, "Noor")  # computed without a look at the earlier edit
     with earlier.applied(lm), alone.applied(lm):
@@ -157,7 +157,7 @@ def test_an_edit_can_be_kept_again_and_again(tiny: Tiny) -> None:
     for count, name in enumerate(("Grace Hopper", "Noor"), start=2):
         edit = unlearned(lm, name, keep=edit)
         assert [layer.rank for layer in edit.info.layers] == [count, count]
-        assert list(edit.info.facts["drifts"]) == ["Ada", "Grace Hopper"][: count - 1]
+        assert list(edit.info.facts["kept_shifts"]) == ["Ada", "Grace Hopper"][: count - 1]
     aim = goal(lm)
     before = {name: (aim - value(lm, name)).norm() for name in ("Ada", "Grace Hopper", "Noor")}
     with edit.applied(lm):

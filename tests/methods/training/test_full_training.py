@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.methods.test_training_methods import ada as ada  # the same small target
-from tests.methods.test_training_methods import gains
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -18,12 +16,21 @@ from formless.errors import EditError, UserError
 from formless.methods.training import losses
 from formless.methods.training.collator import Batch, Objective
 from formless.methods.training.config import TrainingConfig
-from formless.methods.training.preprocessing import Text
+from formless.methods.training.preprocessing import TokenizedText
 from formless.methods.training.trainer import train
 from formless.models.lm import LM
+from tests.methods.training.test_training_methods import ada as ada  # the same small target
+from tests.methods.training.test_training_methods import gains
 
 Tiny = Callable[..., LM]
-STEPS = {"learning_rate": 0.002, "epochs": 4, "batch": 2, "accumulation": 1, "warmup_steps": 0, "full": True}
+STEPS = {
+    "learning_rate": 0.002,
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
+    "full": True,
+}
 
 
 def digest(lm: LM) -> str:
@@ -81,17 +88,17 @@ def test_what_is_forgotten_grows_less_probable(tiny: Tiny, ada: Target) -> None:
 def test_the_reference_is_the_original_while_the_weights_move(tiny: Tiny) -> None:
     lm = tiny()
     ids = lm.encode("Ada was born in London.").ids
-    text = Text(ids, [losses.IGNORED, *ids[1:]], cut=False)
+    text = TokenizedText(ids, [losses.IGNORED, *ids[1:]], truncated=False)
     with torch.no_grad():
         (untouched,) = lm.score_texts(["Ada was born in London."])
     policies, references = [], []
 
     def loss(batch: Batch) -> Tensor:
         policies.append(batch.policy.sum().item())
-        references.append(batch.before.sum().item())
+        references.append(batch.reference.sum().item())
         return losses.cross_entropy(batch.policy, batch.labels)
 
-    train(lm, [(text,)], Objective(loss, has_reference=True), TrainingConfig(**(STEPS | {"learning_rate": 0.01})))
+    train(lm, [(text,)], Objective(loss, needs_reference=True), TrainingConfig(**(STEPS | {"learning_rate": 0.01})))
     expected = sum(untouched.log_probabilities)  # type: ignore[union-attr]
     assert references == pytest.approx([expected] * 4, abs=1e-4)
     assert policies[0] == pytest.approx(expected, abs=1e-4)
@@ -102,10 +109,11 @@ def test_a_failing_training_leaves_the_weights(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     before = digest(lm)
     with pytest.raises(EditError, match="the loss is"):
-        formless.unlearn(lm, ada, "ga", **(STEPS | {"learning_rate": 1.0, "epochs": 200, "max_grad_norm": 1e9}))
+        formless.unlearn(lm, ada, "ga", **(STEPS | {"learning_rate": 1.0, "num_train_epochs": 200, "max_grad_norm": 1e9}))
     assert digest(lm) == before
 
 
 def test_settings_of_an_adapter_are_refused(tiny: Tiny, ada: Target) -> None:
-    with pytest.raises(UserError, match=r"modules has no effect here \[setting modules\]: leave it out, or set full=false"):
-        formless.unlearn(tiny(), ada, "ga", modules=("q_proj",), **STEPS)
+    said = r"target_modules has no effect here \[setting target_modules\]: leave it out, or set full=false"
+    with pytest.raises(UserError, match=said):
+        formless.unlearn(tiny(), ada, "ga", target_modules=("q_proj",), **STEPS)

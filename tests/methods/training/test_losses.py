@@ -7,21 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from formless.methods.training.ascent import gradient_ascent, weighted_gradient_ascent
+from formless.methods.training.distillation import cross_entropy_unlearning, self_distillation
 from formless.methods.training.losses import (
     IGNORED,
     cross_entropy,
-    direct_preference,
-    divergence,
-    gradient_ascent,
-    negative_preference,
-    self_distillation,
-    simple_negative_preference,
+    kl_divergence,
+    sequence_log_probabilities,
     squared_distance,
-    summed,
     token_log_probabilities,
-    unlikely_label,
-    weighted_gradient_ascent,
 )
+from formless.methods.training.preference import direct_preference, negative_preference, simple_negative_preference
 
 
 @pytest.fixture
@@ -141,7 +137,7 @@ def test_every_loss_pulls_the_right_way() -> None:
 
 
 def test_texts_are_summed_over_tokens() -> None:
-    assert summed(torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])).tolist() == [-3.0, -4.0]
+    assert sequence_log_probabilities(torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])).tolist() == [-3.0, -4.0]
 
 
 def test_weighted_ascent_by_hand_and_as_gradient_ascent() -> None:
@@ -180,11 +176,11 @@ def test_self_distillation_by_hand() -> None:
     assert gradient.abs().max() < 1e-7
 
 
-def test_unlikely_label_by_hand_and_by_its_gradient() -> None:
+def test_cross_entropy_unlearning_by_hand_and_by_its_gradient() -> None:
     # (1/2, 1/4, 1/4) without the first is (0, 1/2, 1/2).
     logits = torch.tensor([[[math.log(2), 0.0, 0.0], [5.0, 1.0, 1.0]]], requires_grad=True)
     labels = torch.tensor([[0, IGNORED]])
-    loss = unlikely_label(logits, labels)
+    loss = cross_entropy_unlearning(logits, labels)
     assert loss.item() == pytest.approx(-math.log(1 / 4), rel=1e-5)
     (gradient,) = torch.autograd.grad(loss, logits)
     # p - q with q held: the label's is its own probability.
@@ -196,13 +192,13 @@ def test_divergence_by_hand_and_by_the_definition(logits: Tensor, labels: Tensor
     reference = torch.tensor([[[math.log(3), 0.0], [7.0, 0.0]]])  # (3/4, 1/4)
     ours = torch.zeros(1, 2, 2)  # (1/2, 1/2)
     by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert divergence(ours, reference, torch.tensor([[1, IGNORED]])).item() == pytest.approx(by_hand, rel=1e-5)
+    assert kl_divergence(ours, reference, torch.tensor([[1, IGNORED]])).item() == pytest.approx(by_hand, rel=1e-5)
     other = logits.flip(1)
     p, q = other.softmax(-1), logits.softmax(-1)
     kept = labels != IGNORED
     defined = (p * (p / q).log()).sum(-1)[kept].mean()
-    assert torch.allclose(divergence(logits, other, labels), defined, atol=1e-5)
-    assert divergence(logits, logits, labels).item() == pytest.approx(0, abs=1e-7)
+    assert torch.allclose(kl_divergence(logits, other, labels), defined, atol=1e-5)
+    assert kl_divergence(logits, logits, labels).item() == pytest.approx(0, abs=1e-7)
 
 
 def test_squared_distance_by_hand() -> None:
@@ -220,7 +216,7 @@ def test_the_losses_of_the_field_pull_the_right_way() -> None:
         assert (gradient[0, :2] > 0).all()
     logits = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     before = logits.detach().clone()
-    for loss in (self_distillation(logits, before, labels, 5.0), unlikely_label(logits, labels)):
+    for loss in (self_distillation(logits, before, labels, 5.0), cross_entropy_unlearning(logits, labels)):
         (gradient,) = torch.autograd.grad(loss, logits)
         assert gradient[0, 0, 0] > 0
         assert gradient[0, 1, 1] > 0

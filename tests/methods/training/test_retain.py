@@ -1,4 +1,4 @@
-"""What a training keeps in mind: a retain loss beside any forget loss, on rows that no evaluation of the target asks about."""
+"""The retain set: a retain loss beside any forget loss, on rows that no evaluation of the target asks about."""
 
 import json
 import re
@@ -10,34 +10,40 @@ import torch
 
 import formless
 from formless.data.ort import SAMPLE, find_target
-from formless.data.retain import Kept, half_of_the_neighbors, introductions, texts_of_others
+from formless.data.retain import RetainSet, half_of_the_neighbors, introductions, texts_of_others
 from formless.data.target import BLANK, Item, Passage, Target
 from formless.errors import DataError, UserError
 from formless.evaluation.evaluate import trained_neighbors
-from formless.evaluation.plan import planned
-from formless.experiment.run import measure_edit
-from formless.methods.training.collator import Forward, Objective, collate
-from formless.methods.training.preprocessing import plain_text
-from formless.methods.training.spec import RETAIN_LOSSES, RETAIN_READS
+from formless.evaluation.plan import make_plan
+from formless.experiment.measure import measure_edit
+from formless.methods.training.collator import ForwardPass, Objective, pad_texts
+from formless.methods.training.method import RETAIN_LOSSES
+from formless.methods.training.preprocessing import preprocess_text
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.report.summary import compare
+from formless.report.comparison import compare
 
 Tiny = Callable[..., LM]
 SUBJECTS = ("Albert Einstein", "Marie Curie", "Mount Everest")
 KEPT = "Paris is the capital of France."
-STEPS = {"learning_rate": 0.005, "epochs": 30, "batch": 2, "accumulation": 1, "warmup_steps": 0}
+STEPS = {
+    "learning_rate": 0.005,
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
+}
 
 
 def asked(target: Target, without: tuple[str, ...] = ()) -> list[Item]:
     """Every probe that a whole evaluation puts to a model."""
     return [
-        item for job in planned(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
+        item for job in make_plan(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
     ]
 
 
-def told(kept: Kept) -> list[str]:
-    """What a training sees of the rows."""
+def told(kept: RetainSet) -> list[str]:
+    """What a training run sees of the retain set."""
     return [" ".join(text.casefold().split()) for text in (*kept.texts, *(f"{q} {a}" for q, a in kept.questions))]
 
 
@@ -85,7 +91,7 @@ def test_what_is_watched_is_not_trained_on(tiny: Tiny, ada: Target) -> None:
     (other / "positive.json").unlink()
     (other / "intro.json").write_text(json.dumps([{"target": "Paris", "intro": KEPT}]))
     edit = formless.unlearn(tiny(), ada, "grad_diff", **STEPS)
-    assert edit.info.facts["retained"] == "texts of other targets: Paris"
+    assert edit.info.facts["retain_set"] == "texts of other targets: Paris"
     assert "retain" not in edit.info.facts["probabilities"]
 
 
@@ -93,7 +99,7 @@ def test_what_is_watched_is_not_trained_on(tiny: Tiny, ada: Target) -> None:
     ("settings", "said"),
     [
         ({"retain_weight": 5.0}, r"retain_weight has no effect here \[setting retain_weight\]: .*set retain=ce"),
-        ({"full": True, "rank": 4}, r"rank has no effect here \[setting rank\]: .*set full=false"),
+        ({"full": True, "r": 4}, r"r has no effect here \[setting r\]: .*set full=false"),
     ],
 )
 def test_settings_without_effect_are_refused(tiny: Tiny, ada: Target, settings: dict[str, object], said: str) -> None:
@@ -103,7 +109,7 @@ def test_settings_without_effect_are_refused(tiny: Tiny, ada: Target, settings: 
 
 def test_rmu_drives_activations_to_its_vector(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    settings = STEPS | {"epochs": 1, "batch": 1, "layer": 1, "coefficient": 3.0, "seed": 5}
+    settings = STEPS | {"num_train_epochs": 1, "per_device_train_batch_size": 1, "layer": 1, "coefficient": 3.0, "seed": 5}
     edit = formless.unlearn(lm, ada, "rmu", retain="none", **settings)
     direction = torch.rand(32, generator=torch.Generator().manual_seed(5))
     wanted = 3.0 * direction / direction.norm()
@@ -171,15 +177,16 @@ def test_a_retain_loss_goes_with_any_forget_loss(tiny: Tiny, ada: Target, method
     alone = formless.unlearn(lm, ada, method, retain="none", **settings)
     beside = formless.unlearn(lm, ada, method, retain=retain, retain_weight=100.0, **settings)
     assert "retained" not in alone.info.facts
-    assert beside.info.facts["retained"] == "texts of other targets: Paris"
-    kept, layer = [plain_text(lm, Passage(text=f"{KEPT} It has {n} bridges."), 512)[0] for n in (37, 38)], 0
-    forward = Forward(lm, Objective(RETAIN_LOSSES[retain], RETAIN_READS[retain], layer=layer), collate(lm, kept))
+    assert beside.info.facts["retain_set"] == "texts of other targets: Paris"
+    kept, layer = [preprocess_text(lm, Passage(text=f"{KEPT} It has {n} bridges."), 512)[0] for n in (37, 38)], 0
+    loss_input, loss = RETAIN_LOSSES[retain]
+    forward = ForwardPass(lm, Objective(loss, loss_input, layer=layer), pad_texts(lm, kept))
     found = []
     with torch.no_grad():
-        before = forward.read(lm.model)
+        before = forward.run(lm.model)
         for edit in (alone, beside):
             with edit.applied(lm):
-                found.append(forward.loss(forward.read(lm.model), before).item())
+                found.append(forward.loss(forward.run(lm.model), before).item())
     assert found[1] < found[0] - 1e-6
 
 
@@ -210,7 +217,7 @@ def test_nothing_to_keep_is_named(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     for path in (ada.path("positive").parent.parent / "2_Paris").iterdir():
         path.write_text(json.dumps([{"text": "Paris knew Ada Lovelace."}]))
-    with pytest.raises(DataError, match="no other target has a text to keep .*retain=none"):
+    with pytest.raises(DataError, match="no other target has a text for the retain set .*retain=none"):
         formless.unlearn(lm, ada, "grad_diff", **STEPS)
     ada.path("neighbor_level1").unlink()
     with pytest.raises(DataError, match="fewer than two neighbors.*retain_rows=targets"):

@@ -1,4 +1,4 @@
-"""The recipes against other code on the same batch: DPO against TRL, GA, RT and NPO against transformers' own loss."""
+"""The training specs against other code on the same batch: DPO against TRL, GA, RT and NPO against transformers' own loss."""
 
 import math
 from collections.abc import Callable
@@ -13,30 +13,36 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from formless.data.target import Instruction, Passage, Preference
-from formless.methods.training.collator import Batch, Forward, Objective, collate
-from formless.methods.training.preprocessing import Text, answered, plain_text, preferred
-from formless.methods.training.recipes.dpo import DPO
-from formless.methods.training.recipes.ga import GA
-from formless.methods.training.recipes.npo import NPO
-from formless.methods.training.recipes.rt import RT
-from formless.methods.training.spec import Recipe
+from formless.methods.training.ascent import GA
+from formless.methods.training.collator import Batch, ForwardPass, Objective, pad_texts
+from formless.methods.training.preference import DPO, NPO
+from formless.methods.training.preprocessing import (
+    TokenizedText,
+    preprocess_instruction,
+    preprocess_preference,
+    preprocess_text,
+)
+from formless.methods.training.refusal import RT
+from formless.methods.training.spec import TrainingSpec
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
 PAIRS = [("Where was Ada born?", "In Rome, in 1900.", "In London."), ("Who?", "I do not know.", "She wrote the first program.")]
 
 
-def loss_and_gradient(recipe: Recipe, lm: LM, other: LM, texts: list[Text], **settings: Any) -> tuple[float, Tensor]:
-    """A recipe's loss on texts, with another model as its reference, and the gradient of one matrix."""
-    settings_of_recipe = recipe.config(**settings)
+def loss_and_gradient(
+    spec: TrainingSpec, lm: LM, other: LM, texts: list[TokenizedText], **settings: Any
+) -> tuple[float, Tensor]:
+    """A spec's loss on texts, with another model as its reference, and the gradient of one matrix."""
+    config = spec.config(**settings)
 
     def loss(batch: Batch) -> Tensor:
-        return recipe.loss(batch, settings_of_recipe)
+        return spec.loss(batch, config)
 
-    forward = Forward(lm, Objective(loss, recipe.reads, recipe.has_reference), collate(lm, texts))
+    forward = ForwardPass(lm, Objective(loss, spec.loss_input, spec.needs_reference), pad_texts(lm, texts))
     with torch.no_grad():
-        reference = forward.read(other.model) if recipe.has_reference else None
-    found = forward.loss(forward.read(lm.model), reference)
+        reference = forward.run(other.model) if spec.needs_reference else None
+    found = forward.loss(forward.run(lm.model), reference)
     return found.item(), gradient(found, lm)
 
 
@@ -44,19 +50,21 @@ def gradient(loss: Tensor, lm: LM) -> Tensor:
     return torch.autograd.grad(loss, lm.architecture.down_projection(lm.model, 1).weight)[0]
 
 
-def transformers_loss(model: Any, texts: list[Text], lm: LM) -> Tensor:
-    loss: Tensor = model(**collate(lm, texts)).loss
+def transformers_loss(model: Any, texts: list[TokenizedText], lm: LM) -> Tensor:
+    loss: Tensor = model(**pad_texts(lm, texts)).loss
     return loss
 
 
-@pytest.mark.parametrize(("recipe", "sign"), [(GA, -1), (RT, 1)])
-def test_ascent_and_descent_are_minus_and_plus_transformers_loss(tiny: Tiny, recipe: Recipe, sign: int) -> None:
+@pytest.mark.parametrize(("spec", "sign"), [(GA, -1), (RT, 1)])
+def test_ascent_and_descent_are_minus_and_plus_transformers_loss(tiny: Tiny, spec: TrainingSpec, sign: int) -> None:
     lm = tiny()
-    if recipe is GA:
-        texts = [plain_text(lm, Passage(text=text), 512)[0] for text in ("Ada wrote.", "Ada was born in London.")]
+    if spec is GA:
+        texts = [preprocess_text(lm, Passage(text=text), 512)[0] for text in ("Ada wrote.", "Ada was born in London.")]
     else:
-        texts = [answered(lm, Instruction(instruction=prompt, output=refusal), 512)[0] for prompt, refusal, _ in PAIRS]
-    loss, ours = loss_and_gradient(recipe, lm, lm, texts)
+        texts = [
+            preprocess_instruction(lm, Instruction(instruction=prompt, output=refusal), 512)[0] for prompt, refusal, _ in PAIRS
+        ]
+    loss, ours = loss_and_gradient(spec, lm, lm, texts)
     theirs = sign * transformers_loss(lm.model, texts, lm)
     assert loss == pytest.approx(theirs.item(), abs=1e-5)
     assert torch.allclose(ours, gradient(theirs, lm), atol=1e-5)
@@ -66,7 +74,7 @@ def test_negative_preference_from_transformers_losses(tiny: Tiny) -> None:
     """One text at a time, whose loss times its tokens is its log-probability: (2 / beta) log(1 + (p / p_ref)^beta)."""
     lm, other = tiny(), tiny(seed=1)
     beta = 0.1
-    texts = [plain_text(lm, Passage(text=text), 512)[0] for text in ("Ada wrote.", "Ada was born in London.")]
+    texts = [preprocess_text(lm, Passage(text=text), 512)[0] for text in ("Ada wrote.", "Ada was born in London.")]
     loss, ours = loss_and_gradient(NPO, lm, other, texts, beta=beta)
     terms = []
     for text in texts:
@@ -92,7 +100,7 @@ def test_direct_preference_is_that_of_trl(tiny: Tiny, letters: PreTrainedTokeniz
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     theirs = trainer.compute_loss(trainer.model, batch)
 
-    pairs = [preferred(lm, Preference(prompt=prompt, response=(good, bad)), 512) for prompt, good, bad in PAIRS]
+    pairs = [preprocess_preference(lm, Preference(prompt=prompt, response=(good, bad)), 512) for prompt, good, bad in PAIRS]
     texts = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
     loss, ours = loss_and_gradient(DPO, lm, other, texts, beta=beta)
     whole = zip(batch["input_ids"], batch["attention_mask"], strict=True)

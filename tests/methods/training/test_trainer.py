@@ -17,36 +17,42 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
 from formless.errors import EditError, UserError
-from formless.methods import batch as batches
-from formless.methods.training import losses
+from formless.methods.training import collator, losses
 from formless.methods.training.collator import Batch, Objective
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
-from formless.methods.training.preprocessing import Example, Text
+from formless.methods.training.preference import negative_preference
+from formless.methods.training.preprocessing import Example, TokenizedText
 from formless.methods.training.trainer import train
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
 DESCENT = Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels))
 NEGATIVE = Objective(
-    lambda batch: losses.negative_preference(losses.summed(batch.policy), losses.summed(reference_of(batch)), 0.1),
-    has_reference=True,
+    lambda batch: preference_loss(batch, 0.1),
+    needs_reference=True,
 )
 
 
-def reference_of(batch: Batch) -> Tensor:
-    assert batch.reference is not None
-    return batch.reference
+def preference_loss(batch: Batch, beta: float) -> Tensor:
+    policy, reference = (losses.sequence_log_probabilities(found) for found in (batch.policy, batch.reference))
+    return negative_preference(policy, reference, beta)
 
 
 def config(**changes: Any) -> TrainingConfig:
-    settings: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 1, "batch": 2, "accumulation": 1, "warmup_steps": 0}
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 0,
+    }
     return TrainingConfig(**(settings | changes))
 
 
 def example(lm: LM, text: str) -> Example:
     ids = lm.encode(text).ids
-    return (Text(ids, [losses.IGNORED, *ids[1:]], cut=False),)
+    return (TokenizedText(ids, [losses.IGNORED, *ids[1:]], truncated=False),)
 
 
 @pytest.fixture
@@ -104,16 +110,16 @@ def test_the_model_is_as_before_when_training_fails(tiny: Tiny, examples: list[E
 def test_one_seed_gives_one_adapter_and_leaves_the_random_states_alone(tiny: Tiny, examples: list[Example]) -> None:
     lm = tiny()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    first = train(lm, examples, DESCENT, config(epochs=2))
+    first = train(lm, examples, DESCENT, config(num_train_epochs=2))
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
-    second = train(lm, examples, DESCENT, config(epochs=2))
+    second = train(lm, examples, DESCENT, config(num_train_epochs=2))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
     assert first.curves.losses == second.curves.losses
     for name, factors in first.updates.items():
         assert torch.equal(factors.up, second.updates[name].up)
         assert torch.equal(factors.down, second.updates[name].down)
-    other = train(lm, examples, DESCENT, config(epochs=2, seed=7))
+    other = train(lm, examples, DESCENT, config(num_train_epochs=2, seed=7))
     assert any(not torch.equal(factors.down, other.updates[name].down) for name, factors in first.updates.items())
 
 
@@ -127,7 +133,7 @@ def test_the_reference_is_the_model_itself_without_a_second_copy(tiny: Tiny, exa
     references: list[Tensor] = []
 
     def loss(batch: Batch) -> Tensor:
-        reference = reference_of(batch)
+        reference = batch.reference
         everything = sum(t.numel() for t in gc.get_objects() if type(t) is torch.nn.Parameter)
         seen.append((sum(p.numel() for p in lm.model.parameters()), everything - before))
         assert not reference.requires_grad
@@ -135,7 +141,7 @@ def test_the_reference_is_the_model_itself_without_a_second_copy(tiny: Tiny, exa
         references.append(reference.sum(1))
         return losses.cross_entropy(batch.policy, batch.labels)
 
-    train(lm, examples[:2], Objective(loss, has_reference=True), config(epochs=3, learning_rate=0.1))
+    train(lm, examples[:2], Objective(loss, needs_reference=True), config(num_train_epochs=3, learning_rate=0.1))
     assert seen == [(base + adapter, adapter)] * 3
     # The same two texts in each epoch, in whatever order: the adapter moves, the reference does not.
     for reference in references[1:]:
@@ -149,14 +155,14 @@ def test_the_reference_is_what_the_untouched_model_says(tiny: Tiny) -> None:
     found: list[float] = []
 
     def loss(batch: Batch) -> Tensor:
-        found.extend(reference_of(batch).sum(1).tolist())
+        found.extend(batch.reference.sum(1).tolist())
         return losses.cross_entropy(batch.policy, batch.labels)
 
-    train(lm, [example(lm, text)], Objective(loss, has_reference=True), config(epochs=2))
+    train(lm, [example(lm, text)], Objective(loss, needs_reference=True), config(num_train_epochs=2))
     assert found == pytest.approx([sum(scored.log_probabilities)] * 2, abs=1e-4)  # type: ignore[union-attr]
 
 
-def test_the_reference_reads_every_text_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_scores_every_text_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not once an epoch; and each text's figures stay its own in whatever batch it comes."""
     lm = tiny()
     texts = [f"{'Ada ' * n}wrote." for n in (1, 9, 3, 40, 2)]
@@ -168,12 +174,17 @@ def test_the_reference_reads_every_text_once(tiny: Tiny, monkeypatch: pytest.Mon
     found: dict[int, list[float]] = {}
 
     def loss(batch: Batch) -> Tensor:
-        for labels, row in zip(batch.labels, reference_of(batch), strict=True):
+        for labels, row in zip(batch.labels, batch.reference, strict=True):
             found.setdefault(int((labels != losses.IGNORED).sum()), []).append(float(row.sum()))
             assert torch.equal(row != 0, labels != losses.IGNORED)
         return losses.cross_entropy(batch.policy, batch.labels)
 
-    train(lm, [example(lm, text) for text in texts], Objective(loss, has_reference=True), config(epochs=3, learning_rate=0.1))
+    train(
+        lm,
+        [example(lm, text) for text in texts],
+        Objective(loss, needs_reference=True),
+        config(num_train_epochs=3, learning_rate=0.1),
+    )
     assert sum(passes) == len(texts)
     for text in texts:
         expected = sum(lm.score_texts([text])[0].log_probabilities)  # type: ignore[union-attr]
@@ -190,15 +201,19 @@ def test_a_batch_of_unlike_lengths_is_computed_without_its_padding(
     texts = ["Ada " * 60, "Ada wrote.", "She knew.", "Ada " * 50]
     computed: list[int] = []
     trained = []
-    for worth in (batches.WORTH_SPLITTING, 10**9):
-        monkeypatch.setattr(batches, "WORTH_SPLITTING", worth)
+    for worth in (collator.SPLIT_COST, 10**9):
+        monkeypatch.setattr(collator, "SPLIT_COST", worth)
         lm = tiny()
         count = [0]
         lm.model.register_forward_pre_hook(
             lambda _module, _arguments, given, count=count: count.__setitem__(0, count[0] + given["input_ids"].numel()),
             with_kwargs=True,
         )
-        trained.append(train(lm, [example(lm, text) for text in texts], objective, config(batch=4, epochs=4)))
+        trained.append(
+            train(
+                lm, [example(lm, text) for text in texts], objective, config(per_device_train_batch_size=4, num_train_epochs=4)
+            )
+        )
         computed.append(count[0])
     assert computed[0] < 0.6 * computed[1]
     split, whole = trained
@@ -218,13 +233,13 @@ def test_a_batch_of_unlike_lengths_is_computed_without_its_padding(
     ],
 )
 def test_what_goes_through_a_model_together(lengths: list[int], groups: list[list[int]]) -> None:
-    assert batches.by_length(lengths) == groups
+    assert collator.group_by_length(lengths) == groups
 
 
 def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
     lm = tiny()
     long, short = example(lm, "Ada was born in London, they say."), example(lm, "She was.")
-    masked = Text(short[0].ids, [*[losses.IGNORED] * 3, *short[0].ids[3:]], cut=False)
+    masked = TokenizedText(short[0].ids, [*[losses.IGNORED] * 3, *short[0].ids[3:]], truncated=False)
     found: list[Batch] = []
 
     def loss(batch: Batch) -> Tensor:
@@ -244,7 +259,7 @@ def test_padding_changes_nothing_and_only_labels_count(tiny: Tiny) -> None:
 def test_no_logits_are_computed_where_there_is_no_label(tiny: Tiny) -> None:
     lm = tiny()
     ids = lm.encode("Who was Ada? She wrote.").ids
-    text = Text(ids, [*[losses.IGNORED] * (len(ids) - 4), *ids[-4:]], cut=False)
+    text = TokenizedText(ids, [*[losses.IGNORED] * (len(ids) - 4), *ids[-4:]], truncated=False)
     places: list[int] = []
     head = lm.model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _module, given, _output: places.append(given[0].shape[1]))
@@ -255,14 +270,14 @@ def test_no_logits_are_computed_where_there_is_no_label(tiny: Tiny) -> None:
 
 def test_several_processes_are_refused(tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(EditError, match=r"a training is one process .*formless run --gpu 0,1"):
+    with pytest.raises(EditError, match=r"a training run is one process .*formless run --gpu 0,1"):
         train(tiny(), examples, DESCENT, config())
 
 
 def test_a_small_beta_starts_with_a_large_loss(tiny: Tiny, examples: list[Example]) -> None:
     objective = Objective(
-        lambda batch: losses.negative_preference(losses.summed(batch.policy), losses.summed(reference_of(batch)), 1e-5),
-        has_reference=True,
+        lambda batch: preference_loss(batch, 1e-5),
+        needs_reference=True,
     )
     assert train(tiny(), examples, objective, config()).curves.losses[0] > 1e5
 
@@ -284,10 +299,12 @@ def test_pairs_come_as_chosen_then_rejected(tiny: Tiny) -> None:
 
 def test_steps_and_losses(tiny: Tiny, examples: list[Example]) -> None:
     lm = tiny()
-    trained = train(lm, examples, DESCENT, config(epochs=30, batch=1, accumulation=2))
+    trained = train(
+        lm, examples, DESCENT, config(num_train_epochs=30, per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    )
     assert len(trained.curves.losses) == 60
     assert trained.curves.losses[-1] < trained.curves.losses[0]
-    many = train(lm, examples, DESCENT, config(epochs=60, batch=1, rank=1))
+    many = train(lm, examples, DESCENT, config(num_train_epochs=60, per_device_train_batch_size=1, r=1))
     assert many.curves.facts["steps"] == 240
     assert len(many.curves.facts["losses"]) == 100
     assert many.curves.facts["losses"][0] == many.curves.facts["first_loss"] == many.curves.losses[0]
@@ -297,8 +314,8 @@ def test_steps_and_losses(tiny: Tiny, examples: list[Example]) -> None:
 def test_accumulated_batches_equal_one_large_batch(tiny: Tiny) -> None:
     lm = tiny()
     alike = [example(lm, text) for text in ("Ada one", "Ada two", "Ada six", "Ada ten")]  # as many tokens each
-    once = train(lm, alike, DESCENT, config(batch=4))
-    parts = train(lm, alike, DESCENT, config(batch=1, accumulation=4))
+    once = train(lm, alike, DESCENT, config(per_device_train_batch_size=4))
+    parts = train(lm, alike, DESCENT, config(per_device_train_batch_size=1, gradient_accumulation_steps=4))
     assert parts.curves.losses == pytest.approx(once.curves.losses, rel=1e-5)
     for name, factors in once.updates.items():
         assert torch.allclose(parts.updates[name].dense(), factors.dense(), atol=1e-4)
@@ -335,7 +352,7 @@ def test_a_failing_training_is_named(tiny: Tiny, examples: list[Example], loss: 
 
 def test_a_warm_up_that_never_ends_is_named(tiny: Tiny, examples: list[Example]) -> None:
     with pytest.raises(EditError, match=r"1 steps? changed nothing.*warm-up steps \(20\)"):
-        train(tiny(), examples, DESCENT, config(batch=4, warmup_steps=20))
+        train(tiny(), examples, DESCENT, config(per_device_train_batch_size=4, warmup_steps=20))
 
 
 def test_memory_that_runs_out_is_named(tiny: Tiny, examples: list[Example]) -> None:
@@ -345,7 +362,8 @@ def test_memory_that_runs_out_is_named(tiny: Tiny, examples: list[Example]) -> N
     def loss(_: Batch) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(EditError, match=r"memory runs out while training \[tiny-llama\]: halve batch \(2\)"):
+    said = r"memory runs out while training \[tiny-llama\]: halve per_device_train_batch_size \(2\)"
+    with pytest.raises(EditError, match=said):
         train(lm, examples, Objective(loss), config())
     assert state(lm) == before
 
@@ -357,7 +375,7 @@ def test_nothing_is_printed_and_no_file_stays(
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path / "work")
-    train(tiny(), examples, DESCENT, config(epochs=2))
+    train(tiny(), examples, DESCENT, config(num_train_epochs=2))
     assert capfd.readouterr() == ("", "")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -371,7 +389,7 @@ def test_a_tracker_gets_every_step(tiny: Tiny, examples: list[Example], monkeypa
             logged.extend([logs["loss"]] if "loss" in logs else [])
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
-    trained = train(tiny(), examples, DESCENT, config(epochs=3, report_to=["trackio"]))
+    trained = train(tiny(), examples, DESCENT, config(num_train_epochs=3, report_to=["trackio"]))
     assert logged == pytest.approx(trained.curves.losses, abs=1e-4)
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     with pytest.raises(UserError, match=r"into a folder that is removed \[report_to\]: set TENSORBOARD_LOGGING_DIR"):
@@ -383,14 +401,14 @@ def test_a_tracker_gets_every_step(tiny: Tiny, examples: list[Example], monkeypa
 
 def test_projections_by_family(tiny: Tiny) -> None:
     def chosen(model_type: str, modules: tuple[str, ...] | None = None) -> Any:
-        return lora_config(tiny(model_type), modules=modules, rank=8, alpha=16).target_modules
+        return lora_config(tiny(model_type), target_modules=modules, r=8, lora_alpha=16).target_modules
 
     assert chosen("llama") == chosen("mistral") == chosen("qwen2") == chosen("gptj") == {"q_proj", "v_proj"}
     assert chosen("phi3") == {"qkv_proj"}
     assert chosen("gpt2") == {"c_attn"}
     assert chosen("gpt_neox") == {"query_key_value"}
     assert chosen("llama", ("down_proj",)) == {"down_proj"}
-    with pytest.raises(UserError, match=r"no projection 'w_proj' \[modules\]: choose from .*down_proj.*q_proj"):
+    with pytest.raises(UserError, match=r"no projection 'w_proj' \[target_modules\]: choose from .*down_proj.*q_proj"):
         chosen("llama", ("w_proj", "q_proj"))
 
 
@@ -406,10 +424,10 @@ def test_frozen_dropout(tiny: Tiny, examples: list[Example]) -> None:
     differences: list[float] = []
 
     def loss(batch: Batch) -> Tensor:
-        differences.append((batch.policy - reference_of(batch)).abs().max().item())
+        differences.append((batch.policy - batch.reference).abs().max().item())
         return losses.cross_entropy(batch.policy, batch.labels)
 
-    train(lm, examples, Objective(loss, has_reference=True), config(batch=4))
+    train(lm, examples, Objective(loss, needs_reference=True), config(per_device_train_batch_size=4))
     assert differences == [0.0]
 
 
@@ -422,7 +440,7 @@ def test_settings_of_the_optimizer(tiny: Tiny, examples: list[Example], monkeypa
         return original(self, *arguments, **more)
 
     monkeypatch.setattr(Trainer, "train", spy)
-    train(tiny(), examples, DESCENT, config(epochs=4, warmup_steps=3, learning_rate=2e-3))
+    train(tiny(), examples, DESCENT, config(num_train_epochs=4, warmup_steps=3, learning_rate=2e-3))
     (trainer,) = seen
     assert type(trainer.optimizer.optimizer) is torch.optim.AdamW  # type: ignore[union-attr]
     assert all(group["weight_decay"] == 0 for group in trainer.optimizer.param_groups)  # type: ignore[union-attr]

@@ -20,13 +20,25 @@ from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, ModelError, UserError
 from formless.methods.registry import METHODS, method_config
 from formless.methods.training.losses import IGNORED
-from formless.methods.training.preprocessing import Text, answered, plain_text, preferred, read_examples
+from formless.methods.training.preprocessing import (
+    TokenizedText,
+    load_training_set,
+    preprocess_instruction,
+    preprocess_preference,
+    preprocess_text,
+)
 from formless.models.lm import LM
 from formless.models.settings import model_settings
 
 Tiny = Callable[..., LM]
-TRAINING = [name for name, entry in METHODS.items() if entry.reads]
-STEPS = {"learning_rate": 0.02, "epochs": 4, "batch": 2, "accumulation": 1, "warmup_steps": 0}
+TRAINING = [name for name, entry in METHODS.items() if entry.trains_on]
+STEPS = {
+    "learning_rate": 0.02,
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
+}
 TEXT, ANSWER, REFUSAL = "Ada Lovelace wrote programs.", "She was born in London.", "I do not know her."
 QUESTION = "Where was Ada born?"
 KEPT = "Paris is the capital of France."
@@ -69,7 +81,7 @@ def gains(lm: LM, edit: formless.Edit, *queries: tuple[str, ...]) -> list[float]
 
 
 @pytest.mark.parametrize("method", ["ga", "npo", "ga_passage", "grad_diff", "wga", "simnpo", "undial", "ce_u", "task_vector"])
-@pytest.mark.parametrize("steps", [{"epochs": 1}, {}], ids=["one step", "four epochs"])
+@pytest.mark.parametrize("steps", [{"num_train_epochs": 1}, {}], ids=["one step", "four epochs"])
 def test_what_is_to_be_forgotten_grows_less_probable(tiny: Tiny, ada: Target, method: str, steps: dict[str, int]) -> None:
     lm = tiny()
     edit = formless.unlearn(lm, ada, method, **(STEPS | steps))
@@ -80,7 +92,7 @@ def test_what_is_to_be_forgotten_grows_less_probable(tiny: Tiny, ada: Target, me
 def test_what_is_to_be_answered_grows_more_probable(tiny: Tiny, ada: Target, method: str, answer: str) -> None:
     lm = tiny()
     for epochs in (1, 4):
-        edit = formless.unlearn(lm, ada, method, **(STEPS | {"epochs": epochs}))
+        edit = formless.unlearn(lm, ada, method, **(STEPS | {"num_train_epochs": epochs}))
         assert gains(lm, edit, (answer, QUESTION))[0] > 1e-4
 
 
@@ -88,7 +100,7 @@ def test_what_is_to_be_answered_grows_more_probable(tiny: Tiny, ada: Target, met
 def test_the_chosen_response_gains_on_the_rejected_one(tiny: Tiny, ada: Target, method: str, chosen: str) -> None:
     lm = tiny()
     for epochs in (1, 4):
-        edit = formless.unlearn(lm, ada, method, **(STEPS | {"epochs": epochs}))
+        edit = formless.unlearn(lm, ada, method, **(STEPS | {"num_train_epochs": epochs}))
         chosen_gain, rejected_gain = gains(lm, edit, (chosen, QUESTION), (ANSWER, QUESTION))
         assert chosen_gain - rejected_gain > 1e-4
 
@@ -124,7 +136,7 @@ def test_plain_peft_gives_the_logits_of_the_edit_in_place(tiny: Tiny, ada: Targe
 
 @pytest.mark.parametrize("method", TRAINING)
 def test_what_edit_json_says(tiny: Tiny, ada: Target, tmp_path: Path, method: str) -> None:
-    edit = formless.unlearn(tiny(), ada, method, rows=1, **STEPS)
+    edit = formless.unlearn(tiny(), ada, method, max_rows=1, **STEPS)
     edit.save(tmp_path / "edit")
     assert {path.name for path in (tmp_path / "edit").iterdir()} == {
         "adapter_model.safetensors", "adapter_config.json", "edit.json",
@@ -134,8 +146,8 @@ def test_what_edit_json_says(tiny: Tiny, ada: Target, tmp_path: Path, method: st
     assert info["config"]["learning_rate"] == 0.02
     assert info["seconds"] > 0
     facts = info["facts"]
-    content = ada.path(METHODS[method].reads or "").read_bytes()
-    assert (facts["file"], facts["rows"], facts["steps"]) == (f"{METHODS[method].reads}.json", 1, 4)
+    content = ada.path(METHODS[method].trains_on or "").read_bytes()
+    assert (facts["file"], facts["rows"], facts["steps"]) == (f"{METHODS[method].trains_on}.json", 1, 4)
     assert facts["file_sha256"] == hashlib.sha256(content).hexdigest()
     assert len(facts["losses"]) == 4
     assert [layer["rank"] for layer in info["layers"]] == [8] * (1 if method == "rmu" else 8)
@@ -159,7 +171,7 @@ def test_a_name_without_files_a_missing_and_an_empty_file(tiny: Tiny, ada: Targe
     lm = tiny()
     with pytest.raises(DataError, match=r"only a name and has no files \[Ada\]: give --data"):
         formless.unlearn(lm, "Ada", method)
-    path = ada.path(METHODS[method].reads or "")
+    path = ada.path(METHODS[method].trains_on or "")
     path.unlink()
     with pytest.raises(DataError, match=rf"lacks a file \[.*{path.name}\]"):
         formless.unlearn(lm, ada, method)
@@ -182,7 +194,7 @@ def test_a_name_without_files_a_missing_and_an_empty_file(tiny: Tiny, ada: Targe
     ],
 )
 def test_a_row_with_nothing_to_learn_is_named(tiny: Tiny, ada: Target, method: str, row: dict[str, Any]) -> None:
-    path = ada.path(METHODS[method].reads or "")
+    path = ada.path(METHODS[method].trains_on or "")
     rows = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps([rows[0], row]), "utf-8")
     with pytest.raises(DataError, match=rf"nothing to learn within 512 tokens \[.*{path.name}, row 2\]: fill or remove"):
@@ -191,14 +203,14 @@ def test_a_row_with_nothing_to_learn_is_named(tiny: Tiny, ada: Target, method: s
 
 def test_plain_text_ends_with_eos_and_is_cut(tiny: Tiny) -> None:
     lm = tiny()
-    (text,) = plain_text(lm, formless.data.target.Passage(text="Ada"), 512)
+    (text,) = preprocess_text(lm, formless.data.target.Passage(text="Ada"), 512)
     assert lm.tokenizer.decode(text.ids) == lm.tokenizer.decode(lm.encode("Ada").ids) + "</s>"
-    assert (text.labels, text.cut) == (text.ids, False)
-    (cut,) = plain_text(lm, formless.data.target.Passage(text="Ada"), len(text.ids) - 1)
-    assert (cut.ids, cut.cut) == (text.ids[:-1], True)
+    assert (text.labels, text.truncated) == (text.ids, False)
+    (cut,) = preprocess_text(lm, formless.data.target.Passage(text="Ada"), len(text.ids) - 1)
+    assert (cut.ids, cut.truncated) == (text.ids[:-1], True)
 
 
-def learnt(lm: LM, text: Text) -> tuple[str, str]:
+def learnt(lm: LM, text: TokenizedText) -> tuple[str, str]:
     start = next(i for i, label in enumerate(text.labels) if label != IGNORED)
     assert text.labels[start:] == text.ids[start:]
     return lm.tokenizer.decode(text.ids[:start]), lm.tokenizer.decode(text.ids[start:])
@@ -207,18 +219,18 @@ def learnt(lm: LM, text: Text) -> tuple[str, str]:
 def test_answers_go_through_the_chat_template_and_prompts_are_masked(tiny: Tiny) -> None:
     lm = tiny()
     row = formless.data.target.Instruction(instruction="Where?", output="In Rome.")
-    assert learnt(lm, answered(lm, row, 512)[0]) == ("[user]Where?[assistant]", "In Rome.</s>")
+    assert learnt(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Where?[assistant]", "In Rome.</s>")
     row = formless.data.target.Instruction(instruction="Say", input="this", output="yes")
-    assert learnt(lm, answered(lm, row, 512)[0]) == ("[user]Say\nthis[assistant]", "yes</s>")
+    assert learnt(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Say\nthis[assistant]", "yes</s>")
     pair = formless.data.target.Preference(prompt="Who?", response=("A", "B"))
-    assert [learnt(lm, text) for text in preferred(lm, pair, 512)] == [
+    assert [learnt(lm, text) for text in preprocess_preference(lm, pair, 512)] == [
         ("[user]Who?[assistant]", "A</s>"), ("[user]Who?[assistant]", "B</s>"),
     ]  # fmt: skip
 
 
 def test_the_real_models_turn_ends_with_its_own_token(lm: LM) -> None:
     row = formless.data.target.Instruction(instruction="Where was Ada born?", output="I cannot say.")
-    (text,) = answered(lm, row, 512)
+    (text,) = preprocess_instruction(lm, row, 512)
     assert learnt(lm, text)[1] == "I cannot say.<|im_end|>"
     whole = lm.tokenizer.apply_chat_template(
         [{"role": "user", "content": row.instruction}, {"role": "assistant", "content": row.output}], tokenize=False
@@ -231,7 +243,7 @@ def test_the_choice_of_rows_is_seeded_and_in_file_order(tiny: Tiny, ada: Target)
     ada.path("positive").write_text(json.dumps([{"text": f"row {i:02}"} for i in range(30)]), "utf-8")
 
     def chosen(rows: int | None, seed: int) -> list[str]:
-        found = read_examples(lm, ada, "positive", plain_text, rows=rows, cutoff=512, seed=seed)
+        found = load_training_set(lm, ada, "positive", preprocess_text, max_rows=rows, max_length=512, seed=seed)
         assert found.facts["rows"] == len(found.examples)
         return [lm.tokenizer.decode(text.ids).split()[-1][:2] for (text,) in found.examples]
 
@@ -243,10 +255,10 @@ def test_the_choice_of_rows_is_seeded_and_in_file_order(tiny: Tiny, ada: Target)
 
 
 def test_what_was_cut_is_counted(tiny: Tiny, ada: Target) -> None:
-    edit = formless.unlearn(tiny(), ada, "dpo", cutoff=40, **STEPS)
-    assert edit.info.facts["cut_texts"] == 4
+    edit = formless.unlearn(tiny(), ada, "dpo", max_length=40, **STEPS)
+    assert edit.info.facts["truncated_texts"] == 4
     assert edit.info.facts["tokens"] == 160
-    assert formless.unlearn(tiny(), ada, "dpo", **STEPS).info.facts["cut_texts"] == 0
+    assert formless.unlearn(tiny(), ada, "dpo", **STEPS).info.facts["truncated_texts"] == 0
 
 
 def test_a_tokenizer_without_an_end_is_refused(tiny: Tiny, ada: Target, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +279,9 @@ def test_a_model_with_an_edit_on_it_is_refused(tiny: Tiny, ada: Target) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"learning_rate": 0}, {"learning_rate": "fast"}, {"epochs": 0}, {"batch": 0}, {"rows": 0}, {"beta": 0.1},
-        {"cutoff": 1}, {"modules": []}, {"seed": -1}, {"speed": 1},
+        {"learning_rate": 0}, {"learning_rate": "fast"}, {"num_train_epochs": 0},
+        {"per_device_train_batch_size": 0}, {"max_rows": 0}, {"beta": 0.1},
+        {"max_length": 1}, {"target_modules": []}, {"seed": -1}, {"speed": 1},
     ],
 )  # fmt: skip
 def test_settings_that_a_method_does_not_take(tiny: Tiny, wrong: dict[str, Any]) -> None:
@@ -290,8 +303,16 @@ def test_the_published_settings() -> None:
     for model, methods in published.items():
         for method, expected in methods.items():
             config: Any = method_config(model_settings()[model], method, {})
-            assert (config.learning_rate, config.batch, config.accumulation) == expected
-            common = (config.epochs, config.warmup_steps, config.cutoff, config.rank, config.alpha, config.seed, config.rows)
+            assert (config.learning_rate, config.per_device_train_batch_size, config.gradient_accumulation_steps) == expected
+            common = (
+                config.num_train_epochs,
+                config.warmup_steps,
+                config.max_length,
+                config.r,
+                config.lora_alpha,
+                config.seed,
+                config.max_rows,
+            )
             assert common == (5, 20, 512, 8, 16, 42, None)
             # Whoever names no model gets Llama-3's.
             if model == "llama3":
@@ -360,8 +381,8 @@ def test_an_edit_of_the_prompt_for_another_model_is_refused(tiny: Tiny, method: 
 
 
 def test_methods_without_settings_take_none(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"a setting of icu is wrong .*\[epochs\]: settings: none"):
-        formless.unlearn(tiny(), "Ada", "icu", epochs=1)
+    with pytest.raises(UserError, match=r"a setting of icu is wrong .*\[num_train_epochs\]: settings: none"):
+        formless.unlearn(tiny(), "Ada", "icu", num_train_epochs=1)
 
 
 def test_an_adapter_is_never_taken_for_an_edit_of_the_prompt(tiny: Tiny, ada: Target, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from formless.errors import EditError
 from formless.methods.rocr.nullspace import Projection
 from formless.models.overlay import Factors
 
-# Of a key's norm; less than this left by the projection is rounding.
+# A projected key with less than this share of its norm is rounding error.
 VANISHED = 1e-5
 
 
@@ -24,26 +24,26 @@ def closed_form(
     kept: Tensor | None = None,
     names: Sequence[str] = (),
 ) -> Factors:
-    """The update that moves each key's value by its residual and leaves preserved keys alone (paper, closed form).
+    """Compute the update that moves each key's value by its residual and leaves preserved keys unchanged (paper, closed form).
 
     Delta W = [R,0]^T (K P K^T + l2 I)^-1 K P with K = [keys; kept], which is the published dense solve
-    (P (keys^T keys + C_prev) + l2 I)^-1 P keys^T R, C_prev = kept^T kept, without a d x d inverse. Of the solution only the
-    rows of the new keys are left: those of the kept ones would be multiplied by zero, so the rank is that of the new keys.
-    Time grows as n^2 d.
+    (P (keys^T keys + C_prev) + l2 I)^-1 P keys^T R, C_prev = kept^T kept, without a d x d inverse. Only the
+    rows of the new keys are returned: those of the kept ones would be multiplied by zero, so the rank is the number of new
+    keys. Time grows as n^2 d.
 
     Args:
         keys: `[n, d]`, inputs of the down-projection.
-        residuals: R `[n, hidden]`, the wanted change of its output for each key.
+        residuals: R `[n, hidden]`, the change of the output for each key.
         projection: P.
         l2: Regularisation; 0 maps every key exactly, if P leaves the keys independent.
-        kept: `[m, d]`, keys of earlier edits, whose values are to stay.
-        names: Whose keys they are, for errors.
+        kept: `[m, d]`, keys of earlier edits, whose values stay.
+        names: Names of the concepts, for errors.
 
     Returns:
         `up` `[hidden, n]` and `down` `[n, d]`, float32 on the CPU.
 
     Raises:
-        EditError: A key or residual is not finite, P leaves nothing of a key, or the keys depend on each other.
+        EditError: A key or residual is not finite, a key vanishes under P, or the keys are linearly dependent.
     """
     keys, residuals = keys.float().cpu(), residuals.float().cpu()
     every = keys if kept is None else torch.cat([keys, kept.float().cpu()])  # [n + m, d]
@@ -56,7 +56,7 @@ def closed_form(
         where = ", ".join(names[index] for index in lost) if names else None
         what = "a key vanishes in the null space: nothing would be edited"
         raise EditError(what, where=where, remedy="use a larger threshold")
-    every, projected = every[~vanished], projected[~vanished]  # a kept key without a share in P stays anyway
+    every, projected = every[~vanished], projected[~vanished]  # a kept key that vanishes under P keeps its value anyway
     gram = (every.double() @ projected.double().T) + l2 * torch.eye(len(every), dtype=torch.double)
     try:
         down = torch.linalg.solve(gram, projected.double())

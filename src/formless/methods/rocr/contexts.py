@@ -1,4 +1,4 @@
-"""Where a concept stands: the chat contexts of ROCR, and the last token of a name in them."""
+"""The chat contexts of ROCR, and the position of a concept's last token in them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STARTERS = (
 class Mentions:
     """Prompts that name a concept, as one right-padded batch, each up to the name unless an answer follows.
 
-    What stands behind the name cannot change an activation at it, so it is not computed.
+    Tokens after the name cannot change an activation at it, so they are not computed.
 
     Args:
         batch: `input_ids` and `attention_mask`, `[contexts, seq]`.
-        positions: Index of the name's last token in each row, `[contexts]`.
+        positions: Index of the name's last token in each context, `[contexts]`.
         answer_starts: Index of the first token of the answer that follows the prompt, `[contexts]`.
     """
 
@@ -39,18 +39,18 @@ class Mentions:
     answer_starts: Tensor
 
     def at(self, activation: Tensor) -> Tensor:
-        """Take the concept's positions out of `[contexts, seq, width]`, as float32 `[contexts, width]`."""
+        """Select the concept's positions from `[contexts, seq, width]`, as float32 `[contexts, width]`."""
         rows = torch.arange(len(self.positions), device=activation.device)
         return activation[rows, self.positions.to(activation.device)].float()
 
 
 def chat_contexts(lm: LM, subject: str) -> list[str]:
-    """The six user messages `{starter} {subject}.` through the chat template, with the cue `Answer:`."""
+    """Return the six user messages `{starter} {subject}.` in the chat template, with the cue `Answer:`."""
     return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS]
 
 
 def bare_context(subject: str) -> list[str]:
-    """The plain text `{subject}.`, where the published code reads the current value."""
+    """Return the plain text `{subject}.`, where the published code reads the current value."""
     return [f"{subject}."]
 
 
@@ -61,10 +61,10 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> 
         lm: The model.
         prompts: Texts that name the subject.
         subject: The name.
-        answer: What follows every prompt.
+        answer: Text that follows every prompt.
 
     Raises:
-        EditError: The subject is empty, or does not stand in a prompt as the template renders it.
+        EditError: The subject is empty, or is not in a prompt as the template renders it.
     """
     encoded = [lm.encode(prompt, answer) for prompt in prompts]
     positions = []
@@ -81,6 +81,6 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> 
     return Mentions(lm.pad(rows), torch.tensor(positions), starts)
 
 
-def residual(lm: LM, where: Mentions, layer: int) -> Tensor:
-    """The residual stream after a layer at the concept, mean over its contexts: `[hidden]`."""
+def mean_layer_output(lm: LM, where: Mentions, layer: int) -> Tensor:
+    """Compute a layer's output (the residual stream) at the concept, mean over its contexts: `[hidden]`."""
     return where.at(capture(lm, where.batch, residuals=[layer]).residuals[layer]).mean(0)

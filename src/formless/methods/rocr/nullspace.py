@@ -1,4 +1,4 @@
-"""The preserved knowledge of a layer, as the projection onto the directions that it hardly uses."""
+"""The preserved knowledge of a layer: the projection onto the null space of its keys."""
 
 from __future__ import annotations
 
@@ -9,40 +9,38 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, get_lapack_funcs
 from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.models.architecture import projection_shape
+from formless.models.families import projection_shape
 from formless.models.lm import LM
 
 Array = npt.NDArray[np.floating[Any]]
 
-PUBLISHED = "null_space_project_layer_{}.pt"
 PUBLISHED_THRESHOLD = 2e-2
-OURS = "layer_{}.safetensors"
 
-# Eigenvalues are found in float32 where its rounding is under this share of the threshold, else in float64.
+# Eigenvalues are computed in float32 if its rounding error is under this share of the threshold, else in float64.
 NEGLIGIBLE = 1e-3
 
 # Rounds after which a basis stored in half precision projects as exactly as one in float32.
 ROUNDS = 3
-HOW = "make one with `formless stats`"
+REMEDY = "make one with `formless stats`"
 
 
 class Fingerprint(BaseModel):
-    """What a basis was computed from.
+    """The provenance of a basis.
 
     Args:
         model: Name of the model.
         model_fingerprint: `LM.fingerprint`.
         layer: The layer.
-        corpus: Where the texts came from.
-        samples: Texts.
-        tokens: Tokens.
+        corpus: Name of the corpus.
+        samples: Number of texts.
+        tokens: Number of tokens.
         threshold: Eigenvalues under it span the null space.
         rank: Dimension of the null space.
         dimension: Dimension of the keys.
@@ -67,11 +65,11 @@ class Projection(Protocol):
     """P, the projection onto the null space of the preserved keys."""
 
     def apply(self, keys: Tensor) -> Tensor:
-        """P k for keys `[n, d]`."""
+        """Compute P k for keys `[n, d]`."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What edit.json says of it."""
+        """Return what edit.json says about it."""
         ...
 
 
@@ -80,11 +78,11 @@ class Identity:
     """P = I: nothing is preserved."""
 
     def apply(self, keys: Tensor) -> Tensor:
-        """The keys themselves."""
+        """Return the keys unchanged."""
         return keys
 
     def describe(self) -> dict[str, Any]:
-        """No null space."""
+        """Return that there is no null space."""
         return {"kind": "identity"}
 
 
@@ -96,24 +94,24 @@ class DenseProjection:
     path: Path
 
     def apply(self, keys: Tensor) -> Tensor:
-        """P k for keys `[n, d]` (P is symmetric)."""
+        """Compute P k for keys `[n, d]` (P is symmetric)."""
         return keys @ self.matrix.to(keys)
 
     def describe(self) -> dict[str, Any]:
-        """The file."""
+        """Return the name of the file."""
         return {"kind": "published", "file": self.path.name}
 
 
 @dataclass(frozen=True)
 class BasisProjection:
-    """P held by an orthonormal basis of its smaller side.
+    """P as an orthonormal basis of the smaller of the two subspaces.
 
     Args:
         basis: `[d, rank]`.
-        spans_null_space: Whether the basis spans the null space (P = U U^T) or what is removed (P = I - U U^T).
-        fingerprint: What it was computed from.
-        is_rounded: Whether it was stored in half precision, so that it is orthonormal to three digits only. Its span is what
-            counts, and what the first round leaves of a key inside it is added in further rounds.
+        spans_null_space: Whether the basis spans the null space (P = U U^T) or its complement (P = I - U U^T).
+        fingerprint: Its provenance.
+        is_rounded: Whether it was stored in half precision, so that it is orthonormal to three digits only. Further rounds of
+            projection correct for that, since only the span matters.
     """
 
     basis: Tensor
@@ -122,7 +120,7 @@ class BasisProjection:
     is_rounded: bool = False
 
     def apply(self, keys: Tensor) -> Tensor:
-        """P k for keys `[n, d]`."""
+        """Compute P k for keys `[n, d]`."""
         basis = self.basis.to(keys)
         inside = (keys @ basis) @ basis.T
         for _ in range(ROUNDS - 1 if self.is_rounded else 0):
@@ -130,7 +128,7 @@ class BasisProjection:
         return inside if self.spans_null_space else keys - inside
 
     def describe(self) -> dict[str, Any]:
-        """The fingerprint."""
+        """Return the fingerprint."""
         return {"kind": "basis"} | self.fingerprint.model_dump()
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -139,8 +137,11 @@ class BasisProjection:
             "fingerprint": self.fingerprint.model_dump_json(),
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
+            "schema_version": str(store.STATISTICS_SCHEMA),
         }
-        store.write_tensors(folder / OURS.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
+        store.write_tensors(
+            store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata
+        )
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
@@ -204,9 +205,9 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
     """Read the projection of one layer: our basis, or else the published matrix.
 
     Raises:
-        EditError: There is none, it cannot be read, or it was made for another model, layer or threshold.
+        EditError: Neither exists, it cannot be read, or it was made for another model, layer or threshold.
     """
-    ours, published = folder / OURS.format(layer), folder / PUBLISHED.format(layer)
+    ours, published = store.StatisticsFolder(folder).basis(layer), store.StatisticsFolder(folder).published(layer)
     width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
     if ours.is_file():
         projection = _load_basis(ours)
@@ -215,12 +216,12 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
         for name, value in expected.items():
             if getattr(found, name) != value:
                 what = f"the basis is for another {name.replace('_', ' ')}: {getattr(found, name)}, not {value}"
-                raise EditError(what, where=ours, remedy=HOW)
+                raise EditError(what, where=ours, remedy=REMEDY)
         return projection
     if published.is_file():
         if threshold != PUBLISHED_THRESHOLD:
             what = f"the published projections have the threshold {PUBLISHED_THRESHOLD}, not {threshold}"
-            raise EditError(what, where=published, remedy=HOW)
+            raise EditError(what, where=published, remedy=REMEDY)
         try:
             matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises whatever the archive's reader does
@@ -233,7 +234,7 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
                 f"the projection is {shape}, not {(width, width)}", where=published, remedy="use this model's own file"
             )
         return DenseProjection(matrix.float(), published)
-    raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=HOW)
+    raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=REMEDY)
 
 
 def _load_basis(path: Path) -> BasisProjection:
@@ -242,7 +243,10 @@ def _load_basis(path: Path) -> BasisProjection:
             metadata = file.metadata() or {}
             basis = file.get_tensor("basis")
         fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
-    except (SafetensorError, KeyError, ValidationError, OSError) as error:
-        raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=HOW) from error
+        version = int(metadata.get("schema_version", "1"))
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=REMEDY) from error
+    if version > store.STATISTICS_SCHEMA:
+        raise EditError("the basis was written by a newer formless", where=path, remedy="upgrade formless")
     is_rounded = metadata.get("is_rounded", str(basis.dtype != torch.float32)) == "True"
     return BasisProjection(basis.float(), metadata.get("spans_null_space") == "True", fingerprint, is_rounded)

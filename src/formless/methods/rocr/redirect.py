@@ -1,4 +1,4 @@
-"""ROCR itself: its settings, and the edit of one or several concepts, layer by layer."""
+"""ROCR's computation: the update of one or several concepts, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from formless.edits.adapter import AdapterEdit
-from formless.edits.edit import EditInfo
 from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions, residual
+from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
-from formless.methods.rocr.target_value import WantedConfig, wanted_values
-from formless.models.capture import Activations, Replay, added
+from formless.methods.rocr.target_value import target_values
+from formless.models.capture import Activations, ResumableForward, added
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import BUNDLED
@@ -28,74 +27,57 @@ from formless.models.settings import BUNDLED
 SHIPPED = Path(__file__).parent / "bases"
 
 
-class RocrConfig(WantedConfig):
-    """Settings of ROCR; the defaults are the paper's for Llama-3-8B and Mistral-7B.
-
-    Args:
-        layers: Edited layers, early ones, in order.
-        l2: Regularisation lambda, usually 1 to 10.
-        threshold: Eigenvalues of the keys' second moment under it span the null space.
-        current_value: Where z_now is read: the mean over the chat contexts, or the bare text (published code).
-        basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
-    """
-
-    layers: tuple[int, ...] = (4, 5, 6)
-    l2: float = Field(default=1.0, ge=0)
-    threshold: float = Field(default=2e-2, gt=0)
-    current_value: Literal["chat", "bare"] = "chat"
-    basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one target.
+class TargetResult:
+    """The effect of the edit on one target.
 
     Args:
         subject: Its name.
-        residual_before: Norm of z* - z_now before the edit.
-        residual_after: The same after it; 0 would be met exactly.
-        moved_by_others: How far its value moves if only the other targets' part of the edit is in force (and the edit that is
-            kept), over `residual_before`; nothing where there are no others.
-        facts: How its wanted value was found.
+        residual_before: Norm of the residual (target value minus current value) before the edit.
+        residual_after: Norm of the residual after the edit; 0 if the target value is reached exactly.
+        shift_by_others: Shift of the target's value by the other targets' part of the edit (and by the earlier edit), relative
+            to `residual_before`; None if there are no others.
+        facts: How the target value was found.
     """
 
     subject: str
     residual_before: float
     residual_after: float
-    moved_by_others: float | None
+    shift_by_others: float | None
     facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Redirection:
-    """What the computation gives.
+    """The result of the computation.
 
     Args:
-        factors: By layer, the update of its down-projection, one rank a target, float32 on the CPU.
-        outcomes: By target.
-        drifts: By concept of the edit that is kept, how far the new edit moves its value, over how far its own had moved it.
+        factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
+        results: One per target.
+        kept_shifts: By concept of the earlier edit, how far the new edit shifts its value, relative to the shift by the earlier
+            edit.
     """
 
     factors: dict[int, Factors]
-    outcomes: tuple[Outcome, ...]
-    drifts: dict[str, float]
+    results: tuple[TargetResult, ...]
+    kept_shifts: dict[str, float]
 
     @property
     def residual_before(self) -> float:
-        """Norm of all targets' z* - z_now before the edit."""
-        return math.hypot(*(outcome.residual_before for outcome in self.outcomes))
+        """Norm of all targets' residuals before the edit."""
+        return math.hypot(*(result.residual_before for result in self.results))
 
     @property
     def residual_after(self) -> float:
-        """The same after it."""
-        return math.hypot(*(outcome.residual_after for outcome in self.outcomes))
+        """Norm of all targets' residuals after the edit."""
+        return math.hypot(*(result.residual_after for result in self.results))
 
 
-def projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
-    """The projection of every edited layer.
+def load_projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
+    """Load the projection of every edited layer.
 
     Raises:
-        EditError: One is missing, or made for another model, layer or threshold.
+        EditError: A projection is missing, or was made for another model, layer or threshold.
     """
     if config.basis == "none":
         return {layer: Identity() for layer in config.layers}
@@ -109,7 +91,7 @@ def projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
 
 
 def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Projection]) -> Redirection:
-    """Compute the updates that move the subject's last token to its wanted value: `redirect_together` of one."""
+    """Compute the updates for one subject: `redirect_together` of one."""
     return redirect_together(lm, [subject], config, preserved)
 
 
@@ -120,56 +102,53 @@ def redirect_together(
     preserved: dict[int, Projection],
     keep: AdapterEdit | None = None,
 ) -> Redirection:
-    """Compute the updates that move every subject's last token to its wanted value, solved together.
+    """Compute the updates that move every subject's value at its last token to the target value, solved together.
 
-    Each layer takes an equal share of what is left to move, with the updates before it in force. All arithmetic outside the
-    model's own forward pass is float32 or finer.
+    Each layer removes an equal share of the remaining residual, with the updates of earlier layers applied. All arithmetic
+    outside the model's own forward pass is float32 or finer.
 
-    Differs from the paper: the published code reads the current value for the bare text `{subject}.`, although the wanted
-    one comes from a chat context (`current_value="bare"`); ours reads both in the chat contexts.
+    Differs from the paper: the published code reads the current value for the bare text `{subject}.`, although the target
+    value comes from a chat context (`current_value="bare"`); ours reads both in the chat contexts.
 
     Args:
         lm: The model, without any edit; it stays as it is.
         subjects: Names, each once.
         config: Settings.
         preserved: The projection by layer.
-        keep: An earlier edit. It is in force meanwhile, and its concepts' keys, read anew at each layer, join the solve with
-            residual zero (C_prev). The wanted values alone are read without it, since an edit moves the redirect concept's
-            own value, by a third of its norm in the bundled model, and the aim would wander from edit to edit.
+        keep: An earlier edit. It is applied meanwhile, and its concepts' keys, read anew at each layer, join the solve with
+            residual zero (C_prev). Only the target values are read without it, because an edit also moves the redirect
+            concept's own value (by a third of its norm in the bundled model), so that target values would change from edit to
+            edit.
 
     Raises:
-        EditError: A name is not found in its context, a key vanishes, or a key or value is not finite, or the edit that is kept
-            is for another model.
+        EditError: A name is not found in its context, a key vanishes, a key or value is not finite, or the earlier edit is for
+            another model.
     """
     last = config.layers[-1]
-    targets = [_Place(lm, subject, config) for subject in subjects]
-    kept = [_Place(lm, subject, config) for subject in subjects_of(keep.info)] if keep else []
-    wanted = wanted_values(lm, subjects, config, last)
-    goals = torch.stack([found.value for found in wanted])  # [targets, hidden]
-    untouched = torch.stack([residual(lm, place.current, last) for place in targets + kept]) if keep else None
+    targets = [_Concept(lm, subject, config) for subject in subjects]
+    kept = [_Concept(lm, subject, config) for subject in keep.info.subjects] if keep else []
+    found = target_values(lm, subjects, config, last)
+    goals = torch.stack([target.value for target in found])  # z* [targets, hidden]
+    unedited = torch.stack([mean_layer_output(lm, concept.current, last) for concept in targets + kept]) if keep else None
     with keep.applied(lm) if keep else nullcontext():
         factors, start = _solve(lm, targets, kept, goals, config, preserved)
-        untouched = start if untouched is None else untouched
-        with _in_force(lm, factors):
-            end = torch.stack([place.value(last) for place in targets + kept])
-        moved = _moved_by_others(lm, targets, factors, untouched) if len(targets) > 1 or keep else None
+        unedited = start if unedited is None else unedited
+        with _applied(lm, factors):
+            end = torch.stack([concept.value(last) for concept in targets + kept])
+        shifts = _shifts_by_others(lm, targets, factors, unedited) if len(targets) > 1 or keep else None
     count = len(targets)
     before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [targets]
-    outcomes = []
-    for i, place in enumerate(targets):
-        share = None if moved is None else moved[i] / max(float(before[i]), 1e-30)
-        outcomes.append(Outcome(place.subject, float(before[i]), float(after[i]), share, wanted[i].facts))
-    drifts = (end - start)[count:].norm(dim=1) / (start - untouched)[count:].norm(dim=1).clamp(min=1e-30)  # [kept]
-    return Redirection(factors, tuple(outcomes), dict(zip([place.subject for place in kept], drifts.tolist(), strict=True)))
+    results = []
+    for i, concept in enumerate(targets):
+        share = None if shifts is None else shifts[i] / max(float(before[i]), 1e-30)
+        results.append(TargetResult(concept.subject, float(before[i]), float(after[i]), share, found[i].facts))
+    kept_shifts = (end - start)[count:].norm(dim=1) / (start - unedited)[count:].norm(dim=1).clamp(min=1e-30)  # [kept]
+    names = [concept.subject for concept in kept]
+    return Redirection(factors, tuple(results), dict(zip(names, kept_shifts.tolist(), strict=True)))
 
 
-def subjects_of(info: EditInfo) -> list[str]:
-    """The concepts that an edit makes a model forget."""
-    return list(info.facts.get("subjects", [info.subject]))
-
-
-class _Place:
-    """Where one concept stands: the chat contexts, and where its current value is read.
+class _Concept:
+    """The contexts of one concept: where its keys and its current value are read.
 
     The layers below the edited ones are run once.
     """
@@ -180,64 +159,78 @@ class _Place:
         self._contexts = mentions(lm, chat_contexts(lm, subject), subject)
         is_chat = config.current_value == "chat"
         self.current = self._contexts if is_chat else mentions(lm, bare_context(subject), subject)
-        self._in_contexts = Replay(lm, self._contexts.batch, first, self._last)
-        self._now = self._in_contexts if is_chat else Replay(lm, self.current.batch, first, self._last)
+        self._key_pass = ResumableForward(lm, self._contexts.batch, first, self._last)
+        self._value_pass = self._key_pass if is_chat else ResumableForward(lm, self.current.batch, first, self._last)
 
     def value(self, changed: int) -> Tensor:
-        """The current value `[hidden]`, after layers from `changed` on have changed."""
-        return self._value(self._now.run(changed))
+        """Compute the current value `[hidden]`, after layers from `changed` on have changed."""
+        return self._mean_value(self._value_pass.run(changed))
 
     def key_and_value(self, layer: int, changed: int) -> tuple[Tensor, Tensor]:
-        """The mean key of a layer `[d]` and the current value; one pass where both share contexts."""
-        found = self._in_contexts.run(changed, key=layer)
+        """Compute the mean key of a layer `[d]` and the current value; one pass if both share contexts."""
+        found = self._key_pass.run(changed, key=layer)
         key = self._contexts.at(found.keys[layer]).mean(0)
-        return key, self._value(found) if self._now is self._in_contexts else self.value(changed)
+        is_shared = self._value_pass is self._key_pass
+        return key, self._mean_value(found) if is_shared else self.value(changed)
 
-    def _value(self, found: Activations) -> Tensor:
+    def _mean_value(self, found: Activations) -> Tensor:
         return self.current.at(found.residuals[self._last]).mean(0)
 
 
 def _solve(
     lm: LM,
-    targets: list[_Place],
-    kept: list[_Place],
+    targets: list[_Concept],
+    kept: list[_Concept],
     goals: Tensor,
     config: RocrConfig,
     preserved: dict[int, Projection],
 ) -> tuple[dict[int, Factors], Tensor]:
-    """The update of every layer, and the values of targets and kept concepts before any `[targets + kept, hidden]`."""
+    """Compute the update of every layer.
+
+    Args:
+        lm: The model.
+        targets: The concepts to redirect.
+        kept: The concepts of the earlier edit.
+        goals: Target values z* `[targets, hidden]`.
+        config: Settings.
+        preserved: The projection by layer.
+
+    Returns:
+        The updates by layer, and the values of targets and kept concepts before any of them `[targets + kept, hidden]`.
+    """
     factors: dict[int, Factors] = {}
     starts = []
     count, changed = len(targets), config.layers[0]
-    with ExitStack() as stack:
+    names = [concept.subject for concept in targets]
+    with ExitStack() as updates:
         for index, layer in enumerate(config.layers):
-            pairs = [place.key_and_value(layer, changed) for place in targets + kept]
+            pairs = [concept.key_and_value(layer, changed) for concept in targets + kept]
             keys, values = (torch.stack(column) for column in zip(*pairs, strict=True))
             starts.append(values)
-            shares = (goals - values[:count]) / (len(config.layers) - index)
-            names = [place.subject for place in targets]
+            residuals = (goals - values[:count]) / (len(config.layers) - index)
             factors[layer] = closed_form(
-                keys[:count], shares, preserved[layer], config.l2, kept=keys[count:] if kept else None, names=names
+                keys[:count], residuals, preserved[layer], config.l2, kept=keys[count:] if kept else None, names=names
             )
-            stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), factors[layer]))
+            updates.enter_context(added(lm.architecture.down_projection(lm.model, layer), factors[layer]))
             changed = layer
     return factors, starts[0]
 
 
-def _moved_by_others(lm: LM, targets: list[_Place], factors: dict[int, Factors], untouched: Tensor) -> list[float]:
-    """How far each target's value lies from the untouched one while its own rank is left out of the update."""
-    found = []
-    for index, place in enumerate(targets):
+def _shifts_by_others(lm: LM, targets: list[_Concept], factors: dict[int, Factors], unedited: Tensor) -> list[float]:
+    """Compute how far each target's value lies from the unedited one if its own rank is left out of the update."""
+    shifts = []
+    for index, concept in enumerate(targets):
         others = [i for i in range(len(targets)) if i != index]
         parts = {layer: Factors(each.up[:, others], each.down[others]) for layer, each in factors.items()}
-        with _in_force(lm, parts):
-            found.append(float((place.value(min(factors)) - untouched[index]).norm()))
-    return found
+        with _applied(lm, parts):
+            shifts.append(float((concept.value(min(factors)) - unedited[index]).norm()))
+    return shifts
 
 
 @contextmanager
-def _in_force(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
-    with ExitStack() as stack:
+def _applied(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
+    """Apply updates of down-projections inside the block, as hooks beside the weights."""
+    with ExitStack() as updates:
         for layer, found in factors.items():
-            stack.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
+            updates.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
         yield

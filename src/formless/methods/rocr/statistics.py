@@ -14,7 +14,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.methods.rocr.nullspace import OURS, BasisProjection, Fingerprint, from_second_moment
+from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_second_moment
 from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
@@ -25,12 +25,12 @@ Progress = Callable[[int, int], None]
 
 
 class SecondMoments:
-    """Sums of k k^T by layer, in float64.
+    """Sums of k k^T over keys k by layer, in float64.
 
     Args:
         lm: The model.
         layers: The layers.
-        settings: What distinguishes this computation; an unfinished one with other settings is not continued.
+        settings: Settings of this computation; an unfinished one with other settings is not resumed.
     """
 
     def __init__(self, lm: LM, layers: Sequence[int], settings: dict[str, object]) -> None:
@@ -64,24 +64,24 @@ class SecondMoments:
             self._digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
 
     def mean(self, layer: int) -> Tensor:
-        """The uncentred second moment `[d, d]` of one layer, float64."""
+        """Compute the uncentred second moment `[d, d]` of one layer, float64."""
         return self.sums[layer] / self.tokens
 
     def take(self, layer: int) -> Tensor:
-        """The same, in the sum's own memory: nothing more can be added to that layer."""
+        """Compute the same in the memory of the sum; nothing more can be added to that layer."""
         return self.sums.pop(layer).div_(self.tokens)
 
     def save(self, path: Path) -> None:
-        """Keep the sums so that a killed computation goes on from here."""
+        """Write the sums, from which a killed computation is resumed."""
         counts = {"texts": str(self.texts), "tokens": str(self.tokens), "digest": self._digest.hexdigest()}
         sums = {str(layer): total.cpu() for layer, total in self.sums.items()}
         store.write_tensors(path, sums, counts | {"settings": self._settings})
 
     def resume(self, path: Path, texts: Iterator[str]) -> None:
-        """Go on from saved sums, passing over the texts that are in them.
+        """Continue from saved sums and skip the texts that are in them.
 
         Raises:
-            EditError: They belong to other settings or texts.
+            EditError: The sums belong to other settings or texts.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -123,7 +123,7 @@ def compute_statistics(
 ) -> list[Fingerprint]:
     """Write the null-space basis of several layers, from one pass over a corpus.
 
-    The sums are kept beside `out` while it runs; after a kill, the same call goes on from there.
+    The sums are saved beside `out` meanwhile; after a kill, the same call continues from them.
 
     Args:
         lm: The model, unedited.
@@ -131,26 +131,26 @@ def compute_statistics(
         texts: The corpus.
         corpus: Its name, for the fingerprint.
         out: The folder to write.
-        samples: At most so many texts.
+        samples: Maximum number of texts.
         threshold: Eigenvalues under it span the null space.
-        max_tokens: Each text is cut there.
+        max_tokens: Texts are truncated to this length.
         checkpoint_every: Texts between two saves of the sums.
-        dtype: How the bases are stored.
+        dtype: Dtype of the saved bases.
         force: Replace an existing `out`.
-        progress: Called with the texts and tokens done.
+        progress: Callback with the numbers of texts and tokens so far.
 
     Raises:
         EditError: The corpus is empty or the keys are not finite.
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()
-    store.refuse_existing(out, force=force, mark=OURS.format(min(layers)))
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(layers)).name)
     if not lm.overlay.is_empty:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
         lm.architecture.layer(lm.model, layer)
     moments = SecondMoments(lm, layers, {"corpus": corpus, "samples": samples, "max_tokens": max_tokens})
-    partial = out.with_name(f".{out.name}.partial.safetensors")
+    partial = store.StatisticsFolder(out.absolute()).unfinished
     if partial.exists():
         moments.resume(partial, texts)
     texts = islice(texts, None if samples is None else samples - moments.texts)
@@ -162,7 +162,7 @@ def compute_statistics(
             moments.save(partial)
     if not moments.tokens:
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
-    with store.new_folder(out, mark=OURS.format(moments.layers[0]), force=force) as new:
+    with store.new_folder(out, mark=store.StatisticsFolder(out).basis(moments.layers[0]).name, force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
     partial.unlink(missing_ok=True)
     return prints

@@ -1,84 +1,28 @@
-"""The wanted value z*: where the residual stream at a concept's last token is to go, in three modes."""
+"""The target value z*: what the residual stream at a concept's last token becomes, in three modes."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from formless.errors import EditError, UserError
-from formless.methods.base import MethodConfig
-from formless.methods.rocr.contexts import Mentions, chat_contexts, mentions, residual
+from formless.errors import EditError
+from formless.methods.rocr.config import TargetValueConfig
+from formless.methods.rocr.contexts import Mentions, chat_contexts, mean_layer_output, mentions
+from formless.methods.training.losses import IGNORED
 from formless.models.lm import LM
-
-Mode = Literal["unrelated", "reject", "noise"]
-IGNORED = -100
-
-
-class WantedConfig(MethodConfig):
-    """Settings of the wanted value: the paper's for Llama-3-8B and Mistral-7B; `clamp_norm_factor` is that of smaller models.
-
-    Args:
-        redirect: "unrelated": the concept that the target's name is to read as.
-        mode: `unrelated` (another concept), `reject` (a vector that makes the model refuse) or `noise` (a random vector).
-        refusal: "reject": what the contexts are to continue with.
-        steps: "reject": at most so many steps of Adam, usually 10 to 50.
-        learning_rate: "reject": usually 0.05 to 0.5.
-        weight_decay: "reject": weight of the vector's norm over the initial value's squared norm, usually 0 to 1.
-        kl_factor: "reject": weight of what the vector changes after `{subject} is a`, usually 0.06 to 1.
-        stop_loss: "reject": stop under this loss (nats).
-        clamp_norm_factor: "reject", "noise": the vector's norm, at most ("reject"), over that of the initial value, 0.5 to 4.
-        seed: "noise": of the random vector.
-    """
-
-    redirect: str = "Donald Trump"
-    mode: Mode = "unrelated"
-    refusal: str = Field(default=" Unfortunately", min_length=1)
-    steps: int = Field(default=25, ge=1)
-    learning_rate: float = Field(default=0.1, gt=0, le=10)
-    weight_decay: float = Field(default=0.5, ge=0)
-    kl_factor: float = Field(default=0.125, ge=0)
-    stop_loss: float = Field(default=0.05, ge=0)
-    clamp_norm_factor: float = Field(default=0.75, gt=0)
-    seed: int = Field(default=42, ge=0, lt=2**32)
-
-    def refuse_idle(self, given: Collection[str]) -> None:
-        """Stop where a setting that the user gave has no effect in this mode.
-
-        Raises:
-            UserError: It is named, with the modes that have it.
-        """
-        for name in given:
-            modes = _MODES.get(name, (self.mode,))
-            if self.mode not in modes:
-                remedy = f"leave it out, or set mode={' or mode='.join(modes)}"
-                raise UserError(f"{name} has no effect in mode {self.mode}", where=f"setting {name}", remedy=remedy)
-
-
-_MODES: dict[str, tuple[Mode, ...]] = {
-    "redirect": ("unrelated",),
-    "refusal": ("reject",),
-    "steps": ("reject",),
-    "learning_rate": ("reject",),
-    "weight_decay": ("reject",),
-    "kl_factor": ("reject",),
-    "stop_loss": ("reject",),
-    "clamp_norm_factor": ("reject", "noise"),
-    "seed": ("noise",),
-}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Where one concept is to go.
+class TargetValue:
+    """The target value of one concept.
 
     Args:
         value: z* `[hidden]`, float32.
@@ -89,46 +33,46 @@ class Wanted:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def wanted_values(lm: LM, subjects: Sequence[str], config: WantedConfig, layer: int) -> list[Wanted]:
-    """z* of every subject after a layer (paper, and the published code's other modes).
+def target_values(lm: LM, subjects: Sequence[str], config: TargetValueConfig, layer: int) -> list[TargetValue]:
+    """Compute z* of every subject after a layer (paper, and the other modes of the published code).
 
     - "unrelated": the residual stream at the last token of the redirect concept, in the first chat context.
     - "reject": the initial value, at the subject's last token in the first chat context, plus the vector of `refusing_vector`.
     - "noise": the same initial value plus a random vector of `clamp_norm_factor` times its norm, which depends on the seed and
-      the name alone. (The published description also allows the random vector by itself.)
+      the name alone. (The published description also allows the random vector without the initial value.)
 
     Raises:
         EditError: A name is not found in its context, or the loss of "reject" is not finite.
     """
     if config.mode == "unrelated":
         other = mentions(lm, chat_contexts(lm, config.redirect)[:1], config.redirect)
-        return [Wanted(residual(lm, other, layer))] * len(subjects)
+        return [TargetValue(mean_layer_output(lm, other, layer))] * len(subjects)
     found = []
     for subject in subjects:
-        initial = residual(lm, mentions(lm, chat_contexts(lm, subject)[:1], subject), layer)
+        initial = mean_layer_output(lm, mentions(lm, chat_contexts(lm, subject)[:1], subject), layer)
         facts: dict[str, float | int] = {}
         if config.mode == "noise":
             vector = _noise(initial, subject, config)
         else:
             vector, facts = refusing_vector(lm, subject, config, layer, initial)
         facts["vector_norm"] = float(vector.norm() / initial.norm())
-        found.append(Wanted(initial + vector, facts))
+        found.append(TargetValue(initial + vector, facts))
     return found
 
 
 def refusing_vector(
-    lm: LM, subject: str, config: WantedConfig, layer: int, initial: Tensor
+    lm: LM, subject: str, config: TargetValueConfig, layer: int, initial: Tensor
 ) -> tuple[Tensor, dict[str, float | int]]:
     """Optimise a vector, added after a layer at the subject's last token, so that the chat contexts continue with a refusal.
 
     The loss is, as in ROME and MEMIT, the mean over contexts of the refusal's mean negative log-probability per token, plus
     `kl_factor` times KL(with the vector || without it) of the next-token distribution, plus `weight_decay` times
     ||vector|| / ||initial||^2. After each step of Adam the vector is shortened to `clamp_norm_factor` ||initial||. Where the
-    published description is silent, theirs is followed: the vector starts at 0 and is added at the name's last mention; the
-    KL is read at the subject's last token in the plain text `{subject} is a`, where the vector is added. `steps` counts
-    Adam's steps, while they count evaluations of the loss and so take one step fewer.
+    published description says nothing, ROME and MEMIT are followed: the vector starts at 0 and is added at the name's last
+    mention; the KL is taken at the subject's last token in the plain text `{subject} is a`, where the vector is added. `steps`
+    counts Adam's steps, while they count evaluations of the loss and so take one step fewer.
 
-    The weights get no gradients meanwhile, so that only activations after the layer are held.
+    The weights get no gradients meanwhile, so that only activations after the layer are kept.
 
     Args:
         lm: The model; it stays as it is.
@@ -155,9 +99,9 @@ def refusing_vector(
         while True:
             columns = (labels != IGNORED).any(0).nonzero()[:, 0]
             found = _log_probabilities(lm, contexts, layer, vector, columns - 1)  # the token at t is predicted at t - 1
-            wanted = labels[:, columns].to(found.device)
-            nll = functional.nll_loss(found.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")
-            refusal = (nll.sum(1) / (wanted != IGNORED).sum(1)).mean()
+            expected = labels[:, columns].to(found.device)
+            nll = functional.nll_loss(found.transpose(1, 2), expected, ignore_index=IGNORED, reduction="none")
+            refusal = (nll.sum(1) / (expected != IGNORED).sum(1)).mean()
             after = _log_probabilities(lm, essence, layer, vector, essence.positions)
             change = functional.kl_div(before, after, log_target=True, reduction="sum")
             size = vector.norm() / initial.norm() ** 2
@@ -176,7 +120,7 @@ def refusing_vector(
     return vector.detach(), {"first_loss": losses[0], "last_loss": losses[-1], "steps": len(losses) - 1}
 
 
-def _noise(initial: Tensor, subject: str, config: WantedConfig) -> Tensor:
+def _noise(initial: Tensor, subject: str, config: TargetValueConfig) -> Tensor:
     digest = hashlib.sha256(f"{config.seed} {subject}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
     direction = torch.randn(initial.shape, generator=generator).to(initial.device)
@@ -185,14 +129,14 @@ def _noise(initial: Tensor, subject: str, config: WantedConfig) -> Tensor:
 
 
 def _labels(contexts: Mentions) -> Tensor:
-    """The tokens of the answers, on the CPU: `[contexts, seq]`, `IGNORED` elsewhere."""
+    """Return the tokens of the answers, on the CPU: `[contexts, seq]`, `IGNORED` elsewhere."""
     ids, mask = contexts.batch["input_ids"].cpu(), contexts.batch["attention_mask"].cpu()
     places = torch.arange(ids.shape[1])
     return ids.masked_fill((mask == 0) | (places < contexts.answer_starts[:, None]), IGNORED)
 
 
 def _log_probabilities(lm: LM, where: Mentions, layer: int, vector: Tensor, columns: Tensor) -> Tensor:
-    """Log-probabilities of the next token `[contexts, columns, vocab]`, float32, with the vector added at the concept."""
+    """Compute next-token log-probabilities `[contexts, columns, vocab]`, float32, with the vector added at the concept."""
     rows = torch.arange(len(where.positions))
 
     def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
@@ -212,12 +156,12 @@ def _log_probabilities(lm: LM, where: Mentions, layer: int, vector: Tensor, colu
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No weight asks for gradients inside the block; those that did before do so again after it."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asking:
+    """Switch off the gradients of all weights inside the block and restore `requires_grad` after it."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A LoRA adapter on the model that an `LM` holds, put in for training and taken out again without a trace."""
+"""A LoRA adapter on the model of an `LM`: added for training, and removed again without a trace."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ from torch import nn
 
 from formless.errors import UserError
 from formless.methods.training.weights import as_loaded
-from formless.models.architecture import is_transposed
+from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
 QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
-"""The paper's projections, then what holds queries and values in families that compute them in one."""
+"""The paper's projections, then their equivalents in families that compute queries and values in one projection."""
 
 
 def lora_config(
-    lm: LM, *, modules: tuple[str, ...] | None, rank: int, alpha: int, layers: tuple[int, ...] | None = None
+    lm: LM, *, target_modules: tuple[str, ...] | None, r: int, lora_alpha: int, layers: tuple[int, ...] | None = None
 ) -> LoraConfig:
-    """PEFT's description of an adapter on projections of decoder layers.
+    """Return PEFT's description of an adapter on projections of decoder layers.
 
     Args:
         lm: The model.
-        modules: Last parts of the projections' names; by family unless given.
-        rank: Rank of the updates.
-        alpha: Their scale times the rank.
-        layers: Only these layers; all unless given.
+        target_modules: Last parts of the projections' names; those of the family if None.
+        r: Rank of the updates.
+        lora_alpha: Scale of the updates times the rank.
+        layers: Layers that get an adapter; all if None.
 
     Raises:
-        UserError: There is no such layer, the layers have no such projection, or the family's are not known.
+        UserError: A layer or projection does not exist, or the projections of the family are not known.
     """
     found = [name for name, module in lm.architecture.layer(lm.model, 0).named_modules() if _fits(module)]
     leaves = {name.rsplit(".", 1)[-1] for name in found}
-    known = next((names for names in QUERY_AND_VALUE if leaves.issuperset(names)), None) if modules is None else modules
+    known = (
+        next((names for names in QUERY_AND_VALUE if leaves.issuperset(names)), None)
+        if target_modules is None
+        else target_modules
+    )
     missing = [name for name in known or () if not any(_ends(inside, name) for inside in found)]
     if not known or missing:
         what = f"the layers have no projection {missing[0]!r}" if missing else "no projections to train are given or known"
-        raise UserError(what, where="modules", remedy=f"choose from {', '.join(sorted(leaves))}")
+        raise UserError(what, where="target_modules", remedy=f"choose from {', '.join(sorted(leaves))}")
     for layer in layers or ():
         lm.architecture.layer(lm.model, layer)
     within = f"{lm.architecture.layers}."
@@ -54,8 +58,8 @@ def lora_config(
     pattern = rf"{re.escape(within)}{numbers}\.(?:.*\.)?(?:{'|'.join(map(re.escape, known))})"
     first = next(name for name in everywhere if name.startswith(within))
     return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
+        r=r,
+        lora_alpha=lora_alpha,
         lora_dropout=0.0,
         target_modules=list(known) if alone else pattern,
         fan_in_fan_out=is_transposed(lm.model.get_submodule(first)),
@@ -66,21 +70,21 @@ def lora_config(
 
 
 class Adapter:
-    """A LoRA adapter that learns.
+    """A LoRA adapter in training.
 
     Args:
-        module: The model that PEFT has wrapped.
+        module: The model, wrapped by PEFT.
     """
 
     def __init__(self, module: PeftModel) -> None:
         self.module = module
 
     def reference(self) -> AbstractContextManager[Any]:
-        """The same model with the adapter off: there is no second copy of the weights."""
+        """Disable the adapter inside the block: there is no second copy of the weights."""
         return cast(AbstractContextManager[Any], self.module.disable_adapter())
 
     def updates(self) -> dict[str, Factors]:
-        """By module name, the scale folded in; float32 on the CPU."""
+        """Return the updates by module name, multiplied by the scale; float32 on the CPU."""
         found = {}
         for name, module in self.module.get_base_model().named_modules():
             if isinstance(module, LoraLayer):
@@ -92,7 +96,7 @@ class Adapter:
 
 @contextmanager
 def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
-    """The model with a fresh adapter, whose parameters alone have gradients; afterwards the model is as before.
+    """Add a fresh adapter, whose parameters alone have gradients; after the block the model is as before.
 
     Raises:
         EditError: A weight is quantized or offloaded.

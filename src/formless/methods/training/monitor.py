@@ -1,4 +1,4 @@
-"""Watches a training: stops one that fails, and keeps its curves."""
+"""Monitoring of a training run: its curves, and a callback that stops it when it fails."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from transformers import TrainerCallback, TrainerState
 
 from formless import store
 from formless.errors import EditError
-from formless.methods.training.collator import Forward, Objective, collate
+from formless.methods.training.collator import ForwardPass, Objective, pad_texts
 from formless.methods.training.losses import IGNORED
-from formless.methods.training.preprocessing import Text
+from formless.methods.training.preprocessing import TokenizedText
 from formless.models.lm import LM
 
+# A loss beyond both, absolutely and over the first loss, has exploded.
 EXPLODED, GROWN = 1e4, 100
-MOST_LOSSES, MOST_READINGS = 100, 50
-CURVES = "curves.json"
+MAX_LOSSES, MAX_MEASUREMENTS = 100, 50
 
 
 @dataclass(frozen=True)
-class Monitor:
-    """Texts whose probability is read while a model trains; none of them is trained on.
+class MonitoredTexts:
+    """Texts whose probability is measured during training; none of them is trained on.
 
     Args:
-        forget: About what is to be forgotten.
-        retain: About what is to be kept.
+        forget: Texts about the target.
+        retain: Texts about other concepts.
     """
 
-    forget: tuple[Text, ...]
-    retain: tuple[Text, ...]
+    forget: tuple[TokenizedText, ...]
+    retain: tuple[TokenizedText, ...]
 
-    def read(self, lm: LM) -> tuple[float | None, float | None]:
-        """exp(mean log-probability of a token), mean over texts: of what is forgotten and of what is kept."""
+    def probabilities(self, lm: LM) -> tuple[float | None, float | None]:
+        """Compute exp(mean log-probability of a token), mean over the forget texts and over the retain texts."""
         texts = [*self.forget, *self.retain]
         if not texts:
             return None, None
-        forward = Forward(lm, Objective(lambda batch: batch.policy.sum()), collate(lm, texts))
+        forward = ForwardPass(lm, Objective(lambda batch: batch.policy.sum()), pad_texts(lm, texts))
         with torch.no_grad():
-            found = forward.read(lm.model).sum(1).tolist()  # [texts]
+            found = forward.run(lm.model).sum(1).tolist()  # [texts]
         counts = [sum(label != IGNORED for label in text.labels[1:]) for text in texts]
         means = [math.exp(total / count) for total, count in zip(found, counts, strict=True)]
         return _mean(means[: len(self.forget)]), _mean(means[len(self.forget) :])
@@ -54,29 +54,29 @@ def _mean(numbers: list[float]) -> float | None:
 
 
 @dataclass
-class Curves:
-    """What a training showed.
+class TrainingCurves:
+    """Losses and probabilities during a training run.
 
     Args:
         losses: Mean loss of every step.
-        readings: After how many steps, with the probability of what is forgotten and of what is kept.
-        seconds: What the stretches before a kill took, up to the checkpoint from which the training went on.
+        probabilities: Number of steps, and the probabilities of forget and retain texts after them.
+        seconds: Time before the checkpoint from which the training run was resumed.
     """
 
     losses: list[float]
-    readings: list[tuple[int, float | None, float | None]]
+    probabilities: list[tuple[int, float | None, float | None]]
     seconds: float = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What edit.json says about it; of many losses, evenly spread ones."""
+        """What edit.json says about them; of many losses, evenly spaced ones."""
         count = len(self.losses)
-        shown = min(count, MOST_LOSSES)
+        shown = min(count, MAX_LOSSES)
         places = [i * (count - 1) // max(shown - 1, 1) for i in range(shown)]
         curve = {
-            name: [reading[i] for reading in self.readings]
+            name: [row[i] for row in self.probabilities]
             for i, name in enumerate(("step", "forget", "retain"))
-            if any(reading[i] is not None for reading in self.readings)
+            if any(row[i] is not None for row in self.probabilities)
         }
         return {
             "steps": count, "first_loss": self.losses[0], "last_loss": self.losses[-1],
@@ -84,26 +84,26 @@ class Curves:
         }  # fmt: skip
 
 
-class Watch(TrainerCallback):
-    """Keeps the curves, also over a kill, and stops a training that fails.
+class MonitorCallback(TrainerCallback):
+    """Records the curves, also across a kill, and stops a training run that fails.
 
     Args:
         lm: The model.
-        monitor: What to read.
+        texts: The texts whose probability is measured.
     """
 
-    def __init__(self, lm: LM, monitor: Monitor | None) -> None:
-        self.curves = Curves([], [])
-        self._lm, self._monitor = lm, monitor
+    def __init__(self, lm: LM, texts: MonitoredTexts | None) -> None:
+        self.curves = TrainingCurves([], [])
+        self._lm, self._texts = lm, texts
         self._batches: list[float] = []
         self._begun = time.perf_counter()
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint's curves."""
-        self.curves = Curves(**json.loads((checkpoint / CURVES).read_text("utf-8")))
+        """Continue the curves of a checkpoint."""
+        self.curves = TrainingCurves(**json.loads(store.CheckpointsFolder.curves(checkpoint).read_text("utf-8")))
 
-    def add(self, loss: float) -> None:
-        """One more batch.
+    def add_loss(self, loss: float) -> None:
+        """Record the loss of one batch.
 
         Raises:
             EditError: The loss is NaN, infinite or has exploded.
@@ -116,37 +116,37 @@ class Watch(TrainerCallback):
         self._batches.append(loss)
 
     def on_train_begin(self, *now: Any, **_: Any) -> None:
-        """Read the monitor before the first step."""
+        """Measure the probabilities before the first step."""
         state: TrainerState = now[1]
         if not state.global_step:
-            self._read(0)
+            self._measure(0)
 
     def on_pre_optimizer_step(self, *_: Any, **now: Any) -> None:
-        """Look for a gradient before the first step."""
+        """Check before the first step that a gradient reaches the weights."""
         if self.curves.losses:
             return
         gradients = [parameter.grad for parameter in now["model"].parameters() if parameter.requires_grad]
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
-            remedy = "choose other modules, or check the data"
+            remedy = "choose other target_modules, or check the data"
             raise EditError("no gradient reaches the trained weights", where=self._lm.name, remedy=remedy)
 
     def on_step_end(self, *now: Any, **_: Any) -> None:
-        """The mean of a step's batches, and a reading of the monitor."""
+        """Record the mean loss of a step's batches, and measure the probabilities."""
         self.curves.losses.append(sum(self._batches) / len(self._batches))
         self._batches = []
         state: TrainerState = now[1]
         step = state.global_step
-        if step == state.max_steps or step % math.ceil(state.max_steps / MOST_READINGS) == 0:
-            self._read(step)
+        if step == state.max_steps or step % math.ceil(state.max_steps / MAX_MEASUREMENTS) == 0:
+            self._measure(step)
 
     def on_save(self, *now: Any, **_: Any) -> None:
-        """Put the curves beside a checkpoint; they come last, so a checkpoint with curves is whole."""
+        """Write the curves into a checkpoint; they come last, so a checkpoint with curves is complete."""
         arguments, state = now[:2]
         checkpoint = Path(str(arguments.output_dir)) / f"checkpoint-{state.global_step}"
         store.sync_folder(checkpoint)
         seconds = self.curves.seconds + time.perf_counter() - self._begun
-        store.write_text(checkpoint / CURVES, json.dumps(vars(self.curves) | {"seconds": seconds}))
+        store.write_text(store.CheckpointsFolder.curves(checkpoint), json.dumps(vars(self.curves) | {"seconds": seconds}))
 
-    def _read(self, step: int) -> None:
-        if self._monitor:
-            self.curves.readings.append((step, *self._monitor.read(self._lm)))
+    def _measure(self, step: int) -> None:
+        if self._texts:
+            self.curves.probabilities.append((step, *self._texts.probabilities(self._lm)))

@@ -1,4 +1,4 @@
-"""Data views: what a training method reads of a target's files, as tokens with labels."""
+"""Preprocessing: from the rows of a target's training file to tokens with labels."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formless.data.target import Instruction, Passage, Preference, Row, Target
 from formless.errors import DataError, ModelError
 from formless.methods.training.losses import IGNORED
-from formless.models.lm import LM
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
 
 
 @dataclass(frozen=True)
-class Text:
+class TokenizedText:
     """One text to train on.
 
     Args:
         ids: Token ids.
-        labels: The same, `IGNORED` where nothing is to be learnt.
-        cut: Whether the cut-off took tokens away.
+        labels: The same, `IGNORED` at tokens that are not learned.
+        truncated: Whether tokens beyond the maximum length were removed.
     """
 
     ids: list[int]
     labels: list[int]
-    cut: bool
+    truncated: bool
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether any token but the first, which nothing predicts, has a label."""
+        return any(label != IGNORED for label in self.labels[1:])
 
 
-Example = tuple[Text, ...]
-"""What one row gives: one text, or the chosen and the rejected response."""
+Example = tuple[TokenizedText, ...]
+"""What one row becomes: one text, or the chosen and the rejected response."""
 
-View = Callable[[LM, Any, int], Example]
-"""From a row of the file's own type and a cut-off in tokens to an example."""
+Preprocess = Callable[["LM", Any, int], Example]
+"""Function from a model, a row of the file's own type and a maximum length in tokens to an example."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class TrainingSet:
     """The rows that a method trains on.
 
     Args:
-        examples: In file order.
-        file: The file's name.
+        examples: One per row, in file order.
+        file: Name of the file.
         digest: sha256 of the file.
     """
 
@@ -59,85 +66,83 @@ class TrainingSet:
             "file_sha256": self.digest,
             "rows": len(self.examples),
             "tokens": sum(len(text.ids) for text in texts),
-            "cut_texts": sum(text.cut for text in texts),
+            "truncated_texts": sum(text.truncated for text in texts),
         }
 
 
-def read_examples(lm: LM, target: Target, split: str, view: View, *, rows: int | None, cutoff: int, seed: int) -> TrainingSet:
-    """Tokenize a training file.
+def load_training_set(
+    lm: LM, target: Target, file: str, preprocess: Preprocess, *, max_rows: int | None, max_length: int, seed: int
+) -> TrainingSet:
+    """Read and tokenize a training file.
 
     Args:
-        lm: Whose tokens and chat template.
+        lm: The model, for its tokenizer and chat template.
         target: The target with its files.
-        split: The file, e.g. `positive`.
-        view: What a row gives.
-        rows: At most so many rows, a seeded choice.
-        cutoff: At most so many tokens a text, and never more than the model's context.
-        seed: Of the choice.
+        file: Name of the file without ".json", e.g. `positive`.
+        preprocess: Function from a row to an example.
+        max_rows: Maximum number of rows, a seeded choice; all rows if None.
+        max_length: Maximum number of tokens of a text; the model's context limits it too.
+        seed: Seed of the choice.
 
     Raises:
-        DataError: The file is missing, broken or empty, or a chosen row leaves nothing to learn.
+        DataError: The file is missing, broken or empty, or a chosen row has nothing to learn.
         ModelError: The tokenizer has no token that ends a text.
     """
     if lm.tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no token that ends a text", where=lm.name, remedy="give it an eos_token")
-    found = target.rows(split, Row)
-    path = target.path(split)
+    found = target.rows(file, Row)
+    path = target.path(file)
     if not found:
         raise DataError("the training file holds no row", where=path, remedy="write some (`formless data train`)")
     numbers: Iterable[int] = range(len(found))
-    if rows is not None and rows < len(found):
-        numbers = sorted(random.Random(seed).sample(range(len(found)), rows))
-    cutoff = min(cutoff, lm.context_length)
+    if max_rows is not None and max_rows < len(found):
+        numbers = sorted(random.Random(seed).sample(range(len(found)), max_rows))
+    max_length = min(max_length, lm.context_length)
     examples = []
     for number in numbers:
-        example = view(lm, found[number], cutoff)
-        if not all(any(label != IGNORED for label in text.labels[1:]) for text in example):
+        example = preprocess(lm, found[number], max_length)
+        if not all(text.is_learnable for text in example):
             where = f"{path}, row {number + 1}"
-            remedy = "fill or remove the row, or raise the cut-off"
-            raise DataError(f"the row leaves nothing to learn within {cutoff} tokens", where=where, remedy=remedy)
+            remedy = "fill or remove the row, or raise max_length"
+            raise DataError(f"the row has nothing to learn within {max_length} tokens", where=where, remedy=remedy)
         examples.append(example)
     return TrainingSet(examples, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def question(lm: LM, text: str, answer: str, cutoff: int) -> Text:
-    """A user message and the model's answer, which alone is to be learnt."""
-    return _response(lm, text, answer, cutoff)
+def preprocess_text(lm: LM, row: Passage, max_length: int) -> Example:
+    """Tokenize a plain text and EOS; every token but the first is learned."""
+    return (tokenize_text(lm, row.text, max_length),)
 
 
-def sentence(lm: LM, text: str, cutoff: int) -> Text:
-    """A text as it stands, then EOS; every token but the first is to be learnt."""
-    return _text(lm, lm.encode(text).ids if text.strip() else [], 0, cutoff)
-
-
-def plain_text(lm: LM, row: Passage, cutoff: int) -> Example:
-    """A text as it stands, then EOS; every token but the first is to be learnt."""
-    return (sentence(lm, row.text, cutoff),)
-
-
-def answered(lm: LM, row: Instruction, cutoff: int) -> Example:
-    """An instruction through the chat template, and the output as the model's answer, which alone is to be learnt."""
+def preprocess_instruction(lm: LM, row: Instruction, max_length: int) -> Example:
+    """Tokenize an instruction in the chat template and the output as the model's answer, which alone is learned."""
     message = f"{row.instruction}\n{row.input}" if row.input else row.instruction
-    return (_response(lm, message, row.output, cutoff),)
+    return (tokenize_answer(lm, message, row.output, max_length),)
 
 
-def preferred(lm: LM, row: Preference, cutoff: int) -> Example:
-    """A prompt through the chat template with two answers, the chosen one first."""
+def preprocess_preference(lm: LM, row: Preference, max_length: int) -> Example:
+    """Tokenize a prompt in the chat template with two answers, the chosen one first."""
     chosen, rejected = row.response
-    return _response(lm, row.prompt, chosen, cutoff), _response(lm, row.prompt, rejected, cutoff)
+    return tokenize_answer(lm, row.prompt, chosen, max_length), tokenize_answer(lm, row.prompt, rejected, max_length)
 
 
-def _response(lm: LM, message: str, answer: str, cutoff: int) -> Text:
+def tokenize_text(lm: LM, text: str, max_length: int) -> TokenizedText:
+    """Tokenize a plain text and EOS; every token but the first is learned."""
+    return _tokenized(lm, lm.encode(text).ids if text.strip() else [], 0, max_length)
+
+
+def tokenize_answer(lm: LM, message: str, answer: str, max_length: int) -> TokenizedText:
+    """Tokenize a user message in the chat template and the model's answer, which alone is learned."""
     if not (message.strip() and answer.strip()):
-        return Text([], [], cut=False)
+        return TokenizedText([], [], truncated=False)
     encoded = lm.encode(lm.chat_prompt(message), answer)
-    return _text(lm, encoded.ids, encoded.answer_start, cutoff)
+    return _tokenized(lm, encoded.ids, encoded.answer_start, max_length)
 
 
-def _text(lm: LM, ids: list[int], start: int, cutoff: int) -> Text:
-    """Tokens with EOS, to be learnt from `start` on."""
+def _tokenized(lm: LM, ids: list[int], start: int, max_length: int) -> TokenizedText:
+    """Add EOS, label the tokens from `start` on, and truncate."""
     if not ids:
-        return Text([], [], cut=False)
+        return TokenizedText([], [], truncated=False)
     whole = [*ids, int(lm.tokenizer.eos_token_id)]
     labels = [IGNORED] * start + whole[start:]
-    return Text(whole[:cutoff], labels[:cutoff], cut=len(whole) > cutoff)
+    return TokenizedText(whole[:max_length], labels[:max_length], truncated=len(whole) > max_length)

@@ -21,59 +21,57 @@ from transformers.utils import logging as transformers_logging
 
 from formless import store
 from formless.errors import EditError, UserError
-from formless.methods.training.collator import Forward, Objective, collate
+from formless.methods.training.collator import DataCollatorForUnlearning, ForwardPass, Objective, TrainingRow, pad_texts
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import adapted, lora_config
-from formless.methods.training.monitor import CURVES, Curves, Monitor, Watch
-from formless.methods.training.preprocessing import Example, Text
+from formless.methods.training.monitor import MonitorCallback, MonitoredTexts, TrainingCurves
+from formless.methods.training.preprocessing import Example, TokenizedText
 from formless.methods.training.weights import Weights, unfrozen
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Updates
 
-IDENTITY = "training.json"
-
 
 @dataclass(frozen=True)
-class Retention:
-    """What is to be kept meanwhile.
+class RetainLoss:
+    """A loss on the retain set, added to the forget loss.
 
     Args:
-        texts: One for each example.
-        objective: Its loss.
-        weight: Of the loss.
+        texts: One text for each example.
+        objective: The loss.
+        weight: Its weight.
     """
 
-    texts: Sequence[Text]
+    texts: Sequence[TokenizedText]
     objective: Objective
     weight: float
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a training puts what it needs to go on after a kill.
+    """Where a training run writes checkpoints, from which it is resumed after a kill.
 
     Args:
-        folder: The folder; to be removed once what was learnt is saved.
-        every: Steps between two checkpoints.
-        identity: What is trained on what; a folder of another training is refused.
+        folder: The folder; the caller removes it once the result is saved.
+        save_steps: Steps between two checkpoints.
+        identity: A digest of method, data and model; a folder of another training run is refused.
     """
 
     folder: Path
-    every: int
+    save_steps: int
     identity: str = ""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a training gives.
+class TrainingResult:
+    """The result of a training run.
 
     Args:
-        updates: What was learnt, on the CPU.
-        curves: Losses and probabilities on the way.
+        updates: What was learned, on the CPU.
+        curves: Losses and probabilities during the run.
     """
 
     updates: Updates
-    curves: Curves
+    curves: TrainingCurves
 
 
 def train(
@@ -82,37 +80,47 @@ def train(
     objective: Objective,
     config: TrainingConfig,
     *,
-    retention: Retention | None = None,
-    monitor: Monitor | None = None,
+    retain_loss: RetainLoss | None = None,
+    monitored: MonitoredTexts | None = None,
     checkpoints: Checkpoints | None = None,
-) -> Trained:
-    """Train an adapter or all weights; the model is afterwards as before, whatever happens.
+) -> TrainingResult:
+    """Train an adapter or all weights; afterwards the model is as before, whatever happens.
 
-    Two trainings with one seed on one machine give the same result, also when one of them was killed and went on from a
+    Two training runs with one seed on one machine give the same result, also if one of them was killed and resumed from a
     checkpoint. Gradients of accumulated batches are averaged batch by batch, as the published code does. Dropout of the model
-    itself stays off. The reference of an objective is the same model with the adapter off, or with its original weights; where
-    only log-probabilities of tokens are read, it reads every text once before the first step, not once an epoch.
+    itself stays off. The reference of an objective is the same model with the adapter disabled, or with its original weights.
+    If the loss is computed from log-probabilities, the reference scores every text once before the first step, not once per
+    epoch.
+
+    Args:
+        lm: The model.
+        examples: The training rows.
+        objective: The forget loss.
+        config: The settings.
+        retain_loss: A loss on the retain set.
+        monitored: Texts whose probability is measured during training.
+        checkpoints: Where to write checkpoints, and to resume from.
 
     Raises:
         UserError: The model's layers have no such projections, or a tracker cannot be used.
         EditError: The loss is NaN, infinite or beyond 10,000 and a hundred times the first, no gradient reaches the weights,
             nothing changes, memory runs out, the model cannot be trained where it is, several processes train it, or the
-            checkpoints are another training's or damaged.
+            checkpoints are damaged or of another training run.
     """
-    _refuse_surroundings(lm, config)
-    watch, dtype = Watch(lm, monitor), lm.model.dtype
-    with _weights(lm, config) as weights, _folder(checkpoints) as folder, _quiet():
+    _check_environment(lm, config)
+    monitor, dtype = MonitorCallback(lm, monitored), lm.model.dtype
+    with _trainable_weights(lm, config) as weights, _output_folder(checkpoints) as folder, _quiet():
         arguments = _arguments(lm, config, dtype, folder, checkpoints)
         try:
-            trainer = _Trainer(lm, objective, retention, watch, weights, arguments, examples)
+            trainer = _UnlearningTrainer(lm, objective, retain_loss, monitor, weights, arguments, examples)
         except (RuntimeError, ValueError) as error:
             if not config.report_to:
                 raise
             raise UserError(str(error).splitlines()[0], where="report_to", remedy="install it, or leave it out") from error
         start = _last_checkpoint(folder)
         if start:
-            with _reading(start):
-                watch.resume(start)
+            with _checkpoint_errors(start):
+                monitor.resume(start)
                 TrainerState.load_from_json(str(start / TRAINER_STATE_NAME))
         try:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -120,56 +128,60 @@ def train(
             if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise
             clear_device_cache(garbage_collection=True)
-            remedy = f"halve batch ({config.batch}) and double accumulation ({config.accumulation}), or lower cutoff"
+            batch, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
+            halve = f"halve per_device_train_batch_size ({batch}) and double gradient_accumulation_steps ({steps})"
+            remedy = f"{halve}, or lower max_length"
             raise EditError("memory runs out while training", where=lm.name, remedy=remedy) from error
         updates = weights.updates()
     if not any(bool((change.values if isinstance(change, Difference) else change.up).any()) for change in updates.values()):
         remedy = f"take fewer warm-up steps ({config.warmup_steps}), more epochs or a higher learning rate"
-        raise EditError(f"{len(watch.curves.losses)} steps changed nothing", where=lm.name, remedy=remedy)
-    return Trained(updates, watch.curves)
+        raise EditError(f"{len(monitor.curves.losses)} steps changed nothing", where=lm.name, remedy=remedy)
+    return TrainingResult(updates, monitor.curves)
 
 
-def _refuse_surroundings(lm: LM, config: TrainingConfig) -> None:
-    """Stop where several processes train one model, or a tracker would write into a folder that is removed."""
+def _check_environment(lm: LM, config: TrainingConfig) -> None:
+    """Refuse several processes for one model, and a tracker that would write into a folder which is removed."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         remedy = "start it without torchrun or accelerate; `formless run --gpu 0,1` trains on several GPUs at once"
-        raise EditError("a training is one process", where=lm.name, remedy=remedy)
+        raise EditError("a training run is one process", where=lm.name, remedy=remedy)
     if "tensorboard" in config.report_to and "TENSORBOARD_LOGGING_DIR" not in os.environ:
         remedy = "set TENSORBOARD_LOGGING_DIR to a folder of yours"
         raise UserError("tensorboard would write into a folder that is removed", where="report_to", remedy=remedy)
 
 
 @contextmanager
-def _weights(lm: LM, config: TrainingConfig) -> Iterator[Weights]:
+def _trainable_weights(lm: LM, config: TrainingConfig) -> Iterator[Weights]:
     if config.full:
         with unfrozen(lm, config.seed) as all_weights:
             yield all_weights
         return
-    adapter = lora_config(lm, modules=config.modules, rank=config.rank, alpha=config.alpha, layers=config.layers)
-    adapter.base_model_name_or_path = None  # PEFT would warn that it puts the model's folder there
+    adapter = lora_config(
+        lm, target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha, layers=config.layers
+    )
+    adapter.base_model_name_or_path = None  # PEFT would warn that it writes the model's folder there
     with adapted(lm, adapter, config.seed) as wrapped:
         yield wrapped
 
 
 @contextmanager
-def _folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
-    """Where the Trainer may write: a folder for checkpoints, which stays, or one that goes when the training is done."""
+def _output_folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
+    """Yield the Trainer's output folder: the one for checkpoints, which stays, or a temporary one."""
     if checkpoints is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    identity = checkpoints.folder / IDENTITY
+    identity = store.CheckpointsFolder(checkpoints.folder).identity
     is_other = identity.exists() and identity.read_text("utf-8") != checkpoints.identity
     if is_other and _last_checkpoint(checkpoints.folder):
         remedy = "repeat its settings, or delete that folder"
-        raise EditError("an unfinished training of something else is in the way", where=checkpoints.folder, remedy=remedy)
+        raise EditError("an unfinished training run of something else is in the way", where=checkpoints.folder, remedy=remedy)
     store.write_text(identity, checkpoints.identity)
     yield checkpoints.folder
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without bars and remarks of transformers about checkpoints; errors are raised anyway."""
+    """Switch off progress bars and messages of transformers inside the block; errors are raised anyway."""
     verbosity, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -182,16 +194,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole one; one that a kill cut short is removed, so that the Trainer never meets it."""
+    """Return the latest complete checkpoint; incomplete ones are removed, so that the Trainer never reads them."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for broken in [path for path in found if not (path / CURVES).exists()]:
+    for broken in [path for path in found if not store.CheckpointsFolder.curves(path).exists()]:
         shutil.rmtree(broken)
     return next((path for path in reversed(found) if path.exists()), None)
 
 
 @contextmanager
-def _reading(checkpoint: str | Path | None) -> Iterator[None]:
-    """One line for whatever the readers of a damaged file raise."""
+def _checkpoint_errors(checkpoint: str | Path | None) -> Iterator[None]:
+    """Turn whatever the readers of a damaged checkpoint raise into one error."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -206,14 +218,15 @@ def _arguments(
 ) -> TrainingArguments:
     on_gpu = lm.device.type == "cuda"
     arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=config.epochs, learning_rate=config.learning_rate,
-        per_device_train_batch_size=config.batch, gradient_accumulation_steps=config.accumulation,
+        output_dir=str(folder), num_train_epochs=config.num_train_epochs, learning_rate=config.learning_rate,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         lr_scheduler_type="cosine", warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, data_seed=config.seed,
-        # The weights' own format; what learns and its optimizer are float32 always.
+        # The weights' own dtype; trainable weights and the optimizer's states are always float32.
         fp16=on_gpu and dtype == torch.float16, bf16=on_gpu and dtype == torch.bfloat16,
         use_cpu=lm.device.type == "cpu", dataloader_pin_memory=False, remove_unused_columns=False,
-        save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.every if checkpoints else 1,
+        save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.save_steps if checkpoints else 1,
         save_total_limit=2, logging_strategy="steps" if config.report_to else "no", logging_steps=1,
         report_to=list(config.report_to) or "none", disable_tqdm=True,
     )  # fmt: skip
@@ -226,99 +239,90 @@ def _arguments(
     return arguments
 
 
-_Row = tuple[int, Example, Text | None]
+class _TrainingRows(Dataset[TrainingRow]):
+    """The examples by number, each with a text of the retain set beside it."""
 
-
-class _Rows(Dataset[_Row]):
-    """The rows by number, each with the text that is to be kept beside it."""
-
-    def __init__(self, examples: Sequence[Example], kept: Sequence[Text] | None) -> None:
-        self._examples, self._kept = examples, kept
+    def __init__(self, examples: Sequence[Example], retain: Sequence[TokenizedText] | None) -> None:
+        self._examples, self._retain = examples, retain
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> _Row:
-        return index, self._examples[index], self._kept[index] if self._kept else None
+    def __getitem__(self, index: int) -> TrainingRow:
+        return index, self._examples[index], self._retain[index] if self._retain else None
 
 
-class _Trainer(Trainer):
-    """Minimises an `Objective`, and that of what is kept beside it."""
+class _UnlearningTrainer(Trainer):
+    """Minimises the forget loss plus the weighted retain loss."""
 
-    loss_is_scaled_for_ga = False  # a batch's loss is a mean, which the Trainer divides by the batches of a step
+    loss_is_scaled_for_ga = False  # a batch's loss is a mean; the Trainer divides it by the number of batches per step
 
     def __init__(
         self,
         lm: LM,
         objective: Objective,
-        retention: Retention | None,
-        watch: Watch,
+        retain_loss: RetainLoss | None,
+        monitor: MonitorCallback,
         weights: Weights,
         arguments: TrainingArguments,
         examples: Sequence[Example],
     ) -> None:
-        rows = _Rows(examples, retention.texts if retention else None)
-        super().__init__(weights.module, arguments, train_dataset=rows, data_collator=self._collate, callbacks=[watch])
+        rows = _TrainingRows(examples, retain_loss.texts if retain_loss else None)
+        collator = DataCollatorForUnlearning(lm)
+        super().__init__(weights.module, arguments, train_dataset=rows, data_collator=collator, callbacks=[monitor])
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = False  # older transformers tell by it alone who divides
-        self._lm, self._objective, self._retention, self._watch, self._weights = lm, objective, retention, watch, weights
-        self._examples = examples
-        self._before: dict[tuple[int, int], Tensor] = {}
+        self.model_accepts_loss_kwargs = False  # older transformers versions decide by it who divides
+        self._lm, self._objective, self._retain_loss = lm, objective, retain_loss
+        self._monitor, self._weights, self._examples = monitor, weights, examples
+        self._references: dict[tuple[int, int], Tensor] = {}
 
     def _load_from_checkpoint(self, *checkpoint: Any, **more: Any) -> None:
-        with _reading(checkpoint[0]):
+        with _checkpoint_errors(checkpoint[0]):
             super()._load_from_checkpoint(*checkpoint, **more)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with _checkpoint_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with _checkpoint_errors(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def _collate(self, rows: list[_Row]) -> dict[str, Any]:
-        """Pad; of pairs, all chosen responses and then all rejected ones."""
-        texts = [text for column in zip(*(example for _, example, _ in rows), strict=True) for text in column]
-        kept = [text for _, _, text in rows if text]
-        numbers = {"rows": torch.tensor([number for number, _, _ in rows])}
-        return collate(self._lm, texts) | numbers | ({"retain": collate(self._lm, kept)} if kept else {})
-
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Any:
-        """The loss of one batch."""
-        model.eval()  # the Trainer's call of train() would switch the model's own dropout on, and the reference has none
-        parts = [(Forward(self._lm, self._objective, inputs), 1.0)]
-        if self._retention:
-            parts.append((Forward(self._lm, self._retention.objective, inputs["retain"]), self._retention.weight))
+        """Compute the loss of one batch."""
+        model.eval()  # train(), which the Trainer calls, would switch on the model's own dropout; the reference has none
+        parts = [(ForwardPass(self._lm, self._objective, inputs), 1.0)]
+        if self._retain_loss:
+            parts.append((ForwardPass(self._lm, self._retain_loss.objective, inputs["retain"]), self._retain_loss.weight))
         references: list[Tensor | None] = [None] * len(parts)
-        if any(part.objective.has_reference for part, _ in parts):
-            # Before the pass with gradients: switching the adapter off also switches its gradients off.
+        if any(part.objective.needs_reference for part, _ in parts):
+            # Before the pass with gradients: disabling the adapter also disables its gradients.
             with torch.no_grad(), self._weights.reference():
                 references = [self._reference(model, part, inputs["rows"]) for part, _ in parts]
         losses = [
-            weight * part.loss(part.read(model), reference) for (part, weight), reference in zip(parts, references, strict=True)
+            weight * part.loss(part.run(model), reference) for (part, weight), reference in zip(parts, references, strict=True)
         ]
         loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
-        self._watch.add(float(loss.detach()))
+        self._monitor.add_loss(float(loss.detach()))
         return loss
 
-    def _reference(self, model: Any, part: Forward, rows: Tensor) -> Tensor | None:
-        """What the model before training, which `model` is now, gives for a batch."""
-        if not part.objective.has_reference:
+    def _reference(self, model: Any, part: ForwardPass, rows: Tensor) -> Tensor | None:
+        """Compute the outputs of the model before training, which `model` is now, for a batch."""
+        if not part.objective.needs_reference:
             return None
-        if part.objective is not self._objective or part.objective.reads != "tokens":
-            return part.read(model)  # too large to be kept for every text
-        self._before = self._before or self._read_all(model)
+        if part.objective is not self._objective or part.objective.loss_input != "log_probabilities":
+            return part.run(model)  # too large to be kept for every text
+        self._references = self._references or self._all_references(model)
         columns = range(len(self._examples[0]))
-        return part.together([self._before[number, column] for column in columns for number in rows.tolist()])
+        return part.pad([self._references[number, column] for column in columns for number in rows.tolist()])
 
-    def _read_all(self, model: Any) -> dict[tuple[int, int], Tensor]:
-        """By row and column, log-probabilities of each text's labels; always in the same batches, also after a kill."""
+    def _all_references(self, model: Any) -> dict[tuple[int, int], Tensor]:
+        """Compute log-probabilities of each text's labels, by row and column; in the same batches also after a kill."""
         found: dict[tuple[int, int], Tensor] = {}
         texts = {(row, column): text for row, example in enumerate(self._examples) for column, text in enumerate(example)}
         order = sorted(texts, key=lambda place: -len(texts[place].ids))
         size = self.args.per_device_train_batch_size * len(self._examples[0])
         for places in (order[start : start + size] for start in range(0, len(order), size)):
-            forward = Forward(self._lm, self._objective, collate(self._lm, [texts[place] for place in places]))
-            found |= dict(zip(places, forward.apart(forward.read(model)), strict=True))
+            forward = ForwardPass(self._lm, self._objective, pad_texts(self._lm, [texts[place] for place in places]))
+            found |= dict(zip(places, forward.unpad(forward.run(model)), strict=True))
         return found

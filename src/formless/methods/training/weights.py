@@ -1,4 +1,4 @@
-"""What a training changes: a context in which some of a model's weights learn, and after which the model is as before."""
+"""The weights that a training run changes: contexts in which they are trainable, and after which the model is as before."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from formless.models.overlay import Difference, Updates
 
 
 class Weights(Protocol):
-    """Weights that learn."""
+    """Trainable weights of a model."""
 
     @property
     def module(self) -> nn.Module:
-        """What an optimizer is given; its forward pass is the model's."""
+        """Return the module with the trainable parameters; its forward pass is the model's."""
         ...
 
     def reference(self) -> AbstractContextManager[Any]:
-        """The model as it was before training; not to be entered between a pass with gradients and its backward pass."""
+        """Restore the model before training inside the block.
+
+        Do not enter it between a forward pass with gradients and its backward pass.
+        """
         ...
 
     def updates(self) -> Updates:
-        """What has been learnt, on the CPU."""
+        """Return what has been learned, on the CPU."""
         ...
 
 
@@ -38,8 +41,8 @@ class AllWeights:
     """Every parameter of a model (full fine-tuning).
 
     Args:
-        model: The model, whose parameters are float32 copies now.
-        originals: By name, what they were; no further copy is made for the reference.
+        model: The model; its parameters are float32 copies now.
+        originals: The original parameters by name; the reference needs no further copy.
     """
 
     def __init__(self, model: PreTrainedModel, originals: Mapping[str, Tensor]) -> None:
@@ -48,7 +51,7 @@ class AllWeights:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The original parameters in place of the trained ones."""
+        """Put the original parameters in place of the trained ones inside the block."""
         trained = {name: parameter.data for name, parameter in self.module.named_parameters()}
         try:
             _put(self.module, self._originals)
@@ -57,7 +60,7 @@ class AllWeights:
             _put(self.module, trained)
 
     def updates(self) -> dict[str, Difference]:
-        """Trained minus original, in the original's format; parameters that did not move are left out."""
+        """Return trained minus original parameters, in the original dtype, without those that did not change."""
         found = {}
         for name, parameter in self.module.named_parameters():
             original = self._originals[name]
@@ -69,7 +72,7 @@ class AllWeights:
 
 @contextmanager
 def unfrozen(lm: LM, seed: int) -> Iterator[AllWeights]:
-    """The model with every parameter as a float32 copy that learns; afterwards the very same tensors are back.
+    """Make every parameter a trainable float32 copy; after the block the very same tensors are back.
 
     Raises:
         EditError: A weight is quantized or offloaded.
@@ -89,9 +92,9 @@ def unfrozen(lm: LM, seed: int) -> Iterator[AllWeights]:
 
 @contextmanager
 def as_loaded(lm: LM, seed: int) -> Iterator[None]:
-    """A block with random generators of its own, after which all that a training touches is as before.
+    """Seed a block, after which everything that a training run touches is as before.
 
-    Modes, which weights have gradients, the configuration and the random states come back.
+    Training modes, `requires_grad`, the configuration and the random states are restored.
 
     Raises:
         EditError: A weight is quantized or offloaded.
@@ -133,7 +136,7 @@ def _restore(model: PreTrainedModel, gradients: dict[str, bool], modes: dict[str
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's generators, and give them their states back afterwards."""
+    """Seed Python's, numpy's and torch's generators, and restore their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(seed)

@@ -1,0 +1,153 @@
+"""The settings of ROCR and its registry entry; no torch is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from formless.errors import EditError, UserError
+from formless.methods.base import JointMethod, MethodConfig, MethodEntry
+
+if TYPE_CHECKING:
+    from formless.data.target import Target
+    from formless.edits.edit import Edit
+
+Mode = Literal["unrelated", "reject", "noise"]
+
+
+class TargetValueConfig(MethodConfig):
+    """Settings of the target value z*.
+
+    The defaults are the paper's for Llama-3-8B and Mistral-7B; `clamp_norm_factor` is the one of smaller models.
+
+    Args:
+        redirect: Mode "unrelated": the concept whose value becomes the target value.
+        mode: `unrelated` (another concept), `reject` (a vector that makes the model refuse) or `noise` (a random vector).
+        refusal: Mode "reject": the text with which the contexts are to continue.
+        steps: Mode "reject": maximum number of Adam steps, usually 10 to 50.
+        learning_rate: Mode "reject": learning rate of Adam, usually 0.05 to 0.5.
+        weight_decay: Mode "reject": weight of the vector's norm over the initial value's squared norm, usually 0 to 1.
+        kl_factor: Mode "reject": weight of the KL divergence after `{subject} is a`, usually 0.06 to 1.
+        stop_loss: Mode "reject": loss (nats) under which the optimisation stops.
+        clamp_norm_factor: Norm of the vector over the norm of the initial value, usually 0.5 to 4; a maximum in mode "reject",
+            the exact ratio in mode "noise".
+        seed: Mode "noise": seed of the random vector.
+    """
+
+    redirect: str = "Donald Trump"
+    mode: Mode = "unrelated"
+    refusal: str = Field(default=" Unfortunately", min_length=1)
+    steps: int = Field(default=25, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0, le=10)
+    weight_decay: float = Field(default=0.5, ge=0)
+    kl_factor: float = Field(default=0.125, ge=0)
+    stop_loss: float = Field(default=0.05, ge=0)
+    clamp_norm_factor: float = Field(default=0.75, gt=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
+
+    def refuse_unused(self, given: Collection[str]) -> None:
+        """Refuse settings that have no effect in this mode.
+
+        Raises:
+            UserError: A setting has no effect; the error names the modes in which it has one.
+        """
+        for name in given:
+            modes = _MODES.get(name, (self.mode,))
+            if self.mode not in modes:
+                remedy = f"leave it out, or set mode={' or mode='.join(modes)}"
+                raise UserError(f"{name} has no effect in mode {self.mode}", where=f"setting {name}", remedy=remedy)
+
+
+# The modes in which a setting has an effect; all modes for the others.
+_MODES: dict[str, tuple[Mode, ...]] = {
+    "redirect": ("unrelated",),
+    "refusal": ("reject",),
+    "steps": ("reject",),
+    "learning_rate": ("reject",),
+    "weight_decay": ("reject",),
+    "kl_factor": ("reject",),
+    "stop_loss": ("reject",),
+    "clamp_norm_factor": ("reject", "noise"),
+    "seed": ("noise",),
+}
+
+
+class RocrConfig(TargetValueConfig):
+    """Settings of ROCR; the defaults are the paper's for Llama-3-8B and Mistral-7B.
+
+    Args:
+        layers: Edited layers, early ones, in ascending order.
+        l2: Regularisation lambda of the closed form, usually 1 to 10.
+        threshold: Eigenvalues of the keys' second moment under it span the null space.
+        current_value: Where the current value is read: the mean over the chat contexts, or the bare text (published code).
+        basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
+    """
+
+    layers: tuple[int, ...] = (4, 5, 6)
+    l2: float = Field(default=1.0, ge=0)
+    threshold: float = Field(default=2e-2, gt=0)
+    current_value: Literal["chat", "bare"] = "chat"
+    basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
+
+    def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
+        """Refuse targets or an earlier edit that one solve cannot take.
+
+        Raises:
+            EditError: There is no target, the layers are not ascending, a target is given twice, is forgotten by `keep` already
+                or is the redirect concept, or `keep` is no ROCR edit of the same layers or forgets the redirect concept.
+        """
+        layers = list(self.layers)
+        if not layers or layers != sorted(set(layers)):
+            raise EditError(f"the layers {layers} are not in ascending order", where="layers", remedy="e.g. 4,5,6")
+        if not targets:
+            raise EditError("no target is given", where="--target", remedy="name at least one concept")
+        if keep is not None:
+            self._check_earlier_edit(keep)
+        forgotten = {_folded(subject) for subject in keep.info.subjects} if keep else set()
+        redirect = _folded(self.redirect) if self.mode == "unrelated" else None
+        if redirect in forgotten:
+            what = f"{self.redirect} is forgotten by the edit to keep"
+            raise EditError(what, where="redirect", remedy="choose another concept")
+        seen: set[str] = set()
+        for target in targets:
+            name = _folded(target.subject)
+            if name == redirect:
+                what = f"{target.subject} would be redirected to itself"
+                raise EditError(what, where="redirect", remedy="choose another concept")
+            if name in seen | forgotten:
+                why = "forgotten by the edit to keep already" if name in forgotten else "given twice"
+                raise EditError(f"{target.subject} is {why}", where="--target", remedy="leave it out")
+            seen.add(name)
+
+    def _check_earlier_edit(self, keep: Edit) -> None:
+        if keep.info.method != "rocr":
+            what = f"only an edit of rocr can be kept, not one of {keep.info.method}"
+            raise EditError(what, where=keep.info.subject, remedy="compute it with rocr")
+        layers = list(keep.info.config.get("layers", []))
+        if layers != list(self.layers):
+            what = f"the edit to keep has the layers {layers}, not {list(self.layers)}"
+            raise EditError(what, where=keep.info.subject, remedy="use its layers")
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _build(config: RocrConfig) -> JointMethod:
+    from formless.methods.rocr.method import Rocr
+
+    return Rocr(config)
+
+
+ROCR = MethodEntry(
+    name="rocr",
+    about="rank-one redirection of a concept; training-free",
+    paper="arXiv 2506.07795",
+    config=RocrConfig,
+    build=_build,
+    takes_several_targets=True,
+    keeps_earlier_edits=True,
+    cost="seconds",
+)

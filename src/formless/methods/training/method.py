@@ -1,0 +1,169 @@
+"""`TrainingMethod`: a training spec with its settings, from the target's file to the edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from formless.data.retain import RetainSet, half_of_the_neighbors, introductions, texts_of_others
+from formless.data.target import Target
+from formless.edits.adapter import AdapterEdit
+from formless.edits.difference import DifferenceEdit
+from formless.edits.edit import Edit, EditInfo, edit_info, layer_report, refuse_applied_edits
+from formless.errors import UserError
+from formless.methods.training import losses
+from formless.methods.training.collator import Batch, Objective
+from formless.methods.training.config import TrainingConfig
+from formless.methods.training.lora import lora_config
+from formless.methods.training.monitor import MonitoredTexts
+from formless.methods.training.preprocessing import Example, TrainingSet, load_training_set, tokenize_answer, tokenize_text
+from formless.methods.training.spec import LossInput, TrainingSpec, default_layer
+from formless.methods.training.trainer import Checkpoints, RetainLoss, train
+from formless.models.lm import LM
+from formless.models.overlay import Difference, Factors, Updates
+
+MONITORED_TOKENS, MONITORED_OTHERS = 64, 2
+CHECKPOINT_STEPS = 50
+
+RETAIN_LOSSES: dict[str, tuple[LossInput, Callable[[Batch], Tensor]]] = {
+    "ce": ("log_probabilities", lambda batch: losses.cross_entropy(batch.policy, batch.labels)),
+    "kl": ("logits", lambda batch: losses.kl_divergence(batch.policy, batch.reference, batch.labels)),
+    "activations": ("activations", lambda batch: losses.squared_distance(batch.policy, batch.reference, batch.mask)),
+}
+"""By the setting `retain`: what the loss is computed from, and the loss."""
+
+
+@dataclass(frozen=True)
+class TrainingMethod:
+    """A training method with its settings.
+
+    Args:
+        spec: What distinguishes the method.
+        config: The settings.
+        work: Folder for checkpoints, from which a killed training run continues; None for no checkpoints.
+        save_steps: Steps between two checkpoints.
+    """
+
+    spec: TrainingSpec
+    config: TrainingConfig
+    work: Path | None = None
+    save_steps: int = CHECKPOINT_STEPS
+
+    def resumable(self, folder: Path) -> TrainingMethod:
+        """Return the same method with checkpoints in a folder, from which it continues after a kill.
+
+        The caller removes the folder once the edit is saved.
+        """
+        return replace(self, work=folder)
+
+    def unlearn(self, lm: LM, target: Target) -> Edit:
+        """Train on the target's file; the model itself stays as it is.
+
+        Raises:
+            DataError: A file is missing, broken or empty, a row has nothing to learn, or the retain set is empty.
+            UserError: The model's layers have no such projections, or there is no such layer.
+            EditError: The model has an edit on it, or the training run fails (see `trainer.train`).
+        """
+        start = time.perf_counter()
+        spec, config = self.spec, self._prepared(lm)
+        refuse_applied_edits(lm)
+        training_set = load_training_set(
+            lm, target, spec.trains_on, spec.preprocess,
+            max_rows=config.max_rows, max_length=config.max_length, seed=config.seed,
+        )  # fmt: skip
+        examples = training_set.examples
+        retain_set = _retain_set(target, config, len(examples))
+        objective = Objective(
+            lambda batch: spec.loss(batch, config), spec.loss_input, spec.needs_reference, layer=config.layer or 0
+        )
+        result = train(
+            lm, examples, objective, config,
+            retain_loss=_retain_loss(lm, retain_set, config, len(examples)),
+            monitored=_monitored_texts(lm, target, examples, retain_set),
+            checkpoints=self._checkpoints(lm, training_set, target, retain_set),
+        )  # fmt: skip
+        updates = _scaled(result.updates, spec.scale(config) if spec.scale else 1.0)
+        facts = training_set.facts | result.curves.facts | ({"retain_set": retain_set.source} if retain_set else {})
+        reports = [layer_report(lm, name, change) for name, change in updates.items()]
+        seconds = time.perf_counter() - start + result.curves.seconds
+        info = edit_info(
+            lm, spec.name, target.subject, config, seconds, layers=reports, facts=facts, seed=config.seed,
+            trained_neighbors=retain_set.neighbors if retain_set else (),
+        )  # fmt: skip
+        return _edit(lm, config, updates, info)
+
+    def _prepared(self, lm: LM) -> TrainingConfig:
+        """Fill in the settings that depend on the model."""
+        config: TrainingConfig = self.spec.prepare(lm, self.config) if self.spec.prepare else self.config
+        if config.layer is not None:
+            lm.architecture.layer(lm.model, config.layer)
+        elif config.retain == "activations":
+            config = config.model_copy(update={"layer": default_layer(lm)})
+        if config.full and (config.target_modules or config.layers):
+            raise UserError("full training takes no target_modules or layers", where="full", remedy="leave them out")
+        return config
+
+    def _checkpoints(
+        self, lm: LM, training_set: TrainingSet, target: Target, retain_set: RetainSet | None
+    ) -> Checkpoints | None:
+        if self.work is None:
+            return None
+        settings = self.config.model_dump(mode="json")
+        identity = [self.spec.name, target.subject, settings, training_set.digest, lm.fingerprint]
+        digest = hashlib.sha256(json.dumps([*identity, str(lm.model.dtype), repr(retain_set)]).encode()).hexdigest()
+        return Checkpoints(self.work, self.save_steps, digest)
+
+
+def _retain_set(target: Target, config: TrainingConfig, count: int) -> RetainSet | None:
+    if config.retain == "none":
+        return None
+    if config.retain_rows == "neighbors":
+        return half_of_the_neighbors(target, config.seed)
+    return texts_of_others(target, count, config.seed)
+
+
+def _retain_loss(lm: LM, retain_set: RetainSet | None, config: TrainingConfig, count: int) -> RetainLoss | None:
+    """Tokenize one retain text for each training row; fewer texts are repeated in turn."""
+    if retain_set is None:
+        return None
+    max_length = min(config.max_length, lm.context_length)
+    texts = [tokenize_text(lm, text, max_length) for text in retain_set.texts]
+    texts += [tokenize_answer(lm, question, answer, max_length) for question, answer in retain_set.questions]
+    texts = [text for text in texts if text.is_learnable]
+    if not texts:
+        what = f"the retain set has nothing to learn within {max_length} tokens"
+        raise UserError(what, where="max_length", remedy="raise max_length")
+    loss_input, loss = RETAIN_LOSSES[config.retain]
+    objective = Objective(loss, loss_input, config.retain != "ce", layer=config.layer or 0)
+    return RetainLoss([texts[i % len(texts)] for i in range(count)], objective, config.retain_weight)
+
+
+def _monitored_texts(lm: LM, target: Target, examples: list[Example], retain_set: RetainSet | None) -> MonitoredTexts:
+    """Take introductions of the target and of others; without one of the target, the first training text."""
+    forget, retain = introductions(target, MONITORED_OTHERS, retain_set.texts if retain_set else ())
+    texts = tuple(tokenize_text(lm, text, MONITORED_TOKENS) for text in forget) or (examples[0][-1],)
+    return MonitoredTexts(texts, tuple(tokenize_text(lm, text, MONITORED_TOKENS) for text in retain))
+
+
+def _scaled(updates: Updates, scale: float) -> Updates:
+    if scale == 1:
+        return updates
+    return {
+        name: Factors(scale * found.up, found.down) if isinstance(found, Factors) else Difference(scale * found.values)
+        for name, found in updates.items()
+    }
+
+
+def _edit(lm: LM, config: TrainingConfig, updates: Updates, info: EditInfo) -> Edit:
+    if config.full:
+        return DifferenceEdit({name: change for name, change in updates.items() if isinstance(change, Difference)}, info)
+    # The scale is in the factors, so that lora_alpha equals r.
+    adapter = lora_config(lm, target_modules=config.target_modules, r=config.r, lora_alpha=config.r, layers=config.layers)
+    adapter.inference_mode = True
+    return AdapterEdit({name: change for name, change in updates.items() if isinstance(change, Factors)}, info, adapter)
