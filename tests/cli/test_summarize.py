@@ -126,4 +126,4 @@ def test_runs_without_an_original_cannot_be_compared(
     assert "did you mean rocr?" in err
     code, _, err = run(monkeypatch, capsys, tmp_path, "--csv", tmp_path / "a", "--latex", tmp_path / "a")
     assert code == 2
-    assert "two outputs have one name" in err
+    assert "two outputs have the same path" in err

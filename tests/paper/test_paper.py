@@ -85,7 +85,8 @@ def tiny_yaml(tiny: Callable[..., LM], tmp_path: Path, people: Path, monkeypatch
         "warmup_steps": 1,
     }
     types = {
-        "original": {"method": "original"}, "ga_lora": training, "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
+        "original": {"method": "original"}, "ga_lora": training,
+        "idle": training | {"warmup_steps": 100, "per_device_train_batch_size": 2},
         "rocr": {"method": "rocr", "basis": "data/tiny"},
     }  # fmt: skip
     file = tmp_path / "tiny.yaml"

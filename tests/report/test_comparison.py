@@ -10,7 +10,7 @@ from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Metric
 from formless.report.comparison import Change, compare
-from formless.report.tables import change_text, comparison_table, record_table
+from formless.report.tables import change_text, comparison_tables, record_tables
 from tests.report.test_independence import record
 
 PROBABILITY = "probability"
@@ -45,7 +45,7 @@ def changes(before: TaskResult, after: TaskResult) -> list[Change]:
 def test_a_mean_is_compared_over_the_items_that_both_have() -> None:
     (change,) = changes(task_result("fb", [0.4, 0.2, 0.9], "forget"), task_result("fb", [0.1, 0.2, None], "forget"))
     assert change.key == MetricKey("fb", "forget", PROBABILITY)
-    assert (change.original.value, change.edited.value) == (pytest.approx(0.5), pytest.approx(0.15))
+    assert [change.original.value, change.edited.value] == pytest.approx([0.5, 0.15])
     assert change.difference.value == pytest.approx(0.15 - 0.3)
     assert change.difference.ci == pytest.approx((-0.3, 0.0))
     assert change.relative is not None
@@ -90,7 +90,9 @@ def test_a_group_is_compared_over_its_own_items() -> None:
     assert comparison.change("level3", "forget", group="role play").difference.value == pytest.approx(-0.1)
     assert comparison.change("level3", "forget", group="context hint").difference == Metric(value=0.0, n=1)
     assert comparison.change("level3", "forget").difference.value == pytest.approx(-0.2 / 3)
-    assert comparison_table(comparison).columns[:4] == ("task", "split", "group", "metric")
+    (table,) = comparison_tables(comparison)
+    assert (table.title, table.columns[:3]) == ("about the concept, to forget", ("task", "group", "metric"))
+    assert [row[1] for row in table.rows] == ["", "role play", "context hint"]
     with pytest.raises(KeyError):
         comparison.change("level3", "neighbor")
 
@@ -130,8 +132,10 @@ def test_a_table_has_a_row_for_each_headline_metric() -> None:
     result = task_result("fb", [0.4, None], "forget")
     result.metrics.append(result.metrics[0].model_copy(update={"metric": "token_accuracy"}))
     original, edited = pair(result, result)
-    assert [row[:3] for row in comparison_table(compare(original, edited)).rows] == [("fb", "forget", PROBABILITY)]
-    assert record_table(original).rows == (("fb", "forget", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
+    (table,) = comparison_tables(compare(original, edited))
+    assert [row[:2] for row in table.rows] == [("fb", PROBABILITY)]
+    (table,) = record_tables(original)
+    assert table.rows == (("fb", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
 
 
 def test_other_items_and_other_models_are_refused() -> None:

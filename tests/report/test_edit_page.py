@@ -12,7 +12,7 @@ from formless.models.lm import LM
 from formless.report.comparison import compare
 from formless.report.page import write_report
 from formless.report.plots import training_plot
-from formless.report.tables import comparison_table, number, percent, record_table
+from formless.report.tables import comparison_tables, number, percent, record_tables
 
 Tiny = Callable[..., LM]
 
@@ -32,7 +32,7 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
 
     tags: list[tuple[str, dict[str, str | None]]] = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))  # type: ignore[method-assign]
     parser.feed(page)
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in tags)
     assert not re.search(r"(src|href)=[\"']https?:", page.replace("xmlns:xlink", ""))
@@ -63,9 +63,9 @@ def test_tasks_are_on_the_page_with_what_could_not_be_measured(tiny: Tiny, targe
     assert "(+1 skipped)" in page
     assert "bbh: no item could be measured, the first because a prompt of" in page
     assert "mia: the target has no forget_mia.json" in page
-    rows = record_table(record).rows
-    assert ("mmlu", "", "accuracy", "1 (+1 skipped)") in [(*row[:3], row[-1]) for row in rows]
-    rows = comparison_table(compare(record, edited)).rows
+    rows = [row for table in record_tables(record) for row in table.rows]
+    assert ("mmlu", "accuracy", "1 (+1 skipped)") in [(*row[:2], row[-1]) for row in rows]
+    rows = [row for table in comparison_tables(compare(record, edited)) for row in table.rows]
     assert [row[-1] for row in rows if row[0] == "mmlu"] == ["1 (+1 skipped)"] * 2
 
 

@@ -45,7 +45,7 @@ def test_one_target_by_hand() -> None:
     assert found.gap.value == pytest.approx(0.25)
     forgotten, kept = 2 / (1 / 0.75 + 1 / 0.5), 2 / (1 / 0.8 + 1 / 1.0)  # more than all cannot be kept
     assert found.combined.value == pytest.approx(2 / (1 / forgotten + 1 / kept))
-    assert found.gap.ci is found.gap.p is None  # one target has no spread
+    assert (found.gap.ci, found.gap.p) == (None, None)  # one target has no spread
     assert found.gap.n == 1
 
 

@@ -22,8 +22,8 @@ def ids_and_links(page: str) -> tuple[set[str], set[str]]:
     links: set[str] = set()
     parser = HTMLParser()
 
-    def start(tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        known = dict(attributes)
+    def start(tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
         ids.add(known.get("id") or "")
         if tag == "a":
             links.add(known.get("href") or "")

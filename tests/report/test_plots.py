@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formless.report.plots import TrainingCurves, curves_plot, forms_plot, gap_plot, pareto_front, scatter_plot
+from formless.report import plots as plots_module
+from formless.report.plots import TrainingCurves, curves_plot, form_colors, forms_plot, gap_plot, pareto_front, scatter_plot
 from formless.report.runs import collect
 from formless.report.summary import summarize
 from tests.report.made_runs import made_run, write_plan, write_runs
@@ -17,7 +18,7 @@ def test_the_pareto_front_by_hand() -> None:
     assert pareto_front([(0.1, 0.1)]) == [0]
 
 
-def test_plots_show_every_method_in_the_page_s_colours(tmp_path: Path) -> None:
+def test_plots_show_every_method_in_the_page_s_colors(tmp_path: Path) -> None:
     write_runs(tmp_path, ("original", "rocr", "ga"), targets=3)
     summaries = summarize(collect([tmp_path]))
     plots = [forms_plot(summaries), gap_plot(summaries), scatter_plot(summaries)]
@@ -32,6 +33,15 @@ def test_plots_show_every_method_in_the_page_s_colours(tmp_path: Path) -> None:
     assert "var(--form-1)" in plots[0]
     assert "#0f000f" not in plots[0]
     assert "var(--form-4)" not in plots[0]  # no multiple choice was asked
+
+
+@pytest.mark.parametrize("count", [1, 6, 20])
+def test_every_form_has_its_own_color(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(plots_module, "forms", lambda: dict.fromkeys(map(str, range(count))))
+    colors = form_colors()
+    assert len(colors) == count
+    assert len({color for pair in colors for color in pair}) == 2 * count
+    assert colors[:6] == list(plots_module.PALETTE[:count])
 
 
 def test_without_metrics_there_is_no_plot(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_method_is_compared_on_the_targets_of_the_baseline(tmp_path: Path) -> 
     assert found.baseline is not None
     assert found.difference is not None
     assert found.relative is not None
-    assert (found.value.value, found.baseline.value) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert [found.value.value, found.baseline.value] == pytest.approx([0.1, 0.3])
     assert (found.value.n, found.baseline.n, found.difference.n, found.relative.n) == (2, 2, 2, 2)
     assert found.baseline.ci == pytest.approx((0.2, 0.4))
     assert found.difference.value == pytest.approx(-0.2)
@@ -145,7 +145,7 @@ def test_plain_rows_are_numbers_with_one_column_a_metric(tmp_path: Path) -> None
     assert list(rows[0]) == list(rows[1])
 
 
-def test_two_folders_are_told_apart_and_one_twice_is_refused(tmp_path: Path) -> None:
+def test_two_folders_are_named_and_the_same_folder_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make(tmp_path / name, ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1))
     rows = summarize(collect([tmp_path / "a", tmp_path / "b"]))

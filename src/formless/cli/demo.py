@@ -23,7 +23,7 @@ def demo_command(
     from formless.experiment.measure import measure_edit
     from formless.methods.registry import unlearn
     from formless.report.page import write_report
-    from formless.report.tables import comparison_table
+    from formless.report.tables import comparison_tables
 
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
@@ -39,7 +39,7 @@ def demo_command(
         outcome.edited.save(files.unlearned)
         command = f'formless demo --target "{found.subject}"'
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
-    terminal.show_table(comparison_table(comparison, f"{found.subject}, {lm.name}, original and unlearned"))
+    terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
     for before, after in zip(outcome.original.answers, outcome.edited.answers, strict=True):
         terminal.out.print(f"\n{before.question}", style="bold", markup=False)
         terminal.out.print(f"  original:  {before.answer}", markup=False)

@@ -47,7 +47,7 @@ def summarize_command(
 
     outputs = [path for path in (csv, markdown, latex) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise UserError("two outputs have one name", where=outputs[0], remedy="choose another")
+        raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
     for path in outputs:
         store.refuse_existing(path, force=force)
     collected = collect(records)
@@ -77,13 +77,12 @@ def _show_left_out(collected: CollectedRuns) -> None:
 
 def _show_summary(summary: MethodSummary) -> None:
     """Print one method's metrics, form independence first."""
-    from formless.report.tables import independence_table, is_headline, summaries_table
+    from formless.report.tables import independence_table, is_headline, summary_tables
 
-    title = f"{summary.condition.title}: {len(summary.targets)} targets"
+    terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets", soft_wrap=True, markup=False)
     if summary.independence:
-        terminal.show_table(independence_table(summary.independence, title))
-    shown = [(key, found) for key, found in summary.metrics.items() if is_headline(key)]
-    terminal.show_table(summaries_table(shown, "" if summary.independence else title))
+        terminal.show_table(independence_table(summary.independence))
+    terminal.show_tables(summary_tables({key: found for key, found in summary.metrics.items() if is_headline(key)}))
     if summary.gaps:
         terminal.out.print(f"does not count in {summary.condition.method}: {summary.gaps}", soft_wrap=True, markup=False)
 
@@ -143,18 +142,16 @@ def compare_command(
 
 def _show_shared(shared: SharedRuns, names: tuple[str, str]) -> None:
     """Print the metrics of one model and method in both folders."""
-    from formless.report.tables import column_name, summaries_table
+    from formless.report.tables import column_name, summary_tables
 
     same = [
         key for key, found in shared.metrics.items()
         if found.difference and found.difference.value == 0 and found.difference.ci in (None, (0, 0))
     ]  # fmt: skip
     title = f"{shared.condition.title}: {len(shared.targets)} targets, {shared.runs} runs in both"
-    table = summaries_table([(key, found) for key, found in shared.metrics.items() if key not in same], title, names)
-    if table.rows:
-        terminal.show_table(table)
-    else:
-        terminal.out.print(title, soft_wrap=True, markup=False)
+    terminal.out.print(title, soft_wrap=True, markup=False)
+    differing = {key: found for key, found in shared.metrics.items() if key not in same}
+    terminal.show_tables(summary_tables(differing, heads=names))
     if same:
         terminal.out.print(f"the same in both: {', '.join(map(column_name, same))}", soft_wrap=True, markup=False)
     if shared.unlike:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from formless.errors import UserError
 
 if TYPE_CHECKING:
     from formless.evaluation.record import Record
     from formless.models.lm import LM
+    from formless.progress import Progress
     from formless.report.tables import Table
 
 out = Console(highlight=False)
@@ -70,11 +70,14 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
+def progress(label: str) -> Iterator[Progress]:
     """Show a progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known."""
     if log.is_terminal:
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as ProgressBar
+
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
-        with Progress(*columns, console=log, transient=True) as bar:
+        with ProgressBar(*columns, console=log, transient=True) as bar:
             handle = bar.add_task(escape(label))
             yield lambda task, done, total: bar.update(
                 handle, description=escape(f"{label}: {task}"), completed=done, total=total or None
@@ -82,7 +85,7 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
         return
     start, last, before = time.monotonic(), "", 0
 
-    def line(task: str, done: int, total: int) -> None:
+    def print_line(task: str, done: int, total: int) -> None:
         nonlocal start, last, before
         if done < before:  # the next model's evaluation
             start = time.monotonic()
@@ -94,22 +97,37 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
             share = f", {100 * done // total} % done" if total else ""
             log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True, markup=False)
 
-    yield line
+    yield print_line
+
+
+def show_tables(tables: Iterable[Table]) -> None:
+    """Print tables, those that have rows."""
+    for table in tables:
+        show_table(table)
 
 
 def show_table(table: Table) -> None:
-    """Print a table, if it has rows."""
+    """Print a table, if it has rows. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+    from rich import box
     from rich.table import Table as RichTable
 
     if not table.rows:
         return
-    shown = RichTable(title=escape(table.title) or None, title_justify="left")
+    width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
+    gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
+    shown = RichTable(
+        title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
+    )
     for index, name in enumerate(table.columns):
-        is_label = index < table.labels
-        shown.add_column(escape(name), justify="left" if is_label else "right", overflow="fold", no_wrap=not is_label)
+        if index < table.labels:
+            shown.add_column(escape(name), overflow="fold")
+        else:  # numbers are not broken
+            widest = max(len(row[index]) for row in table.rows)
+            shown.add_column(escape(name), justify="right", overflow="fold", min_width=widest)
     for row in table.rows:
         shown.add_row(*map(escape, row))
     out.print(shown)
+    out.print()
 
 
 def show_absent(record: Record) -> None:

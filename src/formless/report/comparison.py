@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Split
 from formless.errors import DataError
-from formless.evaluation.record import MetricKey, Record, TaskResult
+from formless.evaluation.record import MetricKey, Record, Split, TaskResult
 from formless.evaluation.statistics import Metric, paired_change
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Change:
         original: The original model's metric.
         edited: The edited model's metric.
         difference: edited - original over the items that have the metric in both records, with a paired bootstrap
-            confidence interval over items. A metric that is no mean over items, such as an AUC, has no interval.
+            confidence interval over items. A metric that is not a mean over items, such as an AUC, has no interval.
         relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
         skipped: Number of the task's items without metrics in the edited model's record.
     """
@@ -82,10 +81,10 @@ class Comparison:
         )
 
     def _repr_html_(self) -> str:
-        """Return the table of changes, for notebooks."""
-        from formless.report.tables import as_html, comparison_table
+        """Return the tables of changes, for notebooks."""
+        from formless.report.tables import as_html, comparison_tables
 
-        return as_html(comparison_table(self, repr(self)))
+        return as_html(comparison_tables(self, self.edited.subject))
 
 
 def compare(original: Record, edited: Record) -> Comparison:
@@ -115,7 +114,7 @@ def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
             difference, relative = (_metric(*paired_change(pairs, relative=relative), len(pairs)) for relative in (False, True))
         elif old.value is None or new.value is None:
             difference = relative = Metric()
-        else:  # a metric that is no mean over items
+        else:  # a metric that is not a mean over items
             n = min(old.n, new.n)
             difference = _metric(new.value - old.value, None, n)
             relative = _metric(new.value / old.value - 1 if old.value else None, None, n)

@@ -15,7 +15,7 @@ from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
-from formless.report.comparison import Comparison, compare
+from formless.report.comparison import Change, Comparison, compare
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
 from formless.report.plots import (
     TrainingCurves,
@@ -38,6 +38,7 @@ from formless.report.tables import (
     independence_table,
     is_headline,
     item_count,
+    metric_spec,
     metric_title,
     number,
     percent,
@@ -50,7 +51,8 @@ ANSWERS, CHARACTERS, LISTED = 4_000, 300, 100
 
 MAPS = (COMBINED, FORGETTING, RETENTION, FORM_GAP)
 SECTIONS = {
-    "forget": "About the concept (to forget)", "neighbor": "About its neighbors (to keep)", None: "About neither",
+    "forget": "About the concept (to forget)", "neighbor": "About its neighbors (to keep)",
+    None: "Abilities and other tasks",
 }  # fmt: skip
 _BYTES = 2**20
 Filters = dict[str, Callable[..., Any]]
@@ -85,7 +87,13 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     shown = [change for change in comparison.changes if is_headline(change.key._replace(group=None))]
     sections = [(title, split, [one for one in shown if one.key.split == split]) for split, title in SECTIONS.items()]
     plots = [(title, split_plot(changes)) for title, split, changes in sections if split]
-    filters: Filters = {"percent_ci": percent_ci, "difference": difference, "facts": edit_facts, "training": training_plot}
+    filters: Filters = {
+        "has_forgotten": _has_forgotten,
+        "percent_ci": percent_ci,
+        "difference": difference,
+        "facts": edit_facts,
+        "training": training_plot,
+    }
     page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
@@ -93,6 +101,12 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     )  # fmt: skip
     store.write_text(path, page)
     return comparison
+
+
+def _has_forgotten(change: Change) -> bool:
+    """Return whether a metric of forget items that shows knowledge is lower than before."""
+    spec, value = metric_spec(change.key), change.difference.value
+    return change.key.split == "forget" and spec is not None and bool(spec.higher_is_better) and (value or 0) < 0
 
 
 def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -163,11 +177,11 @@ class PageContent:
     provenance: RunsProvenance = field(default_factory=RunsProvenance)
     _count: int = 0
 
-    def add(self, run: RunMetrics, record: Record, report: RunResult | None) -> None:
+    def add(self, run: RunMetrics, record: Record, result: RunResult | None) -> None:
         """Add one record."""
         condition = run.condition
-        if report:
-            self.provenance.add(condition, record, report)
+        if result:
+            self.provenance.add(condition, record, result)
         for edit in record.edits:
             if edit["facts"].get("losses"):
                 self.curves.setdefault(condition, TrainingCurves()).add(edit["facts"])

@@ -1,4 +1,4 @@
-"""Plots as SVG text that follows the colours of the page: of one edit, and of a whole experiment."""
+"""Plots as SVG text that follows the colors of the page: of one edit, and of a whole experiment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from formless.report.independence import FORGETTING, FORM_GAP, RETENTION, forget
 from formless.report.summary import MethodSummary
 from formless.report.tables import is_headline, metric_spec, metric_title, task_title
 
-INK = "#123456"  # stands for the page's text colour
+INK = "#123456"  # stands for the page's text color
 ORIGINAL, EDITED = "#8a94a6", "#d1495b"
 PALETTE = (
     ("#33608f", "#7ba7d8"), ("#c0683d", "#e39a72"), ("#5c8a57", "#92c18c"), ("#82609f", "#b799d3"), ("#b3902f", "#d9b960"),
@@ -35,7 +35,7 @@ _STEPS = 25
 
 
 def form_colors() -> list[tuple[str, str]]:
-    """Return the colours of every form, on light and on dark pages, in the order of the registry."""
+    """Return the colors of every form, on light and on dark pages, in the order of the registry."""
     count = len(forms())
     hues = [round(index * _GOLDEN_ANGLE % 360) for index in range(count)]
     further = [(f"hsl({hue} 45% 40%)", f"hsl({hue} 45% 68%)") for hue in hues]
@@ -129,7 +129,7 @@ def forms_plot(summaries: Sequence[MethodSummary]) -> str | None:
 
 
 def _placeholder(index: int) -> str:
-    """Return the colour that stands for a form's colour in the page's style sheet."""
+    """Return the color that stands for a form's color in the page's style sheet."""
     return f"#0f{index:02x}0f"
 
 
@@ -301,11 +301,11 @@ def _whiskers(
 
 
 def svg(figure: Figure, colors: Mapping[str, str] | None = None) -> str:
-    """Return inline SVG without a background, in the page's text colour; equal figures give equal text.
+    """Return inline SVG without a background, in the page's text color; equal figures give equal text.
 
     Args:
         figure: What to draw.
-        colors: Further placeholder colours, with the page's colours that they stand for.
+        colors: Further placeholder colors, with the page's colors that they stand for.
     """
     figure.patch.set_alpha(0)
     for axes in figure.axes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -146,45 +146,51 @@ def absent_text(record: Record) -> str:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in absent_tasks(record).items())
 
 
-# --- Tables of one target
+# --- Tables of metrics
 
 
-def comparison_table(comparison: Comparison, title: str = "") -> Table:
-    """Return the change of every headline metric, whole tasks and groups."""
+def comparison_tables(comparison: Comparison, title: str = "") -> list[Table]:
+    """Return the change of every headline metric, whole tasks and groups: a table for each kind of metric."""
     rows = [
-        (*_labels(change.key), number(change.original.value), number(change.edited.value), *change_text(change),
-         item_count(change.edited.n, change.skipped))
-        for change in _headlines(comparison.changes)
+        (change.key, (number(change.original.value), number(change.edited.value), *change_text(change),
+                      item_count(change.edited.n, change.skipped)))
+        for change in comparison.changes
     ]  # fmt: skip
-    return _with_groups(title, ("original", "unlearned", "change", "95 % CI", "items"), rows)
+    return _by_block(title, ("original", "unlearned", "change", "95 % CI", "items"), rows)
 
 
-def record_table(record: Record, title: str = "") -> Table:
-    """Return every headline metric of one model."""
-    rows = []
-    for result in record.tasks:
-        for found in result.metrics:
-            key = MetricKey(result.task, result.split, found.metric, found.group)
-            if is_headline(key._replace(group=None)):
-                count = item_count(found.n, result.skipped)
-                rows.append((*_labels(key), number(found.value), ci_text(found.ci), count))
-    return _with_groups(title, ("value", "95 % CI", "items"), rows)
+def record_tables(record: Record, title: str = "") -> list[Table]:
+    """Return every headline metric of one model: a table for each kind of metric."""
+    rows = [
+        (MetricKey(result.task, result.split, found.metric, found.group),
+         (number(found.value), ci_text(found.ci), item_count(found.n, result.skipped)))
+        for result in record.tasks for found in result.metrics
+    ]  # fmt: skip
+    return _by_block(title, ("value", "95 % CI", "items"), rows)
 
 
-def _headlines(changes: Iterable[Change]) -> list[Change]:
-    return [change for change in changes if is_headline(change.key._replace(group=None))]
+def summary_tables(
+    metrics: Mapping[MetricKey, Summary], title: str = "", heads: tuple[str, str] = ("baseline", "mean")
+) -> list[Table]:
+    """Return the headline metrics that have a baseline, beside it: a table for each kind of metric."""
+    rows = [
+        (key, (number(found.baseline.value), number(found.value.value), difference(found.difference.value),
+               ci_text(found.difference.ci), percent(found.relative.value if found.relative else None), str(found.value.n)))
+        for key, found in metrics.items() if found.baseline and found.difference
+    ]  # fmt: skip
+    return _by_block(title, (*heads, "difference", "95 % CI", "change", "n"), rows)
 
 
-def _labels(key: MetricKey) -> tuple[str, str, str, str]:
-    return key.task or "", key.split or "", key.group or "", key.metric
-
-
-def _with_groups(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return a table of metrics; its column of groups is left out where no metric has a group."""
-    heads, kept = ("task", "split", "group", "metric", *columns), tuple(rows)
-    if not any(row[2] for row in rows):
-        heads, kept = heads[:2] + heads[3:], tuple(row[:2] + row[3:] for row in rows)
-    return Table(title, heads, kept, labels=len(heads) - len(columns))
+def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricKey, tuple[str, ...]]]) -> list[Table]:
+    """Return a table for each kind of metric, with the columns task, group (where there are groups) and metric."""
+    cells = {key: row for key, row in rows if is_headline(key._replace(group=None))}
+    tables = []
+    for block, keys in metric_blocks(cells).items():
+        has_groups = any(key.group for key in keys)
+        labels = ("task", *(("group",) if has_groups else ()), "metric")
+        body = tuple((key.task or "", *((key.group or "",) if has_groups else ()), key.metric, *cells[key]) for key in keys)
+        tables.append(Table(f"{title}: {block}" if title else block, (*labels, *columns), body, labels=len(labels)))
+    return tables
 
 
 def independence_table(found: Independence, title: str = "") -> Table:
@@ -211,7 +217,7 @@ def metric_blocks(keys: Iterable[MetricKey]) -> dict[str, list[MetricKey]]:
         (independence if key.metric in _DERIVED and metric_spec(key) is None else by_split[key.split]).append(key)
     blocks = {
         "form independence": independence, "about the concept, to forget": forget, "about its neighbors, to keep": neighbor,
-        "abilities and cost": other,
+        "abilities and other tasks": other,
     }  # fmt: skip
     return {title: block for title, block in blocks.items() if block}
 
@@ -253,19 +259,6 @@ def _details(found: Summary) -> tuple[str, ...]:
     return baseline, number(value.value), ci_text(value.ci), *absolute, *relative, p_value(value.p), str(value.n)
 
 
-def summaries_table(
-    metrics: Iterable[tuple[MetricKey, Summary]], title: str = "", heads: tuple[str, str] = ("baseline", "mean")
-) -> Table:
-    """Return the metrics that have a baseline, beside it; for a terminal, so without the interval of the mean itself."""
-    rows = tuple(
-        (column_name(key), number(found.baseline.value), number(found.value.value),
-         difference(found.difference.value), ci_text(found.difference.ci),
-         percent(found.relative.value if found.relative else None), str(found.value.n))
-        for key, found in metrics if found.baseline and found.difference
-    )  # fmt: skip
-    return Table(title, ("metric", *heads, "difference", "95 % CI", "change", "targets"), rows)
-
-
 def _short(found: Summary | None) -> str:
     if found is None:
         return "–"
@@ -273,7 +266,7 @@ def _short(found: Summary | None) -> str:
 
 
 def plain_rows(summaries: Sequence[MethodSummary]) -> list[Plain]:
-    """Return rows of plain numbers, for CSV and for other programs; None stands where a method lacks a metric.
+    """Return rows of plain numbers, for CSV and for other programs; a metric that a method lacks is None.
 
     After the counts, every metric has a column named by `column_name` for its mean, and columns with the endings
     `.ci_low`, `.ci_high`, `.baseline`, `.difference`, `.difference.ci_low`, `.difference.ci_high`, `.relative`,
@@ -329,8 +322,12 @@ def as_csv(rows: Sequence[Plain]) -> str:
     return buffer.getvalue()
 
 
-def as_html(table: Table) -> str:
-    """Return a table for a notebook."""
+def as_html(tables: Iterable[Table]) -> str:
+    """Return tables for a notebook."""
+    return "".join(map(_html, tables))
+
+
+def _html(table: Table) -> str:
     head, *body = (
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
         for tag, cells in (("th", table.columns), *(("td", row) for row in table.rows))
