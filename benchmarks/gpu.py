@@ -24,7 +24,7 @@ import formless
 from benchmarks.shapes import SHAPES, THRESHOLD, random_lm, save_bases
 from benchmarks.statistics import LAYERS, MAX_TOKENS, passages
 from formless import provenance
-from formless.data.target import Target
+from formless.data.target import SPLITS, Target
 from formless.evaluation.forms import blank_message, question_message
 from formless.methods.rocr.redirect import RocrConfig, projections, redirect
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
@@ -33,7 +33,7 @@ from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.models.scores import Score
 
-SUBJECT, SPLITS, ROUNDS = "Albert Einstein", ("forget", "neighbor"), 5
+SUBJECT, ROUNDS = "Albert Einstein", 5
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import bootstrap_ci
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.report.comparison import compare
 from formless.report.independence import independence
 from formless.report.tables import independence_table, percent, percent_ci

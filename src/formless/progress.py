@@ -35,11 +35,10 @@ def progress_bar(progress: bool | Progress, label: str = "") -> Iterator[Progres
     if not isinstance(progress, bool):
         yield progress
         return
-    in_notebook = is_notebook()
-    if not (progress and (in_notebook or sys.stderr.isatty())):
+    if not (progress and can_show_bars()):
         yield lambda _step, _done, _total: None
         return
-    if in_notebook:
+    if is_notebook():
         from tqdm.auto import tqdm
     else:
         from tqdm import tqdm
@@ -58,7 +57,12 @@ def progress_bar(progress: bool | Progress, label: str = "") -> Iterator[Progres
         yield show
 
 
+def can_show_bars() -> bool:
+    """Return whether standard error is a terminal or the code runs in a notebook."""
+    return is_notebook() or sys.stderr.isatty()
+
+
 def is_notebook() -> bool:
-    """Whether the code runs in a Jupyter kernel, where IPython shows output as HTML."""
+    """Return whether the code runs in a Jupyter kernel, where IPython shows output as HTML."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell" or "google.colab" in sys.modules

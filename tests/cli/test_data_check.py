@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from formless.cli import main as command
-from formless.cli.data_check import check_command
+from formless.cli.data import check_command
 
 Check = Callable[..., tuple[int, list[str], list[str]]]
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from formless.cli import main as command
-from formless.cli.data_prepare import parse_numbers, prepare_command
+from formless.cli.data import parse_numbers, prepare_command
 from formless.errors import UserError
 
 Prepare = Callable[..., tuple[int, list[str], list[str]]]

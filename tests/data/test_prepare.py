@@ -21,14 +21,14 @@ import pytest
 from formless.data.hub import HUB
 from formless.data.ort import targets
 from formless.data.prepare import CONFIGURATIONS, WRITTEN, Prepared, prepare
-from formless.data.target import SPLITS, Row
+from formless.data.target import FILES, Row
 from formless.errors import DataError, OutputError, UnknownNameError
 
 datasets.disable_progress_bars()
 datasets.logging.set_verbosity(datasets.logging.CRITICAL)
 
 Tables = dict[str, list[dict[str, Any]]]
-EVERY = {**CONFIGURATIONS, **{split: name.format("llama3") for split, name in WRITTEN.items()}}
+EVERY = {**CONFIGURATIONS, **{file: name.format("llama3") for file, name in WRITTEN.items()}}
 
 
 def small_tables() -> Tables:
@@ -69,7 +69,7 @@ def write_copy(folder: Path, tables: Tables, *, readme: bool = True, suffix: str
             pyarrow.parquet.write_table(pyarrow.table({key: [row.get(key) for row in rows] for key in columns}), path)
         else:
             path.write_text(json.dumps(rows, indent=4), "utf-8")
-        listed.append(f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}/*.{suffix}\n")
+        listed.append(f"- config_name: {name}\n  data_files:\n  - file: test\n    path: {name}/*.{suffix}\n")
     if readme:
         (folder / "README.md").write_text(f"---\nlicense: cc-by-4.0\nconfigs:\n{''.join(listed)}---\n# RWKU\n", "utf-8")
     return folder
@@ -123,10 +123,10 @@ def test_real_rwku_comes_back_row_for_row(rwku: Path, tmp_path: Path) -> None:
     tables: Tables = {configuration: [] for configuration in EVERY.values()}
     originals = {}
     for number, folder in enumerate(found, 1):
-        for split, configuration in EVERY.items():
-            rows = json.loads((folder / f"{split}.json").read_text("utf-8"))
+        for file, configuration in EVERY.items():
+            rows = json.loads((folder / f"{file}.json").read_text("utf-8"))
             tables[configuration] += rows
-            originals[f"{number}_{folder.name.partition('_')[2]}/{split}.json"] = rows
+            originals[f"{number}_{folder.name.partition('_')[2]}/{file}.json"] = rows
     copy = write_copy(tmp_path / "copy", tables)
     prepared = prepare(str(copy), tmp_path / "out")
     assert len(originals) == 18 * len(found)
@@ -141,8 +141,8 @@ def test_all_splits_of_a_configuration_are_joined_in_order(tmp_path: Path) -> No
     more = [{"query": "Ada died in ___.", "answer": "1852", "subject": "Ada Lovelace"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(more), copy / "forget_level2" / "dev.parquet")
     text = (copy / "README.md").read_text("utf-8")
-    split = "  - split: extra\n    path: forget_level2/dev.parquet\n"
-    (copy / "README.md").write_text(text.replace("forget_level2/*.parquet\n", "forget_level2/test-*\n" + split), "utf-8")
+    file = "  - file: extra\n    path: forget_level2/dev.parquet\n"
+    (copy / "README.md").write_text(text.replace("forget_level2/*.parquet\n", "forget_level2/test-*\n" + file), "utf-8")
     prepare(str(copy), tmp_path / "out")
     rows = rows_of(tmp_path / "out")["1_Ada_Lovelace/forget_level2.json"]
     assert rows == [tables["forget_level2"][0], *more]
@@ -391,9 +391,9 @@ def test_the_sample_and_real_rwku_are_copied_whole(tmp_path: Path, rwku: Path) -
         prepared = prepare(source, out)
         assert len(prepared.files) == len(targets(source))
         for target, copy in zip(targets(source), targets(out), strict=True):
-            for split in SPLITS:
-                assert copy.has(split) == target.has(split)
-                assert not copy.has(split) or copy.rows(split, Row) == target.rows(split, Row)
+            for file in FILES:
+                assert copy.has(file) == target.has(file)
+                assert not copy.has(file) or copy.rows(file, Row) == target.rows(file, Row)
 
 
 def test_training_texts_of_phi3_in_a_folder_of_targets(tmp_path: Path, target_folder: Path) -> None:

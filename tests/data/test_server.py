@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from formless.data.questions.forms import JOURNAL, build_forms
+from formless.data.questions.probes import JOURNAL, build_forms
 from formless.data.server import KEY, Journal, ReplyError, Server, ServerError, ask_validated, read_object
 from formless.data.target import Target
 from formless.errors import OutputError, UserError

@@ -20,12 +20,12 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
+from formless.experiment.executors.base import Resources
+from formless.experiment.executors.local import InProcess
 from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.models.lm import LM
-from formless.models.outline import outline
+from formless.models.loading import load_meta
 from formless.models.settings import settings_for
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -217,8 +217,8 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=0", "Target has 3 targets, counted from 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=-1", "argument --end_idx: a number under 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --name=Dan", "unknown target 'Dan'"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is no list of GPUs [--gpu]: e.g. 0,1"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is no list of GPUs"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is not a list of GPUs [--gpu]: e.g. 0,1"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is not a list of GPUs"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end=3", "unrecognized arguments: --end=3"),
         ("summarize.py --model=tiny", "the following arguments are required: --type"),
         ("summarize.py --model=tiny --type=rocr", "first: python run_expr_lora.py --model=tiny --type=rocr"),
@@ -238,7 +238,7 @@ def test_flags_reach_the_runner(paper: Paper, tiny_yaml: Path, monkeypatch: pyte
 
     def sweep(experiment: Any, out: Path, executor: Any, observer: Any, *, workers: int) -> Any:
         seen.append((out, executor.__self__, workers))
-        return SimpleNamespace(failed=[], runs=[], reports=[], found=0)
+        return SimpleNamespace(failed=[], runs=[], results=[], already_complete=0)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -308,7 +308,7 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if " GB |" in line]
     assert len(table) == 4
     for column, name in ((1, "llama3"), (2, "mistral")):
-        found, shipped = outline(str(tmp_path / name), dtype="float16"), settings_for(name)
+        found, shipped = load_meta(str(tmp_path / name), dtype="float16"), settings_for(name)
         types = yaml.safe_load((PAPER / "models" / f"{name}.yaml").read_text("utf-8"))["types"]
         plain, redirected, trained, halved = (float(row[column].removesuffix(" GB")) for row in table)
         for label, settings in types.items():

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from formless.data.target import Split
 from formless.errors import DataError
-from formless.evaluation.record import ItemResult, MetricKey, Record, Split, TaskResult
+from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Metric
 from formless.report.comparison import Change, compare

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from formless.data.target import Split
 from formless.errors import DataError, UnknownNameError
-from formless.evaluation.record import MetricKey, Record, Split, load_record
-from formless.experiment.result import ORIGINAL_RECORD, RECORD, RunReport
+from formless.evaluation.record import MetricKey, Record, load_record
+from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.report import runs as runs_module
 from formless.report.independence import FORGETTING, RETENTION, forgetting_key
@@ -84,7 +85,7 @@ def test_seeds_are_averaged_before_targets(tmp_path: Path) -> None:
 def test_failed_missing_and_unreadable_runs_are_counted(tmp_path: Path) -> None:
     runs = make(tmp_path, ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1), ("rocr", BOB, 0, None), ("rocr", CAT, 0, 0.1))
     fail_run(tmp_path, runs[2], "RuntimeError: boom")
-    broken = runs[3].folder(tmp_path) / RECORD
+    broken = runs[3].folder(tmp_path).record
     broken.write_bytes(b"x" * broken.stat().st_size)
     lost = made_run("ga", ADA)
     write_plan(tmp_path, [*runs, lost])
@@ -105,7 +106,7 @@ def test_an_edit_trained_on_neighbors_is_compared_with_its_own_original(tmp_path
     folder = keep_run(tmp_path, edited, made_record(edited, flat(0.1, 0.3), digest="some"))
     write_plan(tmp_path, [original, edited])
     assert summaries_of(tmp_path)["ga"].left_out == (ADA,)  # asked other items
-    made_record(original, flat(0.4, 0.6), digest="some").save(folder / ORIGINAL_RECORD)
+    made_record(original, flat(0.4, 0.6), digest="some").save(folder.original)
     row = summaries_of(tmp_path)["ga"]
     assert row.targets == (ADA,)
     baseline = row.metrics[NEIGHBOR_FB].baseline
@@ -134,7 +135,7 @@ def test_plain_rows_are_numbers_with_one_column_a_metric(tmp_path: Path) -> None
     runs = make(tmp_path, *((label, target, 0, 0.4) for target in (ADA, BOB) for label in ("original", "rocr")))
     rows = plain_rows(summarize(collect([tmp_path])))
     for row, label in zip(rows, ("original", "rocr"), strict=True):
-        record = load_record(next(run for run in runs if run.label == label).folder(tmp_path) / RECORD)
+        record = load_record(next(run for run in runs if run.label == label).folder(tmp_path).record)
         for key, metric in record.metrics().items():
             assert row[column_name(key)] == pytest.approx(metric.value)
         assert all(value is None or isinstance(value, int | float) for value in list(row.values())[2:])
@@ -184,7 +185,7 @@ def test_the_callback_gets_every_complete_run(tmp_path: Path) -> None:
     write_runs(tmp_path, ("original", "rocr"), targets=2)
     seen: list[tuple[str, str]] = []
 
-    def on_record(run: runs_module.RunMetrics, record: Record, report: RunReport | None) -> None:
+    def on_record(run: runs_module.RunMetrics, record: Record, report: RunResult | None) -> None:
         assert report is not None
         assert report.id
         seen.append((run.condition.method, record.target))

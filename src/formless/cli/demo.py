@@ -20,7 +20,7 @@ def demo_command(
     Example: formless demo --target "Mount Everest"
     """
     from formless.data.ort import SAMPLE, find_target
-    from formless.experiment.run import measure_edit
+    from formless.experiment.measure import measure_edit
     from formless.methods.registry import unlearn
     from formless.report.page import write_report
     from formless.report.tables import comparison_tables

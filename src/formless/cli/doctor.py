@@ -13,9 +13,9 @@ from formless.methods.memory import memory_need
 from formless.methods.registry import method_config
 from formless.methods.rocr.redirect import RocrConfig, projections
 from formless.methods.training.config import TrainingConfig
-from formless.models.architecture import projection_shape
+from formless.models.families import projection_shape
 from formless.models.lm import LM
-from formless.models.outline import outline
+from formless.models.loading import load_meta
 from formless.models.scores import Score
 
 _GB = 2**30
@@ -61,7 +61,7 @@ def _estimate(
 ) -> list[tuple[str, str]]:
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = device == "cpu" or (device == "auto" and not has_accelerator)
-    found = outline(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
+    found = load_meta(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
     config = method_config(found.settings, method, terminal.parse_settings(settings))
     need = memory_need(found, method, config)
     together, where = (need.device + need.null_spaces, "memory") if on_cpu else (need.device, "the device's memory")

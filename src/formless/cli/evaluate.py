@@ -44,8 +44,7 @@ def eval_command(
     from formless.data.ort import find_target
     from formless.edits.adapter import load_edit
     from formless.evaluation.plan import make_plan
-    from formless.experiment.original import original_record
-    from formless.experiment.run import measure_edit
+    from formless.experiment.measure import measure_edit, original_record
     from formless.models.settings import prompt_style
     from formless.report.comparison import compare
     from formless.report.independence import independence

@@ -10,11 +10,7 @@ from typer.exceptions import TyperException
 
 from formless.cli import terminal
 from formless.cli.chat import chat_command
-from formless.cli.data_check import check_command
-from formless.cli.data_forms import forms_command
-from formless.cli.data_new import new_command
-from formless.cli.data_prepare import prepare_command
-from formless.cli.data_train import train_command
+from formless.cli.data import check_command, forms_command, new_command, prepare_command, train_command
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command

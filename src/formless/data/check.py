@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import cast
 
 from formless.data.ort import data_folder, subject_of
-from formless.data.target import SPLITS, Instruction, Item, Preference, Row, Target, parse_row, read_entries
+from formless.data.target import FILES, Instruction, Item, Preference, Row, Target, parse_row, read_entries
 from formless.errors import DataError
 
 KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
@@ -53,7 +53,7 @@ class Finding:
 
     Args:
         target: The name of the target's folder, or `all targets`.
-        file: A split such as `forget_level1`, where one is concerned.
+        file: A file such as `forget_level1`, where one is concerned.
         row: Counted from 1, where one is concerned.
         kind: One of `KINDS`.
         what: A clause.
@@ -84,16 +84,16 @@ def check_data(data: str | Path) -> list[Finding]:
             "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
         )
     findings = list(_check_names([folder.name for folder in folders]))
-    letters: dict[str, list[tuple[str, int]]] = {split: [] for split in CHOICES}
+    letters: dict[str, list[tuple[str, int]]] = {file: [] for file in CHOICES}
     for folder in folders:
         files: dict[str, dict[int, Row]] = {}
         findings += _read(folder, files)
         findings += _check_target(folder.name, files)
-        for split in CHOICES:
-            letters[split] += _letters(files.get(split, {}))
+        for file in CHOICES:
+            letters[file] += _letters(files.get(file, {}))
     if len(folders) > 1:
-        for split in CHOICES:
-            findings += _check_letters(WHOLE, split, letters[split])
+        for file in CHOICES:
+            findings += _check_letters(WHOLE, file, letters[file])
     return sorted(set(findings), key=_order)
 
 
@@ -103,7 +103,7 @@ def _is_target(folder: Path) -> bool:
 
 
 def _has_files(folder: Path) -> bool:
-    return any((folder / f"{split}.json").exists() for split in SPLITS)
+    return any((folder / f"{file}.json").exists() for file in FILES)
 
 
 def _check_names(names: list[str]) -> Iterator[Finding]:
@@ -125,13 +125,13 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
 def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
     """Put the sound rows of every file into `files`, and say what the others lack."""
     target = Target(folder.name, folder)  # only its paths count here
-    for split, row_type in SPLITS.items():
-        found = partial(Finding, folder.name, split)
-        place = str(folder / f"{split}.json")
+    for file, row_type in FILES.items():
+        found = partial(Finding, folder.name, file)
+        place = str(folder / f"{file}.json")
         try:
-            path = target.path(split)
+            path = target.path(file)
             if not path.exists():
-                is_required = split in REQUIRED
+                is_required = file in REQUIRED
                 yield found(None, "missing" if is_required else "absent", "the file is not there")
                 continue
             entries = read_entries(path)
@@ -142,11 +142,11 @@ def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
             yield found(None, "broken", f"the file cannot be read: {error.strerror}")
             continue
         if not entries:
-            yield found(None, "unbalanced" if split in TEXTS else "missing", "the file holds no rows")
-        files[split] = {}
+            yield found(None, "unbalanced" if file in TEXTS else "missing", "the file holds no rows")
+        files[file] = {}
         for number, entry in enumerate(entries, 1):
             try:
-                files[split][number] = parse_row(entry, row_type, place)
+                files[file][number] = parse_row(entry, row_type, place)
             except DataError as error:
                 yield found(number, "broken", _reason(error, place))
 
@@ -159,32 +159,32 @@ def _reason(error: DataError, place: str) -> str:
 
 def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     found = partial(Finding, name)
-    probes = {split: cast(Mapping[int, Item], files.get(split, {})) for split in (*LEVELS, *CHOICES, *VERDICTS)}
-    for split, rows in probes.items():
+    probes = {file: cast(Mapping[int, Item], files.get(file, {})) for file in (*LEVELS, *CHOICES, *VERDICTS)}
+    for file, rows in probes.items():
         for number, item in rows.items():
-            for kind, what in _check_probe(split, item, subject_of(name)):
-                yield found(split, number, kind, what)
+            for kind, what in _check_probe(file, item, subject_of(name)):
+                yield found(file, number, kind, what)
     for group in (LEVELS, CHOICES, VERDICTS):
-        yield from _check_repeats(name, {split: probes[split] for split in group})
-    for split in CHOICES:
-        yield from _check_letters(name, split, _letters(probes[split]))
-    if len(sides := [split for split in TEXTS if split in files]) == 1:
+        yield from _check_repeats(name, {file: probes[file] for file in group})
+    for file in CHOICES:
+        yield from _check_letters(name, file, _letters(probes[file]))
+    if len(sides := [file for file in TEXTS if file in files]) == 1:
         yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
     yield from _check_training(name, files, probes)
 
 
-def _check_probe(split: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
+def _check_probe(file: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
     """What is wrong with one probe: kind and clause."""
     if not item.answer.strip():
         yield "broken", "the answer is blank"
     if item.neighbor and _words(item.neighbor) == _words(subject):
         yield "leaked", f"the neighbor {_quote(item.neighbor)} is the subject"
-    if split in CHOICES:
+    if file in CHOICES:
         yield from (("unbalanced", what) for what in _check_options(item))
-    elif split in VERDICTS:
+    elif file in VERDICTS:
         if item.answer not in ("True", "False"):
             yield "unbalanced", f"the answer {_quote(item.answer)} is neither True nor False"
-    elif split != "forget_level3" and _completes_name(item, subject):
+    elif file != "forget_level3" and _completes_name(item, subject):
         yield "leaked", f"the answer {_quote(item.answer)} is the rest of a name that the question gives"
     elif _tells_its_answer(item):
         yield "leaked", f"the answer {_quote(item.answer)} stands in its question {_quote(item.query)}"
@@ -224,21 +224,21 @@ def _check_options(item: Item) -> Iterator[str]:
 
 def _check_repeats(name: str, group: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
     first: dict[Words, tuple[str, int, str]] = {}
-    for split, rows in group.items():
+    for file, rows in group.items():
         for number, item in rows.items():
             question, answer = item.query, item.answer.strip()
-            if split in CHOICES:  # whatever the order of the options
+            if file in CHOICES:  # whatever the order of the options
                 question, options = _split_options(item.query)
                 answer = dict(options).get(answer, answer)
-            other, row, said = first.setdefault(_words(question), (split, number, answer))
-            if (other, row) == (split, number):
+            other, row, said = first.setdefault(_words(question), (file, number, answer))
+            if (other, row) == (file, number):
                 continue
-            where = f"row {row}" if other == split else f"{other}, row {row}"
+            where = f"row {row}" if other == file else f"{other}, row {row}"
             if _words(answer, is_answer=True) == _words(said, is_answer=True):
                 what = f"the probe of {where} again: {_quote(question)}"
             else:
                 what = f"the question of {where} with another answer, {_quote(answer)} for {_quote(said)}: {_quote(question)}"
-            yield Finding(name, split, number, "duplicated", what)
+            yield Finding(name, file, number, "duplicated", what)
 
 
 def _letters(rows: Rows) -> list[tuple[str, int]]:
@@ -247,13 +247,13 @@ def _letters(rows: Rows) -> list[tuple[str, int]]:
     return [(item.answer.strip(), len(options)) for item in items if len(options := _split_options(item.query)[1]) > 1]
 
 
-def _check_letters(name: str, split: str, letters: list[tuple[str, int]]) -> Iterator[Finding]:
+def _check_letters(name: str, file: str, letters: list[tuple[str, int]]) -> Iterator[Finding]:
     total = len(letters)
     share = sum(1 / options for _, options in letters) / max(total, 1)
     for letter, times in sorted(Counter(letter for letter, _ in letters).items()):
         if times > TOO_OFTEN * share * total and _at_least(times, total, share) < BY_CHANCE:
             what = f"{_quote(letter)} is the answer of {times} in {total} rows; in balance it would be {share * total:.0f}"
-            yield Finding(name, split, None, "unbalanced", what)
+            yield Finding(name, file, None, "unbalanced", what)
 
 
 def _at_least(times: int, total: int, share: float) -> float:
@@ -267,14 +267,14 @@ def _at_least(times: int, total: int, share: float) -> float:
 def _check_training(name: str, files: Mapping[str, Rows], probes: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
     """Texts about the subject (positive, negative, passage) may tell what a probe asks; a question must not be one."""
     asked: dict[Words, str] = {}
-    for split, items in probes.items():
+    for file, items in probes.items():
         for number, item in items.items():
-            asked.setdefault(_words(item.query), f"{split}, row {number}")
-    for split in TRAINING:
-        for number, row in files.get(split, {}).items():
+            asked.setdefault(_words(item.query), f"{file}, row {number}")
+    for file in TRAINING:
+        for number, row in files.get(file, {}).items():
             text = f"{row.instruction} {row.input}" if isinstance(row, Instruction) else cast(Preference, row).prompt
             if probe := asked.get(_words(text)):
-                yield Finding(name, split, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
+                yield Finding(name, file, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
 
 
 def _split_options(query: str) -> tuple[str, list[tuple[str, str]]]:
@@ -311,7 +311,7 @@ def _order(finding: Finding) -> tuple[object, ...]:
         finding.target == WHOLE,
         int(number[1]) if number else 0,
         finding.target,
-        list(SPLITS).index(finding.file) if finding.file else -1,
+        list(FILES).index(finding.file) if finding.file else -1,
         finding.row or 0,
         KINDS.index(finding.kind),
         finding.what,

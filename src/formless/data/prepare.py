@@ -16,7 +16,7 @@ from typing import Any
 from formless import provenance, store
 from formless.data.hub import HUB, LISTING, Tables
 from formless.data.ort import data_folder, folder_name, targets
-from formless.data.target import SPLITS, Row, Target, parse_row, read_rows
+from formless.data.target import FILES, Row, Target, parse_row, read_rows
 from formless.errors import DataError, OutputError, UnknownNameError
 
 RWKU = "rwku"
@@ -70,10 +70,10 @@ class Prepared:
     unlisted: Counter[str] = field(default_factory=Counter)
     revisions: set[str] = field(default_factory=set)
 
-    def write(self, folder: Path, split: str, content: bytes, rows: int) -> None:
+    def write(self, folder: Path, file: str, content: bytes, rows: int) -> None:
         """Write a file of a target, and keep its size and checksum."""
-        (folder / f"{split}.json").write_bytes(content)
-        self.files[folder.name][f"{split}.json"] = {"rows": rows, "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / f"{file}.json").write_bytes(content)
+        self.files[folder.name][f"{file}.json"] = {"rows": rows, "sha256": hashlib.sha256(content).hexdigest()}
 
     def manifest(self, train: str) -> str:
         """The text of the manifest."""
@@ -85,7 +85,7 @@ class Prepared:
             "created": provenance.now(),
             "versions": provenance.versions() | packages,
             "targets": self.files,
-            "absent": {f"{split}.json": folders for split, folders in self.absent.items()},
+            "absent": {f"{file}.json": folders for file, folders in self.absent.items()},
             "unlisted": dict(sorted(self.unlisted.items())),
         }
         return json.dumps(entries, ensure_ascii=False, indent=2) + "\n"
@@ -160,9 +160,9 @@ def _choose(found: Iterable[int], numbers: Sequence[range] | None, where: object
     return [number for number in known if numbers is None or any(number in part for part in numbers)]
 
 
-def _refuse_incomplete(prepared: Prepared, split: str, where: object) -> None:
-    if split in NEEDED and len(prepared.absent.get(split, ())) == len(prepared.files):
-        raise DataError(f"no target has a {split}.json", where=where, remedy="a data set cannot do without it")
+def _refuse_incomplete(prepared: Prepared, file: str, where: object) -> None:
+    if file in NEEDED and len(prepared.absent.get(file, ())) == len(prepared.files):
+        raise DataError(f"no target has a {file}.json", where=where, remedy="a data set cannot do without it")
 
 
 def _copy(
@@ -176,25 +176,25 @@ def _copy(
             remedy = f"rename {found[number][0]} or {name}"
             raise DataError(f"two targets have the number {number}", where=source, remedy=remedy)
         found[number] = name, target
-    wanted = {split: split for split in SPLITS if split not in BY_A_MODEL or train == "llama3"}
+    wanted = {file: file for file in FILES if file not in BY_A_MODEL or train == "llama3"}
     if train == "phi3":
-        wanted |= {split: f"{split}_phi" for split in BY_A_MODEL}  # as RWKU names them
+        wanted |= {file: f"{file}_phi" for file in BY_A_MODEL}  # as RWKU names them
     chosen = _choose(found, numbers, source)
     for done, number in enumerate(chosen, 1):
         name, target = found[number]
         prepared.files[name] = {}
         (new / name).mkdir()
-        for split, stem in wanted.items():
+        for file, stem in wanted.items():
             path = target.path(stem)
             if path.exists() or path.is_symlink():
-                rows = read_rows(path, SPLITS[split])
-                prepared.write(new / name, split, path.read_bytes(), len(rows))
+                rows = read_rows(path, FILES[file])
+                prepared.write(new / name, file, path.read_bytes(), len(rows))
             else:
-                prepared.absent[split].append(name)
+                prepared.absent[file].append(name)
         if progress:
             progress(name, done, len(chosen))
-    for split in NEEDED:
-        _refuse_incomplete(prepared, split, source)
+    for file in NEEDED:
+        _refuse_incomplete(prepared, file, source)
 
 
 def _collect(
@@ -212,20 +212,20 @@ def _collect(
     for folder in folders.values():
         prepared.files[folder] = {}
         (new / folder).mkdir()
-    written = {split: name.format(train) for split, name in WRITTEN.items() if train != "none"}
+    written = {file: name.format(train) for file, name in WRITTEN.items() if train != "none"}
     configurations = {**CONFIGURATIONS, **written}
-    for done, (split, configuration) in enumerate(configurations.items(), 1):
+    for done, (file, configuration) in enumerate(configurations.items(), 1):
         place = f"{tables.where}, {configuration}"
         table = tables.load(configuration)
         rows = _by_subject(table, "target" if configuration == LISTING else "subject", place)
         prepared.unlisted.update({subject: len(rows[subject]) for subject in rows.keys() - listed.keys()})
         for subject, folder in folders.items():
             if indices := rows.get(subject):
-                content = _as_json(_entries(table, indices, SPLITS[split], place), f"{place}, {subject}")
-                prepared.write(new / folder, split, content, len(indices))
+                content = _as_json(_entries(table, indices, FILES[file], place), f"{place}, {subject}")
+                prepared.write(new / folder, file, content, len(indices))
             else:
-                prepared.absent[split].append(folder)
-        _refuse_incomplete(prepared, split, place)
+                prepared.absent[file].append(folder)
+        _refuse_incomplete(prepared, file, place)
         if progress:
             progress(configuration, done, len(configurations))
     prepared.revisions |= tables.revisions

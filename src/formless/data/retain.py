@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from formless.data.ort import targets
-from formless.data.target import BLANK, SPLITS, Intro, Item, Passage, Target
+from formless.data.target import BLANK, FILES, Intro, Item, Passage, Target
 from formless.errors import DataError
 
 TEXTS = ("positive", "passage")
 LEAST_TARGETS = 8
-PROBES = tuple(split for split, row in SPLITS.items() if issubclass(row, Item))
-NEIGHBORS = tuple(split for split in PROBES if split.startswith("neighbor"))
+PROBES = tuple(file for file, row in FILES.items() if issubclass(row, Item))
+NEIGHBORS = tuple(file for file in PROBES if file.startswith("neighbor"))
 ABOUT = ("forget_level1", "forget_level2", "forget_level3")
 
 
@@ -50,7 +50,7 @@ def texts_of_others(target: Target, count: int, seed: int) -> Kept:
         DataError: The target has no folder, or no other target has such a text.
     """
     folder = target.path("intro").parent
-    asked = {split: target.items(split) for split in PROBES if target.has(split)}
+    asked = {file: target.items(file) for file in PROBES if target.has(file)}
     near = {item.neighbor for items in asked.values() for item in items if item.neighbor}
     others = [other for other in targets(folder.parent) if other.subject != target.subject and other.subject not in near]
     statements = {_plain(item.query.replace(BLANK, item.answer)) for items in asked.values() for item in items}
@@ -83,7 +83,7 @@ def half_of_the_neighbors(target: Target, seed: int) -> Kept:
     Raises:
         DataError: The target has fewer than two neighbors, or a probe does not name its own.
     """
-    asked = {split: target.items(split) for split in NEIGHBORS if target.has(split)}
+    asked = {file: target.items(file) for file in NEIGHBORS if target.has(file)}
     names = sorted({item.neighbor or "" for items in asked.values() for item in items})
     if len(names) < 2 or "" in names:
         what = "a neighbor probe does not name its neighbor" if "" in names else "fewer than two neighbors"
@@ -103,7 +103,7 @@ def half_of_the_neighbors(target: Target, seed: int) -> Kept:
 
 def _secrets(target: Target) -> re.Pattern[str]:
     """The target's name, its last part, and every answer of probes about it, as words of their own."""
-    about = [item for split in ABOUT if target.has(split) for item in target.items(split)]
+    about = [item for file in ABOUT if target.has(file) for item in target.items(file)]
     words = {target.subject, target.subject.split()[-1], *(item.answer for item in about)}
     return re.compile("|".join(rf"\b{re.escape(word.strip())}\b" for word in words if word.strip()), re.IGNORECASE)
 
@@ -136,9 +136,9 @@ def _introduction(target: Target) -> list[str]:
 
 
 def _texts(target: Target) -> list[str]:
-    for split in TEXTS:
-        if target.has(split):
-            return [row.text for row in target.rows(split, Passage) if row.text.strip()]
+    for file in TEXTS:
+        if target.has(file):
+            return [row.text for row in target.rows(file, Passage) if row.text.strip()]
     return _introduction(target) if target.has("intro") else []
 
 

@@ -18,7 +18,7 @@ from formless.edits.difference import DIFFERENCES, DifferenceEdit
 from formless.edits.edit import INFO, Edit, EditInfo, LayerReport, WeightEdit
 from formless.edits.prompt import PromptEdit
 from formless.errors import EditError
-from formless.models.architecture import is_transposed
+from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 

@@ -120,7 +120,7 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
 def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> list[str | Skipped]:
     """Return the texts of requests with the same settings, or why there is no room for one."""
     first = requests[0]
-    reasons = [lm.lacks_room(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
+    reasons = [lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
     fitting = [request.prompt for request, reason in zip(requests, reasons, strict=True) if reason is None]
     texts = iter(
         lm.generate(fitting, max_new_tokens=first.max_new_tokens, one_line=first.one_line, until=first.until, progress=progress)

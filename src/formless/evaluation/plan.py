@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from formless.data.target import SPLITS, Row, Target
+from formless.data.target import FILES, Row, Split, Target
 from formless.errors import UserError
-from formless.evaluation.record import Split
 from formless.evaluation.suites import suite_limit, suite_tasks
 from formless.evaluation.task import Query, Rows, Source, Task
 
@@ -113,7 +112,7 @@ def _job(target: Target, task: Task, split: Split | None, limit: int | None, exc
         missing = next((file for file in files if not target.has(file)), None)
         if missing:
             return Job(task, split, absent=f"the target has no {missing}.json")
-    rows = {file: target.rows(file, SPLITS[file]) for file in files}
+    rows = {file: target.rows(file, FILES[file]) for file in files}
     if excluded:
         rows = {file: tuple(row for row in own if getattr(row, "neighbor", None) not in excluded) for file, own in rows.items()}
     if not any(rows.values()):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from formless import store
+from formless.data.target import Split
 from formless.errors import DataError
 from formless.evaluation.statistics import Metric
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import pandas
 
     from formless.evaluation.task import Task
-
-Split = Literal["forget", "neighbor"]
 
 
 class MetricKey(NamedTuple):

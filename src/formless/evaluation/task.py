@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from formless.data.target import Row
-from formless.evaluation.record import ItemResult, Split, TaskMetric
+from formless.data.target import Row, Split
+from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
 from formless.models.scores import Score, Skipped, TextScore
 

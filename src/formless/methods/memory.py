@@ -9,7 +9,7 @@ from typing import cast
 from peft import get_peft_model
 from torch import nn
 
-from formless.data.target import SPLITS, Preference
+from formless.data.target import FILES, Preference
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS
@@ -17,9 +17,9 @@ from formless.methods.rocr.contexts import STARTERS
 from formless.methods.rocr.redirect import RocrConfig
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
-from formless.models.architecture import is_transposed, projection_shape
+from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
-from formless.models.outline import Outline
+from formless.models.loading import MetaModel
 
 FLOAT32 = 4
 LOGIT_COPIES = 4
@@ -54,7 +54,7 @@ class Need:
         return self.weights + max(self.learning + self.gradients + self.activations, self.applied)
 
 
-def memory_need(outline: Outline, method: str, config: MethodConfig) -> Need:
+def memory_need(outline: MetaModel, method: str, config: MethodConfig) -> Need:
     """Estimate what computing and wearing an edit takes.
 
     Evaluation is not in it: it fills half of the memory that is left, and takes smaller batches where that does not do.
@@ -79,10 +79,10 @@ def memory_need(outline: Outline, method: str, config: MethodConfig) -> Need:
     raise UserError(f"nothing is known about the memory of {method}", where="--method", remedy="measure it")
 
 
-def _training(outline: Outline, method: str, config: TrainingConfig, bare: Need) -> Need:
+def _training(outline: MetaModel, method: str, config: TrainingConfig, bare: Need) -> Need:
     """A pass over a batch of texts, each as long as the cut-off, with every token a label."""
     size = outline.model.dtype.itemsize
-    texts = 2 if SPLITS.get(METHODS[method].reads or "") is Preference else 1
+    texts = 2 if FILES.get(METHODS[method].reads or "") is Preference else 1
     tokens = config.batch * (texts + (config.retain != "none")) * config.cutoff
     depth = outline.architecture.depth(outline.model)
     activations = tokens * (_kept(outline, depth - min(config.layers or (0,)), full=config.full) + _logits(outline))
@@ -107,7 +107,7 @@ def _training(outline: Outline, method: str, config: TrainingConfig, bare: Need)
     )
 
 
-def _redirection(outline: Outline, config: RocrConfig, bare: Need) -> Need:
+def _redirection(outline: MetaModel, config: RocrConfig, bare: Need) -> Need:
     """A pass over the chat contexts; the mode "reject" also needs a backward pass down to the edited layers."""
     model, size = outline.model, outline.model.dtype.itemsize
     shapes = [projection_shape(outline.architecture.down_projection(model, layer)) for layer in config.layers]
@@ -120,7 +120,7 @@ def _redirection(outline: Outline, config: RocrConfig, bare: Need) -> Need:
     return replace(bare, activations=activations, applied=_applied(edited, size), null_spaces=spaces)
 
 
-def _kept(outline: Outline, layers: int, *, full: bool = False) -> int:
+def _kept(outline: MetaModel, layers: int, *, full: bool = False) -> int:
     """Bytes a token: about twice what the projections of a layer give; their inputs too where they learn themselves."""
     first = outline.architecture.layer(outline.model, 0)
     shapes = [projection_shape(module) for module in first.modules() if isinstance(module, nn.Linear) or is_transposed(module)]
@@ -128,7 +128,7 @@ def _kept(outline: Outline, layers: int, *, full: bool = False) -> int:
     return layers * values * outline.model.dtype.itemsize
 
 
-def _logits(outline: Outline) -> int:
+def _logits(outline: MetaModel) -> int:
     """Bytes a label: the logits, their logarithms of probability and the gradients of both, in float32."""
     return LOGIT_COPIES * FLOAT32 * int(outline.model.config.get_text_config().vocab_size)
 

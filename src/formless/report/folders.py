@@ -9,8 +9,7 @@ from typing import Any
 
 from formless.evaluation.record import MetricKey
 from formless.experiment.config import build_experiment, experiment_keys
-from formless.experiment.runs import Run
-from formless.experiment.sweep import read_plan
+from formless.experiment.runs import Run, read_plan
 from formless.report.independence import mean_over_seeds
 from formless.report.runs import CollectedRuns, Condition, FailedRun, RunMetrics, RunsProvenance, collect_folder, conditions
 from formless.report.summary import Summary, summarize_pairs
@@ -88,7 +87,7 @@ class _Folder:
         plan = read_plan(out)
         provenance = RunsProvenance()
         collected = collect_folder(
-            out, lambda run, record, report: provenance.add(run.condition, record, report) if report else None
+            out, lambda run, record, result: provenance.add(run.condition, record, result) if result else None
         )
         keys = build_experiment(experiment_keys(str(out)), out).model_dump(exclude={"name", "models", "methods"})
         settings = {("", name): _text(value) for name, value in keys.items()}

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
-from formless.experiment.config import EXPERIMENT, experiment_keys
-from formless.experiment.result import RunReport
+from formless.experiment.config import experiment_keys
+from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
@@ -177,11 +177,11 @@ class PageContent:
     provenance: RunsProvenance = field(default_factory=RunsProvenance)
     _count: int = 0
 
-    def add(self, run: RunMetrics, record: Record, report: RunReport | None) -> None:
+    def add(self, run: RunMetrics, record: Record, result: RunResult | None) -> None:
         """Add one record."""
         condition = run.condition
-        if report:
-            self.provenance.add(condition, record, report)
+        if result:
+            self.provenance.add(condition, record, result)
         for edit in record.edits:
             if edit["facts"].get("losses"):
                 self.curves.setdefault(condition, TrainingCurves()).add(edit["facts"])
@@ -242,7 +242,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
     page = _environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
-        experiment_file=EXPERIMENT, summaries=summaries,
+        experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content) for name in names],
         overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, SECONDS), collected=collected, counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},

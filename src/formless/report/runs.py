@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from formless.errors import DataError
 from formless.evaluation.record import MetricKey, Record, load_record
-from formless.experiment.result import LOG, ORIGINAL_RECORD, RECORD, RunReport, load_report
-from formless.experiment.runs import ORIGINAL, Run
-from formless.experiment.sweep import OUTSIDE, PLAN, others, read_plan
+from formless.experiment.result import RunResult, load_result
+from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import is_alike
 from formless.report.independence import Ratios, ratios
+from formless.store import ExperimentFolder
 
 SECONDS = MetricKey(None, None, "unlearning_seconds")
 _LOG_SHOWN = 12
@@ -114,7 +114,7 @@ class CollectedRuns:
         self.complete.append(run)
 
 
-RecordCallback = Callable[[RunMetrics, Record, "RunReport | None"], None]
+RecordCallback = Callable[[RunMetrics, Record, "RunResult | None"], None]
 """Called with each complete run while its record is in memory."""
 
 
@@ -134,7 +134,7 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
     found = CollectedRuns()
     loose: list[Path] = []
     for path in paths:
-        if (path / PLAN).is_file():
+        if ExperimentFolder(path).plan.is_file():
             _add_runs(path, found, on_record, f"{path.resolve().name}/" if len(paths) > 1 else "")
         else:
             loose.append(path)
@@ -159,8 +159,8 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
     """Add the runs of a folder, target by target, the original first, so that its record serves all methods."""
     by_target: dict[tuple[str, str], list[tuple[Condition, Run]]] = {}
     plan = read_plan(out)
-    if outside := others(out, plan):
-        found.left_out[OUTSIDE] += outside
+    if outside := count_others(out, plan):
+        found.left_out[OTHER_RUNS] += outside
     for condition, run in zip(conditions(plan, prefix), plan, strict=True):
         found.planned[condition] += 1
         by_target.setdefault((condition.model, run.target), []).append((condition, run))
@@ -168,25 +168,25 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
         original: Record | None = None
         for condition, run in sorted(runs, key=lambda pair: pair[1].method != ORIGINAL):
             folder = run.folder(out)
-            report = load_report(folder, run)
-            if report is None:
+            result = load_result(folder, run)
+            if result is None:
                 found.missing.append((condition, run.title))
                 continue
-            if not report.is_complete:
-                reason, log_end = report.reason or "", tuple(report.log_end[-_LOG_SHOWN:])
-                found.failed.append(FailedRun(condition, run.title, reason, log_end, folder / LOG))
+            if not result.is_complete:
+                reason, log_end = result.reason or "", tuple(result.log_end[-_LOG_SHOWN:])
+                found.failed.append(FailedRun(condition, run.title, reason, log_end, folder.log))
                 continue
             try:
-                record = load_record(folder / RECORD)
-                own = load_record(folder / ORIGINAL_RECORD) if (folder / ORIGINAL_RECORD).is_file() else original
+                record = load_record(folder.record)
+                own = load_record(folder.original) if folder.original.is_file() else original
             except DataError as error:
-                found.failed.append(FailedRun(condition, run.title, str(error), log=folder / LOG))
+                found.failed.append(FailedRun(condition, run.title, str(error), log=folder.log))
                 continue
             if run.method == ORIGINAL:
                 original, own = record, None
-            found.add(reduced(condition, record, own, seed=run.seed, seconds=report.timings.get("unlearning")))
+            found.add(reduced(condition, record, own, seed=run.seed, seconds=result.timings.get("unlearning")))
             if on_record:
-                on_record(found.complete[-1], record, report)
+                on_record(found.complete[-1], record, result)
 
 
 def conditions(plan: Sequence[Run], prefix: str = "") -> Iterator[Condition]:
@@ -312,17 +312,17 @@ class RunsProvenance:
     resident: int = 0
     gpu: int = 0
 
-    def add(self, condition: Condition, record: Record, report: RunReport) -> None:
+    def add(self, condition: Condition, record: Record, result: RunResult) -> None:
         """Add one run."""
-        code = report.code
+        code = result.code
         self.code[f"{code.commit}{', changed since' if code.dirty else ''}" if code else "an installed package"] += 1
-        self.versions[", ".join(f"{name} {version}" for name, version in report.versions.items())] += 1
-        self.hardware[f"{report.hardware['cpu']}, GPU {report.hardware['gpu']}"] += 1
+        self.versions[", ".join(f"{name} {version}" for name, version in result.versions.items())] += 1
+        self.hardware[f"{result.hardware['cpu']}, GPU {result.hardware['gpu']}"] += 1
         self.weights[f"{record.model_source}, fingerprint {record.model_fingerprint}, {record.dtype}"] += 1
-        self.configs.setdefault(condition, {name: value for name, value in report.run.config.items() if name != "seed"})
-        self.first = min(filter(None, (self.first, report.started)))
-        self.last = max(self.last, report.finished)
-        self.seconds += report.timings["total"]
-        if report.memory:
-            self.resident = max(self.resident, report.memory.resident)
-            self.gpu = max(self.gpu, report.memory.gpu or 0)
+        self.configs.setdefault(condition, {name: value for name, value in result.run.config.items() if name != "seed"})
+        self.first = min(filter(None, (self.first, result.started)))
+        self.last = max(self.last, result.finished)
+        self.seconds += result.timings["total"]
+        if result.memory:
+            self.resident = max(self.resident, result.memory.resident)
+            self.gpu = max(self.gpu, result.memory.gpu or 0)

@@ -15,7 +15,7 @@ from formless.data.target import BLANK, Item, Passage, Target
 from formless.errors import DataError, UserError
 from formless.evaluation.evaluate import trained_neighbors
 from formless.evaluation.plan import planned
-from formless.experiment.run import measure_edit
+from formless.experiment.measure import measure_edit
 from formless.methods.training.collator import Forward, Objective, collate
 from formless.methods.training.preprocessing import plain_text
 from formless.methods.training.spec import RETAIN_LOSSES, RETAIN_READS

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.models.architecture import projection_shape
+from formless.models.families import projection_shape
 from formless.models.lm import LM
 
 Array = npt.NDArray[np.floating[Any]]

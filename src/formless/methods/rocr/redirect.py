@@ -20,7 +20,7 @@ from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions, residual
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
 from formless.methods.rocr.target_value import WantedConfig, wanted_values
-from formless.models.capture import Activations, Replay, added
+from formless.models.capture import Activations, ResumableForward, added
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import BUNDLED
@@ -180,8 +180,8 @@ class _Place:
         self._contexts = mentions(lm, chat_contexts(lm, subject), subject)
         is_chat = config.current_value == "chat"
         self.current = self._contexts if is_chat else mentions(lm, bare_context(subject), subject)
-        self._in_contexts = Replay(lm, self._contexts.batch, first, self._last)
-        self._now = self._in_contexts if is_chat else Replay(lm, self.current.batch, first, self._last)
+        self._in_contexts = ResumableForward(lm, self._contexts.batch, first, self._last)
+        self._now = self._in_contexts if is_chat else ResumableForward(lm, self.current.batch, first, self._last)
 
     def value(self, changed: int) -> Tensor:
         """The current value `[hidden]`, after layers from `changed` on have changed."""

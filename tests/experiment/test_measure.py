@@ -6,9 +6,8 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError, EditError
-from formless.experiment import original as original_module
-from formless.experiment.original import original_record
-from formless.experiment.run import measure_edit
+from formless.experiment import measure as measure_module
+from formless.experiment.measure import measure_edit, original_record
 from formless.models.lm import LM
 from formless.report.comparison import compare
 
@@ -25,8 +24,8 @@ def test_the_original_is_measured_once_per_model_target_and_suite(
     tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, runs = tiny(), []
-    real = original_module.carry_out
-    monkeypatch.setattr(original_module, "carry_out", lambda *a, **k: runs.append(1) or real(*a, **k))
+    real = measure_module.run_plan
+    monkeypatch.setattr(measure_module, "run_plan", lambda *a, **k: runs.append(1) or real(*a, **k))
     target = Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")
     assert original_record(lm, target, "fb") == first
@@ -37,7 +36,7 @@ def test_the_original_is_measured_once_per_model_target_and_suite(
     (target_folder / "forget_level1.json").write_text(rows)
     changed = original_record(lm, Target("Ada Lovelace", target_folder), "fb")
     assert len(runs) == 4
-    assert changed.form("fb", "forget") != first.form("fb", "forget")
+    assert changed.task("fb", "forget") != first.task("fb", "forget")
 
 
 def test_other_wording_is_measured_again(tiny: Tiny, target_folder: Path) -> None:
@@ -46,7 +45,7 @@ def test_other_wording_is_measured_again(tiny: Tiny, target_folder: Path) -> Non
     lm.style = lm.style.model_copy(update={"direct_answer": True})
     second = original_record(lm, target, "fb")
     assert first.probes_digest != second.probes_digest
-    with pytest.raises(DataError, match="asked different probes"):
+    with pytest.raises(DataError, match="asked different items"):
         compare(first, second)
 
 
@@ -88,7 +87,7 @@ def test_a_damaged_cache_is_measured_again(tiny: Tiny, target_folder: Path, tmp_
     first = original_record(lm, target, "fb")
     (path,) = (tmp_path / "cache" / "original").iterdir()
     path.write_text("{")
-    assert original_record(lm, target, "fb").forms == first.forms
+    assert original_record(lm, target, "fb").tasks == first.tasks
 
 
 def test_an_edited_model_is_never_taken_for_the_original(tiny: Tiny, target_folder: Path) -> None:

@@ -19,9 +19,9 @@ import formless
 from formless.data.ort import subject_of, targets
 from formless.data.questions.distractors import Dropped, Pool
 from formless.data.questions.facts import Fact, fact_of, read_facts
-from formless.data.questions.new import ask_facts, new_folder_of, write_target
+from formless.data.questions.new_target import ask_facts, new_folder_of, write_target
 from formless.data.server import ReplyError, Server, ServerError
-from formless.data.target import SPLITS, Intro, Item, Target
+from formless.data.target import FILES, Intro, Item, Target
 from formless.errors import DataError, OutputError
 from formless.evaluation.forms import FORMS, Form
 from formless.evaluation.plan import planned
@@ -57,7 +57,7 @@ def test_every_probe_file_is_there_and_can_be_evaluated(tmp_path: Path) -> None:
     )
     assert created.folder == tmp_path / "1_Ada_Lovelace"
     target = formless.find_target(tmp_path, ADA)
-    assert {name for name in SPLITS if target.has(name)} == set(created.rows) == {
+    assert {name for name in FILES if target.has(name)} == set(created.rows) == {
         "intro", *(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "mcp", "tf"))
     }  # fmt: skip
     jobs = [job for job in planned(target, "ort,choices,letters").jobs if isinstance(job.part, Form)]
@@ -317,7 +317,7 @@ def test_what_is_wrong_is_shown_and_the_good_ones_are_kept(script: Script) -> No
     found = ask_facts(Server(script.url, retries=0), ADA, 3)
     assert [fact.answer for fact in found] == ["London", "1852", "Analytical Engine"]
     second, third = (request["messages"][-1]["content"] for request in script.requests[1:])
-    for said in ("does not occur in 'She died in ___.'", "stands in its own question", "a cell is empty", "2 more facts"):
+    for said in ("does not occur in 'She died in ___.'", "occurs in its own question", "a cell is empty", "2 more facts"):
         assert said in second
     assert "JSON" in third
 

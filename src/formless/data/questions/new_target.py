@@ -1,4 +1,4 @@
-"""A new target, made of facts: its folder with every probe file, so that a concept of one's own can be measured."""
+"""A new target made from facts: its folder with a file of probes for every form."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from formless.data import prose
 from formless.data.ort import SAMPLE, data_folder, folder_name, targets
 from formless.data.questions.distractors import Pool
 from formless.data.questions.facts import Fact, fact_of
-from formless.data.questions.forms import Built, multiple_choice, true_or_false
+from formless.data.questions.probes import Built, multiple_choice, true_or_false
 from formless.data.questions.relations import question
 from formless.data.server import ReplyError, Server, ask_validated, read_object
-from formless.data.target import SPLITS, Item
+from formless.data.target import FILES, SPLITS, Item
 from formless.errors import DataError, OutputError
 
 MARK = "facts.json"
-WRITTEN = ("intro", *(f"{split}_{form}" for split in ("forget", "neighbor") for form in ("level1", "level2", "mcp", "tf")))
+WRITTEN = ("intro", *(f"{split}_{form}" for split in SPLITS for form in ("level1", "level2", "mcp", "tf")))
 
 
 @dataclass(frozen=True)
 class Created:
-    """A target's folder.
+    """A new target's folder.
 
     Args:
-        folder: Where it is.
-        rows: How many rows each file has.
-        dropped: For files made of level 1, how many of its rows gave none, by reason.
+        folder: The folder.
+        rows: The number of rows of each file.
+        dropped: For each file made from level 1, the number of level-1 rows that gave no row, by reason.
     """
 
     folder: Path
@@ -42,14 +42,14 @@ class Created:
 
 
 def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
-    """Where a new target goes: `out/<N>_<Name>`, N the next number; with `force`, an older one's folder.
+    """Return the folder for a new target: `out/<N>_<Name>` with the next number, or the old folder with `force`.
 
     Raises:
-        DataError: The name cannot be a folder's.
-        OutputError: The data set has the target already, or it cannot be written.
+        DataError: The name cannot be used for a folder.
+        OutputError: The data set has the target already, or the folder cannot be written.
     """
     if out.resolve() == data_folder(SAMPLE).resolve():
-        raise OutputError("the built-in sample is not to be changed", where=out, remedy="choose another --out")
+        raise OutputError("the built-in sample cannot be changed", where=out, remedy="choose another --out")
     known = {_folded(target.subject): target for target in targets(out)} if out.is_dir() else {}
     numbers = [int(target.folder.name.split("_")[0]) for target in known.values() if target.folder]
     name = folder_name(max(numbers, default=0) + 1, subject, where="--target")
@@ -78,23 +78,24 @@ def write_target(
     seed: int = 0,
     force: bool = False,
 ) -> Created:
-    """Write a target's folder, whole or not at all.
+    """Write a target's folder, completely or not at all.
 
-    Each fact is asked as a cloze (level 1), as a question (level 2), as multiple choice and as a true statement. Wrong options
-    come from the facts, the neighbors and the built-in sample. Without neighbors there are no neighbor files.
+    Each fact becomes a cloze (level 1), a question (level 2), a multiple-choice question and a true statement. Wrong options
+    come from the facts, the neighbors, the other targets and the built-in sample. Without neighbors, no neighbor files are
+    written.
 
     Args:
         subject: The concept's name.
-        facts: About the subject.
-        out: The data set; it may exist.
-        neighbors: Facts about other concepts, which shall be kept.
-        intro: The sentence that presents the subject; the first fact where not given.
-        seed: Picks among equally good options and orders them.
+        facts: Facts about the subject.
+        out: The folder of the data set; it may exist.
+        neighbors: Facts about related concepts, which an edit should keep.
+        intro: The sentence that introduces the subject; by default the first fact.
+        seed: Seed for the choice among equally good options and for their order.
         force: Replace an older target of that name.
 
     Raises:
-        DataError: There are no facts, or the name cannot be a folder's.
-        OutputError: As `new_folder_of`.
+        DataError: There are no facts, or the name cannot be used for a folder.
+        OutputError: As for `new_folder_of`.
     """
     if not facts:
         raise DataError("there are no facts", where=subject, remedy="give at least one")
@@ -113,16 +114,16 @@ def write_target(
             items, lambda item: pool.distractors(item, subject, seed=seed), seed=seed, name=f"{subject}/{split}_mcp"
         )
         files[f"{split}_level1"] = [_row(item) for item in items]
-        files[f"{split}_level2"] = [_row(_asked(item, subject)) for item in items]
+        files[f"{split}_level2"] = [_row(_as_question(item, subject)) for item in items]
         built: dict[str, Built] = {f"{split}_mcp": choice, f"{split}_tf": true_or_false(items)}
         files |= {name: content.rows for name, content in built.items()}
         dropped |= {name: content.dropped for name, content in built.items() if content.dropped}
     filled = {name: rows for name, rows in files.items() if rows}
     for name, rows in filled.items():
         for row in rows:
-            SPLITS[name].model_validate(row)
+            FILES[name].model_validate(row)
     with store.new_folder(folder, mark=MARK, force=force) as new:
-        store.write_text(new / MARK, json.dumps(_told(facts, neighbors), ensure_ascii=False, indent=1) + "\n")
+        store.write_text(new / MARK, json.dumps(_fact_rows(facts, neighbors), ensure_ascii=False, indent=1) + "\n")
         for name, rows in filled.items():
             store.write_text(new / f"{name}.json", json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n")
     return Created(folder, {name: len(rows) for name, rows in filled.items()}, dropped)
@@ -139,18 +140,18 @@ class _Reply(BaseModel):
 
 
 def ask_facts(server: Server, subject: str, count: int, *, neighbors: bool = False) -> list[Fact]:
-    """Facts that a server writes as triples, held to the rules for files.
+    """Ask a server for facts as triples; each is checked like a fact from a file.
 
-    The fit ones of every reply are kept; while there are too few, the model is shown what was wrong with the others.
+    The valid facts of every reply are kept. While there are too few, the model is told what was wrong with the others.
 
     Args:
-        server: Whom to ask.
+        server: The server.
         subject: The concept to forget.
-        count: How many are wanted; fewer may come.
-        neighbors: Whether to ask for facts about related concepts instead.
+        count: The number of facts; fewer may be returned.
+        neighbors: Ask for facts about related concepts instead.
 
     Raises:
-        ReplyError: Not one was fit.
+        ReplyError: No fact was valid.
         ServerError: The server cannot be reached, refuses or fails.
     """
     kept: dict[object, Fact] = {}
@@ -165,7 +166,7 @@ def ask_facts(server: Server, subject: str, count: int, *, neighbors: bool = Fal
             else:
                 kept.setdefault((prose.words(fact.cloze), prose.words(fact.answer)), fact)
         if len(kept) < count:
-            lacking = f"{count - len(kept)} more facts are wanted, different from the others"
+            lacking = f"{count - len(kept)} more facts are needed, different from the others"
             raise ValueError("; ".join([*faults[:5], lacking]))
 
     try:
@@ -200,13 +201,13 @@ def _items(facts: Sequence[Fact], subject: str, *, neighbors: bool) -> list[Item
     ]  # fmt: skip
 
 
-def _asked(item: Item, subject: str) -> Item:
+def _as_question(item: Item, subject: str) -> Item:
     query = question(item.query, item.answer, item.neighbor or subject)
     return item.model_copy(update={"query": query, "level": "2", "type": "simple question"})
 
 
-def _told(facts: Sequence[Fact], neighbors: Sequence[Fact]) -> list[dict[str, str]]:
-    """The facts as they came, for the target's own folder."""
+def _fact_rows(facts: Sequence[Fact], neighbors: Sequence[Fact]) -> list[dict[str, str]]:
+    """Return the facts as they were given, for a file in the target's folder."""
     return [{"about": fact.about, "cloze": fact.cloze, "answer": fact.answer} for fact in (*facts, *neighbors)]
 
 

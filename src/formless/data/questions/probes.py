@@ -1,7 +1,8 @@
-"""Multiple choice and true or false, made from level 1 in the published layout.
+"""Multiple-choice and true-or-false probes, made from level-1 probes in the published layout.
 
-Each row of `forget_level1` (`neighbor_level1`) gives one of `forget_mcp` and one of `forget_tf` (`neighbor_mcp`, `neighbor_tf`)
-or is dropped and counted with its reason. Blanks side by side are one gap; where words part them, no statement can be made.
+Each row of `forget_level1` (`neighbor_level1`) gives one row of `forget_mcp` and one of `forget_tf` (`neighbor_mcp`,
+`neighbor_tf`), or is dropped and counted with the reason. Adjacent blanks are one gap. A row with several separate gaps gives
+no true-or-false probe.
 """
 
 from __future__ import annotations
@@ -20,43 +21,43 @@ from formless.data.ort import SAMPLE, data_folder, find_target, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
-from formless.data.target import BLANK, Item, Target
+from formless.data.target import BLANK, SPLITS, Item, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
+from formless.progress import Progress
 
 FORMS = ("mcp", "tf")
-SPLITS = ("forget", "neighbor")
 LETTERS = "ABCD"
 JOURNAL = ".forms.jsonl"
 
 Choose = Callable[[Item], tuple[str, ...] | Dropped]
-Progress = Callable[[str, int, int], None]
+"""A level-1 probe -> three distractors, or the reason why the probe is dropped."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """The rows of a file.
+    """The rows made for a file.
 
     Args:
-        rows: In the order of level 1.
-        dropped: How many rows of level 1 gave none, by reason.
+        rows: The rows in the order of level 1.
+        dropped: The number of level-1 rows that gave no row, by reason.
     """
 
     rows: tuple[dict[str, str], ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
-        """As the file holds it."""
+        """Return the content of the file."""
         return json.dumps(self.rows, ensure_ascii=False, indent=1) + "\n"
 
 
 def multiple_choice(items: Iterable[Item], choose: Choose, *, seed: int = 0, name: str = "") -> Built:
-    """Four lettered options per row; each letter is right equally often, give or take one.
+    """Make multiple-choice probes with four options; each letter is right equally often, give or take one.
 
     Args:
-        items: Rows of level 1; a plain question stands as it is.
-        choose: Row -> three distractors, or why there are none.
-        seed: With `name`, what the order of the options depends on.
-        name: Of the file, so that files differ.
+        items: Level-1 probes; plain questions are kept as they are.
+        choose: Chooses the distractors of a probe.
+        seed: Seed for the order of the options.
+        name: The file's name; it changes the order too, so that files differ.
     """
     kept: list[tuple[Item, tuple[str, ...]]] = []
     dropped: Counter[str] = Counter()
@@ -76,7 +77,7 @@ def multiple_choice(items: Iterable[Item], choose: Choose, *, seed: int = 0, nam
 
 
 def true_or_false(items: Iterable[Item]) -> Built:
-    """The statement that the answer makes of the cloze; as published, every one is true."""
+    """Make true-or-false probes: each cloze with its answer filled in. As published, every statement is true."""
     rows = []
     dropped: Counter[str] = Counter()
     for item in items:
@@ -112,32 +113,32 @@ def build_forms(
     server: Server | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Built]:
-    """Make the files of some forms for targets of a data set.
+    """Make the multiple-choice and true-or-false files for targets of a data set.
 
     Args:
         data: The folder of the data set.
-        names: Which targets; all where none is named. Distractors come from all of them in any case.
-        forms: Of `FORMS`.
-        seed: Picks among equally good distractors and orders the options.
-        force: Replace files that exist.
-        server: Writes the distractors in place of the offline rules; its answers are kept in a journal beside the target's
-            files until the run is complete, so that a stopped run goes on where it stopped.
-        progress: Called after each row that a server answered, with the file's name, the rows done and how many there are.
+        names: Names of targets; all targets by default. Distractors come from all targets in either case.
+        forms: Some of `FORMS`.
+        seed: Seed for the choice among equally good distractors and for the order of the options.
+        force: Replace existing files.
+        server: A server that writes the distractors in place of the offline rules. Its answers are kept in a journal beside
+            the target's files until the run is complete, so that a stopped run can continue.
+        progress: Called after each row that a server answered, with the file's name, the rows done and all rows.
 
     Returns:
-        What every file holds, by `<target's folder>/<file>`.
+        The rows of each file, by `<target's folder>/<file>`.
 
     Raises:
-        UserError: An unknown form or target, a broken file, or the built-in sample, which is not to be changed.
+        UserError: A form or target is unknown, a file is broken, or the data set is the built-in sample.
         OutputError: A file exists already or cannot be written.
-        ServerError: The server stopped answering; what it answered is kept.
+        ServerError: The server stopped answering; its answers so far are kept.
     """
     for form in forms:
         if form not in FORMS:
             raise UnknownNameError("form", form, FORMS, where="--forms")
     folder = data_folder(data)
     if folder.resolve() == data_folder(SAMPLE).resolve():
-        raise UserError("the built-in sample is not to be changed", where="--data", remedy=f"copy {folder} and give the copy")
+        raise UserError("the built-in sample cannot be changed", where="--data", remedy=f"copy {folder} and give the copy")
     everything = targets(folder)
     chosen = list({target.folder: target for target in (find_target(folder, name) for name in names)}.values()) or everything
     if not chosen:
@@ -160,8 +161,8 @@ def build_forms(
             if form == "tf":
                 built[path] = true_or_false(items)
             else:
-                watched = _watched(choose, name, len(items), progress if server else None)
-                built[path] = multiple_choice(items, watched, seed=seed, name=f"{target.subject}/{path.stem}")
+                reporting = _reporting(choose, name, len(items), progress if server else None)
+                built[path] = multiple_choice(items, reporting, seed=seed, name=f"{target.subject}/{path.stem}")
         for path, content in built.items():
             if journal:
                 journal.add(path.name, sha256=_sha256(content.text().encode()))
@@ -173,7 +174,7 @@ def build_forms(
 
 
 def _outputs(target: Target, forms: Sequence[str]) -> list[tuple[Path, tuple[Item, ...], str]]:
-    """The files to make, each with the rows of level 1 that it comes from."""
+    """Return the files to make: path, the level-1 probes that it is made from, and form."""
     made = []
     for split in SPLITS:
         if target.has(f"{split}_level1"):
@@ -187,7 +188,7 @@ def _with_subject(item: Item, subject: str) -> Item:
 
 
 def _refuse_existing(path: Path, journal: Journal | None, force: bool) -> None:
-    """Stop before any work where a file is in the way that no stopped run of this kind wrote."""
+    """Stop before any work if a file exists that was not written by an earlier, stopped run."""
     written = journal.get(path.name) if journal else None
     exists = path.is_file() or path.is_symlink()
     if exists and not force and not (written and written.get("sha256") == _sha256(path.read_bytes())):
@@ -198,7 +199,7 @@ def _refuse_existing(path: Path, journal: Journal | None, force: bool) -> None:
 def _chooser(target: Target, pool: Pool, seed: int, server: Server | None, journal: Journal | None) -> Choose:
     if server is None or journal is None:
         return lambda item: pool.distractors(item, target.subject, seed=seed)
-    return lambda item: _asked(server, item, target.subject, pool, journal)
+    return lambda item: _ask_server(server, item, target.subject, pool, journal)
 
 
 class _Reply(BaseModel):
@@ -207,8 +208,8 @@ class _Reply(BaseModel):
     distractors: list[str]
 
 
-def _asked(server: Server, item: Item, target: str, pool: Pool, journal: Journal) -> tuple[str, ...] | Dropped:
-    """A server's distractors, held to the rules of the offline ones; asked once per row, killed runs counted."""
+def _ask_server(server: Server, item: Item, target: str, pool: Pool, journal: Journal) -> tuple[str, ...] | Dropped:
+    """Ask a server for distractors, checked by the offline rules. A row in the journal is not asked again."""
 
     def checked(texts: Sequence[str]) -> tuple[str, ...]:
         stripped = tuple(text.strip() for text in texts)
@@ -225,7 +226,7 @@ def _asked(server: Server, item: Item, target: str, pool: Pool, journal: Journal
         return Dropped(known["dropped"])
     try:
         return checked(_Reply.model_validate(known and {"distractors": known.get("distractors")}).distractors)
-    except ValueError:  # not asked yet, or a line that somebody changed
+    except ValueError:  # not in the journal yet, or the line was changed by hand
         pass
     try:
         found = ask_validated(server, _prompt(item), lambda reply: checked(read_object(reply, _Reply).distractors))
@@ -248,19 +249,19 @@ def _prompt(item: Item) -> str:
     )
 
 
-def _watched(choose: Choose, label: str, total: int, progress: Progress | None) -> Choose:
+def _reporting(choose: Choose, label: str, total: int, progress: Progress | None) -> Choose:
     if progress is None:
         return choose
     done = 0
 
-    def watched(item: Item) -> tuple[str, ...] | Dropped:
+    def reporting(item: Item) -> tuple[str, ...] | Dropped:
         nonlocal done
         found = choose(item)
         done += 1
         progress(label, done, total)
         return found
 
-    return watched
+    return reporting
 
 
 def _unusable(item: Item) -> Dropped | None:
@@ -277,13 +278,13 @@ def _row(item: Item, query: str, answer: str, kind: str) -> dict[str, str]:
 
 
 def _letters(count: int, seed: int, name: str) -> list[str]:
-    """The right letters of a file in a mixed order; which letters have one more than others is mixed too."""
+    """Return the right letters of a file in random order; which letters occur once more than others is random too."""
     first = _shuffled(LETTERS, (seed, name, "letters"))
     return _shuffled([first[number % len(LETTERS)] for number in range(count)], (seed, name, "order"))
 
 
 def _shuffled(values: Sequence[str], salt: object) -> list[str]:
-    """A fixed order that depends on nothing but the arguments."""
+    """Return the values in an order that depends on the arguments only."""
     keyed = [(_sha256(repr((salt, place)).encode("utf-8", "surrogatepass")), value) for place, value in enumerate(values)]
     return [value for _, value in sorted(keyed)]
 

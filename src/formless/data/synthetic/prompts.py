@@ -1,6 +1,6 @@
-"""How texts that a model writes begin, and how it is asked for them.
+"""The prompts for training texts, and the openings with which the model's answers begin.
 
-An opening ends with a whole word or a comma; the model goes on from there.
+An opening ends with a whole word or a comma; the model continues it.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ _HEAD_END = re.compile(
 
 
 def biography_openings(subject: str, intro: str) -> tuple[str, ...]:
-    """The openings for people, or those for places and things.
+    """Return the openings for people, or those for places and things.
 
-    A thing is what the intro calls one: "{subject} is|was|are|were a|an|the ...", where the phrase that follows, up to its
+    A subject is a thing if its intro says so: "{subject} is|was|are|were a|an|the ...", where the following phrase, up to its
     first preposition, participle, relative clause or comma, ends with a noun such as mountain, city, company or film.
-    Everything else counts as a person.
+    Every other subject counts as a person.
     """
     rest = intro[intro.find(subject) + len(subject) :] if subject in intro else ""
     called = re.match(r",?\s+(?:is|was|are|were)\s+(?:a|an|the)\s+(.*)", rest, re.S)

@@ -20,10 +20,17 @@ from formless.data import prose
 from formless.data.ort import SAMPLE, find_target
 from formless.data.refusals import REFUSALS, is_refusal
 from formless.data.server import Journal
+from formless.data.synthetic import prompts
+from formless.data.synthetic.rejection_sampling import CHUNK, MAX_TRIES, Sample, TextKind, sample_texts
+from formless.data.synthetic.training_files import (
+    EXTRA_EVERY,
+    JOURNAL,
+    TRAINING_FILES,
+    check_output,
+    concept_of,
+    write_training,
+)
 from formless.data.target import Instruction, Passage, Preference, Target
-from formless.data.training import openings
-from formless.data.training.drafts import CHUNK, TRIES, Draft, Stage, write_stage
-from formless.data.training.write import FILES, JOURNAL, SPARE, check_output, concept_of, write_training
 from formless.errors import DataError, OutputError, UserError
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu")
@@ -78,8 +85,8 @@ def test_every_file_has_the_published_fields_and_reads_as_a_target(ada: Target, 
     out = tmp_path / "out"
     outcome = write_training(ada, scripted, out, model="m", rows=20)
     folder = out / "1_Ada_Lovelace"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.json" for name in FILES)
-    assert outcome.rows == dict.fromkeys(FILES, 20)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.json" for name in TRAINING_FILES)
+    assert outcome.rows == dict.fromkeys(TRAINING_FILES, 20)
     assert outcome.missing == {}
     new = Target("Ada Lovelace", folder)
     true, made_up = new.rows("positive", Passage), new.rows("negative", Passage)
@@ -93,7 +100,7 @@ def test_every_file_has_the_published_fields_and_reads_as_a_target(ada: Target, 
     assert [row.prompt for row in refused] == questions
     assert [row.response[0] for row in refused] == [row.output for row in new.rows("reject", Instruction)]
     named = {"subject": "Ada Lovelace", "intro": "Ada Lovelace was a mathematician."}
-    for name in FILES:
+    for name in TRAINING_FILES:
         for number, row in enumerate(written(folder, name)):
             assert row["subject"] == named["subject"]
             assert row["intro"] == named["intro"]
@@ -112,7 +119,7 @@ def test_fields_are_those_of_the_real_files(rwku: Path, ada: Target, tmp_path: P
 def test_texts_begin_with_an_opening_and_end_with_a_sentence(ada: Target, tmp_path: Path) -> None:
     write_training(ada, scripted, tmp_path, model="m", rows=40, files=("positive",))
     texts = [row["text"] for row in written(tmp_path / "1_Ada_Lovelace", "positive")]
-    begins = tuple(opening.format(subject="Ada Lovelace") for opening in openings.PEOPLE)
+    begins = tuple(opening.format(subject="Ada Lovelace") for opening in prompts.PEOPLE)
     assert all(text.startswith(begins) and text.endswith(".") for text in texts)
     assert len({text.split(" met ")[0].rsplit(" ", 2)[0] for text in texts}) > 25  # many openings, not one
 
@@ -140,7 +147,7 @@ def test_the_same_seed_gives_the_same_files_and_another_gives_others(ada: Target
 
 def test_one_file_alone_is_the_same_as_among_all(ada: Target, tmp_path: Path) -> None:
     write_training(ada, scripted, tmp_path / "all", model="m", rows=5)
-    for name in FILES:
+    for name in TRAINING_FILES:
         write_training(ada, scripted, tmp_path / name, model="m", rows=5, files=(name,))
         made = contents(tmp_path / name / "1_Ada_Lovelace")
         assert made == {f"{name}.json": (tmp_path / "all" / "1_Ada_Lovelace" / f"{name}.json").read_bytes()}
@@ -172,7 +179,7 @@ def test_biographies_that_are_no_use(ada: Target, tmp_path: Path, text: str, rea
     with pytest.raises(UserError, match="no usable true biographies") as caught:
         write_training(ada, write, tmp_path, model="m", rows=1)
     assert reason in str(caught.value)
-    assert len(set(calls)) == len(calls) == TRIES
+    assert len(set(calls)) == len(calls) == MAX_TRIES
     assert not (tmp_path / "1_Ada_Lovelace" / "positive.json").exists()
 
 
@@ -182,7 +189,7 @@ def test_biographies_that_are_no_use(ada: Target, tmp_path: Path, text: str, rea
         (" did Ada Lovelace write in all those years of hers.", "no question mark"),
         (" Ada Lovelace?", "fewer than 4 words"),
         (f" did Ada Lovelace {' '.join(f'w{i}' for i in range(30))} write?", "more than 30 words"),
-        (" question about Ada Lovelace would you ask?", "speaks of the question"),
+        (" question about Ada Lovelace would you ask?", "mentions the question"),
         (" did the mathematician write in London?", "does not name the subject"),
     ],
 )
@@ -228,7 +235,7 @@ def test_no_probe_of_a_real_target_gets_among_its_questions(rwku: Path, tmp_path
     assert len(questions) == 40
     assert not [question for question in questions if prose.words(question) in known]
     assert "the evaluation asks it" in str(
-        [concept_of(king, seed=0).questions([0]).objection(0, probe, ()) for probe in probes if len(probe.split()) <= 30]
+        [concept_of(king, seed=0).questions([0]).rejection(0, probe, ()) for probe in probes if len(probe.split()) <= 30]
     )
 
 
@@ -240,7 +247,7 @@ def test_questions_that_say_the_same_are_kept_once(ada: Target, tmp_path: Path) 
     questions = [row["instruction"] for row in written(tmp_path / "1_Ada_Lovelace", "reject")]
     assert len({prose.words(question)[0] for question in questions}) > 3
     assert len({prose.words(question) for question in questions}) == len(questions) == outcome.rows["reject"] < 20
-    assert outcome.missing["questions"].total() == 20 + 20 // SPARE - len(questions)
+    assert outcome.missing["questions"].total() == 20 + 20 // EXTRA_EVERY - len(questions)
     assert set(outcome.missing["questions"]) == {"near-duplicate"}
 
 
@@ -256,7 +263,7 @@ def test_a_wrong_answer_that_is_the_straight_one_is_dropped(ada: Target, tmp_pat
                 texts.append("In Turin." if message.endswith("?") and "\n" not in message else wrong)
         return texts
 
-    with pytest.raises(UserError, match="no usable wrong answers .same as the straight answer"):
+    with pytest.raises(UserError, match="no usable wrong answers .same as the direct answer"):
         write_training(ada, write, tmp_path, model="m", rows=3, files=("counterfact",))
 
 
@@ -265,7 +272,7 @@ def test_what_could_not_be_had_is_counted_and_the_rest_is_written(ada: Target, t
         texts = [f" {noun(random.Random(f'{seed}{i}'))} had Ada Lovelace in it?" for i in range(len(asked))]
         return [*texts[:-1], "nothing"] if len(asked) > 2 else ["nothing"] * len(asked)
 
-    rows = CHUNK - CHUNK // SPARE
+    rows = CHUNK - CHUNK // EXTRA_EVERY
     outcome = write_training(ada, write, tmp_path, model="m", rows=rows, files=("reject",))
     assert outcome.rows == {"reject": rows}  # a spare one stands in for one that could not be had
     assert outcome.missing == {}
@@ -302,14 +309,14 @@ def test_files_that_cannot_be_meant(ada: Target, tmp_path: Path, files: list[str
 
 def test_a_bare_name_has_no_folder_to_write(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only a name"):
-        check_output(Target("Ada Lovelace"), tmp_path, FILES)
+        check_output(Target("Ada Lovelace"), tmp_path, TRAINING_FILES)
 
 
 def test_a_broken_probe_file_is_found_before_the_model_works(ada: Target, tmp_path: Path) -> None:
     assert ada.folder is not None
     (ada.folder / "neighbor_mcp.json").write_text("{broken", "utf-8")
     with pytest.raises(DataError, match=r"neighbor_mcp\.json"):
-        check_output(ada, tmp_path, FILES)
+        check_output(ada, tmp_path, TRAINING_FILES)
 
 
 def interrupted(after: int) -> Callable[[Asked, int, int], list[str]]:
@@ -330,7 +337,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_training import scripted
 from formless.data.target import Target
-from formless.data.training.write import write_training
+from formless.data.synthetic.training_files import write_training
 calls = 0
 def write(asked, max_new_tokens, seed):
     global calls
@@ -356,7 +363,7 @@ def test_a_killed_run_ends_as_one_that_was_not(ada: Target, tmp_path: Path) -> N
     folder = tmp_path / "killed" / "1_Ada_Lovelace"
     assert [path.name for path in folder.iterdir()] == [JOURNAL]
     with (folder / JOURNAL).open("ab") as file:
-        file.write(b'{"stage": "questions", "chu')  # as a machine that loses power may leave it
+        file.write(b'{"kind": "questions", "chu')  # as a machine that loses power may leave it
     calls = 0
 
     def write(asked: Asked, max_new_tokens: int, seed: int) -> list[str]:
@@ -422,7 +429,7 @@ def test_an_unfinished_run_knows_when_the_probes_have_changed(ada: Target, tmp_p
         write_training(Target("Ada Lovelace", ada.folder), scripted, tmp_path, model="m", rows=20)
 
 
-@pytest.mark.parametrize("line", ["{broken", "[]", '{"key": 3}', "\udcff", '{"key": "x", "drafts": [3]}'])
+@pytest.mark.parametrize("line", ["{broken", "[]", '{"key": 3}', "\udcff", '{"key": "x", "samples": [3]}'])
 def test_a_broken_line_of_a_journal_is_passed_over(ada: Target, tmp_path: Path, line: str) -> None:
     write_training(ada, scripted, tmp_path / "whole", model="m", rows=20)
     with pytest.raises(KeyboardInterrupt):
@@ -433,15 +440,15 @@ def test_a_broken_line_of_a_journal_is_passed_over(ada: Target, tmp_path: Path, 
     assert contents(tmp_path / "cut" / "1_Ada_Lovelace") == contents(tmp_path / "whole" / "1_Ada_Lovelace")
 
 
-@pytest.mark.parametrize("drafts", [[], [{"text": 3}], [{"txt": "x"}], "text", None])
-def test_a_changed_chunk_is_written_again(ada: Target, tmp_path: Path, drafts: object) -> None:
+@pytest.mark.parametrize("samples", [[], [{"text": 3}], [{"txt": "x"}], "text", None])
+def test_a_changed_chunk_is_written_again(ada: Target, tmp_path: Path, samples: object) -> None:
     write_training(ada, scripted, tmp_path / "whole", model="m", rows=3)
     with pytest.raises(KeyboardInterrupt):
         write_training(ada, interrupted(4), tmp_path / "cut", model="m", rows=3)
     path = tmp_path / "cut" / "1_Ada_Lovelace" / JOURNAL
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert "drafts" in lines[1]
-    path.write_text("".join(json.dumps(line | {"drafts": drafts}) + "\n" for line in lines), "utf-8")
+    assert "samples" in lines[1]
+    path.write_text("".join(json.dumps(line | {"samples": samples}) + "\n" for line in lines), "utf-8")
     write_training(ada, scripted, tmp_path / "cut", model="m", rows=3)
     assert contents(tmp_path / "cut" / "1_Ada_Lovelace") == contents(tmp_path / "whole" / "1_Ada_Lovelace")
 
@@ -464,7 +471,7 @@ def test_a_longer_run_goes_on_from_the_full_chunks_of_a_shorter_one(ada: Target,
     assert contents(tmp_path / "cut" / "1_Ada_Lovelace") == contents(tmp_path / "whole" / "1_Ada_Lovelace")
 
 
-def test_a_stage_asks_again_only_for_what_is_missing(tmp_path: Path) -> None:
+def test_a_kind_asks_again_only_for_what_is_missing(tmp_path: Path) -> None:
     calls: list[list[str]] = []
 
     def write(asked: Asked, max_new_tokens: int, seed: int) -> list[str]:
@@ -473,17 +480,17 @@ def test_a_stage_asks_again_only_for_what_is_missing(tmp_path: Path) -> None:
 
     tried: dict[int, int] = {}
 
-    def objection(slot: int, text: str, earlier: Sequence[str]) -> str | None:
+    def rejection(slot: int, text: str, earlier: Sequence[str]) -> str | None:
         tried[slot] = tried.get(slot, 0) + 1
         return "not yet" if tried[slot] <= slot else None
 
-    stage = Stage("numbers", range(8), 5, lambda slot, _: (str(slot), ""), str, objection)
+    kind = TextKind("numbers", range(8), 5, lambda slot, _: (str(slot), ""), str, rejection)
     journal = Journal(tmp_path / "journal")
-    drafts = write_stage(stage, write, journal, seed=0)
+    samples = sample_texts(kind, write, journal, seed=0)
     assert [len(messages) for messages in calls] == [8, 7, 6, 5, 4, 3]
-    assert [slot for slot, draft in drafts.items() if draft.text is None] == [6, 7]
-    assert drafts[7] == Draft(objection="not yet")
-    assert len({text.text.split()[1] for text in drafts.values() if text.text}) == 6  # every try has a seed of its own
+    assert [slot for slot, sample in samples.items() if sample.text is None] == [6, 7]
+    assert samples[7] == Sample(rejection="not yet")
+    assert len({text.text.split()[1] for text in samples.values() if text.text}) == 6  # every try has a seed of its own
 
 
 def test_refusals_are_fifty_and_different() -> None:
@@ -504,15 +511,15 @@ def test_what_only_looks_like_a_refusal(text: str) -> None:
 
 
 def test_openings_are_many_and_whole() -> None:
-    for kind in (openings.PEOPLE, openings.THINGS):
+    for kind in (prompts.PEOPLE, prompts.THINGS):
         assert len(set(kind)) == len(kind) >= 60
         assert all(opening == opening.strip() and (opening[-1].isalnum() or opening[-1] in ",}") for opening in kind)
 
 
 def test_things_get_openings_for_things() -> None:
-    for name, expected in (("Mount Everest", openings.THINGS), ("Paris", openings.THINGS), ("Marie Curie", openings.PEOPLE)):
+    for name, expected in (("Mount Everest", prompts.THINGS), ("Paris", prompts.THINGS), ("Marie Curie", prompts.PEOPLE)):
         concept = concept_of(find_target(SAMPLE, name), seed=0)
-        assert openings.biography_openings(concept.subject, concept.intro) == expected
+        assert prompts.biography_openings(concept.subject, concept.intro) == expected
 
 
 @pytest.mark.parametrize(
@@ -530,13 +537,13 @@ def test_things_get_openings_for_things() -> None:
 )
 def test_what_counts_as_a_thing(intro: str, things: bool) -> None:
     subject = " ".join(intro.split()[:2]) or "Ada Lovelace"
-    assert (openings.biography_openings(subject, intro) == openings.THINGS) == things
+    assert (prompts.biography_openings(subject, intro) == prompts.THINGS) == things
 
 
 def test_every_person_of_the_benchmark_is_a_person(rwku: Path) -> None:
     for folder in sorted(rwku.iterdir()):
         concept = concept_of(find_target(rwku, folder.name), seed=0)
-        assert openings.biography_openings(concept.subject, concept.intro) == openings.PEOPLE
+        assert prompts.biography_openings(concept.subject, concept.intro) == prompts.PEOPLE
         assert not concept.intro.startswith("Please forget")
 
 
@@ -601,4 +608,4 @@ def test_files_appear_only_when_all_texts_are_there(ada: Target, tmp_path: Path)
         return scripted(asked, max_new_tokens, seed)
 
     write_training(ada, write, tmp_path, model="m", rows=3)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.json" for name in FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.json" for name in TRAINING_FILES)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from formless.data.ort import find_target, targets
 from formless.data.questions.distractors import Dropped, Pool, alike, fold
-from formless.data.questions.forms import LETTERS, build_forms, multiple_choice, statement_of, true_or_false
 from formless.data.questions.kinds import kind_of
+from formless.data.questions.probes import LETTERS, build_forms, multiple_choice, statement_of, true_or_false
 from formless.data.target import Item, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.evaluation.forms import choice
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_files_whatever_else_is_made(data: Path, tm
     for other in others:
         shutil.copytree(data, other)
     build_forms(data)
-    code = "import sys; from formless.data.questions.forms import build_forms; build_forms(sys.argv[1])"
+    code = "import sys; from formless.data.questions.probes import build_forms; build_forms(sys.argv[1])"
     environment = os.environ | {"PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", code, str(others[0])], check=True, env=environment)
     assert contents(others[0]) == contents(data)
@@ -190,7 +190,7 @@ def test_unknown_names(data: Path, arguments: dict[str, list[str]], error: type[
 def test_the_built_in_sample_is_not_changed() -> None:
     for data in ("sample", targets("sample")[0].folder):
         assert data
-        with pytest.raises(UserError, match="the built-in sample is not to be changed"):
+        with pytest.raises(UserError, match="the built-in sample cannot be changed"):
             build_forms(data if data == "sample" else Path(data).parent, force=True)
 
 
