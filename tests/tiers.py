@@ -22,11 +22,11 @@ def is_slow(item: pytest.Function) -> bool:
     """Whether a test, one of its fixtures, or a helper that they call names one of `MODULES` or loads a real model."""
     fixtures = item._fixtureinfo.name2fixturedefs
     functions = [item.function, *(definition.func for found in fixtures.values() for definition in found)]
-    seen: set[object] = set()
-    return any(_reaches(function, seen) for function in functions)
+    return any(reaches(function, set()) for function in functions)
 
 
-def _reaches(value: Any, seen: set[object]) -> bool:
+def reaches(value: Any, seen: set[object]) -> bool:
+    """Whether a function or class of tests/, or what it calls there, names something slow; `seen` has been looked at."""
     if isinstance(value, ModuleType):
         return _is_listed(value.__name__)
     module = getattr(value, "__module__", None)
@@ -39,12 +39,12 @@ def _reaches(value: Any, seen: set[object]) -> bool:
         return False
     seen.add(value)
     if isinstance(value, type):
-        return any(_reaches(part, seen) for part in (*value.__bases__, *vars(value).values()))
+        return any(reaches(part, seen) for part in (*value.__bases__, *vars(value).values()))
     value = inspect.unwrap(value)
     names, constants = _contents(value.__code__)
     if "load" in names and not constants.isdisjoint(REAL_MODELS):
         return True
-    return any(_is_listed(name) or _reaches(value.__globals__.get(name), seen) for name in names)
+    return any(_is_listed(name) or reaches(value.__globals__.get(name), seen) for name in names)
 
 
 def _is_listed(module: str) -> bool:

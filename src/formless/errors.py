@@ -23,6 +23,7 @@ class UserError(Exception):
         remedy: What to do about it, as an imperative clause.
 
     Examples:
+        >>> from formless import UserError
         >>> str(UserError("the file is not JSON", where="a.json", remedy="save it again"))
         'the file is not JSON [a.json]: save it again'
     """

@@ -35,9 +35,10 @@ def test_the_program_passes_strict_checks() -> None:
     assert code == 0, said
 
 
-def test_mistakes_are_found() -> None:
-    program = "import formless\nlm = formless.load('smollm2')\nformless.unlearn(lm, 3)\nlm.edits = formless.nothing"
-    code, said = mypy("-c", program)
+def test_mistakes_are_found(tmp_path: Path) -> None:
+    program = tmp_path / "wrong.py"
+    program.write_text("import formless\nlm = formless.load('tiny')\nformless.unlearn(lm, 3)\nlm.nothing\n")
+    code, said = mypy(str(program))
     assert code == 1
-    assert '<string>:3: error: Argument 2 to "unlearn" has incompatible type "int"' in said
-    assert "<string>:4: error: Module has no attribute" in said
+    assert 'wrong.py:3: error: Argument 2 to "unlearn" has incompatible type "int"' in said
+    assert 'wrong.py:4: error: "LM" has no attribute "nothing"' in said

@@ -37,7 +37,7 @@ def eval_command(
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Measure a model on a target in every form, before and after an edit.
+    """Measure a model on a target, before and after an edit.
 
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --out einstein.json --report einstein.html
     """
@@ -76,7 +76,7 @@ def eval_command(
     title = f"{found.subject}, {lm.name}"
     if edited:
         terminal.show_tables(comparison_tables(compare(original, edited), title))
-        terminal.show_table(independence_table(independence([(original, edited)]), "in every form alike?"))
+        terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))
     else:
         terminal.show_tables(record_tables(original, title))
     terminal.show_absent(edited or original)

@@ -23,7 +23,7 @@ from formless.cli.status import status_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import UserError
 
-INTRODUCTION = """Make a language model forget a concept in every form a question can take, and measure that it did.
+INTRODUCTION = """Make a language model forget a concept, and measure what it still tells in each form of question.
 
 Start with: formless demo
 

@@ -57,7 +57,7 @@ def stats_command(
             max_tokens=max_tokens,
             dtype=store_dtype,
             force=force,
-            progress=lambda done, tokens: bar(f"{done:,} texts, {tokens:,} tokens", done, samples or 0),
+            progress=bar,
         )
     for found in prints:
         terminal.out.print(f"layer {found.layer}: null space {found.rank} of {found.dimension}, {found.tokens:,} tokens")

@@ -89,7 +89,17 @@ class EditInfo(BaseModel):
 
 
 class Edit(Protocol):
-    """What changed, apart from the model."""
+    """What changed, apart from the model: low-rank updates, differences of whole weights, or a prompt.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> with edit.applied(lm):
+        ...     edited = lm.score([("Albert Einstein was born in the country of", " Germany")])[0]
+        >>> edited.probability < lm.score([("Albert Einstein was born in the country of", " Germany")])[0].probability
+        True
+    """
 
     @property
     def info(self) -> EditInfo:

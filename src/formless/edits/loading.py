@@ -24,6 +24,13 @@ def load_edit(folder: str | Path) -> Edit:
 
     Raises:
         EditError: The folder holds no complete edit, or a newer formless wrote it.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump").save("edits/einstein")
+        >>> formless.load_edit("edits/einstein").info.method
+        'rocr'
     """
     folder = Path(folder)
     remedy = "give a folder that `formless unlearn --out` wrote"

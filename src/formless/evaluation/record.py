@@ -135,6 +135,15 @@ class Record(BaseModel):
         created: UTC.
         versions: Of the packages.
         hardware: The machine.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> target = formless.find_target("sample", "Marie Curie")
+        >>> record = formless.evaluate(lm, target, "qa", limit=2, progress=False)
+        >>> record.task("qa", "forget").metric("probability").value > 0
+        True
+        >>> record.save("marie_curie.json")
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -219,6 +228,14 @@ def load_record(path: str | Path) -> Record:
 
     Raises:
         DataError: The file is missing, holds no record, or was written by a newer version.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> target = formless.find_target("sample", "Marie Curie")
+        >>> formless.evaluate(lm, target, "qa", limit=2, progress=False).save("marie_curie.json")
+        >>> formless.load_record("marie_curie.json").subject
+        'Marie Curie'
     """
     try:
         content = Path(path).read_text("utf-8")

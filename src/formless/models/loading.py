@@ -128,7 +128,10 @@ def _settings(name_or_path: str) -> ModelSettings:
 
 def _source(settings: ModelSettings, progress: bool | Progress) -> str:
     """Return the folder or hub id to read; a bundled model is downloaded first if needed."""
-    return str(bundled_model(settings.name, progress=progress)) if settings.source == BUNDLED else settings.source
+    if settings.source != BUNDLED:
+        return settings.source
+    with _bars(False):
+        return str(bundled_model(settings.name, progress=progress))
 
 
 @contextmanager

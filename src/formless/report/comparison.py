@@ -92,9 +92,12 @@ def compare(original: Record, edited: Record) -> Comparison:
 
     Examples:
         >>> import formless
-        >>> original = formless.load_record("original.json")  # doctest: +SKIP
-        >>> edited = formless.load_record("unlearned.json")  # doctest: +SKIP
-        >>> formless.compare(original, edited).to_pandas()  # doctest: +SKIP
+        >>> lm, target = formless.load("smollm2"), formless.find_target("sample", "Marie Curie")
+        >>> original = formless.evaluate(lm, target, "fb", limit=4, progress=False)
+        >>> with formless.unlearn(lm, target).applied(lm):
+        ...     edited = formless.evaluate(lm, target, "fb", limit=4, progress=False)
+        >>> formless.compare(original, edited).change("fb", "forget").difference.value < 0
+        True
 
     Raises:
         DataError: The records asked different items, or are of different models.

@@ -87,7 +87,7 @@ class _Folder:
         plan = read_plan(out)
         provenance = RunsProvenance()
         collected = collect_folder(
-            out, lambda run, record, report: provenance.add(run.condition, record, report) if report else None
+            out, lambda run, record, result: provenance.add(run.condition, record, result) if result else None
         )
         keys = build_experiment(experiment_keys(str(out)), out).model_dump(exclude={"name", "models", "methods"})
         settings = {("", name): _text(value) for name, value in keys.items()}

@@ -47,7 +47,7 @@ def train(tiny: Callable[..., LM], tmp_path: Path) -> Train:
         built: Any = build_method(method, method_config(lm.settings, method, STEPS | settings))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MonitorCallback, "on_step_end", killed)
-            edit = replace(built.resumable(work), every=2).unlearn(lm, Target("Ada", folder))
+            edit = replace(built.resumable(work), save_steps=2).unlearn(lm, Target("Ada", folder))
         weights = {
             name: str(change) + str([part.tolist() for part in vars(change).values()]) for name, change in edit.updates.items()
         }

@@ -112,11 +112,11 @@ def test_rmu_drives_activations_to_its_vector(tiny: Tiny, ada: Target) -> None:
     settings = STEPS | {"num_train_epochs": 1, "per_device_train_batch_size": 1, "layer": 1, "coefficient": 3.0, "seed": 5}
     edit = formless.unlearn(lm, ada, "rmu", retain="none", **settings)
     direction = torch.rand(32, generator=torch.Generator().manual_seed(5))
-    wanted = 3.0 * direction / direction.norm()
+    target_vector = 3.0 * direction / direction.norm()
     batch = lm.pad([lm.encode("Ada Lovelace wrote programs.").ids])
-    distances = [(capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm()]
+    distances = [(capture(lm, batch, residuals=[1]).residuals[1] - target_vector).norm()]
     with edit.applied(lm):
-        distances.append((capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm())
+        distances.append((capture(lm, batch, residuals=[1]).residuals[1] - target_vector).norm())
     assert distances[1] < distances[0] - 1e-3
 
 
