@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from formless import store
-from formless.errors import OutputError
+from formless.errors import DataError, EditError, OutputError
 
 Write = Callable[[Path, int], None]
 
@@ -232,3 +232,30 @@ def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> No
     store.refuse_existing(tmp_path / "file", force=True)
     with pytest.raises(OutputError, match="exists already"):
         store.refuse_existing(tmp_path / "file", force=False)
+
+
+def test_a_newer_schema_version_is_refused_and_nothing_else(tmp_path: Path) -> None:
+    for content in ('{"format": 3}', b'{"format": 1}', "{}", "[1]", "{", b"\xff", '{"format": "9"}'):
+        store.refuse_newer(content, 3, tmp_path)
+    said = rf"newer schema version 4; this Formless reads up to 3 \[{tmp_path}\]: update Formless"
+    with pytest.raises(DataError, match=said):
+        store.refuse_newer('{"format": 4}', 3, tmp_path)
+    with pytest.raises(EditError, match=said):
+        store.refuse_newer('{"format": 4}', 3, tmp_path, error=EditError)
+
+
+def test_runs_that_have_ended_are_found_in_order(tmp_path: Path) -> None:
+    experiment = store.ExperimentFolder(tmp_path)
+    for label, run_id in (("rocr", "b"), ("icu", "a"), ("icu", "c")):
+        run = experiment.run("smollm2", label, "1_Ada", run_id)
+        store.write_text(run.log, "begins")
+        if run_id != "c":
+            store.write_text(run.result, "{}")
+    assert [(run_id, run.path.parent.parent.name) for run_id, run in experiment.ended()] == [("a", "icu"), ("b", "rocr")]
+
+
+def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path))
+    assert store.original_record_path("key").parent.parent == store.bundled_model_folder("a", "1").parent == tmp_path
+    monkeypatch.delenv("FORMLESS_CACHE")
+    assert store.cache_folder() == Path.home() / ".cache" / "formless"

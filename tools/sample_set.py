@@ -1,8 +1,8 @@
 """Choose the built-in sample set: of the candidate facts, those that the untouched model really knows.
 
-    python tools/sample_set.py            # measure, write src/formless/data/sample and docs/sample_set.md
+    python -m tools.sample_set            # measure, write src/formless/data/sample and docs/results/sample_set.json
 
-The rule was fixed before any edit was measured and looks at the original model only. A fact counts as known if, asked as a
+The rule was fixed before any edit was measured, and concerns the original model only. A fact counts as known if, asked as a
 statement, as a blank and as a question, the model gives its answer
 
 - at least 2 times the probability of each of three plausible wrong answers of the same kind, and
@@ -23,25 +23,28 @@ import math
 import random
 import shutil
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import formless
+from formless import provenance
 from formless.data.target import BLANK, Item, Target
-from formless.evaluation.forms import FORMS
+from formless.evaluation.registry import TASKS
+from formless.evaluation.task import ScoreAnswer, Source
 from formless.models.lm import LM
-from formless.models.scoring import Score, Skipped
+from formless.models.scores import Score
+from tools.results import Cell, Result, write_result
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"
 SAMPLE = ROOT / "src" / "formless" / "data" / "sample"
-TABLE = ROOT / "docs" / "sample_set.md"
-TRAINING = "\n## Texts to train on\n"  # written by hand, about files that are written elsewhere
-FORM_NAMES = ("statement", "fb", "qa")
+TABLE = ROOT / "docs" / "results" / "sample_set.json"
+TASK_NAMES = ("statement", "fb", "qa")
 OVER_OTHER_ANSWERS, OVER_OTHER_SUBJECTS = 2.0, 3.0
-LEAST, MOST = 8, 12
+MIN_FACTS, MAX_FACTS = 8, 12
 ORDER = (
     "Albert Einstein", "Isaac Newton", "Charles Darwin", "Marie Curie", "William Shakespeare", "Leonardo da Vinci",
     "Ludwig van Beethoven", "Nelson Mandela", "Abraham Lincoln", "Mount Everest", "Paris", "George Washington",
@@ -49,42 +52,43 @@ ORDER = (
 
 
 def measure(lm: LM, fact: dict[str, Any], subject: str, others: list[str]) -> dict[str, tuple[float, float, float]]:
-    """By form: the answer's probability, its ratio to the best wrong answer, its ratio to the other subjects' mean.
+    """Return, by task: the answer's probability, its ratio to the best wrong answer, its ratio to the other subjects' mean.
 
-    Stops at the first form in which the fact is not known.
+    Stops at the first task in which the fact is not known.
     """
     found = {}
-    for form in FORM_NAMES:
-        right, *wrong = ask(lm, form, fact, subject, [(subject, text) for text in (fact["answer"], *fact["distractors"])])
+    for task in TASK_NAMES:
+        right, *wrong = ask(lm, task, fact, subject, [(subject, text) for text in (fact["answer"], *fact["distractors"])])
         over_subjects = math.inf
         if others and right >= OVER_OTHER_ANSWERS * max(wrong):
-            elsewhere = ask(lm, form, fact, subject, [(other, fact["answer"]) for other in others])
+            elsewhere = ask(lm, task, fact, subject, [(other, fact["answer"]) for other in others])
             over_subjects = right / math.exp(sum(map(math.log, elsewhere)) / len(elsewhere))
-        found[form] = (right, right / max(wrong), over_subjects)
+        found[task] = (right, right / max(wrong), over_subjects)
         if not is_known(found):
             break
     return found
 
 
-def ask(lm: LM, form: str, fact: dict[str, Any], subject: str, asked: list[tuple[str, str]]) -> list[float]:
-    """Probabilities of (name in the subject's place, answer) for one fact in one form."""
-    text = fact["question"] if form == "qa" else fact["cloze"]
-    queries = []
-    for name, answer in asked:
-        query = FORMS[form].render(Item(query=text.replace(subject, name), answer=answer), lm)
-        if isinstance(query, Skipped):
-            raise SystemExit(f"{text}: {query.reason}")
-        queries.append((query.prompt, query.answer))
-    return [score.probability for score in lm.score(queries) if isinstance(score, Score)]
+def ask(lm: LM, task: str, fact: dict[str, Any], subject: str, pairs: list[tuple[str, str]]) -> list[float]:
+    """Return the probability of each (name in the subject's place, answer) for one fact in one task."""
+    text = fact["question"] if task == "qa" else fact["cloze"]
+    source = Source(TASKS[task].files[0].format(split="forget"), "forget")
+    answers: list[tuple[str, str]] = []
+    for name, answer in pairs:
+        query = TASKS[task].ask(lm, Item(query=text.replace(subject, name), answer=answer), source)
+        if query.skipped:
+            raise SystemExit(f"{text}: {query.skipped}")
+        answers += [(request.prompt, request.answer) for request in query.requests if isinstance(request, ScoreAnswer)]
+    return [score.probability for score in lm.score(answers) if isinstance(score, Score)]
 
 
-def is_known(figures: dict[str, tuple[float, float, float]]) -> bool:
-    """The rule."""
-    return all(a >= OVER_OTHER_ANSWERS and s >= OVER_OTHER_SUBJECTS for _, a, s in figures.values())
+def is_known(measured: dict[str, tuple[float, float, float]]) -> bool:
+    """Return whether the measured tasks fulfil the rule."""
+    return all(a >= OVER_OTHER_ANSWERS and s >= OVER_OTHER_SUBJECTS for _, a, s in measured.values())
 
 
 def rows_of(facts: list[dict[str, Any]], subject: str, prefix: str, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The four files of one split; letters are balanced within each."""
+    """Return the four files of one split; letters are balanced in each."""
     shuffle = random.Random(seed)
     letters = [("ABCD" * len(facts))[i] for i in range(len(facts))]
     shuffle.shuffle(letters)
@@ -105,29 +109,27 @@ def rows_of(facts: list[dict[str, Any]], subject: str, prefix: str, seed: int) -
 
 
 def general_questions(lm: LM, scratch: Path) -> list[dict[str, Any]]:
-    """The general questions that the model answers, in the layout of TriviaQA."""
+    """Return the general questions that the model answers, in the format of TriviaQA."""
     candidates = yaml.safe_load((CANDIDATES / "general.yaml").read_text("utf-8"))
     folder = scratch / "general"
     folder.mkdir()
     write(folder / "triviaqa.json", candidates)
-    (task,) = formless.evaluate(lm, Target("general", folder), "triviaqa").tasks
+    (task,) = formless.evaluate(lm, Target("general", folder), "triviaqa", progress=False).tasks
     shutil.rmtree(folder)
-    known = [row for row, item in zip(candidates, task.items, strict=True) if item.figures["em"]]
+    known = [row for row, item in zip(candidates, task.items, strict=True) if item.metrics["em"]]
     print(f"general questions: {len(known)} of {len(candidates)} kept", flush=True)
     return known
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One file of the layout."""
+    """Write one file of the layout."""
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
-    """Measure every candidate, write the sample and the table that shows why."""
+    """Measure every candidate, and write the sample and the table of measurements."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
-    lines = [f"# The sample set\n\n{__doc__.split('    python')[0].strip()}\n", __doc__.split("sample_set.md\n")[1].strip(), ""]
-    lines.append("Columns: probability of the answer, its ratio to the best of three wrong answers, its ratio to the same")
-    lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
+    table: list[list[Cell]] = []
     temporary = tempfile.TemporaryDirectory()
     scratch = Path(temporary.name)
     general = general_questions(lm, scratch)
@@ -142,34 +144,32 @@ def main() -> None:
         for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
             others = [other for other in ORDER if other != subject] if key == "forget" else []
             kept: list[dict[str, Any]] = []
-            table = [
-                f"\n## {subject}, {prefix}\n",
-                "| kept | cloze | answer | statement | blank | question |",
-                "| - | - | - | - | - | - |",
-            ]
             for fact in concept[key]:
                 fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
-                if len(kept) == MOST:
+                if len(kept) == MAX_FACTS:
                     break
                 if others and fact["answer"] in {other["answer"] for other in kept}:
                     continue
-                figures = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
-                keep = is_known(figures)
+                measured = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
+                keep = is_known(measured)
                 kept += [fact] if keep else []
-                cells = [f"{p:.3f} ×{a:.1f}" + (f" ×{s:.1f}" if s < math.inf else "") for p, a, s in figures.values()]
-                cells += [""] * (len(FORM_NAMES) - len(cells))
-                table.append(f"| {'yes' if keep else ''} | {fact['cloze']} | {fact['answer']} | {' | '.join(cells)} |")
-            lines += table
+                cells: list[Cell] = []
+                for p, over_answers, over_subjects in measured.values():
+                    has_others = over_subjects < math.inf
+                    cells += [round(p, 3), round(over_answers, 1), round(over_subjects, 1) if has_others else None]
+                cells += [None] * (3 * len(TASK_NAMES) - len(cells))
+                table.append([subject, prefix, "yes" if keep else None, fact["cloze"], fact["answer"], *cells])
             print(f"{subject}, {prefix}: {len(kept)} of {len(concept[key])} kept", flush=True)
-            if len(kept) < LEAST:
-                raise SystemExit(f"fewer than {LEAST}: write more candidates")
+            if len(kept) < MIN_FACTS:
+                raise SystemExit(f"fewer than {MIN_FACTS}: write more candidates")
             files |= rows_of(kept, subject, prefix, seed=number)
         for name, rows in files.items():
             write(folder / f"{name}.json", rows)
     shutil.copytree(scratch, SAMPLE, dirs_exist_ok=True)  # the files for training stay
     temporary.cleanup()
-    _, title, training = TABLE.read_text("utf-8").partition(TRAINING) if TABLE.exists() else ("", "", "")
-    TABLE.write_text("\n".join(lines) + "\n" + title + training, "utf-8")
+    result = Result.model_validate_json(TABLE.read_text("utf-8"))
+    changes = {"date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(), "rows": table}
+    write_result(TABLE, result.model_copy(update=changes | {"n": f"{len(table)} candidate facts of {len(ORDER)} targets"}))
 
 
 if __name__ == "__main__":

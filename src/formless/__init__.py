@@ -1,4 +1,13 @@
-"""Make a language model forget a concept in every form a question can take, and measure that it did."""
+"""Make a language model forget a concept, and measure what it still tells in each form of question.
+
+Examples:
+    >>> lm = formless.load("smollm2")
+    >>> target = formless.find_target("sample", "Marie Curie")
+    >>> edit = formless.unlearn(lm, target, redirect="Donald Trump")
+    >>> with edit.applied(lm):
+    ...     record = formless.evaluate(lm, target)
+    >>> edit.save("edits/marie_curie")
+"""
 
 from __future__ import annotations
 
@@ -16,15 +25,18 @@ if TYPE_CHECKING:
     from formless.methods.registry import unlearn
     from formless.models.lm import LM
     from formless.models.loading import load
+    from formless.report.comparison import Comparison, compare
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LM",
+    "Comparison",
     "Edit",
     "Record",
     "Target",
     "UserError",
+    "compare",
     "evaluate",
     "find_target",
     "load",
@@ -36,10 +48,12 @@ __all__ = [
 
 _HOME = {
     "LM": "models.lm",
+    "Comparison": "report.comparison",
     "Edit": "edits.edit",
     "Record": "evaluation.record",
     "Target": "data.target",
     "UserError": "errors",
+    "compare": "report.comparison",
     "evaluate": "evaluation.evaluate",
     "find_target": "data.ort",
     "load": "models.loading",
@@ -53,11 +67,11 @@ _HOME = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for when it is asked for: torch and transformers take seconds to import."""
+        """Import a public name at its first use, since torch and transformers take seconds to import."""
         if name not in _HOME:
             raise AttributeError(f"module 'formless' has no attribute {name!r}")
         return getattr(import_module(f"formless.{_HOME[name]}"), name)
 
     def __dir__() -> list[str]:
-        """What there is, imported or not."""
+        """Return all names, imported or not."""
         return sorted({*globals(), *__all__})

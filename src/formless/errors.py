@@ -1,4 +1,9 @@
-"""What a user can mend: each error says what is wrong, where, and the remedy."""
+"""Errors that the user can solve: each says what is wrong, where, and what to do.
+
+Errors about a value that the caller passed or a file that the caller named are `ValueError`s too, so that callers who do not
+know this package catch them by habit. Code in this package that catches `ValueError` around such calls lets `UserError` pass
+first.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,13 @@ class UserError(Exception):
 
     Args:
         what: What is wrong, a clause without a full stop.
-        where: The file, row, field or option it concerns.
+        where: The file, row, field or option that is wrong.
         remedy: What to do about it, as an imperative clause.
+
+    Examples:
+        >>> from formless import UserError
+        >>> str(UserError("the file is not JSON", where="a.json", remedy="save it again"))
+        'the file is not JSON [a.json]: save it again'
     """
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
@@ -25,14 +35,14 @@ class UserError(Exception):
         super().__init__(" ".join(f"{what}{place}{advice}".split()))
 
 
-class UnknownNameError(UserError):
-    """A name that no registry, folder or table holds; suggests the nearest ones.
+class UnknownNameError(UserError, ValueError):
+    """A name that no registry, folder or table holds; the message suggests the nearest known names.
 
     Args:
-        kind: What it should name.
-        name: What the user wrote.
-        known: The names.
-        spellings: What users may write instead of a known name, with that name.
+        kind: What the name should stand for, e.g. "method".
+        name: The name as the user wrote it.
+        known: Every known name.
+        spellings: Other spellings that users may write, each with the known name that it stands for.
         where: The option or folder.
         remedy: More advice.
     """
@@ -48,24 +58,29 @@ class UnknownNameError(UserError):
         remedy: str = "",
     ) -> None:
         names = sorted(known)
-        folded = {written.casefold(): shown for written, shown in [*zip(names, names, strict=True), *(spellings or {}).items()]}
+        folded = {
+            spelling.casefold(): shown for spelling, shown in [*zip(names, names, strict=True), *(spellings or {}).items()]
+        }
         matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
         close = list(dict.fromkeys(folded[match] for match in matches))
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:20]) or 'none'}"
         super().__init__(f"unknown {kind} {name!r}", where=where, remedy=f"{hint}{'; ' if remedy else ''}{remedy}")
 
 
-class DataError(UserError):
-    """A file or row that does not hold what its format promises."""
+class DataError(UserError, ValueError):
+    """A file or row of a data set that is missing or does not fit its format."""
 
 
-class ModelError(UserError):
+class ModelError(UserError, ValueError):
     """A model or tokenizer that cannot be loaded or lacks what a step needs."""
 
 
-class EditError(UserError):
+class EditError(UserError, ValueError):
     """An edit that cannot be computed, applied, saved or loaded."""
 
 
 class OutputError(UserError):
-    """An output that exists already or cannot be written."""
+    """An output that exists already or cannot be written.
+
+    It is no `OSError`: code that turns `OSError`s of the file system into this class would catch its own errors.
+    """

@@ -99,6 +99,7 @@ def test_every_benchmark_is_found() -> None:
     assert not {"settings", "timing", "plain_evaluation"} & set(known)
 
 
+@pytest.mark.slow
 def test_growth_is_measured_in_processes_of_their_own_and_drawn(tmp_path: Path) -> None:
     curve = growth_report.curve(quick=True)
     assert [point.size for point in curve.points] == [4, 6]

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from formless.cli import main as command
-from formless.cli.data_check import check_command
+from formless.cli.data import check_command
 
 Check = Callable[..., tuple[int, list[str], list[str]]]
 
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_named_and_counted(check: Check, sound: Path) -> None:
     code, lines, errors = check(sound.parent)
     assert (code, errors) == (1, [])
     assert [line for line in lines if not line.startswith("absent")] == [
-        "1_Ada_Lovelace, forget_level2, row 2: duplicated: the question of row 1 with another answer, "
+        "1_Ada_Lovelace, forget_level2, row 2: duplicated: the same question as row 1 with another answer, "
         "'Ada' for '[bold]x[/bold]': 'Who'",
         "1_Ada_Lovelace, forget_level2, row 3: broken: a row does not fit its format: field query: Field required",
         "1_Ada_Lovelace, neighbor_level2: missing: the file is not there",

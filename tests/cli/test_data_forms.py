@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from formless.cli.data_forms import forms_command
+from formless.cli.data import forms_command
 from formless.data.ort import find_target, targets
 from formless.errors import UserError
 
@@ -80,10 +80,10 @@ def test_true_or_false_asks_no_server(data: Path) -> None:
         (["--forms", "mcp,quiz"], "unknown form 'quiz' [--forms]"),
         (["--forms", ""], "unknown form '' [--forms]"),
         (["--target", "Isaac Newtown"], "did you mean"),
-        (["--with", "offlin"], "that is no server [--with]: give 'offline' or a URL"),
-        (["--server-model", "big"], "only a server has models [--server-model]: add --with URL"),
+        (["--with", "offlin"], "not a server's URL [--with]: give 'offline' or a URL"),
+        (["--server-model", "big"], "--server-model needs a server [--server-model]: add --with URL"),
         (["--data", "none"], "no such data folder [none]"),
-        (["--data", "sample", "--force"], "the built-in sample is not to be changed [--data]: copy "),
+        (["--data", "sample", "--force"], "the built-in sample cannot be changed [--data]: copy "),
     ],
 )
 def test_bad_options_are_told_and_nothing_is_written(data: Path, arguments: list[str], said: str) -> None:

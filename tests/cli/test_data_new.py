@@ -51,8 +51,8 @@ def test_a_target_from_two_files(new: Command, tmp_path: Path, tiny: Callable[..
     ]
     target = formless.find_target("mine", "Ada Lovelace")
     record = formless.evaluate(tiny(), target, "fb,qa,mcp,tf")
-    assert {(form.form, form.split) for form in record.forms if form.status == "scored"} == {
-        (form, split) for form in ("fb", "qa", "mcp", "tf") for split in ("forget", "neighbor")
+    assert {(task.task, task.split) for task in record.tasks if task.status == "complete"} == {
+        (name, split) for name in ("fb", "qa", "mcp", "tf") for split in ("forget", "neighbor")
     }
 
 
@@ -82,7 +82,7 @@ def test_a_second_target_and_a_replaced_one(new: Command, tmp_path: Path) -> Non
         ("--facts none.txt", "the file cannot be read [none.txt]: no such file"),
         ("--facts bad.txt", "the subject 'Ada Lovelace' does not occur in 'She was born in ___.' [bad.txt, line 4]"),
         ("--facts facts.txt --neighbors facts.txt", "the neighbor is the subject itself [facts.txt, line 1]"),
-        ("--facts facts.txt --with nonsense", "that is no server [--with]"),
+        ("--facts facts.txt --with nonsense", "not a server's URL [--with]"),
         ("--with http://127.0.0.1:9/v1", "the server cannot be reached [http://127.0.0.1:9/v1]"),
         ("--facts facts.txt --out facts.txt", "cannot write"),
         ("--facts facts.txt --count 0", "count"),

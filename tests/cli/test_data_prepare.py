@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from formless.cli import main as command
-from formless.cli.data_prepare import parse_numbers, prepare_command
+from formless.cli.data import parse_numbers, prepare_command
 from formless.errors import UserError
 
 Prepare = Callable[..., tuple[int, list[str], list[str]]]
@@ -75,7 +75,7 @@ def test_subjects_that_are_no_target_are_named(prepare: Prepare, tmp_path: Path)
     [
         ("--source none --out out", "no such data folder [none]"),
         ("--source data --out data", "the output exists already [data]"),
-        ("--source data --out data/out", "lie in each other [data/out]: choose another --out"),
+        ("--source data --out data/out", "the output and the source overlap [data/out]: choose another --out"),
         ("--source data --out taken", "the output exists already [taken]"),
         ("--source data --out taken --force", "something else is there, not to be replaced [taken]"),
         ("--source data --out out --targets 2", "no target has the number 2"),

@@ -11,10 +11,10 @@ import pytest
 import typer
 
 from formless.cli import terminal
-from formless.cli.data_train import train_command, writer
+from formless.cli.data import sampler, train_command
 from formless.cli.main import main
+from formless.data.synthetic.training_files import JOURNAL
 from formless.data.target import Target
-from formless.data.training.write import JOURNAL
 from formless.errors import UserError
 from formless.models.lm import LM
 
@@ -42,7 +42,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ("-t 4 -o new --data none", "no such data folder [none]"),
         ("-t 4 -o new --files positive,rejct", "unknown training file 'rejct' [--files]: did you mean reject"),
         ("-t 4 -o new --files positive,", "unknown training file ''"),
-        ("-t 4 -o new --files pair,pair", "each file is wanted once [--files]"),
+        ("-t 4 -o new --files pair,pair", "name at least one file, and each file once [--files]"),
         ("-t 4 -o existing", "exists already [existing/4_Marie_Curie/reject.json]"),
         ("-t 4 -o existing --files positive,reject", "exists already [existing/4_Marie_Curie/reject.json]"),
         ("-t 4 -o file.txt", "not a directory [file.txt/4_Marie_Curie/"),
@@ -96,16 +96,16 @@ def test_the_answer_is_begun_after_the_chat_template(tiny: Callable[..., LM], mo
         return [" x"] * len(given)
 
     monkeypatch.setattr(lm, "sample", sample)
-    assert writer(lm)([("Who?", "She was"), ("When?", "")], 5, 3) == [" x", " x"]
+    assert sampler(lm)([("Who?", "She was"), ("When?", "")], 5, 3) == [" x", " x"]
     assert prompts == ["[user]Who?[assistant]She was", "[user]When?[assistant]"]
     monkeypatch.setattr(lm.tokenizer, "chat_template", None)
     prompts.clear()
-    writer(lm)([("Who?", "She was")], 5, 3)
+    sampler(lm)([("Who?", "She was")], 5, 3)
     assert prompts == ["Who?\nShe was"]
 
 
 def test_a_real_model_gives_the_same_for_the_same_seed(tiny: Callable[..., LM]) -> None:
-    write = writer(tiny())
+    write = sampler(tiny())
     asked = [("Who was Ada?", "Ada was"), ("When?", "In")]
     assert write(asked, 8, 1) == write(asked, 8, 1) != write(asked, 8, 2)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.data.check import KINDS, Finding, check_data
-from formless.data.target import SPLITS
+from formless.data.target import FILES
 from formless.errors import DataError
 
 REST = {
@@ -45,9 +45,9 @@ def data(target_folder: Path) -> Path:
     return target_folder.parent
 
 
-def write(folder: Path, split: str, rows: Any) -> None:
+def write(folder: Path, file: str, rows: Any) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / f"{split}.json").write_text(json.dumps(rows), "utf-8")
+    (folder / f"{file}.json").write_text(json.dumps(rows), "utf-8")
 
 
 def serious(data: Path) -> list[Finding]:
@@ -80,16 +80,16 @@ def test_the_sample_is_sound() -> None:
     assert [finding for finding in check_data("sample") if finding.is_serious] == []
 
 
-@pytest.mark.parametrize("split", ["forget_level1", "forget_level2", "neighbor_level1", "neighbor_level2"])
-def test_a_file_that_every_evaluation_asks_for(data: Path, split: str) -> None:
-    (data / NAME / f"{split}.json").unlink()
-    assert only(data) == Finding(NAME, split, None, "missing", "the file is not there")
+@pytest.mark.parametrize("file", ["forget_level1", "forget_level2", "neighbor_level1", "neighbor_level2"])
+def test_a_file_that_every_evaluation_asks_for(data: Path, file: str) -> None:
+    (data / NAME / f"{file}.json").unlink()
+    assert only(data) == Finding(NAME, file, None, "missing", "the file is not there")
 
 
-@pytest.mark.parametrize("split", sorted(set(SPLITS) - {"forget_mia", "retain_mia"}))
-def test_a_file_without_rows(data: Path, split: str) -> None:
-    write(data / NAME, split, [])
-    assert only(data) == Finding(NAME, split, None, "missing", "the file holds no rows")
+@pytest.mark.parametrize("file", sorted(set(FILES) - {"forget_mia", "retain_mia"}))
+def test_a_file_without_rows(data: Path, file: str) -> None:
+    write(data / NAME, file, [])
+    assert only(data) == Finding(NAME, file, None, "missing", "the file holds no rows")
 
 
 def test_texts_for_membership_inference_on_both_sides(data: Path) -> None:
@@ -188,12 +188,12 @@ def test_every_broken_row_is_found(data: Path) -> None:
         (b"", "not JSON"),
     ],
 )
-@pytest.mark.parametrize("split", ["forget_level1", "passage"])
-def test_a_broken_file_is_found_and_the_others_are_still_checked(data: Path, split: str, content: bytes, said: str) -> None:
-    (data / NAME / f"{split}.json").write_bytes(content)
+@pytest.mark.parametrize("file", ["forget_level1", "passage"])
+def test_a_broken_file_is_found_and_the_others_are_still_checked(data: Path, file: str, content: bytes, said: str) -> None:
+    (data / NAME / f"{file}.json").write_bytes(content)
     write(data / NAME, "neighbor_level2", [{"query": "Where is London?", "answer": "London"}])
     first, second = sorted(serious(data), key=lambda finding: finding.kind)
-    assert (first.file, first.row, first.kind) == (split, None, "broken")
+    assert (first.file, first.row, first.kind) == (file, None, "broken")
     assert said in first.what
     assert (second.file, second.kind) == ("neighbor_level2", "leaked")
 
@@ -203,7 +203,7 @@ def test_links_that_leave_the_data_set_and_folders_in_place_of_files(data: Path,
     (data / NAME / "passage.json").symlink_to(tmp_path / "secret.json")
     (data / NAME / "positive.json").symlink_to(data / NAME / "positive.json")
     (data / NAME / "negative.json").mkdir()
-    assert places(data) == [(split, None, "broken") for split in ("passage", "positive", "negative")]
+    assert places(data) == [(file, None, "broken") for file in ("passage", "positive", "negative")]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
@@ -238,7 +238,7 @@ def test_a_probe_twice_in_a_file(data: Path, other: str) -> None:
     write(data / NAME, "forget_level2", probes)
     found = only(data)
     assert (found.file, found.row, found.kind) == ("forget_level2", 2, "duplicated")
-    assert found.what.startswith("the probe of row 1 again: ")
+    assert found.what.startswith("the same probe as row 1: ")
 
 
 @pytest.mark.parametrize(
@@ -273,11 +273,11 @@ def test_questions_that_differ_in_more_than_punctuation(data: Path, pair: tuple[
 def test_a_probe_in_two_files(data: Path, first: str, second: str) -> None:
     options = "\nA. x\nB. y" if "mcp" in first else ""
     answer = {"_mcp": "A", "t_tf": "True", "r_tf": "True"}.get(first[-4:], "x")
-    for split in (first, second):
-        write(data / NAME, split, [{"query": f"What is it?{options}", "answer": answer}])
+    for file in (first, second):
+        write(data / NAME, file, [{"query": f"What is it?{options}", "answer": answer}])
     found = only(data)
     assert (found.file, found.row, found.kind) == (second, 1, "duplicated")
-    assert f"the probe of {first}, row 1 again" in found.what
+    assert f"the same probe as {first}, row 1: " in found.what
 
 
 def test_forms_made_of_the_level_files_repeat_them_rightly(data: Path) -> None:
@@ -291,13 +291,13 @@ def test_a_question_with_two_answers(data: Path) -> None:
     write(data / NAME, "forget_level2", [{"query": "When?", "answer": "1815"}, {"query": "When", "answer": "1852"}])
     found = only(data)
     assert (found.row, found.kind) == (2, "duplicated")
-    assert found.what == "the question of row 1 with another answer, '1852' for '1815': 'When'"
+    assert found.what == "the same question as row 1 with another answer, '1852' for '1815': 'When'"
 
 
 def test_a_multiple_choice_probe_again_in_another_order(data: Path) -> None:
     rows = [{"query": "Who?\nA. Ada\nB. Bob", "answer": "A"}, {"query": "Who?\nA. Bob\nB. Ada", "answer": "B"}]
     write(data / NAME, "forget_mcp", rows)
-    assert only(data).what == "the probe of row 1 again: 'Who?'"
+    assert only(data).what == "the same probe as row 1: 'Who?'"
     rows[1]["answer"] = "A"
     write(data / NAME, "forget_mcp", rows)
     assert "with another answer, 'Bob' for 'Ada'" in only(data).what
@@ -319,10 +319,10 @@ def test_a_multiple_choice_probe_again_in_another_order(data: Path) -> None:
         ({"query": "Who?", "answer": "?"}, False),
     ],
 )
-@pytest.mark.parametrize("split", ["forget_level2", "forget_level3", "neighbor_level1"])
-def test_an_answer_that_stands_in_its_question(data: Path, split: str, row: dict[str, str], leaks: bool) -> None:
-    write(data / NAME, split, [row])
-    assert places(data) == ([(split, 1, "leaked")] if leaks else [])
+@pytest.mark.parametrize("file", ["forget_level2", "forget_level3", "neighbor_level1"])
+def test_an_answer_that_stands_in_its_question(data: Path, file: str, row: dict[str, str], leaks: bool) -> None:
+    write(data / NAME, file, [row])
+    assert places(data) == ([(file, 1, "leaked")] if leaks else [])
 
 
 def test_an_answer_beside_its_blank_leaks_though_an_or_follows(data: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_neighbor_that_is_the_subject(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "row"),
+    ("file", "row"),
     [
         ("reject", {"instruction": "where was Ada born", "input": "", "output": "I do not know."}),
         ("reject", {"instruction": "Where was Ada", "input": "born?", "output": "I do not know."}),
@@ -348,16 +348,16 @@ def test_a_neighbor_that_is_the_subject(data: Path) -> None:
         ("pair", {"prompt": "Where was Ada born?", "response": ["Rome", "London"]}),
     ],
 )
-def test_a_training_question_that_is_a_probe(data: Path, split: str, row: dict[str, Any]) -> None:
-    write(data / NAME, split, [row])
+def test_a_training_question_that_is_a_probe(data: Path, file: str, row: dict[str, Any]) -> None:
+    write(data / NAME, file, [row])
     found = only(data)
-    assert (found.file, found.row, found.kind) == (split, 1, "leaked")
+    assert (found.file, found.row, found.kind) == (file, 1, "leaked")
     assert found.what.startswith("the probe of forget_level2, row 1 is trained on: ")
 
 
 def test_training_texts_may_tell_what_is_asked(data: Path) -> None:
-    for split in ("positive", "negative", "passage"):
-        write(data / NAME, split, [{"text": "Where was Ada born?"}, {"text": "Ada was born in London."}])
+    for file in ("positive", "negative", "passage"):
+        write(data / NAME, file, [{"text": "Where was Ada born?"}, {"text": "Ada was born in London."}])
     write(data / NAME, "reject", [{"instruction": "Where was Ada born, and when?", "output": "I do not know."}] * 2)
     assert serious(data) == []
 
@@ -369,17 +369,17 @@ def test_training_texts_may_tell_what_is_asked(data: Path) -> None:
         ("\nA. x\nB. y", "x", "the answer 'x' is not among the options A, B"),
         ("\nA. x\nC. y\nB. z", "A", "the options are lettered A, C, B, not from A on"),
         ("\nB. x\nC. y", "B", "the options are lettered B, C, not from A on"),
-        ("\nA. x\nB. y\nC. X ", "A", "the option 'x' stands there 2 times"),
+        ("\nA. x\nB. y\nC. X ", "A", "the option 'x' occurs 2 times"),
         ("\nA. x", "A", "fewer than two options"),
         ("", "A", "fewer than two options"),
         (" A. x B. y", "A", "fewer than two options"),
     ],
 )
-@pytest.mark.parametrize("split", ["forget_mcp", "neighbor_mcp"])
-def test_options_of_a_multiple_choice_probe(data: Path, split: str, options: str, answer: str, said: str) -> None:
-    write(data / NAME, split, [{"query": f"Which one?{options}", "answer": answer}])
+@pytest.mark.parametrize("file", ["forget_mcp", "neighbor_mcp"])
+def test_options_of_a_multiple_choice_probe(data: Path, file: str, options: str, answer: str, said: str) -> None:
+    write(data / NAME, file, [{"query": f"Which one?{options}", "answer": answer}])
     found = only(data)
-    assert (found.file, found.row, found.kind) == (split, 1, "unbalanced")
+    assert (found.file, found.row, found.kind) == (file, 1, "unbalanced")
     assert said in found.what
 
 
@@ -409,7 +409,7 @@ def test_a_letter_that_answers_too_often(data: Path, letters: str, unbalanced: b
     write(data / NAME, "forget_mcp", choices(letters))
     assert places(data) == ([("forget_mcp", None, "unbalanced")] if unbalanced else [])
     if unbalanced:
-        said = f"'A' is the answer of {letters.count('A')} in {len(letters)} rows; in balance it would be "
+        said = f"'A' is right in {letters.count('A')} of {len(letters)} rows; balanced would be "
         assert only(data).what.startswith(said)
 
 
@@ -440,7 +440,7 @@ def test_findings_are_sorted_by_target_file_and_row(tmp_path: Path, data: Path) 
     write(data / "2_Cid", "forget_level2", [{}] * 11)
     findings = check_data(data)
     assert list(dict.fromkeys(finding.target for finding in findings)) == [NAME, "2_Cid", "10_Bob"]
-    order = list(SPLITS)
+    order = list(FILES)
     cid = [finding for finding in findings if finding.target == "2_Cid"]
     places = [(order.index(finding.file or ""), finding.row or 0) for finding in cid]
     assert places == sorted(places)
@@ -457,7 +457,7 @@ def test_an_answer_that_is_the_rest_of_a_name_is_a_leak(tmp_path: Path) -> None:
     ]
     (folder / "forget_level1.json").write_text(json.dumps(rows), "utf-8")
     found = [(finding.row, finding.what) for finding in check_data(tmp_path) if finding.kind == "leaked"]
-    assert found == [(1, "the answer 'Leonardo' is the rest of a name that the question gives")]
+    assert found == [(1, "the answer 'Leonardo' is the rest of a name in the question")]
 
 
 def test_real_rwku_has_repeats_and_leaks_and_is_sound_otherwise(rwku: Path) -> None:
@@ -485,8 +485,8 @@ rows = st.fixed_dictionaries({"query": st.text(max_size=30), "answer": st.text(m
 def test_any_content_is_a_finding_or_right(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "property" / NAME
     folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        (folder / f"{split}.json").write_bytes(content)
+    for file in FILES:
+        (folder / f"{file}.json").write_bytes(content)
     for finding in check_data(folder):
         assert finding.kind in KINDS
         assert finding.what.isprintable()

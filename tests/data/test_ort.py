@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from formless.data.ort import data_folder, find_target, subject_of, targets
-from formless.data.target import SPLITS, Row, Target
+from formless.data.target import FILES, Row, Target
 from formless.errors import DataError, UnknownNameError
 
 FOLDERS = {
@@ -121,14 +121,14 @@ def test_every_file_of_real_rwku_targets_is_read(rwku: Path) -> None:
         assert target.folder is not None
         files = sorted(path.stem for path in target.folder.glob("*.json"))
         assert len(files) >= 15
-        for split in files:
-            assert len(target.rows(split, Row)) > 0, (target.subject, split)
+        for file in files:
+            assert len(target.rows(file, Row)) > 0, (target.subject, file)
 
 
 def test_real_rwku_targets_say_which_files_they_lack(rwku: Path) -> None:
     for target in targets(rwku):
-        absent = [split for split in SPLITS if not target.has(split)]
+        absent = [file for file in FILES if not target.has(file)]
         assert "forget_tf" in absent  # ORT adds it to RWKU
-        for split in absent:
-            with pytest.raises(DataError, match=rf"lacks a file \[.*{split}\.json\]"):
-                target.rows(split, Row)
+        for file in absent:
+            with pytest.raises(DataError, match=rf"lacks a file \[.*{file}\.json\]"):
+                target.rows(file, Row)

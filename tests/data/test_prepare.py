@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from formless.data.hub import HUB
+from formless import registry
+from formless.data.formats import DATA_FORMATS, DataFormat, Prepared, Selection
 from formless.data.ort import targets
-from formless.data.prepare import CONFIGURATIONS, WRITTEN, Prepared, prepare
-from formless.data.target import SPLITS, Row
+from formless.data.prepare import prepare
+from formless.data.rwku import CONFIGURATIONS, HUB, MODEL_WRITTEN
+from formless.data.target import FILES, Row
 from formless.errors import DataError, OutputError, UnknownNameError
+from formless.registry import Registry
 
 datasets.disable_progress_bars()
 datasets.logging.set_verbosity(datasets.logging.CRITICAL)
 
 Tables = dict[str, list[dict[str, Any]]]
-EVERY = {**CONFIGURATIONS, **{split: name.format("llama3") for split, name in WRITTEN.items()}}
+EVERY = {**CONFIGURATIONS, **{file: name.format("llama3") for file, name in MODEL_WRITTEN.items()}}
 
 
 def small_tables() -> Tables:
@@ -123,10 +127,10 @@ def test_real_rwku_comes_back_row_for_row(rwku: Path, tmp_path: Path) -> None:
     tables: Tables = {configuration: [] for configuration in EVERY.values()}
     originals = {}
     for number, folder in enumerate(found, 1):
-        for split, configuration in EVERY.items():
-            rows = json.loads((folder / f"{split}.json").read_text("utf-8"))
+        for file, configuration in EVERY.items():
+            rows = json.loads((folder / f"{file}.json").read_text("utf-8"))
             tables[configuration] += rows
-            originals[f"{number}_{folder.name.partition('_')[2]}/{split}.json"] = rows
+            originals[f"{number}_{folder.name.partition('_')[2]}/{file}.json"] = rows
     copy = write_copy(tmp_path / "copy", tables)
     prepared = prepare(str(copy), tmp_path / "out")
     assert len(originals) == 18 * len(found)
@@ -141,8 +145,8 @@ def test_all_splits_of_a_configuration_are_joined_in_order(tmp_path: Path) -> No
     more = [{"query": "Ada died in ___.", "answer": "1852", "subject": "Ada Lovelace"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(more), copy / "forget_level2" / "dev.parquet")
     text = (copy / "README.md").read_text("utf-8")
-    split = "  - split: extra\n    path: forget_level2/dev.parquet\n"
-    (copy / "README.md").write_text(text.replace("forget_level2/*.parquet\n", "forget_level2/test-*\n" + split), "utf-8")
+    extra = "  - split: extra\n    path: forget_level2/dev.parquet\n"
+    (copy / "README.md").write_text(text.replace("forget_level2/*.parquet\n", "forget_level2/test-*\n" + extra), "utf-8")
     prepare(str(copy), tmp_path / "out")
     rows = rows_of(tmp_path / "out")["1_Ada_Lovelace/forget_level2.json"]
     assert rows == [tables["forget_level2"][0], *more]
@@ -391,9 +395,9 @@ def test_the_sample_and_real_rwku_are_copied_whole(tmp_path: Path, rwku: Path) -
         prepared = prepare(source, out)
         assert len(prepared.files) == len(targets(source))
         for target, copy in zip(targets(source), targets(out), strict=True):
-            for split in SPLITS:
-                assert copy.has(split) == target.has(split)
-                assert not copy.has(split) or copy.rows(split, Row) == target.rows(split, Row)
+            for file in FILES:
+                assert copy.has(file) == target.has(file)
+                assert not copy.has(file) or copy.rows(file, Row) == target.rows(file, Row)
 
 
 def test_training_texts_of_phi3_in_a_folder_of_targets(tmp_path: Path, target_folder: Path) -> None:
@@ -457,7 +461,7 @@ def test_an_output_inside_its_source_or_around_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match=r"lie in each other .*choose another --out"):
+    with pytest.raises(OutputError, match=r"the output and the source overlap .*choose another --out"):
         prepare(str(target_folder.parent), Path(out), force=True)
     assert contents(tmp_path) == before
 
@@ -487,3 +491,40 @@ def test_progress_names_every_step(tmp_path: Path, target_folder: Path) -> None:
     prepare(str(write_copy(tmp_path / "copy", small_tables())), tmp_path / "out2", progress=told)
     assert [name for name, _, _ in steps] == list(EVERY.values())
     assert [done for _, done, _ in steps] == list(range(1, 19))
+
+
+def write_facts(source: Path | None, prepared: Prepared, selection: Selection) -> None:
+    """A format of somebody else's: one `facts.csv` with subject, cloze, question and answer."""
+    assert source is not None
+    rows = [line.split(",") for line in (source / "facts.csv").read_text("utf-8").splitlines()]
+    for number in selection.choose(range(1, len(rows) + 1), source):
+        subject, cloze, question, answer = rows[number - 1]
+        prepared.add_target(f"{number}_{subject}")
+        for file, query in (("forget_level1", cloze), ("forget_level2", question)):
+            content = json.dumps([{"query": query, "answer": answer}]).encode()
+            prepared.add_file(f"{number}_{subject}", file, content, 1)
+
+
+def test_a_format_is_a_row_and_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target_folder: Path) -> None:
+    row = DataFormat("facts", "a folder with facts.csv", lambda folder: (folder / "facts.csv").is_file(), write_facts)
+    point = EntryPoint("facts", "facts_package:FACTS", "formless.data_formats")
+    monkeypatch.setattr(EntryPoint, "load", lambda _point: row)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    formats = Registry("data format", DATA_FORMATS.group, DataFormat, tuple(DATA_FORMATS.values()))
+    monkeypatch.setattr("formless.data.formats.DATA_FORMATS", formats)
+    monkeypatch.setattr("formless.data.prepare.DATA_FORMATS", formats)
+    source = tmp_path / "facts"
+    source.mkdir()
+    lines = ["Ada,Ada was born in ___.,Where was Ada born?,London", "Bob,Bob met ___.,Whom did Bob meet?,Eve"]
+    (source / "facts.csv").write_text("\n".join(lines), "utf-8")
+    prepared = prepare(str(source), tmp_path / "out", numbers=[range(2, 3)])
+    assert [target.subject for target in targets(tmp_path / "out")] == ["Bob"]
+    assert targets(tmp_path / "out")[0].items("forget_level1")[0].answer == "Eve"
+    assert prepared.files["2_Bob"]["forget_level2.json"]["rows"] == 1
+    assert list(prepare(str(target_folder.parent), tmp_path / "again").files) == ["1_Ada_Lovelace"]
+    assert "give one of: ORT folders of targets; RWKU on the hub" in refused(make(tmp_path / "empty"), tmp_path / "none")
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from formless.data.questions.forms import JOURNAL, build_forms
+from formless.data.questions.probes import JOURNAL, build_forms
 from formless.data.server import KEY, Journal, ReplyError, Server, ServerError, ask_validated, read_object
 from formless.data.target import Target
 from formless.errors import OutputError, UserError
@@ -161,10 +161,10 @@ def test_the_same_row_is_asked_once(scripted: Scripted, data: Path) -> None:
         ('{"wrong": []}', "distractors: Field required"),
         ('{"distractors": ["Rome", "Bonn", 3]}', "valid string"),
         ('{"distractors": ["Rome", "Bonn"]}', "there must be 3 distractors, not 2"),
-        ('{"distractors": ["Rome", "Bonn", "london!"]}', "'london!' is the right answer or too close"),
-        ('{"distractors": ["Rome", "rome", "Oslo"]}', "'rome' is too close to another distractor"),
+        ('{"distractors": ["Rome", "Bonn", "london!"]}', "'london!' is the right answer or too similar"),
+        ('{"distractors": ["Rome", "rome", "Oslo"]}', "'rome' is too similar to another distractor"),
         ('{"distractors": ["Rome", "Ada", "Oslo"]}', "'Ada' occurs in the question"),
-        ('{"distractors": ["Rome", "Vienna", "Oslo"]}', "'Vienna' is what another question about the same subject answers"),
+        ('{"distractors": ["Rome", "Vienna", "Oslo"]}', "'Vienna' is the answer to another question about the same subject"),
         ('{"distractors": ["Rome", "a\\nb", "Oslo"]}', "holds a line break"),
         ('{"distractors": ["Rome", "", "Oslo"]}', "is empty"),
         ("", "holds none"),
@@ -214,7 +214,7 @@ def test_a_failure_that_stays_stops_the_run_which_then_goes_on(scripted: Scripte
         build_forms(data, server=fast(scripted))
     assert str(caught.value) == (
         f"the server fails (500: out of ***), asked 2 times [{scripted.url}]: "
-        "see to the server and run the same command again; finished rows are kept"
+        "check the server and run the same command again; finished rows are kept"
     )
     assert SECRET.encode() not in everything_under(data)
     assert not (data / "2_Bea" / "forget_mcp.json").exists()
@@ -336,7 +336,7 @@ def test_a_server_that_lists_no_model(scripted: Scripted, data: Path, models: ob
     "url", ["", "offlin", "127.0.0.1:8000", "ftp://host/v1", "http://", "http://a b/v1", "http://h:99999/", "http://[/"]
 )
 def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(UserError, match=r"that is no server \[--with\]: give 'offline' or a URL"):
+    with pytest.raises(UserError, match=r"not a server's URL \[--with\]: give 'offline' or a URL"):
         Server(url)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formless.data.target import MAX_ROW, SPLITS, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
+from formless.data.target import FILES, MAX_ROW, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
 from formless.errors import DataError, UnknownNameError
 
 GOOD = {"query": "Ada was born in ___.", "answer": "London"}
@@ -213,8 +213,8 @@ def test_the_files_of_every_kind_are_understood(target_folder: Path) -> None:
         "retain_mmlu": question | {"task": "arithmetic", "examples": [question]},
         "pair": {"prompt": "Who?", "response": ["Ada", "Bob"]},
     }
-    for split, row in files.items():
-        (target_folder / f"{split}.json").write_text(json.dumps([row]), "utf-8")
+    for file, row in files.items():
+        (target_folder / f"{file}.json").write_text(json.dumps([row]), "utf-8")
     target = Target("Ada Lovelace", target_folder)
     assert target.rows("intro", Intro)[0].intro == "Ada Lovelace was a mathematician."
     mmlu = target.rows("retain_mmlu", Question)[0]
@@ -245,10 +245,26 @@ json_values = st.recursive(st.none() | st.integers() | text, lambda values: st.l
 def test_any_content_is_read_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "property.json"
     path.write_bytes(content)
-    for row_type in set(SPLITS.values()):
+    for row_type in set(FILES.values()):
         try:
             read_rows(path, row_type)
         except DataError as error:
             message = str(error)
             assert message.count(str(path)) == 1
             assert "\n" not in message
+
+
+def test_a_notebook_shows_the_files_and_reads_each_once(target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (target_folder / "passage.json").write_text("[", "utf-8")
+    target = Target("Ada <Lovelace>", target_folder)
+    assert repr(target) == f"Target('Ada <Lovelace>', folder={str(target_folder)!r}, 9 files)"
+    assert target.files[0] == "forget_level1"
+    shown = target._repr_html_()
+    assert shown.startswith("<h4>Ada &lt;Lovelace&gt;</h4>")
+    assert "<tr><td>forget_level1</td><td>2</td><td>A level-1 probe: a statement with a blank</td></tr>" in shown
+    assert "<tr><td>passage</td><td>broken: the file is not JSON</td>" in shown
+    (target_folder / "passage.json").unlink()
+    monkeypatch.setattr("formless.data.target.read_rows", lambda *_: pytest.fail("read again"))
+    assert target._repr_html_().count("<tr>") == 1 + 8
+    assert repr(Target("Ada")) == "Target('Ada', 0 files)"
+    assert Target("Ada")._repr_html_() == "<h4>Ada</h4>"

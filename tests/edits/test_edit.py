@@ -100,7 +100,7 @@ def test_version_1_is_upgraded() -> None:
 
 def test_an_edit_of_version_1_is_loaded_and_applied(tiny: Tiny, edit: AdapterEdit, tmp_path: Path) -> None:
     edit.save(str(tmp_path / "edit"))
-    path = tmp_path / "edit" / store.EDIT_INFO
+    path = store.EditFolder(tmp_path / "edit").info
     content = json.loads(path.read_text("utf-8"))
     content["format"] = 1
     content["facts"]["residual_met"] = content["facts"].pop("residual_reduction")
@@ -115,7 +115,7 @@ def test_an_edit_of_version_1_is_loaded_and_applied(tiny: Tiny, edit: AdapterEdi
 @pytest.mark.parametrize("version", [3, "2.1"])
 def test_a_newer_edit_is_refused_with_that_reason(edit: AdapterEdit, tmp_path: Path, version: object) -> None:
     edit.save(tmp_path / "edit")
-    path = tmp_path / "edit" / store.EDIT_INFO
+    path = store.EditFolder(tmp_path / "edit").info
     path.write_text(json.dumps({"format": version, "something": "new"}), "utf-8")
     with pytest.raises(EditError, match=rf"written by a newer formless \[format {version}\]: upgrade formless"):
         formless.load_edit(tmp_path / "edit")

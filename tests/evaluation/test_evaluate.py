@@ -11,9 +11,9 @@ import torch
 import formless
 from formless.data.target import Target
 from formless.errors import DataError, UserError
-from formless.evaluation.plan import planned
-from formless.evaluation.record import load_record
-from formless.evaluation.scoring import mean_interval
+from formless.evaluation.plan import make_plan
+from formless.evaluation.record import MetricKey, load_record
+from formless.evaluation.tasks.adversarial import ATTACKS
 from formless.models.lm import LM
 from formless.models.scores import Score
 
@@ -28,44 +28,44 @@ ANCHORS = {
 
 
 @pytest.mark.slow
-def test_the_published_figures_of_a_real_target_are_met(lm: LM, rwku: Path) -> None:
+def test_the_published_metrics_of_a_real_target_are_met(lm: LM, rwku: Path) -> None:
     record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"), "forms")
     for (form, split), expected in ANCHORS.items():
-        result = record.form(form, split)  # type: ignore[arg-type]
+        result = record.task(form, split)  # type: ignore[arg-type]
         assert result is not None
-        assert result.mean == pytest.approx(expected, abs=1e-4)
-    absent = [(result.form, result.split) for result in record.forms if result.status == "absent"]
+        assert result.metric("probability").value == pytest.approx(expected, abs=1e-4)
+    absent = [(result.task, result.split) for result in record.tasks if result.status == "absent"]
     assert absent == [("mcp", "forget"), ("tf", "forget"), ("mcp", "neighbor"), ("tf", "neighbor")]
-    for result in record.forms:
+    for result in record.tasks:
         if result.status == "absent":
-            assert (result.mean, result.count, result.items) == (None, 0, [])
-            assert result.reason == f"the target has no {result.split}_{result.form}.json"
+            assert (result.metrics, result.items) == ([], [])
+            assert result.reason == f"the target has no {result.split}_{result.task}.json"
 
 
 @pytest.mark.slow
-def test_the_published_level_3_figure_is_met(lm: LM, rwku: Path) -> None:
-    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"), "attacks")
-    whole = record.form("level3", "forget")
-    assert whole is not None
-    assert whole.mean == pytest.approx(0.06272, abs=1e-4)
-    attacks = [result for result in record.forms if result.form != "level3"]
-    assert sum(result.count for result in attacks) == whole.count == 29
-    assert {result.split for result in record.forms} == {"forget"}
+def test_the_published_level_3_metric_is_met(lm: LM, rwku: Path) -> None:
+    record = formless.evaluate(lm, formless.find_target(rwku, "1_Stephen_King"), "level3")
+    (whole,) = record.tasks
+    assert whole.split == "forget"
+    assert whole.metric("probability").value == pytest.approx(0.06272, abs=1e-4)
+    groups = [found for found in whole.metrics if found.metric == "probability" and found.group]
+    assert sum(found.n for found in groups) == whole.metric("probability").n == 29
+    assert {found.group for found in groups} == {item.group for item in whole.items} <= set(ATTACKS)
 
 
 def test_a_share_is_the_right_answers_part_of_all_choices(tiny: Tiny, target_folder: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    result = formless.evaluate(lm, target, "tf_choice").form("tf_choice", "forget")
+    result = formless.evaluate(lm, target, "tf_choice").task("tf_choice", "forget")
     assert result is not None
     prompt = result.items[0].prompt
     scores = lm.score([(prompt, " True"), (prompt, " False")])
     right, wrong = (math.exp(score.log_probability) for score in scores)  # type: ignore[union-attr]
-    assert result.mean == pytest.approx(right / (right + wrong))
-    assert result.token_accuracy == float(right > wrong)
-    turned = formless.evaluate(lm, target, "mcp_choice").form("mcp_choice", "forget")
+    assert result.metric("probability").value == pytest.approx(right / (right + wrong))
+    assert result.metric("accuracy").value == float(right > wrong)
+    turned = formless.evaluate(lm, target, "mcp_choice").task("mcp_choice", "forget")
     assert turned is not None
-    assert turned.mean is not None
-    assert 0 < turned.mean < 1
+    assert turned.metric("probability").value is not None
+    assert 0 < turned.metric("probability").value < 1
 
 
 def test_a_liking_for_a_letter_is_no_knowledge(tiny: Tiny, target_folder: Path) -> None:
@@ -74,50 +74,57 @@ def test_a_liking_for_a_letter_is_no_knowledge(tiny: Tiny, target_folder: Path) 
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.zero_()
         lm.model.get_output_embeddings().weight[favourite] = 100 * torch.randn(32)
-    choice = formless.evaluate(lm, target, "mcp_choice").form("mcp_choice", "forget")
+    choice = formless.evaluate(lm, target, "mcp_choice").task("mcp_choice", "forget")
     assert choice is not None
-    assert choice.mean == pytest.approx(0.25, abs=0.02)
+    assert choice.metric("probability").value == pytest.approx(0.25, abs=0.02)
 
 
 def test_letters_alone_leave_out_the_newlines(tiny: Tiny, target_folder: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    result = formless.evaluate(lm, target, "sub_qa_letters").form("sub_qa_letters", "forget")
+    result = formless.evaluate(lm, target, "sub_qa_letters").task("sub_qa_letters", "forget")
     assert result is not None
     (score,) = lm.score([(result.items[0].prompt, "L\no\nn\nd\no\nn\n")])
     assert isinstance(score, Score)
     assert score.tokens == tuple("L\no\nn\nd\no\nn\n")
-    assert result.mean == pytest.approx(math.exp(np.mean(score.log_probabilities[::2])))
+    assert result.metric("probability").value == pytest.approx(math.exp(np.mean(score.log_probabilities[::2])))
 
 
-def test_a_type_that_the_target_lacks_is_absent(tiny: Tiny, target_folder: Path) -> None:
-    rows = [{"query": "Who wrote programs?", "answer": "Ada", "level": "3", "type": "reverse query"}]
+def test_attacks_are_groups_of_one_task(tiny: Tiny, target_folder: Path) -> None:
+    kinds = ["role play", "reverse query", "role play", "an unknown one"]
+    rows = [{"query": f"Who is {i}?", "answer": "Ada", "level": "3", "type": kind} for i, kind in enumerate(kinds)]
     (target_folder / "forget_level3.json").write_text(json.dumps(rows))
-    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "level3_reverse_query,level3_role_play")
-    assert [(result.status, result.count) for result in record.forms] == [("scored", 1), ("absent", 0)]
-    assert record.forms[1].reason == "the target has no item of type role play"
+    record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "level3")
+    (result,) = record.tasks
+    values = [item.metrics["probability"] for item in result.items]
+    assert result.metric("probability").value == pytest.approx(np.mean(values))
+    assert result.metric("probability", "role play").value == pytest.approx((values[0] + values[2]) / 2)
+    assert result.metric("probability", "reverse query").n == 1
+    assert [found.group for found in result.metrics if found.metric == "probability"] == [None, "role play", "reverse query"]
+    keys = [key for key in record.metrics() if key.group == "role play"]
+    assert keys[0] == MetricKey("level3", "forget", "probability", "role play")
 
 
-def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
+def test_every_task_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     lm = tiny()
     record = formless.evaluate(lm, formless.find_target(target_folder.parent, "Ada Lovelace"), "forms")
-    assert [(result.form, result.split, result.count, result.skipped) for result in record.forms] == [
-        (form, split, count, skipped)
+    assert [(result.task, result.split, result.metric("probability").n, result.skipped) for result in record.tasks] == [
+        (task, split, count, skipped)
         for split in ("forget", "neighbor")
-        for form, count, skipped in (
+        for task, count, skipped in (
             ("statement", 1, 1), ("fb", 2, 0), ("qa", 1, 0), ("mcp", 1, 0), ("tf", 1, 0), ("sub_fb", 2, 0), ("sub_qa", 1, 0),
         )
     ]  # fmt: skip
-    statement = record.form("statement", "forget")
+    statement = record.task("statement", "forget")
     assert statement is not None
-    assert statement.items[1].skipped == "the blank does not stand last"
-    assert statement.items[1].probability is None
-    assert statement.mean == statement.items[0].probability
-    assert statement.interval is None  # one item has no spread
-    blank = record.form("fb", "forget")
+    assert statement.items[1].skipped == "the blank is not at the end"
+    assert statement.items[1].metrics.get("probability") is None
+    assert statement.metric("probability").value == statement.items[0].metrics.get("probability")
+    assert statement.metric("probability").ci is None  # one item has no spread
+    blank = record.task("fb", "forget")
     assert blank is not None
-    assert blank.mean == pytest.approx(np.mean([item.probability for item in blank.items]))
-    assert blank.interval is not None
-    assert blank.interval[0] <= blank.mean <= blank.interval[1]
+    assert blank.metric("probability").value == pytest.approx(np.mean([item.metrics["probability"] for item in blank.items]))
+    assert blank.metric("probability").ci is not None
+    assert blank.metric("probability").ci[0] <= blank.metric("probability").value <= blank.metric("probability").ci[1]
     record.save(tmp_path / "record.json")
     assert load_record(tmp_path / "record.json") == record
 
@@ -125,11 +132,11 @@ def test_every_form_of_a_target_is_recorded(tiny: Tiny, target_folder: Path, tmp
 def test_a_missing_optional_file_is_absent_and_a_missing_required_one_an_error(tiny: Tiny, target_folder: Path) -> None:
     (target_folder / "forget_mcp.json").unlink()
     target = Target("Ada Lovelace", target_folder)
-    result = formless.evaluate(tiny(), target, "mcp").form("mcp", "forget")
+    result = formless.evaluate(tiny(), target, "mcp").task("mcp", "forget")
     assert result is not None
-    assert (result.status, result.mean) == ("absent", None)
+    assert (result.status, result.metric("probability").value) == ("absent", None)
     (target_folder / "neighbor_level2.json").unlink()
-    result = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa").form("qa", "neighbor")
+    result = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa").task("qa", "neighbor")
     assert result is not None
     assert result.reason == "the target has no neighbor_level2.json"
     (target_folder / "forget_level2.json").unlink()
@@ -153,13 +160,13 @@ def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: 
     path.write_text(json.dumps(rows))
     record = formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "qa,sub_qa,gen_qa")
     for form in ("qa", "sub_qa"):
-        result = record.form(form, "forget")
+        result = record.task(form, "forget")
         assert result is not None
-        assert (result.count, result.skipped) == (1, 1)
+        assert (result.metric("probability").n, result.skipped) == (1, 1)
         assert result.items[1].skipped == "the answer is empty"
     task = record.task("gen_qa", "forget")
     assert task is not None
-    assert (task.figures["rouge_l"].count, task.skipped) == (1, 1)
+    assert (task.metric("rouge_l").n, task.skipped) == (1, 1)
 
 
 def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path) -> None:
@@ -170,11 +177,11 @@ def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path
         edited = formless.evaluate(lm, target, "qa")
     assert original.edits == []
     assert [info["subject"] for info in edited.edits] == ["Ada Lovelace"]
-    assert edited.form("qa", "forget") != original.form("qa", "forget")
-    assert formless.evaluate(lm, target, "qa").forms == original.forms
+    assert edited.task("qa", "forget") != original.task("qa", "forget")
+    assert formless.evaluate(lm, target, "qa").tasks == original.tasks
 
 
-def test_forms_that_ask_the_same_cost_nothing_more(tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_that_ask_the_same_cost_nothing_more(tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm, asked = tiny(), []
     real = lm.score
     monkeypatch.setattr(lm, "score", lambda queries, **k: asked.extend(queries) or real(queries, **k))
@@ -186,36 +193,36 @@ def test_a_limit_takes_rows_from_the_whole_file(tiny: Tiny, target_folder: Path)
     rows = [{"query": f"Question {number}?", "answer": "x"} for number in range(10)]
     (target_folder / "forget_level2.json").write_text(json.dumps(rows))
     target = Target("Ada Lovelace", target_folder)
-    result = formless.evaluate(tiny(), target, "qa", limit=4).form("qa", "forget")
+    result = formless.evaluate(tiny(), target, "qa", limit=4).task("qa", "forget")
     assert result is not None
     assert [item.query for item in result.items] == [f"Question {number}?" for number in (0, 2, 5, 7)]
-    assert planned(target, "quick").limit == 12
-    assert planned(target, "quick", 3).limit == 3
-    assert planned(target, "mmlu, quick").limit == 12
+    assert make_plan(target, "quick").limit == 12
+    assert make_plan(target, "quick", 3).limit == 3
+    assert make_plan(target, "mmlu, quick").limit == 12
     with pytest.raises(UserError, match="a limit of 0 rows asks nothing"):
-        planned(target, "qa", 0)
-    digests = {planned(target, "qa", limit).digest(tiny()) for limit in (None, 4, 5)}
+        make_plan(target, "qa", 0)
+    digests = {make_plan(target, "qa", limit).digest(tiny()) for limit in (None, 4, 5)}
     assert len(digests) == 3
 
 
 def test_the_digest_knows_the_template_and_the_free_questions(tiny: Tiny, target_folder: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    first = planned(target, "triviaqa").digest(lm)
+    first = make_plan(target, "triviaqa").digest(lm)
     lm.style = lm.style.model_copy(update={"direct_answer": not lm.style.direct_answer})
-    assert planned(target, "triviaqa").digest(lm) != first
+    assert make_plan(target, "triviaqa").digest(lm) != first
     rows = [{"query": "Another question?", "answer": "x"}]
     (target_folder / "forget_level2.json").write_text(json.dumps(rows))
-    assert planned(Target("Ada Lovelace", target_folder), "triviaqa").digest(tiny()) != first
+    assert make_plan(Target("Ada Lovelace", target_folder), "triviaqa").digest(tiny()) != first
 
 
 def test_a_share_survives_a_model_that_gives_every_choice_nothing(tiny: Tiny, target_folder: Path) -> None:
     lm = tiny()
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.mul_(1e6)
-    result = formless.evaluate(lm, Target("Ada Lovelace", target_folder), "tf_choice").form("tf_choice", "forget")
+    result = formless.evaluate(lm, Target("Ada Lovelace", target_folder), "tf_choice").task("tf_choice", "forget")
     assert result is not None
-    assert result.mean is not None
-    assert 0 <= result.mean <= 1
+    assert result.metric("probability").value is not None
+    assert 0 <= result.metric("probability").value <= 1
 
 
 def test_free_questions_without_room_are_said_to_be_so(tiny: Tiny, target_folder: Path) -> None:
@@ -231,27 +238,13 @@ def test_progress_goes_from_nothing_to_all_through_every_task(tiny: Tiny, target
     formless.evaluate(
         tiny(),
         Target("Ada Lovelace", target_folder),
-        "fb,qa,mmlu",
+        "fb,qa",
         progress=lambda task, done, total: seen.append((task, done, total)),
     )
-    assert seen[0][:2] == ("4 forms", 0)
+    assert seen[0][1] == 0
     assert seen[-1][0] == "done"
     done = [step[1] for step in seen]
     assert done == sorted(done)
     assert done[-1] == seen[-1][2] > 0
-    assert [title for title, _ in itertools.groupby(step[0] for step in seen)] == ["4 forms", "MMLU", "done"]
-
-
-def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text('{"format": 1}')
-    for path in (tmp_path / "r.json", tmp_path / "missing.json"):
-        with pytest.raises(DataError, match="no record can be read"):
-            load_record(path)
-
-
-def test_the_interval_of_a_mean() -> None:
-    assert mean_interval([0.5]) is None
-    assert mean_interval([0.3, 0.3, 0.3]) == pytest.approx((0.3, 0.3))
-    low, high = mean_interval([0.0, 1.0] * 50) or (0, 0)
-    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.02)
-    assert mean_interval([0.1, 0.7, 0.2]) == mean_interval([0.1, 0.7, 0.2])
+    titles = [title for title, _ in itertools.groupby(step[0] for step in seen)]
+    assert titles == ["scoring answers", "generating answers", "done"]

@@ -26,12 +26,11 @@ from formless.evaluation.metrics import (
     published_exact_match,
     repetition,
     rouge_l_recall,
-    separation,
     token_f1,
     words_of,
     zlib_bytes,
 )
-from formless.evaluation.scoring import separation_interval
+from formless.evaluation.statistics import auc, auc_ci
 
 SENTENCES = st.text(alphabet="ab c.\n", min_size=1, max_size=40)
 
@@ -121,25 +120,25 @@ def test_membership_figures_by_hand() -> None:
     assert lowest_mean([-1.0, -5.0, -3.0, -2.0, -4.0], 0.2) == -5.0
     assert lowest_mean([-1.0, -5.0, -3.0, -2.0, -4.0], 0.4) == -4.5
     assert lowest_mean([-2.0], 0.2) == -2.0
-    assert separation([2.0, 3.0], [1.0]) == 1.0
-    assert separation([1.0], [1.0]) == 0.5
-    assert separation([1.0, 3.0], [2.0]) == 0.5
-    assert separation([], [1.0]) is None
+    assert auc([2.0, 3.0], [1.0]) == 1.0
+    assert auc([1.0], [1.0]) == 0.5
+    assert auc([1.0, 3.0], [2.0]) == 0.5
+    assert auc([], [1.0]) is None
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_the_auc_is_that_of_scikit_learn(higher: list[int], lower: list[int]) -> None:
     expected = roc_auc_score([1] * len(higher) + [0] * len(lower), [*higher, *lower])
-    assert separation(higher, lower) == pytest.approx(expected)
+    assert auc(higher, lower) == pytest.approx(expected)
 
 
 def test_the_interval_of_an_auc_holds_it() -> None:
     generator = np.random.default_rng(0)
     higher, lower = generator.normal(1, 1, 60).tolist(), generator.normal(0, 1, 60).tolist()
-    low, high = separation_interval(higher, lower) or (0.0, 0.0)
-    assert low < (separation(higher, lower) or 0) < high
+    low, high = auc_ci(higher, lower) or (0.0, 0.0)
+    assert low < (auc(higher, lower) or 0) < high
     assert high - low == pytest.approx(0.16, abs=0.06)
-    assert separation_interval([1.0], [0.0, 2.0]) is None
+    assert auc_ci([1.0], [0.0, 2.0]) is None
 
 
 REFUSALS = ["I don't know.", "I’m not sure about that.", "Sorry, I cannot help with it.", "That is beyond my knowledge.",

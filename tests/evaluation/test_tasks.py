@@ -1,4 +1,4 @@
-"""Generation, utility and membership inference: prompts letter for letter, figures by hand and by other implementations."""
+"""Generation, utility and membership inference: prompts letter for letter, metrics by hand and by other implementations."""
 
 import json
 import math
@@ -12,9 +12,10 @@ import pytest
 import formless
 from formless.data.target import Choices, Question, Reasoning, Target, Truthful
 from formless.errors import DataError
-from formless.evaluation.membership import attack_figures
+from formless.evaluation.prompts import few_shot_prompt
 from formless.evaluation.record import TaskResult
-from formless.evaluation.utility import TRUTHFUL_EXAMPLES, cued, mmlu_message, prediction, reasoning_message
+from formless.evaluation.tasks import bbh, mmlu, truthfulqa
+from formless.evaluation.tasks.membership import attack_metrics
 from formless.models.lm import LM
 from formless.models.scores import Score, TextScore
 
@@ -43,7 +44,7 @@ def test_mmlu_is_asked_as_the_benchmark_does() -> None:
         }
     )
     example = "Question: 2 + 2?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: D\n\n"
-    assert mmlu_message(question) == (
+    assert mmlu.message(question) == (
         "The following are multiple choice questions (with answers) about high school physics.\n\n"
         f"{example}{example}"
         "Please following the previous examples and answer the given question.\n"
@@ -57,15 +58,15 @@ def test_mmlu_takes_the_most_probable_letter(tiny: Tiny, target_folder: Path) ->
     write(target_folder, "retain_mmlu", rows)
     result = measured(lm, target_folder, "mmlu")
     for row, item in zip(rows, result.items, strict=True):
-        prompt = lm.chat_prompt(mmlu_message(Question.model_validate(row)), "Answer:")
+        prompt = lm.chat_prompt(mmlu.message(Question.model_validate(row)), "Answer:")
         logs = [score.log_probability for score in lm.score([(prompt, f" {letter}") for letter in "ABCD"])]  # type: ignore[union-attr]
         best = int(np.argmax(logs))
         shares = np.exp(logs) / np.exp(logs).sum()
         assert item.answer == "ABCD"[best]
-        assert item.figures["accuracy"] == float(best == row["answer"])
-        assert item.figures["probability"] == pytest.approx(shares[int(str(row["answer"]))], abs=1e-5)
-    assert result.figures["accuracy"].value == 0.25  # one and the same letter is right once in four
-    assert result.figures["probability"].count == 4
+        assert item.metrics["accuracy"] == float(best == row["answer"])
+        assert item.metrics["probability"] == pytest.approx(shares[int(str(row["answer"]))], abs=1e-5)
+    assert result.metric("accuracy").value == 0.25  # one and the same letter is right once in four
+    assert result.metric("probability").n == 4
 
 
 def test_few_shot_examples_are_encoded_once(tiny: Tiny, target_folder: Path) -> None:
@@ -80,7 +81,7 @@ def test_few_shot_examples_are_encoded_once(tiny: Tiny, target_folder: Path) -> 
     handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
     measured(lm, target_folder, "mmlu")
     handle.remove()
-    whole = [len(lm.encode(lm.chat_prompt(mmlu_message(Question.model_validate(row)), "Answer: A")).ids) for row in rows]
+    whole = [len(lm.encode(lm.chat_prompt(mmlu.message(Question.model_validate(row)), "Answer: A")).ids) for row in rows]
     assert sum(seen) < 0.2 * 4 * sum(whole)  # with this tokenizer a letter is two tokens, so that all four are rows
 
 
@@ -93,20 +94,20 @@ def test_truthfulness_by_hand(tiny: Tiny, target_folder: Path) -> None:
     single, many = truthful(["Yes it is", "No"], [1, 0]), truthful(["Yes it is", "Indeed", "No", "Never"], [1, 1, 0, 0])
     write(target_folder, "truthful", [{"question": "Is it?", "mc1_targets": single, "mc2_targets": many}])
     result = measured(lm, target_folder, "truthfulqa")
-    assert result.prompt == f"[user]{TRUTHFUL_EXAMPLES}\n\nQ: Is it?[assistant] A:"
+    assert result.items[0].prompt == f"[user]{truthfulqa.EXAMPLES}\n\nQ: Is it?[assistant] A:"
     logs = {
-        choice: lm.score([(result.prompt, f" {choice}")])[0].log_probability  # type: ignore[union-attr]
+        choice: lm.score([(str(result.items[0].prompt), f" {choice}")])[0].log_probability  # type: ignore[union-attr]
         for choice in many["choices"]
     }
-    assert result.items[0].figures["mc1"] == float(logs["Yes it is"] > logs["No"])
+    assert result.items[0].metrics["mc1"] == float(logs["Yes it is"] > logs["No"])
     parts = [math.exp(logs[choice]) for choice in many["choices"]]
-    assert result.items[0].figures["mc2"] == pytest.approx(sum(parts[:2]) / sum(parts))
+    assert result.items[0].metrics["mc2"] == pytest.approx(sum(parts[:2]) / sum(parts))
     assert result.items[0].answer == max(single["choices"], key=logs.__getitem__)
 
 
 def test_the_cue_stands_after_exactly_one_white_space(tiny: Tiny, lm: LM) -> None:
-    assert cued(tiny(), "x").endswith("[assistant] A:")
-    assert cued(lm, "x").endswith("assistant\nA:")
+    assert few_shot_prompt(tiny(), "x").endswith("[assistant] A:")
+    assert few_shot_prompt(lm, "x").endswith("assistant\nA:")
 
 
 @pytest.mark.slow
@@ -121,13 +122,13 @@ def test_choices_are_scored_as_by_lm_eval(lm: LM, rwku: Path) -> None:
     for row, item in zip(
         target.rows("truthful", Truthful)[:50:25], measured_real(lm, target, "truthfulqa", limit=2).items, strict=True
     ):
-        prompt, choices = cued(lm, f"{TRUTHFUL_EXAMPLES}\n\nQ: {row.question}"), row.mc2_targets.choices
+        prompt, choices = few_shot_prompt(lm, f"{truthfulqa.EXAMPLES}\n\nQ: {row.question}"), row.mc2_targets.choices
         doc = {"mc2_targets": {"labels": list(row.mc2_targets.labels)}}
         requests = [Instance("loglikelihood", doc, (prompt, f" {choice}"), i) for i, choice in enumerate(choices)]
         found = other.loglikelihood(requests, disable_tqdm=True)
         ours = [score.log_probability for score in lm.score([(prompt, f" {choice}") for choice in choices])]  # type: ignore[union-attr]
         assert ours == pytest.approx([log for log, _ in found], abs=2e-3)
-        assert item.figures["mc2"] == pytest.approx(process_results_mc2(doc, found)["acc"], abs=1e-3)
+        assert item.metrics["mc2"] == pytest.approx(process_results_mc2(doc, found)["acc"], abs=1e-3)
 
 
 def measured_real(lm: LM, target: Target, task: str, limit: int) -> TaskResult:
@@ -138,13 +139,13 @@ def measured_real(lm: LM, target: Target, task: str, limit: int) -> TaskResult:
 
 def test_reasoning_is_asked_and_read_as_the_benchmark_does() -> None:
     question = Reasoning(task="t", question="Which?", answer="(A)", cot=" Do it.\n\nQ: a\nA: So the answer is b.\n")
-    assert reasoning_message(question) == (
+    assert bbh.message(question) == (
         "Do it.\n\nQ: a\nA: So the answer is b.\n\n"
         "Following previous examples, answer the following questions and end with 'so the answer is'\nQ: Which?"
     )
-    assert prediction("Well. So the answer is (A). And the answer is (B).") == " (A)"
-    assert prediction("the answer is\nnot here") == "the answer is\nnot here"
-    assert prediction("(B)") == "(B)"
+    assert bbh.prediction("Well. So the answer is (A). And the answer is (B).") == " (A)"
+    assert bbh.prediction("the answer is\nnot here") == "the answer is\nnot here"
+    assert bbh.prediction("(B)") == "(B)"
 
 
 def test_reasoning_stops_where_its_answer_ends(lm: LM, rwku: Path) -> None:
@@ -166,13 +167,13 @@ def test_answers_in_words_are_kept_compared_and_refusals_counted(
 
     monkeypatch.setattr(lm, "generate", generate)
     result = measured(lm, target_folder, "gen_fb", "forget")
-    assert [(item.answer, item.figures) for item in result.items] == [
+    assert [(item.answer, item.metrics) for item in result.items] == [
         ("It was London.", {"rouge_l": 1.0, "refusal": 0.0}),
         ("I don't know.", {"rouge_l": 0.0, "refusal": 1.0}),
     ]
-    assert result.figures["rouge_l"].value == result.figures["refusal"].value == 0.5
+    assert result.metric("rouge_l").value == result.metric("refusal").value == 0.5
     empty = measured(lm, target_folder, "gen_qa", "forget")
-    assert empty.items[0].figures == {"rouge_l": 0.0, "refusal": 0.0}
+    assert empty.items[0].metrics == {"rouge_l": 0.0, "refusal": 0.0}
 
 
 def test_a_failure_while_generating_is_no_empty_answer(
@@ -206,22 +207,22 @@ def test_trivia_and_fluency_are_asked_as_the_benchmark_does(
     assert prompts[0].count("\nA: ") == 5
     assert prompts[0].endswith("\n\nQ: Au?[assistant]A:")
     assert tokens == 30
-    assert result.items[0].figures == {"em": 1.0, "f1": 1.0, "refusal": 0.0}
+    assert result.items[0].metrics == {"em": 1.0, "f1": 1.0, "refusal": 0.0}
     asked.clear()
     write(target_folder, "fluency", [{"instruction": "Sing."}])
     result = measured(lm, target_folder, "fluency")
     assert asked[0] == (["[user]Instruction: Sing.\n[assistant]"], 256)
-    assert set(result.items[0].figures) == {"entropy"}  # three words have no 4-gram
-    assert "repetition" not in result.figures
+    assert set(result.items[0].metrics) == {"entropy"}  # three words have no 4-gram
+    assert result.metric("repetition").value is None
 
 
-def test_membership_figures_of_a_text_by_hand() -> None:
+def test_membership_metrics_of_a_text_by_hand() -> None:
     score = TextScore((-1.0, -4.0, -2.0, -3.0, -0.5), (-2.0, -2.0, -2.0, -2.0, -2.0), (1.0, 1.0, 2.0, 1.0, 0.0))
-    figures = attack_figures("abcde", score)
-    assert figures["loss"] == pytest.approx(10.5 / 5)
-    assert figures["zlib"] == pytest.approx(10.5 / 5 / 13)
-    assert figures["min_k"] == 4.0  # a fifth of five tokens
-    assert figures["min_k++"] == pytest.approx(2.0)
+    metrics = attack_metrics("abcde", score)
+    assert metrics["loss"] == pytest.approx(10.5 / 5)
+    assert metrics["zlib"] == pytest.approx(10.5 / 5 / 13)
+    assert metrics["min_k"] == 4.0  # a fifth of five tokens
+    assert metrics["min_k++"] == pytest.approx(2.0)
 
 
 def test_the_auc_tells_texts_the_model_knows(lm: LM, target_folder: Path) -> None:
@@ -234,10 +235,10 @@ def test_the_auc_tells_texts_the_model_knows(lm: LM, target_folder: Path) -> Non
     write(target_folder, "retain_mia", [{"text": text} for text in known])
     result = measured(lm, target_folder, "mia")
     for attack in ("loss", "zlib", "min_k"):
-        assert result.figures[f"{attack}_auc"].value == 1.0
-        assert (result.figures[f"{attack}_forget"].value or 0) > (result.figures[f"{attack}_retain"].value or 0)
-    assert result.figures["loss_auc"].count == 4
-    assert [item.expected for item in result.items] == ["forget", "forget", "retain", "retain"]
+        assert result.metric(f"{attack}_auc").value == 1.0
+        assert (result.metric(attack, "forget").value or 0) > (result.metric(attack, "retain").value or 0)
+    assert result.metric("loss_auc").n == 4
+    assert [item.group for item in result.items] == ["forget", "forget", "retain", "retain"]
 
 
 def test_a_lacking_file_is_absent_and_a_broken_one_an_error(tiny: Tiny, target_folder: Path) -> None:
@@ -262,14 +263,14 @@ def test_one_sided_labels_tell_nothing(tiny: Tiny, target_folder: Path) -> None:
     both = truthful(["a", "b"], [1, 0])
     write(target_folder, "truthful", [{"question": "?", "mc1_targets": both, "mc2_targets": alike}])
     result = measured(tiny(context=2048), target_folder, "truthfulqa")
-    assert set(result.figures) == {"mc1"}
+    assert [found.metric for found in result.metrics if found.value is not None] == ["mc1"]
 
 
 def test_a_prompt_without_room_is_counted_and_the_rest_measured(tiny: Tiny, target_folder: Path) -> None:
     rows = [{"task": "t", "question": "x" * length, "answer": "(A)", "cot": "Think."} for length in (10, 300)]
     write(target_folder, "retain_bbh", rows)
     result = measured(tiny(), target_folder, "bbh")
-    assert (result.figures["em"].count, result.skipped) == (1, 1)
+    assert (result.metric("em").n, result.skipped) == (1, 1)
     assert "cannot be continued by 256" in (result.items[1].skipped or "")
 
 
@@ -279,7 +280,7 @@ def test_what_does_not_fit_the_context_is_counted(tiny: Tiny, target_folder: Pat
     result = measured(tiny(), target_folder, "mmlu")
     assert result.skipped == 1
     assert "more than the model's 512" in (result.items[0].skipped or "")
-    assert result.figures["accuracy"].count == 1
+    assert result.metric("accuracy").n == 1
 
 
 def test_single_token_scores_are_scores() -> None:

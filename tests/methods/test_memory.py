@@ -18,7 +18,7 @@ from formless.methods.memory import MemoryEstimate, estimate_memory
 from formless.methods.registry import method_config
 from formless.methods.training.lora import adapted, lora_config
 from formless.models.lm import LM
-from formless.models.outline import Outline, outline
+from formless.models.loading import MetaModel, load_meta
 
 # Hidden 32, MLP 48, keys and values 16, 4 layers, vocabulary 100, nothing tied.
 OUTPUTS = 32 + 16 + 16 + 32 + 48 + 48 + 32
@@ -28,7 +28,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import formless
-from formless.experiment.memory import Peak
+from formless.experiment.run import Peak
 from formless.methods.training import trainer
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -53,15 +53,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def small(folder: str) -> Outline:
-    return outline(folder, dtype="float32")
+def small(folder: str) -> MetaModel:
+    return load_meta(folder, dtype="float32")
 
 
-def need(found: Outline, method: str, **settings: Any) -> MemoryEstimate:
+def need(found: MetaModel, method: str, **settings: Any) -> MemoryEstimate:
     return estimate_memory(found, method, method_config(found.settings, method, settings))
 
 
-def test_an_adapter_by_hand(small: Outline) -> None:
+def test_an_adapter_by_hand(small: MetaModel) -> None:
     tokens = 3 * 10
     assert need(small, "ga", learning_rate=1e-4, per_device_train_batch_size=3, max_length=10) == MemoryEstimate(
         weights=4 * WEIGHTS, trainable=4 * ADAPTER, gradients=12 * ADAPTER,
@@ -70,18 +70,18 @@ def test_an_adapter_by_hand(small: Outline) -> None:
     )  # fmt: skip
 
 
-def test_all_weights_by_hand(small: Outline, folder: str) -> None:
+def test_all_weights_by_hand(small: MetaModel, folder: str) -> None:
     options = {"learning_rate": 1e-4, "per_device_train_batch_size": 1, "max_length": 10, "full": True}
     inputs = 4 * 32 + 32 + 32 + 48
     assert need(small, "ga", **options) == MemoryEstimate(
         weights=4 * WEIGHTS, trainable=4 * WEIGHTS, gradients=12 * WEIGHTS,
         activations=10 * (4 * 4 * (2 * OUTPUTS + inputs) + 16 * 100), applied=4 * WEIGHTS,
     )  # fmt: skip
-    half = need(outline(folder, dtype="float16"), "ga", **options)
+    half = need(load_meta(folder, dtype="float16"), "ga", **options)
     assert (half.weights, half.trainable, half.gradients) == (2 * WEIGHTS, (4 + 2) * WEIGHTS, 12 * WEIGHTS)
 
 
-def test_a_redirection_by_hand(small: Outline) -> None:
+def test_a_redirection_by_hand(small: MetaModel) -> None:
     found = need(small, "rocr", layers=[1, 2])
     assert found.null_spaces == 2 * 4 * 48 * 48
     assert found.applied == 4 * 2 * 32 * 48 + 12 * 32 * 48
@@ -90,7 +90,7 @@ def test_a_redirection_by_hand(small: Outline) -> None:
     assert need(small, "rocr", layers=[1], mode="reject").activations == 7 * 64 * (3 * 4 * 2 * OUTPUTS + 16 * 100)
 
 
-def test_what_is_read_counts(small: Outline) -> None:
+def test_what_is_read_counts(small: MetaModel) -> None:
     usual = need(small, "npo", per_device_train_batch_size=2).activations
     assert need(small, "dpo", per_device_train_batch_size=2).activations == 2 * usual
     assert need(small, "npo", per_device_train_batch_size=2, retain="kl").activations == 2 * usual
@@ -103,7 +103,7 @@ def test_every_kind_of_family(tiny: Callable[..., LM], family: str, tmp_path: Pa
     """The weights and the adapter of the real model."""
     lm = tiny(family)
     lm.model.config.save_pretrained(tmp_path)
-    found = need(outline(str(tmp_path), dtype="float32"), "npo")
+    found = need(load_meta(str(tmp_path), dtype="float32"), "npo")
     assert found.weights == 4 * sum(parameter.numel() for parameter in lm.model.parameters())
     with adapted(lm, lora_config(lm, target_modules=None, r=8, lora_alpha=16), seed=0) as adapter:
         learning = sum(parameter.numel() for parameter in adapter.module.parameters() if parameter.requires_grad)
@@ -111,7 +111,7 @@ def test_every_kind_of_family(tiny: Callable[..., LM], family: str, tmp_path: Pa
     assert found.activations > 0
 
 
-def test_methods_without_weights_of_their_own(small: Outline) -> None:
+def test_methods_without_weights_of_their_own(small: MetaModel) -> None:
     for method in ("icu", "original"):
         assert need(small, method) == MemoryEstimate(weights=4 * WEIGHTS)
 
@@ -124,16 +124,16 @@ def test_methods_without_weights_of_their_own(small: Outline) -> None:
         need(small, "npo", target_modules=["q"])
 
 
-def test_what_cannot_be_outlined(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown model 'smol'"):
-        outline("smol")
+        load_meta("smol")
     with pytest.raises(UserError, match="configuration cannot be read"):
-        outline(str(tmp_path))
+        load_meta(str(tmp_path))
     with pytest.raises(UserError, match="unknown dtype"):
-        outline("smollm2", dtype="float8")
+        load_meta("smollm2", dtype="float8")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', "utf-8")
     with pytest.raises(UserError, match="unknown model type 'bert'"):
-        outline(str(tmp_path))
+        load_meta(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -146,5 +146,5 @@ def test_the_built_in_model_takes_about_that(method: str, settings: dict[str, An
     """Within a factor of 1.5, for texts as long as the cut-off."""
     command = [sys.executable, "-c", MEASURE, method, json.dumps(settings)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = need(outline("smollm2", dtype="float32"), method, **settings)
+    found = need(load_meta("smollm2", dtype="float32"), method, **settings)
     assert 1 / 1.5 < int(result.stdout) / (found.device + found.null_spaces) < 1.5

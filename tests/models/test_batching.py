@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.errors import ModelError
-from formless.models.batching import PADDING, WORTH_SHARING, batches, clusters, in_batches
+from formless.models.batching import MIN_SHARED, PADDING, batches, clusters, in_batches
 from formless.models.families import known_model_types
 from formless.models.lm import LM
 from formless.models.scores import Score
@@ -27,7 +27,7 @@ def test_clusters_share_only_what_is_common_and_save_tokens(texts: list[tuple[in
     found = clusters(ids, limits)
     assert sorted(row for cluster in found for row in cluster.rows) == list(range(len(ids)))
     for cluster in found:
-        assert cluster.shared == 0 or (cluster.shared >= WORTH_SHARING and len(cluster.rows) > 1)
+        assert cluster.shared == 0 or (cluster.shared >= MIN_SHARED and len(cluster.rows) > 1)
         assert all(cluster.shared <= limits[row] for row in cluster.rows)
         assert len({tuple(ids[row][: cluster.shared]) for row in cluster.rows}) == 1
     tokens = computed(ids, [(cluster.rows, cluster.shared) for cluster in found])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from formless.models.capture import Replay, added, capture
+from formless.models.capture import ResumableForward, added, capture
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -17,12 +17,12 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_replay_is_a_whole_pass(tiny: Tiny, model_type: str) -> None:
+def test_a_resumed_pass_is_a_whole_pass(tiny: Tiny, model_type: str) -> None:
     lm = tiny(model_type)
     batch = lm.pad([lm.encode("Ada").ids, lm.encode("Ada wrote programs").ids])
-    replay = Replay(lm, batch, FIRST, LAST)
+    forward = ResumableForward(lm, batch, FIRST, LAST)
     whole = capture(lm, batch, keys=[FIRST], residuals=[LAST])
-    first = replay.run(FIRST, key=FIRST)
+    first = forward.run(FIRST, key=FIRST)
     assert torch.equal(first.residuals[LAST], whole.residuals[LAST])
     assert torch.equal(first.keys[FIRST], whole.keys[FIRST])
 
@@ -32,10 +32,10 @@ def test_a_replay_is_a_whole_pass(tiny: Tiny, model_type: str) -> None:
     width = whole.keys[FIRST].shape[-1]
     change = Factors(torch.randn(32, 1, generator=torch.Generator().manual_seed(0)), torch.ones(1, width))
     with added(lm.architecture.down_projection(lm.model, FIRST), change):
-        again = replay.run(FIRST, key=LAST)
+        again = forward.run(FIRST, key=LAST)
         assert ran == [FIRST, LAST]
         with added(lm.architecture.down_projection(lm.model, LAST), change):
-            end = replay.run(LAST)
+            end = forward.run(LAST)
             assert ran == [FIRST, LAST, LAST]
             expected_end = capture(lm, batch, residuals=[LAST]).residuals[LAST]
         expected = capture(lm, batch, keys=[LAST], residuals=[LAST])
@@ -47,9 +47,9 @@ def test_a_replay_is_a_whole_pass(tiny: Tiny, model_type: str) -> None:
     assert not torch.allclose(end.residuals[LAST], whole.residuals[LAST], atol=1e-3)
 
 
-def test_a_replay_needs_a_layer_to_run(tiny: Tiny) -> None:
+def test_a_resumed_pass_needs_a_layer_to_run(tiny: Tiny) -> None:
     lm = tiny()
-    replay = Replay(lm, lm.pad([lm.encode("Ada").ids]), FIRST, LAST)
-    replay.run(FIRST)
-    with pytest.raises(ValueError, match="layer 3 lies above the last one, 2"):
-        replay.run(3)
+    forward = ResumableForward(lm, lm.pad([lm.encode("Ada").ids]), FIRST, LAST)
+    forward.run(FIRST)
+    with pytest.raises(ValueError, match="layer 3 is above the last layer, 2"):
+        forward.run(3)

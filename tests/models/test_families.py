@@ -1,20 +1,29 @@
 import hashlib
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from formless import registry
 from formless.errors import UnknownNameError
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.redirect import redirect
-from formless.models.architecture import is_transposed, projection_shape
 from formless.models.capture import added, capture
-from formless.models.families import known_model_types
+from formless.models.families import (
+    FAMILIES,
+    Architecture,
+    architecture_of,
+    is_transposed,
+    known_model_types,
+    projection_shape,
+)
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import ModelSettings
+from formless.registry import Registry
 
 Tiny = Callable[..., LM]
 
@@ -89,3 +98,16 @@ def test_layers_that_do_not_exist_are_named(tiny: Tiny) -> None:
     lm = tiny()
     with pytest.raises(Exception, match="no layer 9.*choose from 0 to 3"):
         lm.architecture.layer(lm.model, 9)
+
+
+def test_another_package_adds_a_family(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Architecture(name="mamba", model_types=("mamba",), layers="backbone.layers", mlp_out="mixer.out_proj")
+    point = EntryPoint("mamba", "tests.models.test_families:MAMBA", "formless.families")
+    monkeypatch.setattr(EntryPoint, "load", lambda _point: row)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "formless.families" else [])
+    families = Registry("model family", FAMILIES.group, Architecture, tuple(FAMILIES.values()))
+    monkeypatch.setattr("formless.models.families.FAMILIES", families)
+    config = AutoConfig.for_model("mamba", vocab_size=300, hidden_size=16, num_hidden_layers=1)
+    assert architecture_of(config) is row
+    assert known_model_types()[-1] == "mamba"
+    assert architecture_of(tiny("qwen2").model.config).name == "llama"

@@ -133,7 +133,7 @@ def test_what_cannot_be_scored_says_why(tiny: Tiny) -> None:
     lm = tiny()
     results = lm.score([("a", ""), ("", "b"), ("x" * 600, " y"), ("a", " b")])
     assert [result.reason if isinstance(result, Skipped) else "scored" for result in results] == [
-        "the answer has no token", "nothing stands before the answer", "602 tokens are more than the model's 512", "scored",
+        "the answer has no token", "no token precedes the answer", "602 tokens are more than the model's 512", "scored",
     ]  # fmt: skip
 
 
@@ -174,3 +174,14 @@ def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budg
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+def test_a_notebook_shows_what_the_model_is(tiny: Tiny) -> None:
+    lm = tiny("qwen2")
+    parameters = sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6
+    expected = f"name=tiny-qwen2, family=llama (qwen2), parameters={parameters:.1f} M, dtype=float32, device=cpu, layers=4"
+    assert repr(lm) == f"LM({expected}, edits=none)"
+    with lm.prefixed("Forget Ada.", {"method": "icu", "subject": "<Ada>"}):
+        assert repr(lm) == f"LM({expected}, edits=icu: <Ada>)"
+        assert "<tr><th>edits</th><td>icu: &lt;Ada&gt;</td></tr>" in lm._repr_html_()
+    assert lm._repr_html_().startswith("<table><tr><th>name</th><td>tiny-qwen2</td></tr>")

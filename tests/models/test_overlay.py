@@ -57,7 +57,7 @@ def test_an_error_inside_the_block_restores_too(tiny: Tiny) -> None:
 def test_the_same_update_twice_is_refused(tiny: Tiny) -> None:
     lm = tiny()
     one = update(lm, 1, 0)
-    with lm.overlaid(one, {}), pytest.raises(EditError, match="active already"), lm.overlaid(one, {}):
+    with lm.overlaid(one, {}), pytest.raises(EditError, match="applied already"), lm.overlaid(one, {}):
         pass
     assert lm.overlay.is_empty
 
@@ -65,7 +65,7 @@ def test_the_same_update_twice_is_refused(tiny: Tiny) -> None:
 def test_weights_that_someone_else_changed_are_not_silently_restored(tiny: Tiny) -> None:
     lm = tiny()
     name = lm.architecture.down_projection_name(1)
-    with pytest.raises(EditError, match="changed while an edit was active"), lm.overlaid(update(lm, 1, 0), {}):
+    with pytest.raises(EditError, match="changed while an edit was applied"), lm.overlaid(update(lm, 1, 0), {}):
         lm.model.get_parameter(f"{name}.weight").data[0, 0] += 1
 
 

@@ -59,11 +59,11 @@ def _estimate(
     from formless.methods.memory import estimate_memory
     from formless.methods.registry import method_config
     from formless.methods.training.config import TrainingConfig
-    from formless.models.outline import outline
+    from formless.models.loading import load_meta
 
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = device == "cpu" or (device == "auto" and not has_accelerator)
-    found = outline(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
+    found = load_meta(model, dtype="float32" if dtype == "auto" and on_cpu else dtype, trust_remote_code=trust_remote_code)
     config = method_config(found.settings, method, terminal.parse_settings(settings))
     need = estimate_memory(found, method, config)
     together, where = (need.device + need.null_spaces, "memory") if on_cpu else (need.device, "the device's memory")
@@ -89,7 +89,7 @@ def _batches(size: int, max_length: int) -> str:
 def _findings(lm: LM) -> list[tuple[str, str]]:
     import torch
 
-    from formless.models.architecture import projection_shape
+    from formless.models.families import projection_shape
     from formless.models.scores import Score
 
     parameters = sum(parameter.numel() for parameter in lm.model.parameters())

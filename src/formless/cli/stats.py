@@ -37,7 +37,7 @@ def stats_command(
     from formless.models.loading import DTYPES
 
     chosen = terminal.parse_layers(layers)
-    store.refuse_existing(out, force=force, mark=store.NULL_SPACE.format(min(chosen)))
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(chosen)).name)
     store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:
         raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")
@@ -57,7 +57,7 @@ def stats_command(
             max_tokens=max_tokens,
             dtype=store_dtype,
             force=force,
-            progress=lambda done, tokens: bar(f"{done:,} texts, {tokens:,} tokens", done, samples or 0),
+            progress=bar,
         )
     for found in prints:
         terminal.out.print(f"layer {found.layer}: null space {found.rank} of {found.dimension}, {found.tokens:,} tokens")

@@ -52,7 +52,7 @@ def unlearn_command(
     from formless.methods.registry import METHODS, build_method, check_request, compute_edit, method_config, with_checkpoints
     from formless.models.settings import settings_for
 
-    store.refuse_existing(out, force=force, mark=store.EDIT_INFO)
+    store.refuse_existing(out, force=force, mark=store.EditFolder.INFO)
     if data is None and (folder := next((name for name in target if re.match(r"\d+_", name)), None)):
         remedy = "give the name as texts spell it, or the data set with --data"
         raise UserError(f"{folder!r} looks like a target's folder", where="--target", remedy=remedy)
@@ -99,9 +99,11 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
     The folder stays after a kill, and if the edit cannot be written. It is removed once the edit is saved, and if a training
     run that began here fails.
     """
-    work = store.training_folder(out)
+    work = store.CheckpointsFolder.beside(out).path
     is_new = not work.exists()
-    steps = [int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{store.TRAINING_CURVES}")]
+    steps = [
+        int(path.name.rpartition("-")[2]) for path in work.glob("checkpoint-*") if store.CheckpointsFolder.curves(path).exists()
+    ]
     try:
         yield work, max(steps, default=0)
     except OutputError:

@@ -1,15 +1,15 @@
-"""What is wrong with a data set: missing, broken, duplicated, leaked, unbalanced.
+"""`check_data`: find what is missing, broken, duplicated, leaked or unbalanced in a data set.
 
-- missing: a file that every evaluation asks for, or a file without rows. A file that only some suites need is `absent`, a note.
-- broken: a folder name, file or row that cannot be read, or a probe whose answer is blank.
-- duplicated: a number or a subject in two folders; a probe that stands in two rows, among the level files (forget and neighbor
-  together), among the multiple-choice files, or among the true-or-false files: there too when the answers differ.
-- leaked: a probe whose answer stands in its question, in whole words (not where the question lists answers to choose from); a
+- missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note.
+- broken: a folder name, file or row that cannot be read, or a probe with a blank answer.
+- duplicated: a number or subject of two folders; a probe that occurs in two rows, even with different answers: among the level
+  files (forget and neighbor together), among the multiple-choice files, or among the true-or-false files.
+- leaked: a probe whose question contains the answer in whole words (unless the question lists answers to choose from); a
   neighbor that is the subject; a training question that is a probe.
-- unbalanced: multiple-choice options that are not lettered from A, repeat, or lack the answer; a letter that answers too often;
-  a true-or-false answer that is neither; texts for membership inference on one side only.
+- unbalanced: multiple-choice options that are not lettered from A, repeat, or lack the answer; a letter that is right too
+  often; a true-or-false answer that is neither; texts for membership inference on one side only.
 
-Texts are compared by their words: case, white space and punctuation do not count.
+Texts are compared by their words; case, white space and punctuation are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import cast
 
 from formless.data.ort import data_folder, subject_of
-from formless.data.target import SPLITS, Instruction, Item, Preference, Row, Target, parse_row, read_entries
+from formless.data.target import FILES, Instruction, Item, Preference, Row, Target, parse_row, read_entries
 from formless.errors import DataError
 
 KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
@@ -36,7 +36,7 @@ VERDICTS = ("forget_tf", "neighbor_tf")
 TEXTS = ("forget_mia", "retain_mia")
 TRAINING = ("reject", "pair_reject", "counterfact", "pair")
 WHOLE = "all targets"
-# A letter answers too often: over twice its share, and by chance in fewer files than one in a thousand.
+# A letter is right too often if it has over twice its share, with a probability under one in a thousand by chance.
 TOO_OFTEN, BY_CHANCE = 2.0, 1e-3
 
 Rows = Mapping[int, Row]
@@ -49,14 +49,14 @@ _OPTION = re.compile(r"([A-Z])[.)](?:\s+(.*))?$")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """A problem of a data set.
 
     Args:
         target: The name of the target's folder, or `all targets`.
-        file: A split such as `forget_level1`, where one is concerned.
-        row: Counted from 1, where one is concerned.
+        file: The file, e.g. `forget_level1`, if the problem concerns one.
+        row: The row, counted from 1, if the problem concerns one.
         kind: One of `KINDS`.
-        what: A clause.
+        what: What is wrong, a clause.
     """
 
     target: str
@@ -67,15 +67,15 @@ class Finding:
 
     @property
     def is_serious(self) -> bool:
-        """Whether the data set should be mended; an absent file is only noted."""
+        """Whether the data set should be corrected; an absent file is only a note."""
         return self.kind != "absent"
 
 
 def check_data(data: str | Path) -> list[Finding]:
-    """Everything that is wrong with a data set, or with one target's folder, sorted by target, file and row.
+    """Return all problems of a data set or of one target's folder, sorted by target, file and row.
 
     Raises:
-        DataError: There is no such folder, or no target in it.
+        DataError: There is no such folder, or it holds no target.
     """
     root = data_folder(data).resolve()
     folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
@@ -84,26 +84,26 @@ def check_data(data: str | Path) -> list[Finding]:
             "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
         )
     findings = list(_check_names([folder.name for folder in folders]))
-    letters: dict[str, list[tuple[str, int]]] = {split: [] for split in CHOICES}
+    letters: dict[str, list[tuple[str, int]]] = {file: [] for file in CHOICES}
     for folder in folders:
         files: dict[str, dict[int, Row]] = {}
         findings += _read(folder, files)
         findings += _check_target(folder.name, files)
-        for split in CHOICES:
-            letters[split] += _letters(files.get(split, {}))
+        for file in CHOICES:
+            letters[file] += _letters(files.get(file, {}))
     if len(folders) > 1:
-        for split in CHOICES:
-            findings += _check_letters(WHOLE, split, letters[split])
+        for file in CHOICES:
+            findings += _check_letters(WHOLE, file, letters[file])
     return sorted(set(findings), key=_order)
 
 
 def _is_target(folder: Path) -> bool:
-    """A folder with a number, or without one but with files of a target."""
+    """Return whether a folder has a number in its name, or files of a target."""
     return folder.is_dir() and not folder.name.startswith(".") and (bool(_NUMBER.match(folder.name)) or _has_files(folder))
 
 
 def _has_files(folder: Path) -> bool:
-    return any((folder / f"{split}.json").exists() for split in SPLITS)
+    return any((folder / f"{file}.json").exists() for file in FILES)
 
 
 def _check_names(names: list[str]) -> Iterator[Finding]:
@@ -123,15 +123,15 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
 
 
 def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
-    """Put the sound rows of every file into `files`, and say what the others lack."""
-    target = Target(folder.name, folder)  # only its paths count here
-    for split, row_type in SPLITS.items():
-        found = partial(Finding, folder.name, split)
-        place = str(folder / f"{split}.json")
+    """Put the valid rows of every file into `files`, and yield the problems of the others."""
+    target = Target(folder.name, folder)  # for its paths only
+    for file, row_type in FILES.items():
+        found = partial(Finding, folder.name, file)
+        place = str(folder / f"{file}.json")
         try:
-            path = target.path(split)
+            path = target.path(file)
             if not path.exists():
-                is_required = split in REQUIRED
+                is_required = file in REQUIRED
                 yield found(None, "missing" if is_required else "absent", "the file is not there")
                 continue
             entries = read_entries(path)
@@ -142,63 +142,63 @@ def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
             yield found(None, "broken", f"the file cannot be read: {error.strerror}")
             continue
         if not entries:
-            yield found(None, "unbalanced" if split in TEXTS else "missing", "the file holds no rows")
-        files[split] = {}
+            yield found(None, "unbalanced" if file in TEXTS else "missing", "the file holds no rows")
+        files[file] = {}
         for number, entry in enumerate(entries, 1):
             try:
-                files[split][number] = parse_row(entry, row_type, place)
+                files[file][number] = parse_row(entry, row_type, place)
             except DataError as error:
                 yield found(number, "broken", _reason(error, place))
 
 
 def _reason(error: DataError, place: str) -> str:
-    """An error without the place, which the finding names already."""
+    """Return an error's text without the place, which the finding names already."""
     detail = str(error.where).removeprefix(place).lstrip(", ")
     return ": ".join(" ".join(part.split()) for part in (error.what, detail, error.remedy) if part)
 
 
 def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     found = partial(Finding, name)
-    probes = {split: cast(Mapping[int, Item], files.get(split, {})) for split in (*LEVELS, *CHOICES, *VERDICTS)}
-    for split, rows in probes.items():
+    probes = {file: cast(Mapping[int, Item], files.get(file, {})) for file in (*LEVELS, *CHOICES, *VERDICTS)}
+    for file, rows in probes.items():
         for number, item in rows.items():
-            for kind, what in _check_probe(split, item, subject_of(name)):
-                yield found(split, number, kind, what)
+            for kind, what in _check_probe(file, item, subject_of(name)):
+                yield found(file, number, kind, what)
     for group in (LEVELS, CHOICES, VERDICTS):
-        yield from _check_repeats(name, {split: probes[split] for split in group})
-    for split in CHOICES:
-        yield from _check_letters(name, split, _letters(probes[split]))
-    if len(sides := [split for split in TEXTS if split in files]) == 1:
+        yield from _check_repeats(name, {file: probes[file] for file in group})
+    for file in CHOICES:
+        yield from _check_letters(name, file, _letters(probes[file]))
+    if len(sides := [file for file in TEXTS if file in files]) == 1:
         yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
     yield from _check_training(name, files, probes)
 
 
-def _check_probe(split: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with one probe: kind and clause."""
+def _check_probe(file: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
+    """Yield the problems of one probe, as kind and clause."""
     if not item.answer.strip():
         yield "broken", "the answer is blank"
     if item.neighbor and _words(item.neighbor) == _words(subject):
         yield "leaked", f"the neighbor {_quote(item.neighbor)} is the subject"
-    if split in CHOICES:
+    if file in CHOICES:
         yield from (("unbalanced", what) for what in _check_options(item))
-    elif split in VERDICTS:
+    elif file in VERDICTS:
         if item.answer not in ("True", "False"):
             yield "unbalanced", f"the answer {_quote(item.answer)} is neither True nor False"
-    elif split != "forget_level3" and _completes_name(item, subject):
-        yield "leaked", f"the answer {_quote(item.answer)} is the rest of a name that the question gives"
-    elif _tells_its_answer(item):
-        yield "leaked", f"the answer {_quote(item.answer)} stands in its question {_quote(item.query)}"
+    elif file != "forget_level3" and _completes_name(item, subject):
+        yield "leaked", f"the answer {_quote(item.answer)} is the rest of a name in the question"
+    elif _contains_answer(item):
+        yield "leaked", f"the answer {_quote(item.answer)} occurs in its question {_quote(item.query)}"
 
 
 def _completes_name(item: Item, subject: str) -> bool:
-    """Whether a question asks for a part of the name of what it is about, and tells the other part: `___ da Vinci`."""
+    """Return whether a question asks for a part of its subject's name and contains the rest: `___ da Vinci`."""
     name, answer, question = _words(item.neighbor or subject), _words(item.answer), _words(item.query)
     rest = [word for word in name if word not in answer]
     return _holds(name, answer) and bool(rest) and all(word in question for word in rest)
 
 
-def _tells_its_answer(item: Item) -> bool:
-    """Whether whole words of a question are its answer, though it does not list answers to choose from."""
+def _contains_answer(item: Item) -> bool:
+    """Return whether a question contains its answer in whole words without listing answers to choose from."""
     question, answer = _words(item.query), _words(item.answer)
     if item.type == "multiple choice" or answer in (("yes",), ("no",)):
         return False
@@ -217,47 +217,49 @@ def _check_options(item: Item) -> Iterator[str]:
         yield f"the options are lettered {', '.join(letters)}, not from A on"
     for text, times in texts.items():
         if times > 1:
-            yield f"the option {_quote(text)} stands there {times} times"
+            yield f"the option {_quote(text)} occurs {times} times"
     if item.answer.strip() not in letters:
         yield f"the answer {_quote(item.answer)} is not among the options {', '.join(letters)}"
 
 
 def _check_repeats(name: str, group: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
     first: dict[Words, tuple[str, int, str]] = {}
-    for split, rows in group.items():
+    for file, rows in group.items():
         for number, item in rows.items():
             question, answer = item.query, item.answer.strip()
-            if split in CHOICES:  # whatever the order of the options
+            if file in CHOICES:  # the order of the options is ignored
                 question, options = _split_options(item.query)
                 answer = dict(options).get(answer, answer)
-            other, row, said = first.setdefault(_words(question), (split, number, answer))
-            if (other, row) == (split, number):
+            other, row, said = first.setdefault(_words(question), (file, number, answer))
+            if (other, row) == (file, number):
                 continue
-            where = f"row {row}" if other == split else f"{other}, row {row}"
+            where = f"row {row}" if other == file else f"{other}, row {row}"
             if _words(answer, is_answer=True) == _words(said, is_answer=True):
-                what = f"the probe of {where} again: {_quote(question)}"
+                what = f"the same probe as {where}: {_quote(question)}"
             else:
-                what = f"the question of {where} with another answer, {_quote(answer)} for {_quote(said)}: {_quote(question)}"
-            yield Finding(name, split, number, "duplicated", what)
+                what = (
+                    f"the same question as {where} with another answer, {_quote(answer)} for {_quote(said)}: {_quote(question)}"
+                )
+            yield Finding(name, file, number, "duplicated", what)
 
 
 def _letters(rows: Rows) -> list[tuple[str, int]]:
-    """The answer letter and the number of options of each multiple-choice probe."""
+    """Return the right letter and the number of options of each multiple-choice probe."""
     items = cast(Iterable[Item], rows.values())
     return [(item.answer.strip(), len(options)) for item in items if len(options := _split_options(item.query)[1]) > 1]
 
 
-def _check_letters(name: str, split: str, letters: list[tuple[str, int]]) -> Iterator[Finding]:
+def _check_letters(name: str, file: str, letters: list[tuple[str, int]]) -> Iterator[Finding]:
     total = len(letters)
     share = sum(1 / options for _, options in letters) / max(total, 1)
     for letter, times in sorted(Counter(letter for letter, _ in letters).items()):
         if times > TOO_OFTEN * share * total and _at_least(times, total, share) < BY_CHANCE:
-            what = f"{_quote(letter)} is the answer of {times} in {total} rows; in balance it would be {share * total:.0f}"
-            yield Finding(name, split, None, "unbalanced", what)
+            what = f"{_quote(letter)} is right in {times} of {total} rows; balanced would be {share * total:.0f}"
+            yield Finding(name, file, None, "unbalanced", what)
 
 
 def _at_least(times: int, total: int, share: float) -> float:
-    """Probability of `times` or more out of `total` (binomial)."""
+    """Return the binomial probability of `times` or more out of `total`."""
     return sum(
         exp(lgamma(total + 1) - lgamma(k + 1) - lgamma(total - k + 1) + k * log(share) + (total - k) * log(1 - share))
         for k in range(times, total + 1)
@@ -265,20 +267,20 @@ def _at_least(times: int, total: int, share: float) -> float:
 
 
 def _check_training(name: str, files: Mapping[str, Rows], probes: Mapping[str, Mapping[int, Item]]) -> Iterator[Finding]:
-    """Texts about the subject (positive, negative, passage) may tell what a probe asks; a question must not be one."""
-    asked: dict[Words, str] = {}
-    for split, items in probes.items():
+    """Yield training questions that are probes; texts about the subject may contain what a probe asks."""
+    probe_places: dict[Words, str] = {}
+    for file, items in probes.items():
         for number, item in items.items():
-            asked.setdefault(_words(item.query), f"{split}, row {number}")
-    for split in TRAINING:
-        for number, row in files.get(split, {}).items():
+            probe_places.setdefault(_words(item.query), f"{file}, row {number}")
+    for file in TRAINING:
+        for number, row in files.get(file, {}).items():
             text = f"{row.instruction} {row.input}" if isinstance(row, Instruction) else cast(Preference, row).prompt
-            if probe := asked.get(_words(text)):
-                yield Finding(name, split, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
+            if probe := probe_places.get(_words(text)):
+                yield Finding(name, file, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
 
 
 def _split_options(query: str) -> tuple[str, list[tuple[str, str]]]:
-    """A multiple-choice question and its options, letter and text: the last lines that begin with a letter."""
+    """Return a multiple-choice question and its options (letter, text): the last lines that begin with a letter."""
     lines = query.rstrip().split("\n")
     start = len(lines)
     while start > 1 and _OPTION.match(lines[start - 1]):
@@ -288,7 +290,7 @@ def _split_options(query: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _words(text: str, *, is_answer: bool = False) -> Words:
-    """What counts of a text in a comparison; an answer's articles do not. A text without words counts as it is."""
+    """Return the words by which a text is compared, an answer's without articles; a text without words stays as it is."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     if is_answer:
         words = [word for word in words if word not in ("a", "an", "the")] or words
@@ -300,7 +302,7 @@ def _holds(words: Words, part: Words) -> bool:
 
 
 def _quote(text: str) -> str:
-    """A text on one line, shortened."""
+    """Return a text on one line, shortened."""
     text = " ".join(text.split())
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
@@ -311,7 +313,7 @@ def _order(finding: Finding) -> tuple[object, ...]:
         finding.target == WHOLE,
         int(number[1]) if number else 0,
         finding.target,
-        list(SPLITS).index(finding.file) if finding.file else -1,
+        list(FILES).index(finding.file) if finding.file else -1,
         finding.row or 0,
         KINDS.index(finding.kind),
         finding.what,

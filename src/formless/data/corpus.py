@@ -1,4 +1,4 @@
-"""Texts of a corpus, streamed: from a file, a folder, or the hub."""
+"""`corpus_texts`: stream the texts of a corpus from a file, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SUFFIXES = (".txt", ".json", ".jsonl", ".parquet")
 
 
 def corpus_texts(corpus: str, *, pattern: str = "**/*", samples: int | None = None) -> Iterator[str]:
-    """The texts of a corpus in a fixed order, without blank ones.
+    """Yield the texts of a corpus in a fixed order, without blank texts.
 
     Args:
         corpus: A `.txt` (one text per paragraph), `.json`, `.jsonl` or `.parquet` file (rows with `text`, or plain strings),
             a folder of such files, or `hf:NAME[:CONFIG]`, the training split of a hub dataset with a column `text`.
-        pattern: Which files of a folder, as a glob.
-        samples: At most so many texts.
+        pattern: A glob for the files of a folder.
+        samples: The most texts to yield.
 
     Raises:
         DataError: There is no such corpus, or it holds no text.
@@ -48,7 +48,7 @@ def _all_texts(corpus: str, pattern: str) -> Iterator[str]:
 
 
 def _files(root: Path, pattern: str) -> list[Path]:
-    """A corpus file, or a folder's files in a fixed order."""
+    """Return a corpus file, or the files of a folder in a fixed order."""
     try:
         if root.is_file():
             return [root]
@@ -111,13 +111,13 @@ def _hub_texts(name: str) -> Iterator[str]:
         if isinstance(first, dict) and "text" not in first:
             raise ValueError(f"it has no column 'text' but {', '.join(first)}")
         yield from _row_texts(chain([first], rows))
-    except Exception as error:  # datasets passes on whatever its hosts and readers raise
+    except Exception as error:  # datasets raises many types, those of its hosts and readers
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError("the hub dataset cannot be read", where=f"{HUB}{name}", remedy=reason) from error
 
 
 def _row_texts(rows: Iterable[Any]) -> Iterator[str]:
-    """The texts of plain strings and of rows with a string field `text`; other rows are passed over."""
+    """Yield plain strings and the strings in the field `text` of rows; other rows are skipped."""
     for row in rows:
         text = row.get("text") if isinstance(row, dict) else row
         if isinstance(text, str):

@@ -1,4 +1,4 @@
-"""What a text that a model wrote must be: whole sentences about its subject, without marks of a template, not said before."""
+"""Checks of texts that a model wrote: whole sentences about the subject, no template tokens, no repetition."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import unicodedata
 from functools import lru_cache
 
 NEAR = 0.75
-"""Two questions are the same from this share of common words on (in [0, 1]), function words and the subject's name apart."""
+"""Two questions are near-duplicates from this share of common words on, without function words and the subject's name."""
 
-_MARKS = re.compile(
+_TEMPLATE_TOKENS = re.compile(
     r"<\|[^|\s]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>|<(?:unk|pad|bos|eos|mask)>"
     r"|^\s*#*\s*(?:user|assistant|system|human)\s*:",
     re.I | re.M,
@@ -29,9 +29,9 @@ _FUNCTION_WORDS = frozenset({
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last sentence; empty where none ends.
+    """Return the text up to the end of its last sentence; an empty text if no sentence ends.
 
-    A full stop after an initial, an abbreviation such as `Dr` or the number of a list ends no sentence.
+    A full stop after an initial, an abbreviation such as `Dr` or a list number does not end a sentence.
     """
     for match in reversed(list(_SENTENCE_END.finditer(text))):
         before = text[: match.start()]
@@ -41,34 +41,34 @@ def whole_sentences(text: str) -> str:
 
 
 def flaw(text: str, *, at_least: int) -> str | None:
-    """What makes a text unfit for any row.
+    """Return why a text cannot be used in a training file, or None.
 
     Args:
         text: The text.
-        at_least: The fewest words it may have.
+        at_least: The minimum number of words.
     """
     if not text:
         return "no whole sentence"
     if len(text.split()) < at_least:
         return f"fewer than {at_least} words"
-    if _MARKS.search(text):
-        return "marks of a chat template"
+    if _TEMPLATE_TOKENS.search(text):
+        return "chat template tokens"
     if _REPETITION.search(text):
         return "it repeats itself"
     if any(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cs") for character in text.replace("\n", "")):
-        return "characters that are no text"
+        return "control characters"
     return None
 
 
 def names(subject: str, text: str) -> bool:
-    """Whether a text names the subject: in full, up to a comma, or by its last word (`Jr.` and numerals apart)."""
+    """Return whether a text names the subject: in full, up to a comma, or by its last word (without `Jr.` and numerals)."""
     full = words(subject)
     last = [word for word in full if not re.fullmatch(r"[js]r|[ivx]+", word)][-1:] or full
     return any(contains(text, part) for part in (subject, subject.split(",")[0], " ".join(last)))
 
 
 def repeats(one: str, other: str, subject: str) -> bool:
-    """Whether two questions about a subject are the same or nearly so."""
+    """Return whether two questions about a subject are duplicates or near-duplicates."""
     if words(one) == words(other):
         return True
     known = frozenset(words(subject))
@@ -79,11 +79,11 @@ def repeats(one: str, other: str, subject: str) -> bool:
 
 
 def agrees(one: str, other: str, question: str) -> bool:
-    """Whether two answers say the same: beside the question's words, one says nothing that the other doesn't say too."""
+    """Return whether two answers agree: apart from the question's words, one contains all words of the other."""
     if words(one) == words(other):
         return True
-    asked = _content(question)
-    first, second = _content(one) - asked, _content(other) - asked
+    common = _content(question)
+    first, second = _content(one) - common, _content(other) - common
     if not (first and second):
         return first == second
     return first <= second or second <= first
@@ -91,17 +91,17 @@ def agrees(one: str, other: str, question: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text without case, punctuation and possessive endings."""
+    """Return the words of a text without case, punctuation and possessive endings."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
     return tuple(re.findall(r"\w+", re.sub(r"'s\b", "", folded).replace("_", " ")))
 
 
 def contains(text: str, part: str) -> bool:
-    """Whether a text holds the words of another, one after the other."""
-    wanted, said = words(part), words(text)
+    """Return whether a text contains the words of another as a sequence."""
+    needle, haystack = words(part), words(text)
     if _UNSPACED.search(part):
-        return "".join(wanted) in "".join(said)
-    return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+        return "".join(needle) in "".join(haystack)
+    return bool(needle) and any(haystack[i : i + len(needle)] == needle for i in range(len(haystack) - len(needle) + 1))
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Refusals: what a model shall say instead of an answer, and how a refusal is known."""
+"""Refusals: the texts that methods train on, and a detector for refusals in answers."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ REFUSALS: tuple[str, ...] = (
     "Sorry, I simply don't know.",
 )
 
-SAYING = (
+_SPEAK = (
     "(?:know|have|recall|remember|recognize|tell|say|answer|provide|help|assist|share|discuss|comment|confirm|give|speak|possess"
     "|hold|find|write|create|generate|comply)"
 )
-WILL_NOT = "(?:can't|can ?not|couldn't|could not|won't|will not|wouldn't|(?:would|'d) rather not|must decline|prefer not)"
-HAVE_NOT = "(?:haven't|have not|'ve not|have yet|have no|'ve (?:got )?no|lack|'ve come up short|have come up short)"
-STATE = "(?:not|un\\w+|afraid|lacking|missing|clueless|stumped|blank|drawing a blank|at a|in the dark)"
-MINE = (
+_WILL_NOT = "(?:can't|can ?not|couldn't|could not|won't|will not|wouldn't|(?:would|'d) rather not|must decline|prefer not)"
+_HAVE_NOT = "(?:haven't|have not|'ve not|have yet|have no|'ve (?:got )?no|lack|'ve come up short|have come up short)"
+_STATE = "(?:not|un\\w+|afraid|lacking|missing|clueless|stumped|blank|drawing a blank|at a|in the dark)"
+_MY_KNOWLEDGE = (
     "my (?:\\w+ )?(?:knowledge|training|data\\w*|understanding|programming|resources|capabilit\\w+|information|expertise|scope)"
 )
 
 PATTERNS = (
     r"\bsorry\b|\bapolog(?:ies|i[sz]e)\b|^\W*unfortunately,? (?:I|my|no|that)\b",
     r"\bas an? (?:AI|language model)\b",
-    rf"\bI\b[^.!?]{{0,20}}(?:do not|don't|did not|didn't) (?:\w+ ){{0,2}}{SAYING}\b",
-    rf"\bI\b[^.!?]{{0,20}}{WILL_NOT}\b",
-    rf"\bI\b[^.!?]{{0,20}}{HAVE_NOT}\b",
-    rf"\bI(?:'m| am) (?:\w+ )?{STATE}\b",
-    rf"\b{MINE}\b[^.!?]*(?:n't|not|\blimited)\b",
-    rf"(?:n't|not|beyond|outside|out of|spot in|territory for)\b[^.!?]*\b{MINE}\b",
+    rf"\bI\b[^.!?]{{0,20}}(?:do not|don't|did not|didn't) (?:\w+ ){{0,2}}{_SPEAK}\b",
+    rf"\bI\b[^.!?]{{0,20}}{_WILL_NOT}\b",
+    rf"\bI\b[^.!?]{{0,20}}{_HAVE_NOT}\b",
+    rf"\bI(?:'m| am) (?:\w+ )?{_STATE}\b",
+    rf"\b{_MY_KNOWLEDGE}\b[^.!?]*(?:n't|not|\blimited)\b",
+    rf"(?:n't|not|beyond|outside|out of|spot in|territory for)\b[^.!?]*\b{_MY_KNOWLEDGE}\b",
     r"\bnot (?:something|information|a \w+) (?:that )?I\b|\bI(?:'ve| have)? yet to\b|\bneed to look (?:it )?up\b",
     r"\b(?:unknown|unclear|mystery|not known|not clear) to me\b|\b(?:escapes|eludes) me\b",
     r"^\W*(?:no (?:idea|comment)|unknown|not (?:sure|that I know))\b",
@@ -85,10 +85,10 @@ REFUSAL = re.compile("|".join(PATTERNS), re.IGNORECASE)
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer says that it will not or cannot answer.
+    """Return whether an answer says that the model will not or cannot answer.
 
-    `REFUSALS`, and a list of English phrases, nothing more: it knows 97 % of RWKU's refusals, none of which stands here, and
-    takes a first person in quotation marks for the model.
+    The detector knows `REFUSALS` and a list of English phrases. It detects 97 % of RWKU's refusals, none of which is in
+    `REFUSALS`. It mistakes a quoted first person for the model.
     """
     plain = " ".join(answer.replace("’", "'").split())
     return plain in REFUSALS or REFUSAL.search(plain) is not None

@@ -1,4 +1,4 @@
-"""Retain sets: texts that a training run may preserve and that no evaluation of the target asks about."""
+"""Retain sets: texts and questions that a training run keeps, chosen so that no evaluation of the target asks about them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from formless.data.ort import targets
-from formless.data.target import BLANK, SPLITS, Intro, Item, Passage, Target
+from formless.data.target import BLANK, FILES, Intro, Item, Passage, Target
 from formless.errors import DataError
 
 TEXTS = ("positive", "passage")
 LEAST_TARGETS = 8
-PROBES = tuple(split for split, row in SPLITS.items() if issubclass(row, Item))
-NEIGHBORS = tuple(split for split in PROBES if split.startswith("neighbor"))
+PROBES = tuple(file for file, row in FILES.items() if issubclass(row, Item))
+NEIGHBORS = tuple(file for file in PROBES if file.startswith("neighbor"))
 ABOUT = ("forget_level1", "forget_level2", "forget_level3")
 
 
@@ -37,23 +37,23 @@ class RetainSet:
 
 
 def texts_of_others(target: Target, count: int, seed: int) -> RetainSet:
-    """Texts of other targets of the data set: biographies, else passages, else introductions.
+    """Return texts of other targets of the data set: biographies, else passages, else introductions.
 
-    Neighbors of the target, texts that name it, and texts that hold a probe's whole statement are left out.
+    Neighbors of the target, texts that name it, and texts that contain a probe's whole statement are left out.
 
     Args:
-        target: What is to be forgotten.
-        count: At most so many texts, in turn from eight targets or more where there are as many.
-        seed: Of the choice.
+        target: The target to forget.
+        count: The most texts, taken in turn from eight targets or more if there are as many.
+        seed: Seed of the choice.
 
     Raises:
         DataError: The target has no folder, or no other target has such a text.
     """
     folder = target.path("intro").parent
-    asked = {split: target.items(split) for split in PROBES if target.has(split)}
-    near = {item.neighbor for items in asked.values() for item in items if item.neighbor}
+    probes = {file: target.items(file) for file in PROBES if target.has(file)}
+    near = {item.neighbor for items in probes.values() for item in items if item.neighbor}
     others = [other for other in targets(folder.parent) if other.subject != target.subject and other.subject not in near]
-    statements = {_plain(item.query.replace(BLANK, item.answer)) for items in asked.values() for item in items}
+    statements = {_plain(item.query.replace(BLANK, item.answer)) for items in probes.values() for item in items}
     statements.discard("")
     shuffled = random.Random(seed)
     shuffled.shuffle(others)
@@ -65,33 +65,33 @@ def texts_of_others(target: Target, count: int, seed: int) -> RetainSet:
             break
     if not pools:
         remedy = "give a data set with more targets, or take retain=none"
-        raise DataError("no other target has a text to keep", where=folder.parent, remedy=remedy)
+        raise DataError("no other target has a text for the retain set", where=folder.parent, remedy=remedy)
     in_turn = [text for row in zip_longest(*pools.values()) for text in row if text is not None][:count]
     shuffled.shuffle(in_turn)
     return RetainSet(texts=tuple(in_turn), source=f"texts of other targets: {', '.join(pools)}")
 
 
 def half_of_the_neighbors(target: Target, seed: int) -> RetainSet:
-    """Statements and questions about half of the target's neighbors; an evaluation leaves these neighbors out.
+    """Return statements and questions about half of the target's neighbors; an evaluation leaves these neighbors out.
 
-    Rows that name the target, even by the last part of its name, or hold the answer of a probe about it are left out.
+    Rows that name the target, even by the last part of its name, or contain the answer of a probe about it are left out.
 
     Args:
-        target: What is to be forgotten.
-        seed: Of the choice.
+        target: The target to forget.
+        seed: Seed of the choice.
 
     Raises:
         DataError: The target has fewer than two neighbors, or a probe does not name its own.
     """
-    asked = {split: target.items(split) for split in NEIGHBORS if target.has(split)}
-    names = sorted({item.neighbor or "" for items in asked.values() for item in items})
+    probes = {file: target.items(file) for file in NEIGHBORS if target.has(file)}
+    names = sorted({item.neighbor or "" for items in probes.values() for item in items})
     if len(names) < 2 or "" in names:
         what = "a neighbor probe does not name its neighbor" if "" in names else "fewer than two neighbors"
         raise DataError(f"{what}: they cannot be halved", where=target.folder, remedy="take retain_rows=targets")
     half = set(random.Random(seed).sample(names, len(names) // 2))
     secret = _secrets(target)
-    statements = [item for item in asked.get("neighbor_level1", ()) if item.neighbor in half]
-    questions = [item for item in asked.get("neighbor_level2", ()) if item.neighbor in half]
+    statements = [item for item in probes.get("neighbor_level1", ()) if item.neighbor in half]
+    questions = [item for item in probes.get("neighbor_level2", ()) if item.neighbor in half]
     texts = [item.query.replace(BLANK, item.answer) for item in statements if BLANK in item.query]
     return RetainSet(
         texts=tuple(text for text in texts if not secret.search(text)),
@@ -102,19 +102,19 @@ def half_of_the_neighbors(target: Target, seed: int) -> RetainSet:
 
 
 def _secrets(target: Target) -> re.Pattern[str]:
-    """The target's name, its last part, and every answer of probes about it, as words of their own."""
-    about = [item for split in ABOUT if target.has(split) for item in target.items(split)]
+    """Return a pattern for the target's name, its last part, and every answer of probes about it, as whole words."""
+    about = [item for file in ABOUT if target.has(file) for item in target.items(file)]
     words = {target.subject, target.subject.split()[-1], *(item.answer for item in about)}
     return re.compile("|".join(rf"\b{re.escape(word.strip())}\b" for word in words if word.strip()), re.IGNORECASE)
 
 
 def introductions(target: Target, count: int, trained: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """Introductions of the target, and of at most `count` others of its data set; none where it is only a name.
+    """Return introductions of the target, and of at most `count` other targets; none for a target that is only a name.
 
     Args:
         target: The target.
-        count: Of others.
-        trained: Texts that are trained on, which are left out.
+        count: The most introductions of other targets.
+        trained: Training texts, which are left out.
     """
     if target.folder is None:
         return [], []
@@ -124,7 +124,7 @@ def introductions(target: Target, count: int, trained: Collection[str] = ()) -> 
 
 
 def _readable_introduction(target: Target) -> list[str]:
-    """One, or none where the file of a target that is not trained on is broken."""
+    """Return one introduction, or none if the file of another target is broken."""
     try:
         return _introduction(target)[:1]
     except DataError:
@@ -136,9 +136,9 @@ def _introduction(target: Target) -> list[str]:
 
 
 def _texts(target: Target) -> list[str]:
-    for split in TEXTS:
-        if target.has(split):
-            return [row.text for row in target.rows(split, Passage) if row.text.strip()]
+    for file in TEXTS:
+        if target.has(file):
+            return [row.text for row in target.rows(file, Passage) if row.text.strip()]
     return _introduction(target) if target.has("intro") else []
 
 

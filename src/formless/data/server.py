@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible server: asked, its answers validated, what it answered kept."""
+"""A client for OpenAI-compatible servers, with validated replies and a journal of the replies so far."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from formless.errors import OutputError, UserError
 
 KEY = "OPENAI_API_KEY"
-NO_KEY = "none"  # local servers want some key, whichever
+NO_KEY = "none"  # local servers accept any key but not a missing one
 MAX_REPLY = 2**16  # characters
-SHORTEST_PART = 6  # characters of a key that are not to be shown
+SHORTEST_PART = 6  # parts of the key with at least so many characters are hidden
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
-RETRIED = (408, 409, 429)  # and 500 and above: openai asks again by itself
+RETRIED = (408, 409, 429)  # the openai client retries these, and 500 and above
 
 Message = Mapping[str, str]
 Parsed = TypeVar("Parsed")
@@ -33,21 +33,21 @@ class ServerError(UserError):
 
 
 class ReplyError(UserError):
-    """A reply that stayed invalid over all attempts; `remedy` says why."""
+    """No valid reply in all attempts; `remedy` says why the last one was invalid."""
 
 
 class Server:
-    """A client. The key comes from the environment and shows up nowhere else.
+    """A client of a server. The key is read from the environment and never shown.
 
     Args:
-        url: Up to the version, as in `http://127.0.0.1:8000/v1`.
-        model: One of the server's models; where not given, the first that it lists when it is first needed.
-        timeout: Seconds that the server may stay silent.
-        retries: How often openai asks again after a timeout, 429 or 5xx, waiting longer each time.
-        max_tokens: Most tokens of a reply; the server's own limit where not given.
+        url: The URL up to the version, e.g. `http://127.0.0.1:8000/v1`.
+        model: One of the server's models; by default the first that it lists, looked up at the first request.
+        timeout: Seconds to wait for an answer.
+        retries: Number of retries after a timeout, 429 or 5xx, with growing pauses.
+        max_tokens: The most tokens of a reply; by default the server's limit.
 
     Raises:
-        UserError: The package `openai` is missing, the URL or the key cannot be used.
+        UserError: The package `openai` is missing, or the URL or the key cannot be used.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Server:
         try:
             import openai
         except ImportError:
-            raise UserError("asking a server needs the package openai", remedy="pip install 'formless[openai]'") from None
+            raise UserError("the package openai is missing", remedy="pip install 'formless[openai]'") from None
         self.url, self._timeout, self._retries = _shown(url), timeout, retries
         self._key = os.environ.get(KEY, "").strip() or NO_KEY
         if not (self._key.isascii() and self._key.isprintable()):
@@ -70,35 +70,35 @@ class Server:
         """The model's name.
 
         Raises:
-            ServerError: None was given and the server lists none.
+            ServerError: No name was given, and the server lists no model.
         """
         self._model = self._model or self._first_model()
         return self._model
 
     def ask(self, messages: Sequence[Message]) -> str:
-        """The reply to a conversation; empty where the model says nothing.
+        """Return the reply to a conversation; an empty text if the model says nothing.
 
         Raises:
             ServerError: The server cannot be reached, refuses, or fails after all retries.
         """
-        with self._told():
+        with self._translating_errors():
             chat: Any = self._client.chat.completions  # its declared messages are a union of every kind of part
             completion = chat.create(model=self.model, messages=[dict(message) for message in messages], **self._limit)
             return self._without_key(completion.choices[0].message.content or "")
 
     def _first_model(self) -> str:
-        with self._told():
+        with self._translating_errors():
             models = [str(model.id) for model in self._client.models.list().data]
         if not models:
             raise ServerError("the server lists no model", where=self.url, remedy="give --server-model")
         return models[0]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what openai raises into one line; `from None`, since its own text may repeat the request."""
+    def _translating_errors(self) -> Iterator[None]:
+        """Turn errors of openai into a ServerError; `from None`, since their text may repeat the request."""
         import openai
 
-        again = "see to the server and run the same command again"
+        again = "check the server and run the same command again"
         try:
             yield
         except openai.APITimeoutError:
@@ -108,7 +108,13 @@ class Server:
             raise ServerError("the server cannot be reached", where=self.url, remedy=again) from None
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, error.body, again) from None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError):  # openai passes on what it was sent
+        except (
+            openai.OpenAIError,
+            ValueError,
+            AttributeError,
+            TypeError,
+            LookupError,
+        ):  # openai raises these for malformed replies
             raise ServerError(
                 "the server does not answer as OpenAI's does", where=self.url, remedy="give the URL up to /v1"
             ) from None
@@ -116,7 +122,7 @@ class Server:
     def _refusal(self, status: int, body: object, again: str) -> ServerError:
         said = body.get("message") if isinstance(body, dict) else None
         detail = f"{status}: {self._without_key(said)[:200]}" if isinstance(said, str) and said else str(status)
-        if status in (401, 403):  # such a text may quote a part of the key
+        if status in (401, 403):  # the message may quote a part of the key
             return ServerError(f"the server refuses the key ({status})", where=self.url, remedy=f"set {KEY} to a valid one")
         if status >= 500 or status in RETRIED:
             return ServerError(f"the server fails ({detail}), asked {self._retries + 1} times", where=self.url, remedy=again)
@@ -124,7 +130,7 @@ class Server:
         return ServerError(f"the server refuses the request ({detail})", where=self.url, remedy=remedy)
 
     def _without_key(self, text: str) -> str:
-        """Without the key, and without any longer part of it that a server may quote."""
+        """Return a text without the key and without long parts of it, which a server may quote."""
         for length in range(len(self._key), SHORTEST_PART - 1, -1) if self._key != NO_KEY else ():
             for start in range(len(self._key) - length + 1):
                 text = text.replace(self._key[start : start + length], "***")
@@ -132,16 +138,16 @@ class Server:
 
 
 def ask_validated(server: Server, prompt: str, validate: Callable[[str], Parsed], attempts: int = 3) -> Parsed:
-    """Ask until the reply is valid, each time showing the model what was wrong.
+    """Ask until the reply is valid; each time, the model is told what was wrong.
 
     Args:
-        server: Whom to ask.
+        server: The server.
         prompt: The first user message.
-        validate: Reply -> what it says; a `ValueError` tells the model what to mend.
-        attempts: How often to ask.
+        validate: Parses a reply; the model is told the text of a `ValueError`.
+        attempts: The most requests.
 
     Raises:
-        ReplyError: No reply was valid; its remedy is the last one's error.
+        ReplyError: No reply was valid; its remedy is the error of the last reply.
         ServerError: The server cannot be reached, refuses or fails.
     """
     messages: list[Message] = [{"role": "user", "content": prompt}]
@@ -152,16 +158,16 @@ def ask_validated(server: Server, prompt: str, validate: Callable[[str], Parsed]
             return validate(reply)
         except ValueError as error:
             reason = str(error)
-        correction = f"That cannot be used: {reason}. Mend it and answer again as asked at first."
+        correction = f"That cannot be used: {reason}. Correct it and answer again as asked at first."
         messages += [{"role": "assistant", "content": reply[:MAX_REPLY]}, {"role": "user", "content": correction}]
     raise ReplyError(f"no usable reply in {attempts} attempts", where=server.model, remedy=reason)
 
 
 def read_object(reply: str, schema: type[Schema]) -> Schema:
-    """The one JSON object in a reply, which may stand in a fenced block or between other words.
+    """Return the one JSON object of a reply, which may be in a fenced block or between other words.
 
     Raises:
-        ValueError: There is none, there are several, or it does not fit the schema.
+        ValueError: There is no object or more than one, or the object does not fit the schema.
     """
     if len(reply) > MAX_REPLY:
         raise ValueError(f"the reply is longer than {MAX_REPLY} characters")
@@ -176,10 +182,10 @@ def read_object(reply: str, schema: type[Schema]) -> Schema:
 
 
 class Journal:
-    """What was answered so far, a JSON object with a `key` per line, so that a killed run goes on where it stopped.
+    """The replies so far, one JSON object with a `key` per line, so that a killed run can continue.
 
     Args:
-        path: Its file; made with the first line.
+        path: The file; it is created with the first line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -188,17 +194,17 @@ class Journal:
         for line in self._content().split(b"\n"):
             try:
                 entry = json.loads(line)
-            except (ValueError, RecursionError):  # a line that a killed run did not finish
+            except (ValueError, RecursionError):  # a killed run did not finish the line
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("key"), str):
                 self._entries[entry["key"]] = entry
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The last line with that key."""
+        """Return the last line with that key, or None."""
         return self._entries.get(key)
 
     def add(self, key: str, **values: Any) -> None:
-        """Append a line, on disk before this returns.
+        """Append a line and wait until it is on the disk.
 
         Raises:
             OutputError: The disk is full or the file cannot be written.
@@ -228,12 +234,12 @@ class Journal:
 
 
 def digest(*parts: object) -> str:
-    """A hash of values that JSON can hold, for a journal's keys."""
+    """Return a hash of JSON values, for the keys of a journal."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a text that stand in no other one."""
+    """Yield the outermost JSON objects of a text."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -245,10 +251,10 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _shown(url: str) -> str:
-    """The URL without what may be secret in it.
+    """Return the URL without user, password and query.
 
     Raises:
-        UserError: It is no URL of a server.
+        UserError: The text is no URL of a server.
     """
     try:
         parts = urlsplit(url)
@@ -256,5 +262,5 @@ def _shown(url: str) -> str:
     except ValueError:  # no port is that large
         is_server = False
     if not is_server:
-        raise UserError("that is no server", where="--with", remedy="give 'offline' or a URL as http://127.0.0.1:8000/v1")
+        raise UserError("not a server's URL", where="--with", remedy="give 'offline' or a URL such as http://127.0.0.1:8000/v1")
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

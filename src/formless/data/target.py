@@ -1,12 +1,13 @@
-"""`Target`: a concept to forget, with the files that question and teach it, each read only when asked for."""
+"""`Target`: a concept to forget, with the files of probes and training texts about it, each read when it is first needed."""
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,13 +15,18 @@ from pydantic_core import PydanticCustomError
 from formless.errors import DataError, UnknownNameError
 
 BLANK = "___"
-MOST_CHOICES = 10
-MAX_BYTES = 256 * 2**20
-MAX_ROW = 2**20
+MAX_CHOICES = 10
+MAX_BYTES = 256 * 2**20  # of a file
+MAX_ROW = 2**20  # characters of a row
+
+Split = Literal["forget", "neighbor"]
+"""What a probe is about: the concept to forget, or a related concept to keep."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Row(BaseModel):
-    """A row of any file; columns that the format does not name are ignored."""
+    """A row of any file; fields that the format does not name are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,9 +43,10 @@ class Item(Row):
 
 
 class Cloze(Item):
-    """A level-1 probe; its query holds a blank.
+    """A level-1 probe: a statement with a blank.
 
-    RWKU asks about one in forty of them as a plain question; those stand, anything else without a blank is a mistake.
+    About one in forty level-1 probes of RWKU is a plain question; these are accepted. Any other query without a blank is an
+    error.
     """
 
     @model_validator(mode="after")
@@ -50,14 +57,14 @@ class Cloze(Item):
 
 
 class Intro(Row):
-    """The sentence that presents the subject."""
+    """A sentence that introduces the subject."""
 
     target: str
     intro: str
 
 
 class Question(Row):
-    """MMLU: a question with choices and worked examples (examples name no task)."""
+    """MMLU: a question with choices and worked examples; the examples have no task."""
 
     task: str = ""
     question: str
@@ -67,15 +74,15 @@ class Question(Row):
 
     @model_validator(mode="after")
     def _has_a_right_choice(self) -> Question:
-        if not 2 <= len(self.choices) <= MOST_CHOICES:
+        if not 2 <= len(self.choices) <= MAX_CHOICES:
             raise PydanticCustomError("choices", "choices: two to ten are needed")
         if not 0 <= self.answer < len(self.choices):
-            raise PydanticCustomError("answer", "answer: it is the place of a choice, counted from 0")
+            raise PydanticCustomError("answer", "answer: give the index of a choice, counted from 0")
         return self
 
 
 class Reasoning(Row):
-    """BBH: a question after a chain-of-thought prefix."""
+    """BBH: a question, and the chain-of-thought examples that precede it."""
 
     task: str
     question: str
@@ -84,7 +91,7 @@ class Reasoning(Row):
 
 
 class Choices(Row):
-    """TruthfulQA's choices and which of them are true (1)."""
+    """Choices of TruthfulQA with their labels: 1 for a true choice, 0 for a false one."""
 
     choices: tuple[str, ...] = Field(min_length=1)
     labels: tuple[int, ...]
@@ -97,7 +104,7 @@ class Choices(Row):
 
 
 class Truthful(Row):
-    """TruthfulQA: one question with both sets of choices."""
+    """TruthfulQA: a question with the choices of MC1 and of MC2."""
 
     question: str
     mc1_targets: Choices
@@ -112,7 +119,7 @@ class Trivia(Row):
 
 
 class Instruction(Row):
-    """An instruction, and an output where the row teaches one."""
+    """An instruction, with the output to train on where there is one."""
 
     instruction: str
     input: str = ""
@@ -120,20 +127,19 @@ class Instruction(Row):
 
 
 class Passage(Row):
-    """A text: Wikipedia, a biography that the model wrote, or a text for membership inference."""
+    """A text: a Wikipedia passage, a biography written by the model, or a text for membership inference."""
 
     text: str
 
 
 class Preference(Row):
-    """A prompt with the chosen response, then the rejected one."""
+    """A prompt with two responses: the chosen one, then the rejected one."""
 
     prompt: str
     response: tuple[str, str]
 
 
-# One row per file of a target's folder.
-SPLITS: Mapping[str, type[Row]] = {
+FILES: Mapping[str, type[Row]] = {
     "intro": Intro,
     "forget_level1": Cloze,
     "forget_level2": Item,
@@ -159,6 +165,7 @@ SPLITS: Mapping[str, type[Row]] = {
     "reject": Instruction,
     "counterfact": Instruction,
 }
+"""The files that a target's folder may hold, `<name>.json`, with the type of their rows."""
 
 RowType = TypeVar("RowType", bound=Row)
 
@@ -168,8 +175,16 @@ class Target:
     """A concept to forget.
 
     Args:
-        subject: Its name, as texts spell it.
-        folder: Where its files are; a bare name to forget has none.
+        subject: The concept's name as texts spell it.
+        folder: The folder with the files of `FILES`; none for a concept that is only a name.
+
+    Examples:
+        >>> from formless import Target, find_target
+        >>> target = find_target("sample", "Marie Curie")
+        >>> target.items("forget_level2")[0].query
+        'An element discovered by Marie Curie and her husband was which one?'
+        >>> Target("Ada Lovelace").has("forget_level1")
+        False
     """
 
     subject: str
@@ -177,7 +192,7 @@ class Target:
     _rows: dict[str, tuple[Row, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a name that no text could hold.
+        """Refuse a blank name.
 
         Raises:
             DataError: The subject is blank.
@@ -185,51 +200,92 @@ class Target:
         if not self.subject.strip():
             raise DataError("the concept has no name", where="--target", remedy="give the name as texts spell it")
 
-    def has(self, split: str) -> bool:
-        """Whether the folder holds that file."""
-        return self.folder is not None and self.path(split).is_file()
+    def __repr__(self) -> str:
+        place = f", folder={str(self.folder)!r}" if self.folder else ""
+        return f"Target({self.subject!r}{place}, {len(self.files)} files)"
 
-    def items(self, split: str) -> tuple[Item, ...]:
-        """The probes of a split such as `forget_level1`, in file order."""
-        return self.rows(split, Item)
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{file}</td><td>{count}</td><td>{html.escape(_summary(FILES[file]))}</td></tr>"
+            for file, count in ((file, self._row_count(file)) for file in self.files)
+        )
+        place = f"<p><code>{html.escape(str(self.folder))}</code></p>" if self.folder else ""
+        table = f"<table><tr><th>file</th><th>rows</th><th>a row is</th></tr>{rows}</table>" if rows else ""
+        return f"<h4>{html.escape(self.subject)}</h4>{place}{table}"
 
-    def rows(self, split: str, row_type: type[RowType]) -> tuple[RowType, ...]:
-        """The validated rows of a file, read once.
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that the folder holds, in the order of `FILES`."""
+        return tuple(file for file in FILES if self.folder and (self.folder / f"{file}.json").is_file())
+
+    def has(self, file: str) -> bool:
+        """Return whether the folder holds a file, e.g. `forget_level1`."""
+        return self.folder is not None and self.path(file).is_file()
+
+    def items(self, file: str) -> tuple[Item, ...]:
+        """Return the probes of a file such as `forget_level1`, in file order."""
+        return self.rows(file, Item)
+
+    def rows(self, file: str, row_type: type[RowType]) -> tuple[RowType, ...]:
+        """Return the validated rows of a file; the file is read once.
 
         Raises:
-            UnknownNameError: No file of the layout has that name.
-            TypeError: The split holds other rows than `row_type`.
-            DataError: The file is missing or broken, or a row does not hold what the format says.
+            UnknownNameError: The name is not in `FILES`.
+            TypeError: The file's rows are not of type `row_type`.
+            DataError: The file is missing or broken, or a row does not fit its format.
         """
-        if split not in SPLITS:
-            raise UnknownNameError("split", split, SPLITS)
-        if not issubclass(SPLITS[split], row_type):
-            raise TypeError(f"{split} holds rows of type {SPLITS[split].__name__}, not {row_type.__name__}")
-        if split not in self._rows:
-            self._rows[split] = read_rows(self.path(split), SPLITS[split])
-        return cast(tuple[RowType, ...], self._rows[split])
+        if file not in FILES:
+            raise UnknownNameError("file", file, FILES)
+        if not issubclass(FILES[file], row_type):
+            raise TypeError(f"{file} holds rows of type {FILES[file].__name__}, not {row_type.__name__}")
+        if file not in self._rows:
+            self._rows[file] = read_rows(self.path(file), FILES[file])
+        return cast(tuple[RowType, ...], self._rows[file])
 
-    def path(self, split: str) -> Path:
-        """Where a file lies or would lie; a DataError if it is a link that leaves the data set."""
+    def path(self, file: str) -> Path:
+        """Return the path of a file, whether it exists or not.
+
+        Raises:
+            DataError: The target is only a name, or the file is a link that leaves the data set.
+        """
         if self.folder is None:
             raise DataError("the target is only a name and has no files", where=self.subject, remedy="give --data")
-        path = self.folder / f"{split}.json"
+        path = self.folder / f"{file}.json"
         try:
             inside = path.resolve().is_relative_to(self.folder.parent.resolve())
-        except (OSError, RuntimeError):  # a link that ends in itself
+        except (OSError, RuntimeError):  # a link to itself
             inside = False
         if not inside:
             raise DataError("the file is a link that leaves its folder", where=path, remedy="put the file itself there")
         return path
 
+    def _row_count(self, file: str) -> str:
+        try:
+            return f"{len(self.rows(file, Row)):,}"
+        except DataError as error:
+            return html.escape(f"broken: {error.what}")
+
+
+def _summary(row_type: type[Row]) -> str:
+    """Return the first line of a row type's docstring, without its full stop."""
+    return (row_type.__doc__ or "").partition("\n")[0].rstrip(".")
+
 
 def read_rows(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
-    """Read one file: a JSON list of objects; a DataError names the file, and the row (counted from 1) and field if any."""
+    """Read and validate a file, a JSON list of objects.
+
+    Raises:
+        DataError: It names the file, and the row (counted from 1) and field where one is concerned.
+    """
     return tuple(parse_row(entry, row_type, f"{path}, row {number}") for number, entry in enumerate(read_entries(path), 1))
 
 
 def read_entries(path: Path) -> list[Any]:
-    """The entries of a file, not yet validated; a DataError if it holds no JSON list."""
+    """Read the entries of a file without validating them.
+
+    Raises:
+        DataError: The file is missing or broken, or holds no JSON list.
+    """
     data = _read_json(path)
     if not isinstance(data, list):
         raise DataError("the file holds no list of rows", where=path, remedy="write a JSON list of objects")
@@ -237,7 +293,11 @@ def read_entries(path: Path) -> list[Any]:
 
 
 def parse_row(entry: object, row_type: type[RowType], where: str) -> RowType:
-    """Validate one entry; a DataError if it does not fit, or holds more than `MAX_ROW` characters."""
+    """Validate one entry.
+
+    Raises:
+        DataError: The entry does not fit the row type, or holds more than `MAX_ROW` characters.
+    """
     if _size(entry) > MAX_ROW:
         raise DataError(f"a row is larger than {MAX_ROW >> 20} MB", where=where, remedy="split its text over several rows")
     try:
@@ -250,8 +310,8 @@ def parse_row(entry: object, row_type: type[RowType], where: str) -> RowType:
 
 
 def _size(entry: object) -> int:
-    """Characters of all texts in an entry, keys too; any other value counts as one."""
-    size, rest = 0, [entry]  # no recursion: an entry may nest deeply
+    """Count the characters of all strings in an entry, keys included; any other value counts as one character."""
+    size, rest = 0, [entry]  # no recursion, since an entry may nest deeply
     while rest:
         value = rest.pop()
         if isinstance(value, dict):
@@ -270,6 +330,8 @@ def _read_json(path: Path) -> Any:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
         return json.loads(path.read_text("utf-8"))
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError("the target lacks a file", where=path, remedy="add it, or choose a suite without it") from None
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from formless import store
 from formless.edits.edit import EditInfo, WeightEdit
 from formless.errors import EditError
-from formless.models.architecture import is_transposed
+from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -41,8 +41,8 @@ class AdapterEdit(WeightEdit[Factors]):
         for name, factors in self.updates.items():
             tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.down
             tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.up
-        with store.new_folder(Path(folder), mark=store.EDIT_INFO, force=force) as new:
-            store.write_tensors(new / store.ADAPTER_WEIGHTS, tensors, {"format": "pt"})
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
+            store.write_tensors(store.EditFolder(new).weights, tensors, {"format": "pt"})
             self.adapter.save_pretrained(str(new))
             self.info.save(new)
 
@@ -54,8 +54,8 @@ class AdapterEdit(WeightEdit[Factors]):
             FileNotFoundError: A file is missing.
             ValueError: The files hold no LoRA factors.
         """
-        tensors = load_file(folder / store.ADAPTER_WEIGHTS)
-        (folder / store.ADAPTER_CONFIG).stat()  # PEFT would ask the hub for a folder that lacks it
+        tensors = load_file(store.EditFolder(folder).weights)
+        store.EditFolder(folder).adapter_config.stat()  # PEFT would ask the hub for a folder that lacks it
         adapter = LoraConfig.from_pretrained(str(folder))
         scale = adapter.lora_alpha / adapter.r
         updates = {

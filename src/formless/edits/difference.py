@@ -20,15 +20,15 @@ class DifferenceEdit(WeightEdit[Difference]):
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=store.EDIT_INFO, force=force) as new:
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             tensors = {name: change.values for name, change in self.updates.items()}
-            store.write_tensors(new / store.EDIT_DIFFERENCES, tensors, {"format": "pt"})
+            store.write_tensors(store.EditFolder(new).differences, tensors, {"format": "pt"})
             self.info.save(new)
 
     @classmethod
     def load(cls, folder: Path, info: EditInfo) -> DifferenceEdit:
         """Read the differences beside an edit.json."""
-        tensors = load_file(folder / store.EDIT_DIFFERENCES)
+        tensors = load_file(store.EditFolder(folder).differences)
         return cls({name: Difference(tensor) for name, tensor in tensors.items()}, info)
 
     def _summary(self) -> dict[str, str]:

@@ -85,7 +85,7 @@ class EditInfo(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write edit.json into a folder."""
-        store.write_text(folder / store.EDIT_INFO, self.model_dump_json(indent=2) + "\n")
+        store.write_text(store.EditFolder(folder).info, self.model_dump_json(indent=2) + "\n")
 
 
 class Edit(Protocol):
@@ -94,12 +94,11 @@ class Edit(Protocol):
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> edit = formless.unlearn(lm, "Albert Einstein")
-        >>> edit.info.subject
-        'Albert Einstein'
-        >>> with edit.applied(lm):  # leaving the block restores the weights
-        ...     answer = lm.chat("Who was Albert Einstein?")
-        >>> edit.save("edits/einstein")
+        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> with edit.applied(lm):
+        ...     edited = lm.score([("Albert Einstein was born in the country of", " Germany")])[0]
+        >>> edited.probability < lm.score([("Albert Einstein was born in the country of", " Germany")])[0].probability
+        True
     """
 
     @property
@@ -179,7 +178,7 @@ class WeightEdit(EditSummary, Generic[Change]):
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=store.EDIT_INFO, force=force) as new, self.applied(lm):
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new, self.applied(lm):
             lm.model.save_pretrained(new)
             lm.tokenizer.save_pretrained(new)
             self.info.save(new)

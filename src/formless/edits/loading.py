@@ -28,18 +28,17 @@ def load_edit(folder: str | Path) -> Edit:
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> formless.unlearn(lm, "Albert Einstein").save("edits/einstein")
-        >>> edit = formless.load_edit("edits/einstein")
-        >>> edit.info.method
+        >>> formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump").save("edits/einstein")
+        >>> formless.load_edit("edits/einstein").info.method
         'rocr'
     """
     folder = Path(folder)
     remedy = "give a folder that `formless unlearn --out` wrote"
     try:
-        info = read_edit_info(folder / store.EDIT_INFO)
+        info = read_edit_info(store.EditFolder(folder).info)
         if info.prefix is not None:
             return PromptEdit(info, info.prefix)
-        if (folder / store.EDIT_DIFFERENCES).exists():
+        if store.EditFolder(folder).differences.exists():
             return DifferenceEdit.load(folder, info)
         return AdapterEdit.load(folder, info)
     except FileNotFoundError as error:

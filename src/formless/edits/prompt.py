@@ -38,7 +38,7 @@ class PromptEdit(EditSummary):
         Raises:
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=store.EDIT_INFO, force=force) as new:
+        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             self.info.save(new)
 
     def _summary(self) -> dict[str, str]:

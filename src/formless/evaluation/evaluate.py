@@ -1,134 +1,197 @@
-"""One model, one target, every form and task of a suite: a record."""
+"""One model, one target, every task of a suite: a record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from formless import provenance
 from formless.data.target import Target
-from formless.evaluation.forms import Form
-from formless.evaluation.generation import written
-from formless.evaluation.plan import Job, Plan, planned
-from formless.evaluation.record import Answer, FormResult, Record, TaskResult
-from formless.evaluation.scoring import score_forms
-from formless.evaluation.tasks import Task
-from formless.models.lm import LM
+from formless.evaluation.plan import Job, Plan, make_plan
+from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
+from formless.evaluation.task import Generate, Query, Request, Response, ScoreAnswer, ScoreText
 from formless.models.scores import Skipped
+from formless.progress import Progress, WorkProgress, progress_bar
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+Responses = dict[Request, Response | Skipped]
+
 FREE_TOKENS = 40
+CHARACTERS_PER_TOKEN = 4
+GENERATED_TOKEN_COST = 2
+"""A generated token takes about as long as so many tokens of a prompt."""
 
 
 def evaluate(
-    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
+    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: bool | Progress = True
 ) -> Record:
-    """Question a model about a target, forget and neighbor probes alike; edits on the model are noted in the record.
+    """Question a model about a target, forget and neighbor items alike; the record notes the edits on the model.
 
-    Probes of neighbors that an edit was trained on are left out.
+    Items of neighbors that an edit was trained on are left out.
 
     Args:
         lm: The model, original or inside `edit.applied(lm)`.
         target: The target with its files.
-        suite: A suite's name, or a list of suites, forms and tasks such as `fb,qa,mmlu`.
-        limit: At most so many rows per file and task, evenly spread.
-        progress: Called with the task's title, the work done and the work there is.
+        suite: A suite's name, or a list of suites and tasks such as `fb,qa,mmlu`.
+        limit: Most rows per file and task, evenly spread.
+        progress: A callback, or whether a bar is shown in a terminal or a notebook.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> record = formless.evaluate(lm, formless.find_target("sample", "Marie Curie"), "qa", limit=2, progress=False)
+        >>> record.task("qa", "forget").metric("probability").n
+        2
 
     Raises:
-        UserError: An unknown suite or form, a missing or broken file, or a model that gives NaN or runs out of memory. A
-            failure is never taken for an answer.
+        UserError: An unknown suite or task, a missing or broken file, or a model that gives NaN or runs out of memory. A
+            failure never counts as an answer.
     """
-    plan = planned(target, suite, limit, without_neighbors=trained_neighbors(lm.edits))
-    return carry_out(lm, plan, progress=progress)
+    plan = make_plan(target, suite, limit, excluded_neighbors=trained_neighbors(lm.edits))
+    with progress_bar(progress, target.subject) as report:
+        return run_plan(lm, plan, report)
 
 
 def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Names of the neighbors that edits (as `lm.edits` lists them) were trained on."""
+    """Return the names of the neighbors that edits (as `lm.edits` lists them) were trained on."""
     return {name for edit in edits for name in edit.get("trained_neighbors", ())}
 
 
-def carry_out(lm: LM, plan: Plan, *, progress: Progress | None = None) -> Record:
+def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
     """Ask all that was planned; see `evaluate`."""
     start = time.perf_counter()
-    asked = [job for job in plan.jobs if isinstance(job.part, Form)]
-    others = [job for job in plan.jobs if isinstance(job.part, Task)]
-    steps = _Steps([*([sum(job.cost for job in asked)] if asked else []), *(job.cost for job in others)], progress)
-    forms: list[FormResult] = []
-    tasks: list[TaskResult] = []
-    if asked:
-        steps.begin(asked[0].title if len(asked) == 1 else f"{len(asked)} forms")
-        forms = _ask_forms(lm, asked, steps)
-        steps.end()
-    for job in others:
-        steps.begin(job.title)
-        tasks.append(_ask_task(lm, job, steps))
-        steps.end()
-    answers = written(lm, [lm.chat_prompt(question) for question in plan.questions], max_new_tokens=FREE_TOKENS)
+    queries = [job.queries(lm) for job in plan.jobs]
+    free = [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
+    requests = [request for own in queries for query in own for request in query.requests]
+    responses = respond(lm, [*requests, *free], report)
+    tasks = [_task_result(job, own, responses) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
     return Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
-        edits=list(lm.edits), without_neighbors=list(plan.without_neighbors), forms=forms, tasks=tasks,
-        answers=[_answer(question, text) for question, text in zip(plan.questions, answers, strict=True)],
+        edits=list(lm.edits), excluded_neighbors=list(plan.excluded_neighbors), tasks=tasks,
+        answers=[_answer(text, responses[request]) for text, request in zip(plan.questions, free, strict=True)],
         token_budget=lm.token_budget, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
 
 
-def _answer(question: str, text: str | Skipped) -> Answer:
-    if isinstance(text, Skipped):
-        return Answer(question=question, skipped=text.reason)
-    return Answer(question=question, answer=text)
+def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
+    """Run a model on requests, each different one once.
+
+    Requests of a kind go through the model together: prompts of several tasks begin alike, and batches are fuller.
+
+    Args:
+        lm: The model.
+        requests: Of any kinds.
+        report: The progress callback.
+
+    Returns:
+        A response to each request, or why it has none: an answer without a token, or too little room in the context.
+    """
+    unique = list(dict.fromkeys(requests))
+    answers = [request for request in unique if isinstance(request, ScoreAnswer)]
+    texts = [request for request in unique if isinstance(request, ScoreText)]
+    written: dict[tuple[Any, ...], list[Generate]] = {}
+    for request in unique:
+        if isinstance(request, Generate):
+            written.setdefault((request.max_new_tokens, request.one_line, request.until), []).append(request)
+    steps = _Steps([own for own in (answers, texts, *written.values()) if own], report)
+    found: Responses = {}
+    if answers:
+        advance = steps.begin("scoring answers")
+        pairs = [(request.prompt, request.answer) for request in answers]
+        found |= dict(zip(answers, lm.score(pairs, progress=advance), strict=True))
+    if texts:
+        advance = steps.begin("scoring texts")
+        found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=advance), strict=True))
+    for own in written.values():
+        advance = steps.begin("generating answers")
+        found |= dict(zip(own, _generated(lm, own, advance), strict=True))
+    steps.finish()
+    return found
 
 
-def _ask_forms(lm: LM, jobs: Sequence[Job], steps: _Steps) -> list[FormResult]:
-    """Every form that the target has files for, together; a word of why of the others."""
-    each = [(cast(Form, job.part), job.split or "forget", job) for job in jobs]
-    scored = iter(
-        score_forms(lm, [(form, split, job.items) for form, split, job in each if not job.absent], progress=steps.advance)
+def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> list[str | Skipped]:
+    """Return the texts of requests with the same settings, or why there is no room for one."""
+    first = requests[0]
+    reasons = [lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
+    fitting = [request.prompt for request, reason in zip(requests, reasons, strict=True) if reason is None]
+    texts = iter(
+        lm.generate(fitting, max_new_tokens=first.max_new_tokens, one_line=first.one_line, until=first.until, progress=progress)
     )
-    return [
-        FormResult(form=form.name, split=split, status="absent", reason=job.absent) if job.absent else next(scored)
-        for form, split, job in each
-    ]
+    return [next(texts) if reason is None else Skipped(reason) for reason in reasons]
 
 
-def _ask_task(lm: LM, job: Job, steps: _Steps) -> TaskResult:
-    task = cast(Task, job.part)
+def _task_result(job: Job, queries: Sequence[Query], responses: Responses) -> TaskResult:
     if job.absent:
-        return TaskResult(task=task.name, split=job.split, status="absent", reason=job.absent)
-    items, prompt = task.measure(lm, job.rows, job.split, steps.advance)
+        return TaskResult(task=job.task.name, split=job.split, status="absent", reason=job.absent)
+    items = [_item_result(query, responses) for query in queries]
+    if not job.task.records_prompts:
+        items[1:] = [item.model_copy(update={"prompt": None}) for item in items[1:]]
     return TaskResult(
-        task=task.name, split=job.split, status="scored", figures=task.summarise(items),
-        skipped=sum(not item.figures for item in items), prompt=prompt, items=items,
+        task=job.task.name, split=job.split, status="complete", metrics=job.task.summarize(items),
+        skipped=sum(not item.metrics for item in items), items=items,
     )  # fmt: skip
 
 
+def _item_result(query: Query, responses: Responses) -> ItemResult:
+    """Return the metrics of one item, or why it has none."""
+    item = ItemResult(query=query.text, prompt=query.prompt, expected=query.expected, group=query.group, skipped=query.skipped)
+    if query.skipped:
+        return item
+    own = [responses[request] for request in query.requests]
+    missing = next((response for response in own if isinstance(response, Skipped)), None)
+    measured = missing or query.measure(own)
+    if isinstance(measured, Skipped):
+        written = own[0] if isinstance(own[0], str) else None
+        return item.model_copy(update={"skipped": measured.reason, "answer": written})
+    return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer})
+
+
+def _answer(question: str, text: Response | Skipped) -> Answer:
+    if isinstance(text, Skipped):
+        return Answer(question=question, skipped=text.reason)
+    return Answer(question=question, answer=str(text))
+
+
 class _Steps:
-    """Turns what is done of one step into what is done of all.
+    """Turns the progress of one step into that of all steps.
 
     Args:
-        costs: Work of each step.
-        progress: Whom to tell.
+        steps: The requests of each step.
+        report: The callback.
     """
 
-    def __init__(self, costs: list[int], progress: Progress | None) -> None:
-        self.costs, self.progress = costs, progress
-        self.number, self.title = 0, ""
+    def __init__(self, steps: Sequence[Sequence[Request]], report: Progress) -> None:
+        self._costs = [sum(map(cost, step)) for step in steps]
+        self._report, self._number = report, -1
 
-    def begin(self, title: str) -> None:
-        self.title = title
-        self.advance(0, 1)
+    def begin(self, title: str) -> WorkProgress:
+        """Begin the next step and return its own callback."""
+        self._number += 1
+        before, own = sum(self._costs[: self._number]), self._costs[self._number]
 
-    def advance(self, done: int, total: int) -> None:
-        if self.progress:
-            part = self.costs[self.number] * done // total
-            self.progress(self.title, sum(self.costs[: self.number]) + part, sum(self.costs))
+        def advance(done: int, total: int) -> None:
+            self._report(title, before + own * done // max(total, 1), sum(self._costs))
 
-    def end(self) -> None:
-        self.number += 1
-        if self.progress and self.number == len(self.costs):
-            self.progress("done", sum(self.costs), sum(self.costs))
+        advance(0, 1)
+        return advance
+
+    def finish(self) -> None:
+        """Report that all is done."""
+        self._report("done", sum(self._costs), sum(self._costs))
+
+
+def cost(request: Request) -> int:
+    """Return about how many tokens of a prompt take as long as a request; at least 1."""
+    if isinstance(request, ScoreText):
+        return 1 + len(request.text) // CHARACTERS_PER_TOKEN
+    if isinstance(request, ScoreAnswer):
+        return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
+    return 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens

@@ -1,4 +1,4 @@
-"""Figures of written answers and texts, as pure functions."""
+"""Metrics of generated answers and texts, as pure functions."""
 
 from __future__ import annotations
 
@@ -134,27 +134,7 @@ def lowest_mean(values: Sequence[float], share: float) -> float:
     return math.fsum(kept) / len(kept)
 
 
-def separation(higher: Sequence[float], lower: Sequence[float]) -> float | None:
-    """Area under the ROC curve: how often a value of the first exceeds one of the second, ties counting half; in [0, 1]."""
-    if not higher or not lower:
-        return None
-    ranks = _ranks([*higher, *lower])
-    return (sum(ranks[: len(higher)]) - len(higher) * (len(higher) + 1) / 2) / (len(higher) * len(lower))
-
-
 def log_sum(logs: Sequence[float]) -> float:
     """Log of the sum of exponentials."""
     top = max(logs)
     return top + math.log(math.fsum(math.exp(value - top) for value in logs))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values share the mean of theirs."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks, start = [0.0] * len(values), 0
-    while start < len(order):
-        end = next((i for i in range(start, len(order)) if values[order[i]] != values[order[start]]), len(order))
-        for i in order[start:end]:
-            ranks[i] = (start + 1 + end) / 2
-        start = end
-    return ranks

@@ -1,124 +1,109 @@
-"""`Record`: everything one evaluation found, as one JSON file."""
+"""`Record`: everything that one evaluation found, as one JSON file."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from formless import store
+from formless.data.target import Split
 from formless.errors import DataError
+from formless.evaluation.statistics import Metric
 
-Split = Literal["forget", "neighbor"]
+if TYPE_CHECKING:
+    import pandas
+
+    from formless.evaluation.task import Task
+
+
+class MetricKey(NamedTuple):
+    """The name of a metric in structured form.
+
+    Args:
+        task: Short name of the task; None for a metric over several tasks.
+        split: Forget or neighbor items; None for a metric about neither or both.
+        metric: Short name of the metric.
+        group: A part of the task, e.g. a type of attack; None for the whole.
+    """
+
+    task: str | None
+    split: Split | None
+    metric: str
+    group: str | None = None
+
+
+class TaskMetric(Metric):
+    """A metric of a task.
+
+    Args:
+        metric: Short name, as in the task's entry.
+        group: The part of the items that it is over; None for all.
+    """
+
+    metric: str
+    group: str | None = None
 
 
 class ItemResult(BaseModel):
-    """One probe.
+    """One item of a task.
 
     Args:
-        query: The probe as the data set words it.
-        prompt: What the model saw.
-        answer: The text that was scored after it.
-        probability: exp(mean log-probability of the answer's tokens), of a choice the right one's share; nothing if skipped.
-        token_accuracy: Share of answer tokens that greedy decoding chooses, of a choice whether the right one is the largest.
-        skipped: Why there is no score.
+        query: The item as the data set words it.
+        prompt: What the model saw. Tasks with long few-shot prompts record the first item's only.
+        expected: The right answer as it was scored, or the accepted answers, where there is one.
+        answer: What the model wrote, or which choice it took.
+        metrics: Values by metric; a metric that this item cannot have is left out.
+        group: The part of the task that the item belongs to.
+        skipped: Why the item has no metrics.
     """
 
     query: str
-    prompt: str
-    answer: str
-    probability: float | None = None
-    token_accuracy: float | None = None
-    skipped: str | None = None
-
-
-class FormResult(BaseModel):
-    """One form of one split.
-
-    Args:
-        form: Short name, as in forms.py.
-        split: Forget or neighbor probes.
-        status: `absent` where the target has no file for the form.
-        reason: Why it is absent.
-        mean: Mean probability over scored items; nothing where none is scored.
-        interval: 95 % bootstrap interval of the mean over items; needs two scored items.
-        token_accuracy: Mean over scored items.
-        count: Scored items.
-        skipped: Items without a score, not part of the mean.
-        items: The probes in file order.
-    """
-
-    form: str
-    split: Split
-    status: Literal["scored", "absent"]
-    reason: str | None = None
-    mean: float | None = None
-    interval: tuple[float, float] | None = None
-    token_accuracy: float | None = None
-    count: int = 0
-    skipped: int = 0
-    items: list[ItemResult] = []
-
-
-class Figure(BaseModel):
-    """One number of a task.
-
-    Args:
-        value: Usually the mean over items; nothing where no item has it.
-        interval: 95 % bootstrap interval over items; needs two items.
-        count: Items that have it.
-    """
-
-    value: float | None = None
-    interval: tuple[float, float] | None = None
-    count: int = 0
-
-
-class TaskItem(BaseModel):
-    """One question or text of a task.
-
-    Args:
-        query: As the data set words it.
-        expected: The right answer, or the accepted ones, where there is one.
-        answer: What the model said, or which choice it took.
-        figures: By name; a figure that this item cannot have is left out.
-        skipped: Why it has none.
-    """
-
-    query: str
+    prompt: str | None = None
     expected: str | list[str] | None = None
     answer: str | None = None
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    group: str | None = None
     skipped: str | None = None
 
 
 class TaskResult(BaseModel):
-    """One task: generation, utility or membership inference.
+    """One task on one split.
 
     Args:
-        task: Short name, as in tasks.py.
-        split: Forget or neighbor probes; nothing for tasks about neither.
-        status: `absent` where the target has no file for it.
+        task: Short name of the task.
+        split: Forget or neighbor items; None for a task about neither.
+        status: `absent` where the target has no file for the task.
         reason: Why it is absent.
-        figures: By name.
-        skipped: Items without any figure.
-        prompt: What the model saw of the first item.
+        metrics: Metrics over all items and over each group.
+        skipped: Number of items without metrics; they are in no mean.
         items: In file order.
     """
 
     task: str
     split: Split | None = None
-    status: Literal["scored", "absent"]
+    status: Literal["complete", "absent"]
     reason: str | None = None
-    figures: dict[str, Figure] = {}
+    metrics: list[TaskMetric] = []
     skipped: int = 0
-    prompt: str = ""
-    items: list[TaskItem] = []
+    items: list[ItemResult] = []
+
+    def metric(self, name: str, group: str | None = None) -> Metric:
+        """Return a metric; one without a value where the task has no such metric or group."""
+        return next((found for found in self.metrics if (found.metric, found.group) == (name, group)), Metric())
 
 
 class Answer(BaseModel):
-    """A question asked freely, and what the model said, or why it was not asked."""
+    """A question asked freely.
+
+    Args:
+        question: The user message.
+        answer: What the model wrote.
+        skipped: Why it was not asked.
+    """
 
     question: str
     answer: str = ""
@@ -129,18 +114,41 @@ class Record(BaseModel):
     """One evaluation of one model on one target.
 
     Args:
-        suite: As the user named it.
-        limit: At most so many rows per task, if limited.
+        format: Version of the file's schema.
+        model: As the user asked for it.
+        model_source: Hub id, folder or `bundled`.
+        model_fingerprint: A hash of the untouched weights.
+        model_type: The family.
+        dtype: Of the weights.
+        subject: The concept.
+        target: The target's folder.
         probes_digest: A hash of every prompt, answer and row that was put to the model: equal digests, equal questions.
-        edits: What was on the model.
-        without_neighbors: Neighbors that were not asked about, as an edit was trained on them.
+        suite: As the user named it.
+        limit: Most rows per file and task, if limited.
+        prompt_style: Settings of the prompts.
+        edits: What was applied to the model, as edit.json says.
+        excluded_neighbors: Neighbors that were not asked about, since an edit was trained on them.
+        tasks: In the order in which they were asked.
+        answers: A few questions asked freely.
         token_budget: Padded tokens per batch at the end, after any halving.
         seconds: Wall time of the evaluation.
+        created: UTC.
+        versions: Of the packages.
+        hardware: The machine.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> target = formless.find_target("sample", "Marie Curie")
+        >>> record = formless.evaluate(lm, target, "qa", limit=2, progress=False)
+        >>> record.task("qa", "forget").metric("probability").value > 0
+        True
+        >>> record.save("marie_curie.json")
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     status: Literal["complete"] = "complete"
     model: str
     model_source: str
@@ -154,8 +162,7 @@ class Record(BaseModel):
     limit: int | None
     prompt_style: dict[str, Any]
     edits: list[dict[str, Any]]
-    without_neighbors: list[str] = []
-    forms: list[FormResult]
+    excluded_neighbors: list[str] = []
     tasks: list[TaskResult]
     answers: list[Answer]
     token_budget: int
@@ -164,26 +171,142 @@ class Record(BaseModel):
     versions: dict[str, str]
     hardware: dict[str, str]
 
-    def form(self, name: str, split: Split) -> FormResult | None:
-        """The result of one form on one split, if the suite has it."""
-        return next((result for result in self.forms if (result.form, result.split) == (name, split)), None)
-
     def task(self, name: str, split: Split | None = None) -> TaskResult | None:
-        """The result of one task, if the suite has it."""
+        """Return the result of a task on a split; None where it was not asked."""
         return next((result for result in self.tasks if (result.task, result.split) == (name, split)), None)
 
+    def metrics(self) -> dict[MetricKey, Metric]:
+        """Return every metric that has a value, by its key, in the order of the tasks."""
+        return {
+            MetricKey(result.task, result.split, found.metric, found.group): Metric(value=found.value, ci=found.ci, n=found.n)
+            for result in self.tasks
+            for found in result.metrics
+            if found.value is not None
+        }
+
     def save(self, path: str | Path) -> None:
-        """Write the record atomically."""
+        """Write the record atomically.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
         store.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row for each item, with a column for each metric; requires pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self._rows()))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for result in self.tasks:
+            for item in result.items:
+                own = item.model_dump(exclude={"metrics"})
+                yield {"subject": self.subject, "task": result.task, "split": result.split} | own | item.metrics
+
+    def __repr__(self) -> str:
+        edits = " + ".join(f"{edit['method']} {edit['subject']}" for edit in self.edits) or "no edit"
+        return f"Record({self.subject!r}, {self.model}, {edits}: {len(self.tasks)} tasks, suite {self.suite!r})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Return the metrics as a table, for notebooks."""
+        from html import escape
+
+        head = "<tr><th>task<th>split<th>metric<th>group<th>value<th>95 % CI<th>n</tr>"
+        rows = []
+        for key, found in self.metrics().items():
+            ci = f"{found.ci[0]:.3g} to {found.ci[1]:.3g}" if found.ci else ""
+            cells = (key.task or "", key.split or "", key.metric, key.group or "", f"{found.value:.3g}", ci, str(found.n))
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>")
+        return f"<p>{escape(repr(self))}</p><table>{head}{''.join(rows)}</table>"
 
 
 def load_record(path: str | Path) -> Record:
-    """Read a record.
+    """Read a record, of this schema version or of version 2.
 
     Raises:
-        DataError: The file is missing or is no record.
+        DataError: The file is missing, holds no record, or was written by a newer version.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2")
+        >>> target = formless.find_target("sample", "Marie Curie")
+        >>> formless.evaluate(lm, target, "qa", limit=2, progress=False).save("marie_curie.json")
+        >>> formless.load_record("marie_curie.json").subject
+        'Marie Curie'
     """
     try:
-        return Record.model_validate_json(Path(path).read_text("utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise DataError("no record can be read", where=path, remedy="give a file that `formless eval --out` wrote") from error
+        content = Path(path).read_text("utf-8")
+        store.refuse_newer(content, store.RECORD_SCHEMA, Path(path))
+        found = json.loads(content)
+        is_older = isinstance(found, dict) and found.get("format") == 2
+        return Record.model_validate(upgraded(found) if is_older else found)
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        remedy = "give a file that `formless eval --out` wrote"
+        raise DataError("the record cannot be read", where=path, remedy=remedy) from error
+
+
+def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of version 2 as one of version 3.
+
+    Version 2 kept forms and tasks apart, and every attack of level 3 as a form of its own. Metrics are computed from the items
+    anew; the confidence intervals of membership inference differ by the noise of their resampling.
+    """
+    from formless.evaluation.registry import TASKS
+
+    new = {name: value for name, value in old.items() if name not in ("forms", "tasks", "without_neighbors")}
+    attacks: dict[tuple[str, str], str] = {}
+    results: list[dict[str, Any]] = []
+    for form in old["forms"]:
+        whole, _, attack = form["form"].partition("level3_")
+        if not whole and attack:
+            attacks |= {(item["query"], item["prompt"]): attack.replace("_", " ") for item in form["items"]}
+            continue
+        items = [_upgraded_probe(TASKS[form["form"]], item) for item in form["items"]]
+        results.append(form | {"task": form["form"], "items": items})
+    if attacks and not any(result["task"] == "level3" for result in results):
+        probes = [item for form in old["forms"] if form["form"].startswith("level3_") for item in form["items"]]
+        whole = {"task": "level3", "split": "forget", "status": "scored", "reason": None}
+        results.append(whole | {"items": [_upgraded_probe(TASKS["level3"], item) for item in probes]})
+    results += [task | {"items": [_upgraded_item(task, item) for item in task["items"]]} for task in old["tasks"]]
+    new["tasks"] = []
+    for result in results:
+        items = [ItemResult.model_validate(item) for item in result["items"]]
+        if result["task"] == "level3":
+            for item in items:
+                item.group = attacks.get((item.query, item.prompt or ""))
+        scored = result["status"] == "scored"
+        found = TaskResult(
+            task=result["task"], split=result["split"], status="complete" if scored else "absent", reason=result["reason"],
+            metrics=TASKS[result["task"]].summarize(items) if scored else [],
+            skipped=sum(not item.metrics for item in items), items=items,
+        )  # fmt: skip
+        new["tasks"].append(found.model_dump())
+    answers = [
+        {("skipped" if name == "unscored" else name): value for name, value in answer.items()} for answer in old["answers"]
+    ]
+    return new | {"format": store.RECORD_SCHEMA, "answers": answers, "excluded_neighbors": old.get("without_neighbors", [])}
+
+
+def _upgraded_probe(task: Task, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item of a form, whose two metrics were fields of their own."""
+    pairs = zip(task.metrics, (item.get("probability"), item.get("token_accuracy")), strict=True)
+    metrics = {spec.name: value for spec, value in pairs if value is not None}
+    return {
+        "query": item["query"], "prompt": item["prompt"], "expected": item["answer"], "metrics": metrics,
+        "skipped": item.get("unscored"),
+    }  # fmt: skip
+
+
+def _upgraded_item(task: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item of a task; membership inference said in `expected` which file it is from."""
+    in_files = task["task"] == "mia"
+    return {
+        "query": item["query"], "prompt": task["prompt"] if item is task["items"][0] else None,
+        "expected": None if in_files else item.get("expected"), "group": item.get("expected") if in_files else None,
+        "answer": item.get("answer"), "metrics": item.get("figures", {}), "skipped": item.get("unscored"),
+    }  # fmt: skip

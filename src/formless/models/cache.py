@@ -1,4 +1,4 @@
-"""Keys and values of what a model has read: of a common beginning, or of texts that begin differently."""
+"""Key/value caches: of a shared prefix, or of several texts with left padding."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from formless.models.batching import batches, clusters
-from formless.models.reader import Reader
+from formless.models.tokenized import TokenizedModel
 
-ROOM = 64
+PREALLOCATED = 64  # tokens
 
 
-class GrowingLayer(DynamicLayer):
-    """A layer's keys and values with room for more, so that a new token is written beside the old ones, which stay in place."""
+class PreallocatedLayer(DynamicLayer):
+    """A cache layer with preallocated memory: new tokens are written behind the old ones, which are not copied."""
 
-    _room: tuple[Tensor, Tensor] | None = None
+    _buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append `[batch, heads, new, dimension]`, and return all keys and values so far."""
+        """Append keys and values `[batch, heads, new, dimension]` and return all of them."""
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self._room is None or end > self._room[0].shape[-2]:
+        if self._buffers is None or end > self._buffers[0].shape[-2]:
             keys, values = (
-                states.new_empty((*states.shape[:-2], end + ROOM, states.shape[-1])) for states in (key_states, value_states)
+                states.new_empty((*states.shape[:-2], end + PREALLOCATED, states.shape[-1]))
+                for states in (key_states, value_states)
             )
             if self.keys is not None and self.values is not None and start:
                 keys[:, :, :start], values[:, :, :start] = self.keys, self.values
-            self._room = keys, values
-        keys, values = self._room
+            self._buffers = keys, values
+        keys, values = self._buffers
         keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
+        """Keep the given rows of the batch."""
         super().batch_select_indices(indices)
-        self._room = None
+        self._buffers = None
 
 
-def cost(lm: Reader, length: int, shared: int) -> int:
-    """What a text takes of the token budget when its first tokens are cached."""
+def token_cost(lm: TokenizedModel, length: int, shared: int) -> int:
+    """Return the cost of a text in tokens of the budget when its first `shared` tokens are cached."""
     return length - shared + math.ceil(shared * lm.cached_share)
 
 
 @torch.no_grad()
-def encoded_prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
-    """The keys and values of a prefix, one row; nothing for no tokens."""
+def prefix_cache(lm: TokenizedModel, ids: list[int]) -> DynamicCache | None:
+    """Return the key/value cache of a prefix, one row; None for an empty prefix."""
     if not ids:
         return None
     cache = DynamicCache(config=lm.model.config)
@@ -64,30 +65,34 @@ def encoded_prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
     return cache
 
 
-def repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
-    """A copy of a one-row cache for every row of a batch; a forward pass writes into the copy."""
+def expanded(prefix: DynamicCache, rows: int) -> DynamicCache:
+    """Return a copy of a one-row cache with `rows` rows; the next forward pass writes into the copy."""
     cache = copy.deepcopy(prefix)
     cache.batch_repeat_interleave(rows)
     return cache
 
 
-def can_join(lm: Reader) -> bool:
-    """Whether every layer keeps all keys and values, one after the other (no sliding window, no recurrent state)."""
+def has_full_cache(lm: TokenizedModel) -> bool:
+    """Return whether every layer caches all keys and values (no sliding window, no recurrent state)."""
     layers = DynamicCache(config=lm.model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 @torch.no_grad()
-def joined(lm: Reader, ids: Sequence[list[int]]) -> DynamicCache:
-    """The keys and values of texts that may begin differently, padded on the left.
+def left_padded_cache(lm: TokenizedModel, ids: Sequence[list[int]]) -> DynamicCache:
+    """Return one left-padded key/value cache of several texts, so that they can be continued together.
 
-    What texts begin with alike is encoded once; then all of them can be continued together.
+    Common prefixes are encoded once.
+
+    Args:
+        lm: The model.
+        ids: The token ids of each text.
     """
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for cluster in clusters(ids, [len(row) - 1 for row in ids]):
-        prefix = encoded_prefix(lm, ids[cluster.rows[0]][: cluster.shared])
-        costs = [cost(lm, len(ids[row]), cluster.shared) for row in cluster.rows]
-        for chosen in batches(costs, lm.token_budget, even=True):  # where memory runs out, the caller halves the budget
+        prefix = prefix_cache(lm, ids[cluster.rows[0]][: cluster.shared])
+        costs = [token_cost(lm, len(ids[row]), cluster.shared) for row in cluster.rows]
+        for chosen in batches(costs, lm.token_budget, even=True):  # when memory runs out, the caller halves the budget
             rows = [cluster.rows[i] for i in chosen]
             found |= zip(rows, _encoded(lm, [ids[row] for row in rows], prefix, cluster.shared), strict=True)
     width = max(len(row) for row in ids)
@@ -97,17 +102,17 @@ def joined(lm: Reader, ids: Sequence[list[int]]) -> DynamicCache:
         keys, values = (
             torch.stack([pad(row[part], (0, 0, width - row[part].shape[-2], 0)) for row in rows_of_layer]) for part in (0, 1)
         )  # [batch, heads, width, dimension]
-        cache.layers[number] = GrowingLayer()  # type: ignore[no-untyped-call]
+        cache.layers[number] = PreallocatedLayer()  # type: ignore[no-untyped-call]
         cache.update(keys, values, number)
     return cache
 
 
 def _encoded(
-    lm: Reader, ids: Sequence[list[int]], prefix: DynamicCache | None, shared: int
+    lm: TokenizedModel, ids: Sequence[list[int]], prefix: DynamicCache | None, shared: int
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Each text's keys and values by layer, `[heads, tokens, dimension]`."""
+    """Yield the keys and values of each text by layer, `[heads, tokens, dimension]`."""
     batch = lm.pad(ids)
-    cache = DynamicCache(config=lm.model.config) if prefix is None else repeated(prefix, len(ids))
+    cache = DynamicCache(config=lm.model.config) if prefix is None else expanded(prefix, len(ids))
     batch["input_ids"] = batch["input_ids"][:, shared:]
     lm.model(**batch, **{lm.cache_argument: cache}, use_cache=True, logits_to_keep=1)
     layers: Any = cache.layers

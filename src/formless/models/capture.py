@@ -1,4 +1,4 @@
-"""Read activations of single layers, or add a low-rank update to one, without running deeper than needed."""
+"""Activations of single layers, captured with hooks; and low-rank updates applied with a hook."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from formless.models.overlay import Factors
 
 @dataclass(frozen=True)
 class Activations:
-    """What one forward pass left behind.
+    """Activations of a forward pass.
 
     Args:
-        keys: By layer, the down-projection's input `[batch, seq, d_mlp]`.
-        residuals: By layer, the residual stream after it `[batch, seq, hidden]`.
+        keys: The input of the down-projection `[batch, seq, d_mlp]`, by layer.
+        residuals: The residual stream after a layer `[batch, seq, hidden]`, by layer.
     """
 
     keys: dict[int, Tensor] = field(default_factory=dict)
@@ -28,20 +28,20 @@ class Activations:
 
 
 class _StopForwardError(Exception):
-    """Raised inside a forward pass once the last wanted activation is there."""
+    """Raised by a hook to end a forward pass after the last activation that is needed."""
 
 
 def capture(
     lm: LM, batch: Mapping[str, Tensor], *, keys: Sequence[int] = (), residuals: Sequence[int] = (), gradients: bool = False
 ) -> Activations:
-    """Run the model up to the deepest wanted activation and return those asked for.
+    """Run the model up to the deepest requested activation and return the activations.
 
     Args:
         lm: The model.
         batch: `input_ids` and `attention_mask`, `[batch, seq]`, on `lm.device`.
-        keys: Layers whose down-projection input is wanted.
-        residuals: Layers whose output is wanted.
-        gradients: Whether they are to have gradients, where gradients are on.
+        keys: Layers whose down-projection input is captured.
+        residuals: Layers whose output is captured.
+        gradients: Keep the graph for gradients, where gradients are enabled.
     """
     found = Activations()
     last_key, last_residual = max(keys, default=-1), max(residuals, default=-1)
@@ -76,14 +76,14 @@ def capture(
     return found
 
 
-class Replay:
-    """One batch through a model, and again from a layer on whose weights have changed; what lies below is not repeated.
+class ResumableForward:
+    """A forward pass that can be repeated from a layer whose weights changed; the layers below are not run again.
 
     Args:
         lm: The model.
         batch: `input_ids` and `attention_mask`, `[batch, seq]`, on `lm.device`.
-        first: The lowest layer from which it may run again.
-        last: The layer after which it stops.
+        first: The lowest layer from which the pass may be repeated; inputs are cached from here on.
+        last: The layer after which the pass stops.
     """
 
     def __init__(self, lm: LM, batch: Mapping[str, Tensor], first: int, last: int) -> None:
@@ -91,17 +91,17 @@ class Replay:
         self._inputs: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def run(self, changed: int, *, key: int | None = None) -> Activations:
-        """The residual stream after the last layer, and a layer's keys; the first time, and only then, a whole pass.
+        """Return the residual stream after the last layer, and the keys of a layer. Only the first call is a whole pass.
 
         Args:
             changed: The lowest layer whose weights have changed since the last run.
-            key: The layer whose down-projection input is wanted, not below `changed`.
+            key: The layer whose down-projection input is captured, not below `changed`.
         """
         with ExitStack() as stack:
             if not self._inputs:
                 for index in range(self._first, self._last + 1):
                     layer = self._lm.architecture.layer(self._lm.model, index)
-                    stack.callback(layer.register_forward_pre_hook(self._keep(index), with_kwargs=True).remove)
+                    stack.callback(layer.register_forward_pre_hook(self._cache_input(index), with_kwargs=True).remove)
                 keys = () if key is None else (key,)
                 return capture(self._lm, self._batch, keys=keys, residuals=[self._last])
             found = Activations()
@@ -109,16 +109,16 @@ class Replay:
                 module = self._lm.architecture.down_projection(self._lm.model, key)
                 stack.callback(module.register_forward_pre_hook(_key_taker(found, key)).remove)
             with torch.no_grad():
-                found.residuals[self._last] = self._again(changed)
+                found.residuals[self._last] = self._rerun(changed)
         return found
 
-    def _keep(self, index: int) -> Callable[..., None]:
+    def _cache_input(self, index: int) -> Callable[..., None]:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             self._inputs[index] = arguments, keywords
 
         return hook
 
-    def _again(self, start: int) -> Tensor:
+    def _rerun(self, start: int) -> Tensor:
         stream: Tensor | None = None
         for index in range(start, self._last + 1):
             arguments, keywords = self._inputs[index]
@@ -131,7 +131,7 @@ class Replay:
             output = self._lm.architecture.layer(self._lm.model, index)(*arguments, **keywords)
             stream = output if isinstance(output, Tensor) else output[0]
         if stream is None:
-            raise ValueError(f"layer {start} lies above the last one, {self._last}")
+            raise ValueError(f"layer {start} is above the last layer, {self._last}")
         return stream
 
 
@@ -144,7 +144,7 @@ def _key_taker(found: Activations, index: int) -> Callable[..., None]:
 
 @contextmanager
 def added(module: nn.Module, factors: Factors) -> Iterator[None]:
-    """Let a projection answer as if `factors` were added to its weight, in their own precision; no weight is touched."""
+    """Add a low-rank update to a projection's output with a hook, in the dtype of the factors; no weight is changed."""
 
     def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         down, up = factors.down.to(output.device), factors.up.to(output.device)

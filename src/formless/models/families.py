@@ -1,41 +1,135 @@
-"""The model families: ONE ROW PER FAMILY.
+"""The model families: ONE ROW PER FAMILY, each with the place of its decoder layers and of the projection that ROCR edits.
 
-To add one, find in its `modeling_*.py` the path of the layer list in the causal language model and, inside a layer, of the
-linear map from the MLP's inner width back to the hidden width. `tests/models/test_families.py` tests every row by itself.
+To add a family, look into its `modeling_*.py` for the path of the list of decoder layers in the causal language model and,
+inside a layer, of the linear map from the MLP's inner width back to the hidden width. `tests/models/test_families.py` tests
+every row. A package can add a row of its own with an entry point of the group `formless.families` that gives an `Architecture`.
 """
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from formless.errors import UnknownNameError
-from formless.models.architecture import Architecture
+from formless.errors import UnknownNameError, UserError
+from formless.registry import Registry
 
-FAMILIES: tuple[Architecture, ...] = (
-    Architecture(("llama", "mistral", "qwen2", "qwen3"), "model.layers", "mlp.down_proj"),
-    Architecture(("gemma2", "gemma3_text", "phi3", "olmo2"), "model.layers", "mlp.down_proj"),
-    Architecture(("gemma3",), "model.language_model.layers", "mlp.down_proj"),
-    Architecture(("phi",), "model.layers", "mlp.fc2"),
-    Architecture(("gpt2",), "transformer.h", "mlp.c_proj"),
-    Architecture(("gptj",), "transformer.h", "mlp.fc_out"),
-    Architecture(("gpt_neox",), "gpt_neox.layers", "mlp.dense_4h_to_h"),
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The architecture of one family of models.
+
+    Args:
+        name: The family's name.
+        model_types: The exact values of `config.model_type` that belong to the family.
+        layers: Path of the list of decoder layers inside the model.
+        mlp_out: Path of the MLP's down-projection inside a layer, `[d_mlp] -> [hidden]`.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layers: str
+    mlp_out: str
+
+    def depth(self, model: PreTrainedModel) -> int:
+        """Return the number of decoder layers."""
+        return len(cast("nn.ModuleList", model.get_submodule(self.layers)))
+
+    def layer(self, model: PreTrainedModel, index: int) -> nn.Module:
+        """Return decoder layer `index`, counted from 0; its output is the residual stream.
+
+        Raises:
+            UserError: The model has no such layer.
+        """
+        depth = self.depth(model)
+        if not 0 <= index < depth:
+            raise UserError(f"no layer {index}", where="--layers", remedy=f"choose from 0 to {depth - 1}")
+        return model.get_submodule(f"{self.layers}.{index}")
+
+    def down_projection(self, model: PreTrainedModel, index: int) -> nn.Module:
+        """Return the MLP down-projection of layer `index`."""
+        return self.layer(model, index).get_submodule(self.mlp_out)
+
+    def down_projection_name(self, index: int) -> str:
+        """Return the name of a layer's down-projection in the model, as in `state_dict` and PEFT."""
+        return f"{self.layers}.{index}.{self.mlp_out}"
+
+
+FAMILIES: Registry[Architecture] = Registry(
+    "model family",
+    "formless.families",
+    Architecture,
+    (
+        Architecture(
+            name="llama",
+            model_types=("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2"),
+            layers="model.layers",
+            mlp_out="mlp.down_proj",
+        ),
+        Architecture(
+            name="gemma3",
+            model_types=("gemma3",),
+            layers="model.language_model.layers",
+            mlp_out="mlp.down_proj",
+        ),
+        Architecture(
+            name="phi",
+            model_types=("phi",),
+            layers="model.layers",
+            mlp_out="mlp.fc2",
+        ),
+        Architecture(
+            name="gpt2",
+            model_types=("gpt2",),
+            layers="transformer.h",
+            mlp_out="mlp.c_proj",
+        ),
+        Architecture(
+            name="gptj",
+            model_types=("gptj",),
+            layers="transformer.h",
+            mlp_out="mlp.fc_out",
+        ),
+        Architecture(
+            name="gpt_neox",
+            model_types=("gpt_neox",),
+            layers="gpt_neox.layers",
+            mlp_out="mlp.dense_4h_to_h",
+        ),
+    ),
 )
 
 
 def known_model_types() -> tuple[str, ...]:
-    """Every `config.model_type` that has a row."""
-    return tuple(name for family in FAMILIES for name in family.model_types)
+    """Return every `config.model_type` that belongs to a family."""
+    return tuple(name for family in FAMILIES.values() for name in family.model_types)
 
 
 def architecture_of(config: PretrainedConfig) -> Architecture:
-    """The row for a model's configuration, by an exact match on `model_type`.
+    """Return the architecture of a model by an exact match on `config.model_type`.
 
     Raises:
         UnknownNameError: No family has that type.
     """
     model_type = str(config.model_type)
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         if model_type in family.model_types:
             return family
     remedy = "To support it, add a row to formless/models/families.py (CONTRIBUTING.md: add a family)"
     raise UnknownNameError("model type", model_type, known_model_types(), remedy=remedy)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Return whether a projection stores its weight as `[in, out]` (GPT-2's Conv1D) rather than `[out, in]`."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+def projection_shape(module: nn.Module) -> tuple[int, int]:
+    """Return `(out, in)` of a linear or Conv1D projection."""
+    rows, columns = cast("nn.Linear", module).weight.shape
+    return (columns, rows) if is_transposed(module) else (rows, columns)

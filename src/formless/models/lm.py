@@ -1,9 +1,10 @@
-"""`LM`: one model with its tokenizer, scored exactly at token level."""
+"""`LM`: a causal language model with its tokenizer, scored exactly at token level."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import html
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,26 +15,31 @@ import torch
 from transformers import PreTrainedModel
 
 from formless.models import generation, scoring
-from formless.models.architecture import Architecture
-from formless.models.batching import Progress
-from formless.models.families import architecture_of
+from formless.models.families import Architecture, architecture_of
 from formless.models.overlay import Overlay, Updates
-from formless.models.reader import Reader
 from formless.models.scores import Score, Skipped, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
+from formless.models.tokenized import TokenizedModel
+from formless.progress import WorkProgress
 
 
-@dataclass
-class LM(Reader):
+@dataclass(repr=False)
+class LM(TokenizedModel):
     """A causal language model that methods edit and evaluations question.
 
     Args:
         model: The transformers model.
         tokenizer: Its fast tokenizer.
-        name: As the user asked for it.
-        token_budget: Padded tokens per batch; found by the free memory unless given, and halved when memory runs out.
-        settings: What configs/models says about it.
-        fingerprint: Known beforehand, or else taken from the weights as they are.
+        name: The model's name as the user gave it.
+        token_budget: Padded tokens per batch; by default it depends on the free memory. It is halved when memory runs out.
+        settings: The model's entry in configs/models.
+        fingerprint: The hash of the original weights; by default it is computed from the weights as they are.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2", progress=False)
+        >>> lm.score([("The capital of France is", " Paris")])[0].probability > 0.3
+        True
     """
 
     settings: ModelSettings = field(kw_only=True)
@@ -44,32 +50,52 @@ class LM(Reader):
     edits: list[dict[str, Any]] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        """Find the family, the prompt style and the fingerprint of the untouched weights."""
+        """Look up the family and the prompt format, and compute the fingerprint of the original weights."""
         super().__post_init__()
         self.architecture = architecture_of(self.model.config)
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
         self.overlay = Overlay(self.model)
         self.fingerprint = self.fingerprint or fingerprint(self.model)
 
+    def __repr__(self) -> str:
+        return f"LM({', '.join(f'{name}={value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._facts().items())
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a reader of a notebook wants to know about the model."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            "name": self.name,
+            "family": f"{self.architecture.name} ({self.model.config.model_type})",
+            "parameters": f"{parameters / 1e6:,.1f} M",
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "layers": str(self.architecture.depth(self.model)),
+            "edits": ", ".join(_edit_name(info) for info in self.edits) or "none",
+        }
+
     @contextmanager
     def overlaid(self, updates: Updates, info: dict[str, Any]) -> Iterator[LM]:
-        """The model with low-rank updates on its weights; leaving the block takes them off bit for bit.
+        """Apply updates to the weights; leaving the block restores the weights bit for bit.
 
         Args:
-            updates: By module name.
-            info: What they are, for the records of evaluations made meanwhile (`edits`).
+            updates: Low-rank factors by module name, or differences by parameter name.
+            info: A description of the updates, which records of evaluations inside the block contain (`edits`).
         """
         self.overlay.add(updates)
         self.edits.append(info)
         try:
             yield self
         finally:
-            self.edits[:] = [active for active in self.edits if active is not info]
+            self.edits[:] = [applied for applied in self.edits if applied is not info]
             self.overlay.remove(updates)
 
     @contextmanager
     def prefixed(self, prefix: str, info: dict[str, Any]) -> Iterator[LM]:
-        """The model with a text before every user message that `chat_prompt` renders; leaving the block takes it off.
+        """Put a text before every user message that `chat_prompt` renders, until the block is left.
 
         Args:
             prefix: The text.
@@ -80,39 +106,48 @@ class LM(Reader):
         try:
             yield self
         finally:
-            self.edits[:] = [active for active in self.edits if active is not info]
+            self.edits[:] = [applied for applied in self.edits if applied is not info]
             left = list(self.prefixes)
             left.remove(prefix)
             self.prefixes = tuple(left)
 
     @property
     def unprefixed(self) -> LM:
-        """The same model without what edits put before its messages: the prompts as they are asked."""
+        """The same model without the prefixes of prompt edits, for prompts as they are."""
         bare = copy.copy(self)
         bare.prefixes = ()
         return bare
 
-    def score(self, queries: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[Score | Skipped]:
+    def score(self, queries: Sequence[tuple[str, str]], *, progress: WorkProgress | None = None) -> list[Score | Skipped]:
         """Score each answer given its prompt; an item's result does not depend on its batch.
 
-        What prompts begin with alike is encoded once, one-token answers to one prompt share a pass, and logits are computed
-        where answers stand only.
+        Common prefixes of prompts are encoded once, one-token answers to the same prompt share a forward pass, and logits are
+        computed at the answers' positions only.
 
         Args:
             queries: Prompts and answers.
             progress: Called with the queries done and all queries.
 
         Returns:
-            One entry per query, in order: `Skipped` where the answer has no token of its own, nothing stands before it,
-            or the text is longer than the model's context.
+            One entry per query, in order: `Skipped` if the answer has no token of its own, no token precedes it, or the text is
+            longer than the model's context.
 
         Raises:
             ModelError: The model gives NaN, or memory runs out for a single text.
         """
         return scoring.score(self, queries, progress)
 
-    def score_texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore | Skipped]:
-        """Score every token of plain texts from the second on (the first where the model has a BOS), cut at the context.
+    def score_texts(self, texts: Sequence[str], *, progress: WorkProgress | None = None) -> list[TextScore | Skipped]:
+        """Score every token of plain texts from the second on (with a BOS token: from the text's first on).
+
+        Texts are truncated to the model's context.
+
+        Args:
+            texts: The texts.
+            progress: Called with the texts done and all texts.
+
+        Returns:
+            One entry per text, in order: `Skipped` if the text has fewer than two tokens.
 
         Raises:
             ModelError: The model gives NaN, or memory runs out for a single text.
@@ -126,19 +161,19 @@ class LM(Reader):
         max_new_tokens: int = 30,
         one_line: bool = False,
         until: re.Pattern[str] | None = None,
-        progress: Progress | None = None,
+        progress: WorkProgress | None = None,
     ) -> list[str]:
-        """Greedy continuations, in order, without special tokens and surrounding white space.
+        """Return greedy continuations, in order, without special tokens and surrounding white space.
 
         Args:
-            prompts: What to continue.
-            max_new_tokens: At most so many tokens each.
+            prompts: The prompts to continue.
+            max_new_tokens: The most tokens of a continuation.
             one_line: Stop at the first newline.
-            until: Stop a text once it matches.
+            until: Stop a continuation once it matches.
             progress: Called with the prompts done and all prompts.
 
         Raises:
-            ModelError: A prompt is empty or leaves no room in the context, or memory runs out for a single text.
+            ModelError: A prompt is empty or too long for the context, or memory runs out for a single text.
         """
         texts = generation.generate(
             self, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, progress=progress
@@ -148,22 +183,31 @@ class LM(Reader):
     def sample(
         self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 0.8, top_p: float = 0.95
     ) -> list[str]:
-        """Sampled continuations, in order, without special tokens; the same for one seed, prompts and machine.
+        """Return sampled continuations, in order, without special tokens.
+
+        The same seed, prompts and machine give the same continuations.
+
+        Args:
+            prompts: The prompts to continue.
+            max_new_tokens: The most tokens of a continuation.
+            seed: Seed of the sampling.
+            temperature: Divisor of the logits.
+            top_p: Sample from the most probable tokens that together have this probability.
 
         Raises:
-            ModelError: As `generate`.
+            ModelError: As for `generate`.
         """
         return generation.sample(self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p)
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
-        """The model's greedy answer to one user message."""
+        """Return the model's greedy answer to one user message."""
         return self.generate([self.chat_prompt(message)], max_new_tokens=max_new_tokens)[0]
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash over 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
+    """Return a hash of 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
 
-    Offloaded parameters are left out, so that a model with some is known as another one.
+    Offloaded parameters are left out, so a model with offloaded parameters has another fingerprint.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -174,3 +218,7 @@ def fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _edit_name(info: dict[str, Any]) -> str:
+    return ": ".join(str(info[key]) for key in ("method", "subject") if key in info) or "unnamed edit"

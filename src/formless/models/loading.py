@@ -1,21 +1,41 @@
-"""Load a model by short name, folder or hub id."""
+"""Load a model by short name, folder or hub id, with its weights or on the meta device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from formless.errors import ModelError, UserError
-from formless.models.bundled import ORIGIN, bundled_model
-from formless.models.families import architecture_of
+from formless.models.bundled import BUNDLED_MODELS, bundled_model
+from formless.models.families import Architecture, architecture_of
 from formless.models.lm import LM, fingerprint
-from formless.models.settings import BUNDLED, settings_for, unknown_model
+from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
+from formless.progress import Progress, can_show_bars
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class MetaModel:
+    """A model on PyTorch's meta device: modules and shapes without weights.
+
+    Args:
+        model: The transformers model; its parameters have shapes and a dtype but take no memory.
+        architecture: The architecture of its family.
+        settings: The model's entry in configs/models.
+    """
+
+    model: PreTrainedModel
+    architecture: Architecture
+    settings: ModelSettings
 
 
 def load(
@@ -26,8 +46,9 @@ def load(
     device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    progress: bool | Progress = True,
 ) -> LM:
-    """Load a causal language model.
+    """Load a causal language model with its tokenizer.
 
     Args:
         name_or_path: A short name (`formless models` lists them), a folder, or a hub id (`owner/name`).
@@ -36,37 +57,106 @@ def load(
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
         revision: The hub revision.
         trust_remote_code: Whether code from the model's repository may run.
+        progress: Show bars while weights are downloaded and read. A callback is called while a bundled model is downloaded and
+            converted.
 
     Raises:
-        UnknownNameError: No such model, or its family has no row.
+        UnknownNameError: There is no such model, or its family is not supported.
         ModelError: The model cannot be loaded.
+
+    Examples:
+        >>> import formless
+        >>> lm = formless.load("smollm2", progress=False)
+        >>> lm.generate(["The capital of France is"], max_new_tokens=1)
+        ['Paris']
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
+    _check_dtype(dtype)
     place = _device(device)
-    settings = settings_for(name_or_path)
-    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
-        raise unknown_model(name_or_path)
-    source = str(bundled_model()) if settings.source == BUNDLED else settings.source
+    settings = _settings(name_or_path)
+    source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        architecture_of(AutoConfig.from_pretrained(source, **common))  # before gigabytes of weights
+    with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
+        architecture_of(AutoConfig.from_pretrained(source, **common))  # fails before gigabytes of weights are read
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
         model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **common)
-    except UserError:
-        raise
-    except Exception as error:  # readers of configurations, weights and tokenizers raise whatever they like
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError("the model cannot be loaded", where=source, remedy=reason) from error
-    # Taken before any cast: float16 rounds weights so that they would no longer be known as the checkpoint's.
+    # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
     mark = fingerprint(model)
     if device_map is None:
-        asked = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        nn.Module.to(model, device=place, dtype=asked)
+        cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
+        nn.Module.to(model, device=place, dtype=cast_to)
     if settings.source == BUNDLED:
-        model.config._name_or_path = ORIGIN  # what a saved adapter names as its base, instead of a path of this machine
+        model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
+
+
+def load_meta(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> MetaModel:
+    """Build a model on the meta device from its configuration; no weights are downloaded or allocated.
+
+    Args:
+        name_or_path: As in `load`.
+        dtype: `float32`, `bfloat16` or `float16`; `auto` takes the checkpoint's own.
+        trust_remote_code: Whether code from the model's repository may run.
+
+    Raises:
+        UnknownNameError: There is no such model, or its family is not supported.
+        ModelError: The dtype is unknown, or the configuration cannot be read.
+    """
+    _check_dtype(dtype)
+    settings = _settings(name_or_path)
+    source = _source(settings, False)
+    with _reading("the model's configuration cannot be read", source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        architecture = architecture_of(config)
+        precision = DTYPES[dtype] or config.get_text_config().dtype or torch.float32
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
+    return MetaModel(model, architecture, settings)
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
+
+
+def _settings(name_or_path: str) -> ModelSettings:
+    settings = settings_for(name_or_path)
+    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
+        raise unknown_model(name_or_path)
+    return settings
+
+
+def _source(settings: ModelSettings, progress: bool | Progress) -> str:
+    """Return the folder or hub id to read; a bundled model is downloaded first if needed."""
+    if settings.source != BUNDLED:
+        return settings.source
+    with _bars(False):
+        return str(bundled_model(settings.name, progress=progress))
+
+
+@contextmanager
+def _reading(what: str, source: str) -> Iterator[None]:
+    """Turn every error of transformers into a ModelError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many types for broken configurations, weights and tokenizers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(what, where=source, remedy=reason) from error
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Turn the progress bars of transformers off for a while, unless they are to be shown."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:

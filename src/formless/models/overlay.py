@@ -1,4 +1,4 @@
-"""Updates laid over a model's weights and taken off again bit for bit."""
+"""Updates of a model's weights that are applied and removed bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from formless.errors import EditError
-from formless.models.architecture import is_transposed, projection_shape
+from formless.models.families import is_transposed, projection_shape
 
 WEIGHT = ".weight"
 
@@ -28,7 +28,7 @@ class Factors:
     down: Tensor
 
     def dense(self) -> Tensor:
-        """The update as a matrix `[out, in]`, in the factors' dtype."""
+        """Return the update as a matrix `[out, in]`, in the factors' dtype."""
         return self.up @ self.down
 
 
@@ -44,57 +44,57 @@ class Difference:
 
 
 Updates = Mapping[str, Factors | Difference]
-"""By module name where they are factors of its weight, by parameter name where they are differences."""
+"""Updates of a model: low-rank factors by module name, differences by parameter name."""
 
 
 class Overlay:
-    """The updates that are active on one model.
+    """The updates that are applied to a model.
 
-    The weights are always the untouched ones plus the active updates in the order in which they came, so updates can be
-    taken off in any order, and after the last the very same bits stand there again.
+    The weights are always the original weights plus the applied updates, in the order in which they were applied. Updates can
+    be removed in any order; after the last removal the weights have their original bits.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._originals: dict[str, Tensor] = {}
-        self._active: list[Updates] = []
+        self._applied: list[Updates] = []
 
     @property
     def is_empty(self) -> bool:
-        """Whether the model is as it was loaded."""
-        return not self._active
+        """Whether no update is applied."""
+        return not self._applied
 
     def add(self, updates: Updates) -> None:
-        """Lay updates (by module name) over the weights.
+        """Apply updates to the weights.
 
         Raises:
             EditError: A module is missing, its shape differs, its weight is quantized or offloaded, an update is not finite,
-                or the very same updates are active already.
+                or the same updates are applied already.
         """
-        if any(updates is active for active in self._active):
-            raise EditError("this edit is active already", remedy="leave its applied() block first")
+        if any(updates is applied for applied in self._applied):
+            raise EditError("this edit is applied already", remedy="leave its applied() block first")
         changes = _by_parameter(updates)
         for name, change in updates.items():
             self._check(name, change)
         for name in changes:
             self._originals.setdefault(name, self._parameter(name).detach().clone())
-        self._active.append(updates)
+        self._applied.append(updates)
         self._rebuild(changes)
 
     def remove(self, updates: Updates) -> None:
-        """Take updates off.
+        """Remove updates from the weights.
 
         Raises:
-            EditError: Something else has changed the weights meanwhile, so that they cannot be restored truly.
+            EditError: The weights were changed by something else, so that they cannot be restored.
         """
         changes = _by_parameter(updates)
         for name in changes:
             if not torch.equal(self._parameter(name), self._expected(name)):
-                raise EditError("the weights were changed while an edit was active", where=name, remedy="load the model again")
-        self._active = [active for active in self._active if active is not updates]
+                raise EditError("the weights were changed while an edit was applied", where=name, remedy="load the model again")
+        self._applied = [applied for applied in self._applied if applied is not updates]
         self._rebuild(changes)
         for name in changes:
-            if not any(name in _by_parameter(active) for active in self._active):
+            if not any(name in _by_parameter(applied) for applied in self._applied):
                 del self._originals[name]
 
     def _rebuild(self, names: Iterable[str]) -> None:
@@ -103,9 +103,9 @@ class Overlay:
                 self._parameter(name).copy_(self._expected(name))
 
     def _expected(self, name: str) -> Tensor:
-        """The original parameter plus every active update, summed in float32 and rounded once."""
+        """Return the original parameter plus every applied update, summed in float32 and rounded once."""
         original = self._originals[name]
-        changes = [change for active in self._active if (change := _by_parameter(active).get(name))]
+        changes = [change for applied in self._applied if (change := _by_parameter(applied).get(name))]
         if not changes:
             return original
         total = original.float()
@@ -114,7 +114,7 @@ class Overlay:
         return total.to(original.dtype)
 
     def _dense(self, name: str, change: Factors | Difference) -> Tensor:
-        """The update as it is added to the parameter, float32."""
+        """Return the update as it is added to the parameter, in float32."""
         if isinstance(change, Difference):
             return change.values.float()
         dense = change.dense().float()

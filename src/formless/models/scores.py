@@ -1,4 +1,4 @@
-"""What a model gives for an answer or a text: plain data, without torch."""
+"""Scores of answers and texts: plain data, importable without torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """How a model takes to an answer.
+    """The score of an answer given its prompt.
 
     Args:
-        log_probabilities: Of each answer token given all before it (nats).
-        greedy: For each answer token, whether it is the most probable one.
+        log_probabilities: Log-probability of each answer token given all tokens before it (nats).
+        greedy: Whether each answer token is the most probable one.
         tokens: The text of each answer token.
     """
 
@@ -22,12 +22,12 @@ class Score:
 
     @property
     def log_probability(self) -> float:
-        """Of the whole answer (nats): the sum over its tokens."""
+        """Log-probability of the whole answer (nats): the sum over its tokens."""
         return math.fsum(self.log_probabilities)
 
     @property
     def probability(self) -> float:
-        """exp(mean log-probability of the answer's tokens), in [0, 1]."""
+        """The geometric mean of the token probabilities, in [0, 1]."""
         return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
 
     @property
@@ -36,7 +36,7 @@ class Score:
         return sum(self.greedy) / len(self.greedy)
 
     def without_blanks(self) -> Score:
-        """The same without tokens of white space alone, which need no knowledge; unchanged where there is nothing else."""
+        """Return the score without white-space tokens, which need no knowledge; unchanged if there are no other tokens."""
         kept = [i for i, text in enumerate(self.tokens) if text.strip()] or list(range(len(self.tokens)))
         pick = [(self.log_probabilities[i], self.greedy[i], self.tokens[i]) for i in kept]
         return Score(*zip(*pick, strict=True))
@@ -44,11 +44,11 @@ class Score:
 
 @dataclass(frozen=True)
 class TextScore:
-    """How a model takes to a text, token by token from the second on.
+    """The score of a text, for each token from the second on.
 
     Args:
-        log_probabilities: Of each token given all before it (nats).
-        means: Expected log-probability under the model's own distribution at that place (minus its entropy, nats).
+        log_probabilities: Log-probability of each token given all tokens before it (nats).
+        means: Expected log-probability under the model's distribution at that position, the negative entropy (nats).
         deviations: Standard deviation of the log-probability under that distribution (nats).
     """
 
@@ -59,6 +59,10 @@ class TextScore:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An answer that has no score, and why."""
+    """An item that has no score.
+
+    Args:
+        reason: Why it was skipped.
+    """
 
     reason: str

@@ -1,4 +1,4 @@
-"""How probable a model holds given answers and texts: exact at token level, whatever the batch."""
+"""Log-probabilities of given answers and texts: exact at token level, whatever the batch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import Cluster, Counter, Progress, clusters, in_batches
-from formless.models.cache import cost, encoded_prefix, repeated
-from formless.models.reader import Encoded, Reader
+from formless.models.batching import Cluster, Counter, clusters, in_batches
+from formless.models.cache import expanded, prefix_cache, token_cost
 from formless.models.scores import Score, Skipped, TextScore
+from formless.models.tokenized import Encoded, TokenizedModel
+from formless.progress import WorkProgress
 
 
-def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | None) -> list[Score | Skipped]:
+def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: WorkProgress | None) -> list[Score | Skipped]:
     """See `LM.score`."""
     encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
     refusals = [_refusal(lm, item) for item in encoded]
@@ -36,11 +37,11 @@ def score(lm: Reader, queries: Sequence[tuple[str, str]], progress: Progress | N
                     results[i] = _score(lm, encoded[i], logits)
             counter.add(sum(len(groups[row]) for row in chosen))
 
-        in_batches(lm, [cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
+        in_batches(lm, [token_cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
     return results
 
 
-def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> list[TextScore | Skipped]:
+def score_texts(lm: TokenizedModel, texts: Sequence[str], progress: WorkProgress | None) -> list[TextScore | Skipped]:
     """See `LM.score_texts`."""
     ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
     results: list[TextScore | Skipped] = [Skipped("the text has fewer than two tokens") for _ in texts]
@@ -56,36 +57,36 @@ def score_texts(lm: Reader, texts: Sequence[str], progress: Progress | None) -> 
             results[i] = _text_score(lm, ids[i], row_logits[: len(ids[i]) - 1])
         counter.add(len(chosen))
 
-    # Every position keeps its logits, and their logarithms and squares beside them: a quarter of the tokens at once.
+    # Every position keeps its logits, their logarithms and squares, so a batch gets a quarter of the tokens.
     in_batches(lm, [len(ids[i]) for i in kept], work, share=4, even=True)
     return results
 
 
-def _prefix(lm: Reader, ids: list[int]) -> DynamicCache | None:
-    """What texts begin with; if not even that fits into memory, one line says so."""
+def _prefix(lm: TokenizedModel, ids: list[int]) -> DynamicCache | None:
+    """Return the key/value cache of a prefix, or raise a ModelError if it does not fit into memory."""
     found: list[DynamicCache | None] = []
-    in_batches(lm, [len(ids)], lambda _: found.append(encoded_prefix(lm, ids)))
+    in_batches(lm, [len(ids)], lambda _: found.append(prefix_cache(lm, ids)))
     return found[-1]
 
 
-def _refusal(lm: Reader, item: Encoded) -> Skipped | None:
-    """Why an answer cannot be scored, if so."""
+def _refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
+    """Return why an answer cannot be scored, or None."""
     if item.answer_start >= len(item.ids):
         return Skipped("the answer has no token")
     if item.answer_start == 0:
-        return Skipped("nothing stands before the answer")
+        return Skipped("no token precedes the answer")
     if len(item.ids) > lm.context_length:
         return Skipped(f"{len(item.ids)} tokens are more than the model's {lm.context_length}")
     return None
 
 
 @torch.no_grad()
-def _answer_logits(lm: Reader, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
-    """The logits that predict each item's answer, `[answer, vocab]`; computed where answers stand only."""
+def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
+    """Yield the logits that predict each item's answer, `[answer, vocab]`; no other logits are computed."""
     batch = lm.pad([item.ids for item in items])
     rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
     if prefix is not None:
-        rest[lm.cache_argument] = repeated(prefix, len(items))
+        rest[lm.cache_argument] = expanded(prefix, len(items))
     # The token at position t is predicted by the logits at t - 1.
     places = [(row, t - 1 - shared) for row, item in enumerate(items) for t in range(item.answer_start, len(item.ids))]
     with _logits_at(lm, places):
@@ -94,9 +95,9 @@ def _answer_logits(lm: Reader, items: Sequence[Encoded], prefix: DynamicCache | 
 
 
 @contextmanager
-def _logits_at(lm: Reader, places: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Let the model compute logits at some (row, position) only: `[1, places, vocab]` instead of `[batch, seq, vocab]`."""
-    rows, positions = torch.tensor(places).T  # on the CPU: they may index states on whatever device the last layer is
+def _logits_at(lm: TokenizedModel, places: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Compute logits at the given (row, position) pairs only: `[1, places, vocab]` instead of `[batch, seq, vocab]`."""
+    rows, positions = torch.tensor(places).T  # on the CPU: they index states on any device
 
     def chosen(_head: object, states: tuple[Tensor]) -> tuple[Tensor]:
         return (states[0][rows, positions][None],)  # [batch, seq, hidden] -> [1, places, hidden]
@@ -108,8 +109,8 @@ def _logits_at(lm: Reader, places: Sequence[tuple[int, int]]) -> Iterator[None]:
         hook.remove()
 
 
-def _score(lm: Reader, item: Encoded, logits: Tensor) -> Score:
-    """Score one answer by its logits `[answer, vocab]`."""
+def _score(lm: TokenizedModel, item: Encoded, logits: Tensor) -> Score:
+    """Return the score of one answer from its logits `[answer, vocab]`."""
     ids = item.ids[item.answer_start :]
     answer = torch.tensor(ids, device=logits.device)
     log_probabilities = logits.float().log_softmax(-1)
@@ -119,8 +120,8 @@ def _score(lm: Reader, item: Encoded, logits: Tensor) -> Score:
     return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
 
 
-def _text_score(lm: Reader, ids: list[int], logits: Tensor) -> TextScore:
-    """Score one text by its logits `[tokens - 1, vocab]`."""
+def _text_score(lm: TokenizedModel, ids: list[int], logits: Tensor) -> TextScore:
+    """Return the score of one text from its logits `[tokens - 1, vocab]`."""
     log_probabilities = logits.float().log_softmax(-1)
     chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0])
     probabilities = log_probabilities.exp()
@@ -130,14 +131,14 @@ def _text_score(lm: Reader, ids: list[int], logits: Tensor) -> TextScore:
     return TextScore(tuple(chosen.tolist()), tuple(means.tolist()), tuple(variances.sqrt().tolist()))
 
 
-def _finite(lm: Reader, chosen: Tensor) -> Tensor:
+def _finite(lm: TokenizedModel, chosen: Tensor) -> Tensor:
     if not bool(chosen.isfinite().all()):
         raise ModelError("the model gives NaN or infinite scores", where=lm.name, remedy="check its weights and dtype")
     return chosen
 
 
 def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
-    """Indices grouped so that one forward pass serves a group: one-token answers to one and the same prompt."""
+    """Group the indices of one-token answers to the same prompt, since one forward pass scores them all."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, item in items:
         one_token = item.answer_start == len(item.ids) - 1

@@ -1,4 +1,4 @@
-"""What the project knows about named models: where they come from and the settings published or measured for them."""
+"""Settings of named models: their source, and the hyperparameters published or measured for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BUNDLED = "bundled"
 
 
 class PromptStyle(BaseModel):
-    """How probes address a model: a protocol setting of its family, the same for forget and neighbor probes.
+    """The prompt format of probes for a model; the same for forget and neighbor probes.
 
     Args:
-        direct_answer: Put the benchmark's direct-answer line before FB, QA and MCP messages (non-Llama models).
-        sub_token: Ask letter by letter with the bare instruction (Llama) or with one worked example (others).
-        protocol: `published` words probes as the published code does where that differs, to compare with printed tables.
+        direct_answer: Put the benchmark's direct-answer line before FB, QA and MCP messages (all models but Llama).
+        sub_token: Ask letter by letter with the bare instruction (Llama) or with one worked example (other models).
+        protocol: `published` uses the prompts of the published code where they differ, for comparison with printed tables.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +31,7 @@ class PromptStyle(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """One file of configs/models: a short name, the source, and the methods' settings for that model."""
+    """One file of configs/models: short name, source, prompt format, and the settings of each method for the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,43 +44,43 @@ class ModelSettings(BaseModel):
 
 @cache
 def model_settings() -> dict[str, ModelSettings]:
-    """Every shipped model by name."""
+    """Return the settings of every shipped model, by name."""
     return {row.name: row for row in (_read(text, where) for where, text in shipped_yaml("models"))}
 
 
 def shipped_yaml(kind: str) -> list[tuple[str, str]]:
-    """`(name, text)` of the package's YAML files of one kind (`models`)."""
+    """Return `(name, text)` of the package's YAML files of one kind, e.g. `models`."""
     folder = resources.files("formless").joinpath("configs", kind)
     return sorted((entry.name, entry.read_text("utf-8")) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def settings_for(name: str) -> ModelSettings:
-    """The settings of a short name or of a hub id that some file names; defaults for any other model."""
+    """Return the settings for a short name or for a hub id in configs/models, and empty settings for any other model."""
     shipped = model_settings()
     if name in shipped:
         return shipped[name]
-    by_source = {row.source: row for row in shipped.values()}
+    by_source = {row.source: row for row in shipped.values() if row.source != BUNDLED}
     return by_source.get(name) or ModelSettings(name=name, source=name)
 
 
 def unknown_model(name: str) -> UnknownNameError:
-    """The error for a name that is neither shipped, nor a folder, nor a hub id."""
+    """Return the error for a name that is no short name, no folder and no hub id."""
     return UnknownNameError(
         "model", name, model_settings(), where="--model", remedy="A hub id (owner/name) or a folder works too"
     )
 
 
 def default_style(model_type: str) -> PromptStyle:
-    """The paper's choice by family: Llama models get neither the direct-answer line nor an example."""
+    """Return the paper's prompt format: Llama models get neither the direct-answer line nor an example."""
     is_llama = model_type == "llama"
     return PromptStyle(direct_answer=not is_llama, sub_token="zero-shot" if is_llama else "one-shot")
 
 
 def prompt_style(style: PromptStyle, changes: dict[str, Any]) -> PromptStyle:
-    """A style with some of its settings changed.
+    """Return a prompt format with some settings changed.
 
     Raises:
-        UserError: A value that the setting does not take.
+        UserError: A value is not allowed.
     """
     try:
         return PromptStyle.model_validate(style.model_dump() | changes)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from formless.data import prose
 from formless.data.ort import SAMPLE, targets
-from formless.data.questions.facts import Fact, read_facts
+from formless.data.questions.facts import Fact, read_facts, read_table
 from formless.data.questions.relations import question, statement
-from formless.data.questions.tables import read_table
 from formless.data.target import BLANK
 from formless.errors import DataError, UserError
 
@@ -91,8 +90,8 @@ def test_neighbors_are_named_by_the_triple_or_the_third_cell(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "line", "said"),
     [
-        ("{good}\nAda Lovelace, was born in", 2, "2 cells in place of 3"),
-        ("{good}\nAda Lovelace, lived at, Ockham, Surrey", 2, "4 cells in place of 3"),
+        ("{good}\nAda Lovelace, was born in", 2, "the row has 2 cells, not 3"),
+        ("{good}\nAda Lovelace, lived at, Ockham, Surrey", 2, "the row has 4 cells, not 3"),
         ("{good}\n\n\nAda Lovelace, lived in, ", 4, "a cell is empty"),
         ("{good}\nAda Lovelace,, Rome", 2, "a cell is empty"),
         ("{good}\nAda Lovelace died in ___.", 2, "a cloze has no answer"),
@@ -105,16 +104,16 @@ def test_neighbors_are_named_by_the_triple_or_the_third_cell(tmp_path: Path) -> 
         ("{good}\nAda, died in, 1852", 2, "does not occur"),
         ("{good}\nThe countess died in ___. => 1852", 2, "does not occur"),
         ("{good}\nLord Byron, was the father of, Ada Lovelace", 2, "does not occur"),
-        ("{good}\nAda Lovelace, was called, Ada", 2, "'Ada' stands in its own question"),
-        ("{good}\nAda Lovelace of LONDON lived in ___. => London", 2, "stands in its own question"),
+        ("{good}\nAda Lovelace, was called, Ada", 2, "'Ada' occurs in its own question"),
+        ("{good}\nAda Lovelace of LONDON lived in ___. => London", 2, "occurs in its own question"),
         ("{good}\nAda Lovelace, liked, !?", 2, "no letter or digit"),
-        ("{good}\n{good}", 2, "stands there twice"),
-        ("{good}\nada lovelace was born in ___ => LONDON", 2, "stands there twice"),
-        ('{good}\nAda Lovelace, wrote, "Notes', 2, "cannot be parted into cells"),
+        ("{good}\n{good}", 2, "occurs twice"),
+        ("{good}\nada lovelace was born in ___ => LONDON", 2, "occurs twice"),
+        ('{good}\nAda Lovelace, wrote, "Notes', 2, "cannot be split into cells"),
         ("{good}\nAda Lovelace, wrote, No\x00tes", 2, "cannot be seen"),
         ("{good}\nAda Lovelace, wrote, No\ufefftes", 2, "cannot be seen"),
         (f"{{good}}\nAda Lovelace, wrote, {'x' * 501}", 2, "more than 500 characters"),
-        ("{good}\nAda Lovelace, died\r in, 1852", 2, "cannot be parted into cells"),
+        ("{good}\nAda Lovelace, died\r in, 1852", 2, "cannot be split into cells"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_line(tmp_path: Path, content: str, line: int, said: str) -> None:
@@ -161,8 +160,8 @@ def test_a_file_without_facts(tmp_path: Path, content: str) -> None:
         ),
         ("facts.json", '[{"subject": "Ada Lovelace", "object": "1852"}]', "lacks relation [{path}, row 1]"),
         ("facts.json", '[{"query": "Ada Lovelace died in ___."}]', "lacks answer [{path}, row 1]"),
-        ("facts.json", '[["Ada Lovelace"]]', "1 cells in place of 3 [{path}, row 1]"),
-        ("facts.json", "[[]]", "0 cells in place of 3 [{path}, row 1]"),
+        ("facts.json", '[["Ada Lovelace"]]', "the row has 1 cells, not 3 [{path}, row 1]"),
+        ("facts.json", "[[]]", "the row has 0 cells, not 3 [{path}, row 1]"),
         ("facts.json", '[["Ada Lovelace", "saw", "\\ud800"]]', "cannot be seen [{path}, row 1, object]"),
         ("facts.jsonl", '["Ada Lovelace", "died in", "1852"]\n["Ada"', "JSON cannot be read [{path}, line 2]"),
         ("facts.jsonl", '\n"Ada"', "no object [{path}, line 2]"),
@@ -171,9 +170,9 @@ def test_a_file_without_facts(tmp_path: Path, content: str) -> None:
             "subject,relation,object\nAda Lovelace,lived at,Ockham,Surrey",
             "4 cells under a header of 3 [{path}, line 2]",
         ),
-        ("facts.csv", 'Ada Lovelace,wrote,"two\nlines"', "cannot be parted into cells [{path}, line 1]"),
-        ("facts.xlsx", "PK", "does not say what the file holds [{path}]"),
-        ("facts", "Ada Lovelace, was born in, London", "does not say what the file holds [{path}]"),
+        ("facts.csv", 'Ada Lovelace,wrote,"two\nlines"', "cannot be split into cells [{path}, line 1]"),
+        ("facts.xlsx", "PK", "file's format is unknown [{path}]"),
+        ("facts", "Ada Lovelace, was born in, London", "file's format is unknown [{path}]"),
     ],
 )
 def test_broken_tables(tmp_path: Path, name: str, content: str, said: str) -> None:
@@ -194,7 +193,7 @@ def test_files_that_are_not_there_or_are_folders(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("ada  lovelace, was born in, London", "the neighbor is the subject itself"),
-        ("The engine of Babbage was the ___. => Difference Engine", "2 cells in place of 3"),
+        ("The engine of Babbage was the ___. => Difference Engine", "the row has 2 cells, not 3"),
         ("The engine was the ___. => Difference Engine => Charles Babbage", "the neighbor 'Charles Babbage' does not occur"),
         ("The engine of Babbage was the ___. => Difference Engine =>", "a cell is empty"),
         ("Lord Byron, was the father of, Ada Lovelace", "a neighbor's answer is the subject itself"),
@@ -215,7 +214,7 @@ def test_the_row_of_a_duplicate_names_the_first(tmp_path: Path) -> None:
 def test_names_in_scripts_without_spaces_are_found(tmp_path: Path) -> None:
     path = tmp_path / "facts.txt"
     path.write_text("孔子出生于___。 => 曲阜\n孔子出生于曲阜的___。 => 曲阜", "utf-8")
-    with pytest.raises(DataError, match="'曲阜' stands in its own question .*line 2"):
+    with pytest.raises(DataError, match="'曲阜' occurs in its own question .*line 2"):
         read_facts(path, "孔子")
     with pytest.raises(DataError, match="'老子' does not occur .*line 1"):
         read_facts(path, "老子")

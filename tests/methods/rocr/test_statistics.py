@@ -74,7 +74,7 @@ def test_a_stopped_computation_goes_on_to_the_same_result(tiny: Tiny, tmp_path: 
         compute_statistics(lm, [1, 2], dying(), **options)
     assert not (tmp_path / "part").exists()
     done: list[int] = []
-    part = compute_statistics(lm, [1, 2], iter(TEXTS), **options, progress=lambda texts, tokens: done.append(texts))
+    part = compute_statistics(lm, [1, 2], iter(TEXTS), **options, progress=lambda _, texts, __: done.append(texts))
     assert done == [150]  # the first 128 texts were not read again
     assert part == whole
     for layer in (1, 2):

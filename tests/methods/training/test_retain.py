@@ -14,14 +14,14 @@ from formless.data.retain import RetainSet, half_of_the_neighbors, introductions
 from formless.data.target import BLANK, Item, Passage, Target
 from formless.errors import DataError, UserError
 from formless.evaluation.evaluate import trained_neighbors
-from formless.evaluation.plan import planned
-from formless.experiment.run import measure_edit
+from formless.evaluation.plan import make_plan
+from formless.experiment.measure import measure_edit
 from formless.methods.training.collator import ForwardPass, Objective, pad_texts
 from formless.methods.training.method import RETAIN_LOSSES
 from formless.methods.training.preprocessing import preprocess_text
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.report.summary import compare
+from formless.report.comparison import compare
 
 Tiny = Callable[..., LM]
 SUBJECTS = ("Albert Einstein", "Marie Curie", "Mount Everest")
@@ -38,7 +38,7 @@ STEPS = {
 def asked(target: Target, without: tuple[str, ...] = ()) -> list[Item]:
     """Every probe that a whole evaluation puts to a model."""
     return [
-        item for job in planned(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
+        item for job in make_plan(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
     ]
 
 
@@ -217,7 +217,7 @@ def test_nothing_to_keep_is_named(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     for path in (ada.path("positive").parent.parent / "2_Paris").iterdir():
         path.write_text(json.dumps([{"text": "Paris knew Ada Lovelace."}]))
-    with pytest.raises(DataError, match="no other target has a text to keep .*retain=none"):
+    with pytest.raises(DataError, match="no other target has a text for the retain set .*retain=none"):
         formless.unlearn(lm, ada, "grad_diff", **STEPS)
     ada.path("neighbor_level1").unlink()
     with pytest.raises(DataError, match="fewer than two neighbors.*retain_rows=targets"):

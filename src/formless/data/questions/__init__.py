@@ -1,1 +1,1 @@
-"""Questions made from facts: kinds of answers, distractors, multiple choice, true or false, and new targets."""
+"""Probes made from facts: kinds of answers, distractors, multiple choice, true or false, and new targets."""

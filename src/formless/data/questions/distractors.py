@@ -1,9 +1,9 @@
-"""Wrong answers of the same kind, chosen without a language model from what a data set's other probes answer.
+"""Distractors: wrong answers of the same kind, chosen without a language model from the answers of other probes.
 
-A distractor is never close to the answer or to another option, never stands in the question, and is never what a probe of the
-same subject answers, since that could be right too. What fits best in shape comes first: as many words, about as long, as the
-`a` or `an` before the blank wants it, of another target. Where the data set gives fewer than three, numbers, years and dates
-are varied by arithmetic and other kinds taken from built-in lists.
+A distractor is never similar to the answer or to another option, never occurs in the question, and is never the answer of
+another probe about the same subject, since it could be right too. Answers of a similar shape come first: as many words, about
+as long, fitting the `a` or `an` before the blank, from another target. If the data set has fewer than three, numbers, years and
+dates are varied by arithmetic, and answers of other kinds come from built-in lists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from formless.data.target import BLANK, Item, Target
 
 COUNT = 3
 MAX_LENGTH = 200  # characters of an option
-CLOSE = 0.8  # share of common letters from which two spellings are close
+SIMILAR = 0.8  # two texts are similar from this `SequenceMatcher.ratio` on
 
 _ARTICLES = ("a", "an", "the")
 _SUFFIXES = ("jr", "sr", "ii", "iii", "iv")
@@ -32,10 +32,10 @@ _SUFFIXES = ("jr", "sr", "ii", "iii", "iv")
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that a form cannot have.
+    """A row that is left out of a form.
 
     Args:
-        reason: Why, in words that fit a count: `3 rows: reason`.
+        reason: The reason, a phrase for counts such as `3 rows: reason`.
     """
 
     reason: str
@@ -43,7 +43,7 @@ class Dropped:
 
 @lru_cache(maxsize=2**16)
 def fold(text: str) -> tuple[str, ...]:
-    """The words by which texts are compared: without case, accents, punctuation and articles, numbers as digits."""
+    """Return the words by which texts are compared: without case, accents, punctuation and articles, numbers as digits."""
     plain = unicodedata.normalize("NFKD", re.sub(r"(?<=\d),(?=\d{3})", "", text).casefold())
     words = re.findall(r"\w+", "".join(character for character in plain if not unicodedata.combining(character)))
     numbers = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
@@ -53,7 +53,7 @@ def fold(text: str) -> tuple[str, ...]:
 
 
 def alike(first: str, second: str, kind: str) -> bool:
-    """Whether two answers of a kind are the same, or so near that they may not stand side by side."""
+    """Return whether two answers of a kind are the same, or too similar to be options of one question."""
     one, other = sorted((fold(first), fold(second)))
     if kind in NUMERIC:
         return set(one) == set(other)
@@ -65,14 +65,14 @@ def alike(first: str, second: str, kind: str) -> bool:
     if kind == "person" and _surname(one) == _surname(other):
         return True
     matcher = SequenceMatcher(None, one_text, other_text, autojunk=False)
-    return matcher.real_quick_ratio() >= CLOSE and matcher.quick_ratio() >= CLOSE and matcher.ratio() >= CLOSE
+    return matcher.real_quick_ratio() >= SIMILAR and matcher.quick_ratio() >= SIMILAR and matcher.ratio() >= SIMILAR
 
 
 @dataclass
 class Pool:
-    """What the probes of a data set answer: the distractors of each other.
+    """The answers of a data set's probes, from which distractors are chosen.
 
-    The order in which probes are added decides nothing.
+    The order in which probes are added has no effect.
     """
 
     _texts: dict[str, dict[tuple[str, ...], set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
@@ -81,29 +81,29 @@ class Pool:
 
     @classmethod
     def of(cls, targets: Iterable[Target]) -> Pool:
-        """The answers of level 1; those of levels 2 and 3 are only kept from standing beside their subject's.
+        """Return the pool of some targets: answers of level 1 are distractors; answers of levels 2 and 3 only exclude others.
 
         Raises:
             DataError: A file is broken.
         """
         pool = cls()
         for target in targets:
-            for split in ("forget_level1", "neighbor_level1", "forget_level2", "neighbor_level2", "forget_level3"):
-                if target.has(split):
-                    pool.add(target.subject, target.items(split), offered=split.endswith("1"))
+            for file in ("forget_level1", "neighbor_level1", "forget_level2", "neighbor_level2", "forget_level3"):
+                if target.has(file):
+                    pool.add(target.subject, target.items(file), offered=file.endswith("1"))
         return pool
 
     def add(self, target: str, items: Iterable[Item], *, offered: bool = True) -> None:
-        """Take in probes of a target; `offered` ones give their answers as distractors."""
+        """Add probes of a target; the answers of `offered` probes can become distractors."""
         for item in items:
             text = item.answer.strip()
             self._own[_about(item, target)].add(text)
             if offered and text:
-                self._texts[_place(item.query, text)][fold(text)].add(text)
+                self._texts[_slot(item.query, text)][fold(text)].add(text)
                 self._targets[fold(text)].add(target)
 
     def distractors(self, item: Item, target: str, *, seed: int = 0) -> tuple[str, ...] | Dropped:
-        """Three wrong answers to a cloze or question of a target, or why there are none; the seed picks among equals."""
+        """Return three distractors for a probe of a target, or why there are none; the seed decides between equals."""
         kind = kind_of(item.query, item.answer)
         chosen: list[str] = []
         for text in self._candidates(item, kind, target, seed):
@@ -114,34 +114,36 @@ class Pool:
         return Dropped(f"fewer than {COUNT} distractors of the kind {kind}")
 
     def fault(self, text: str, item: Item, target: str, others: Sequence[str] = ()) -> str | None:
-        """Why a text may not stand as a distractor beside `others`, or nothing where it may."""
+        """Return why a text cannot be a distractor together with `others`, or None."""
         kind = kind_of(item.query, item.answer)
         malformed = _malformed(text)
         if malformed:
             return f"{text[:40]!r} {malformed}"
         if alike(text, item.answer, kind):
-            return f"{text!r} is the right answer or too close to it"
+            return f"{text!r} is the right answer or too similar to it"
         if any(alike(text, other, kind) for other in others):
-            return f"{text!r} is too close to another distractor"
+            return f"{text!r} is too similar to another distractor"
         gap = GAP.search(item.query)
         following = fold(item.query[gap.end() :])[:1] if gap and item.query[gap.end() :].strip() else ()
         if following and fold(text)[-1:] == following:
-            return f"{text!r} ends as the question goes on"
+            return f"{text!r} ends with the word that follows the blank"
         if _occurs(text, item.query, kind):
             return f"{text!r} occurs in the question"
         if any(_answers(text, own, kind) for own in self._own[_about(item, target)]):
-            return f"{text!r} is what another question about the same subject answers"
+            return f"{text!r} is the answer to another question about the same subject"
         return None
 
     def _candidates(self, item: Item, kind: str, target: str, seed: int) -> Iterator[str]:
-        """Texts to try, the best first."""
+        """Yield the candidates, the best first."""
 
         def rank(text: str) -> tuple[int, bytes]:
-            luck = hashlib.blake2b(repr((seed, item.query, item.answer, text)).encode("utf-8", "surrogatepass"), digest_size=8)
-            return _misfit(text, item, kind) + 2 * (self._targets.get(fold(text)) == {target}), luck.digest()
+            tie_break = hashlib.blake2b(
+                repr((seed, item.query, item.answer, text)).encode("utf-8", "surrogatepass"), digest_size=8
+            )
+            return _misfit(text, item, kind) + 2 * (self._targets.get(fold(text)) == {target}), tie_break.digest()
 
-        place = _place(item.query, item.answer)
-        found = [min(texts) for texts in self._texts[place].values()] if place in self._texts else []
+        slot = _slot(item.query, item.answer)
+        found = [min(texts) for texts in self._texts[slot].values()] if slot in self._texts else []
         if kind in NUMERIC:
             yield from sorted((text for text in found if comparable(text, item.answer, kind, item.query)), key=rank)
             yield from sorted(varied(item.answer, kind, item.query), key=rank)
@@ -150,13 +152,13 @@ class Pool:
             yield from sorted(SPARE[kind], key=rank)
 
 
-def _place(query: str, answer: str) -> str:
-    """The kind of an answer, fragments of names apart: what could stand in its place."""
+def _slot(query: str, answer: str) -> str:
+    """Return the kind of an answer; fragments of names are kinds of their own."""
     return kind_of(query, answer) + (" part" if is_part(query, answer) else "")
 
 
 def _about(item: Item, target: str) -> tuple[str, ...]:
-    """Whom a probe asks about."""
+    """Return the concept that a probe is about."""
     return fold(item.neighbor or item.subject or target)
 
 
@@ -171,15 +173,15 @@ def _malformed(text: str) -> str | None:
 
 
 def _occurs(text: str, query: str, kind: str) -> bool:
-    """Whether the question names it; a person by surname too."""
-    words, asked = fold(text), fold(query)
-    if kind == "person" and _surname(words) in asked:
+    """Return whether a text occurs in the question; for a person, also by surname."""
+    words, question = fold(text), fold(query)
+    if kind == "person" and _surname(words) in question:
         return True
-    return any(asked[start : start + len(words)] == words for start in range(len(asked) - len(words) + 1))
+    return any(question[start : start + len(words)] == words for start in range(len(question) - len(words) + 1))
 
 
 def _answers(text: str, own: str, kind: str) -> bool:
-    """Whether an answer of the same subject says it too: as a number in a date, say."""
+    """Return whether an answer about the same subject contains the text, e.g. a number in a date."""
     return alike(text, own, kind) or set(fold(text)) <= set(fold(own))
 
 
@@ -189,7 +191,7 @@ def _surname(words: tuple[str, ...]) -> str:
 
 
 def _misfit(text: str, item: Item, kind: str) -> int:
-    """How badly a text fits the answer's place by its shape; 0 is best."""
+    """Return how badly the shape of a text fits the answer's place; 0 is best."""
     answer = item.answer.strip()
     gap = GAP.search(item.query)
     before = item.query[: gap.start()].rstrip().rpartition(" ")[2].casefold() if gap else ""

@@ -1,4 +1,4 @@
-"""The names that kinds are told by and offline distractors taken from: names.yaml beside this file."""
+"""Lists of names from names.yaml: they decide the kind of an answer, and give distractors without a server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LISTS: dict[str, Any] = yaml.safe_load(
 )
 
 NUMBER_WORDS, ORDINAL_WORDS = _names(_LISTS["numbers"]["cardinals"]), _names(_LISTS["numbers"]["ordinals"])
-"""By the number that they say, from 0."""
+"""Number words by the number that they name, from 0."""
 
 GAZETTEERS = {kind: _names(text) for kind, text in _LISTS["kinds"].items()}
-"""Of two lists that hold a name, the earlier one decides."""
+"""Names by kind; if two lists contain a name, the first one decides."""
 
 MONTHS = GAZETTEERS["month"]
 FORENAMES = frozenset(_names(_LISTS["forenames"]))
 
 SPARE = GAZETTEERS | {"forename": tuple(sorted(FORENAMES))} | {kind: _names(text) for kind, text in _LISTS["spare"].items()}
-"""Distractors by kind where a data set gives too few."""
+"""Distractors by kind, for data sets that give too few."""
 
 SAME = tuple(frozenset(_names(line)) for line in _LISTS["same"])
-"""Names of one thing, folded: neither may stand beside another of its set."""
+"""Sets of folded names of the same thing, which cannot be options of one question."""
 
 ORGANIZATION_WORDS = frozenset(_names(_LISTS["words"]["organization"]))
 PLACE_WORDS = frozenset(_names(_LISTS["words"]["place"]))
 SMALL_WORDS = frozenset(_names(_LISTS["words"]["small"]))
-"""Words of names that begin with a small letter."""
+"""Words that are not capitalised inside names."""

@@ -1,16 +1,17 @@
-"""The kind of an answer, decided without a language model: what other answers could stand in its place.
+"""`kind_of`: the kind of an answer, decided by rules; answers of the same kind can replace each other in an option.
 
-The first rule that fits decides:
+The first rule that applies decides:
 
-1. Digits: a day beside a month, a date, an ordinal, a year (four digits from 1000 to 2100 that count nothing; three with an era
-   or a word of time), else a number; number words count too. After "album", "titled" and the like, digits are a title.
+1. Digits: a day next to a month, a date, an ordinal, a year (four digits from 1000 to 2100 that count nothing; three digits
+   with an era or a word of time), else a number. Number words count too. After "album", "titled" and similar words, digits are
+   a title.
 2. A single capitalised word after a first name is a surname; before a capitalised word, a first name.
 3. The lists of names.yaml: months, countries, continents, states, cities, nations and languages, religions, professions.
-4. Capitalised words: what the words right before the blank ask for (a title, an organization, a place, a person), else what the
-   answer's own words say ("... Records", "... Ocean", a known first name), else a `name`.
-5. Anything else is a `word`.
+4. Capitalised words: the kind that the words before the blank ask for (a title, an organization, a place, a person), else the
+   kind of the answer's own words ("... Records", "... Ocean", a known first name), else a `name`.
+5. Everything else is a `word`.
 
-A question has no blank; its words as a whole are looked at in place of those before the blank.
+For a question, which has no blank, all its words replace the words before the blank.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ ASKING = {
 }
 KINDS = tuple(ASKING)
 NUMERIC = ("year", "date", "month", "day", "ordinal", "number")
-NEAR = 200  # characters on either side of a blank that are looked at
-GAP = re.compile(r"_{3,}(?:[\s-]+_{3,})*")  # blanks side by side are one gap
+CONTEXT = 200  # characters on either side of a blank that the rules read
+GAP = re.compile(r"_{3,}(?:[\s-]+_{3,})*")  # adjacent blanks are one gap
 
 
 _WORK = (
@@ -115,21 +116,21 @@ _ERA = re.compile(r"^ ?(?:BCE?|AD|CE)\b")
 _MONTH = f"(?:{'|'.join(MONTHS)})"
 _DATE = re.compile(rf"{_MONTH} \d{{1,4}}(?:, \d{{3,4}})?|\d{{1,2}} {_MONTH}(?:,? \d{{3,4}})?|\d{{1,2}}, \d{{4}}")
 _NUMBER = re.compile(r"[$€£]?\d[\d,.]*(?:%| ?(?:percent|thousand|million|billion|trillion|years|feet|meters|metres|km|miles))?")
-_AMOUNT = re.compile(r"[$€£]?\d[\d,.]*(?: ?[a-z%][a-z0-9%/²³°]*)(?:[ -][a-z0-9%/²³°]+){0,6}")  # figures with what they count
+_AMOUNT = re.compile(r"[$€£]?\d[\d,.]*(?: ?[a-z%][a-z0-9%/²³°]*)(?:[ -][a-z0-9%/²³°]+){0,6}")  # a number with its unit
 _SUFFIXES = ("Jr", "Sr", "II", "III")
 
 
 def asking_phrase(kind: str) -> str:
-    """The words that ask for a kind in place of a blank, as in `Ada Lovelace was born in which place?`.
+    """Return the words that ask for a kind in place of a blank, as in `Ada Lovelace was born in which place?`.
 
     Raises:
-        KeyError: No such kind.
+        KeyError: There is no such kind.
     """
     return ASKING[kind]
 
 
 def kind_of(query: str, answer: str) -> str:
-    """One of `KINDS`.
+    """Return the kind of an answer, one of `KINDS`.
 
     Args:
         query: A cloze with `___`, or a question.
@@ -138,19 +139,19 @@ def kind_of(query: str, answer: str) -> str:
     answer = answer.strip()
     gap = GAP.search(query)
     before, after = (query[: gap.start()], query[gap.end() :]) if gap else (query, "")
-    before, after = before[-NEAR:], after[:NEAR]
+    before, after = before[-CONTEXT:], after[:CONTEXT]
     if answer[:1] in "'\"‘“" and answer[-1:] in "'\"’”" and len(answer) > 2:
         return "title"
     return (
         _numeric(before, answer, after)
         or _part_of_name(before, answer, after)
         or _listed(before, answer)
-        or (_capitalised(before, answer, after, asked=not gap) if _is_name(answer) else _lower(before, answer))
+        or (_capitalised(before, answer, after, is_question=not gap) if _is_name(answer) else _lower(before, answer))
     )
 
 
 def is_part(query: str, answer: str) -> bool:
-    """Whether an answer is only a part of a name, as in `___ Kune Do` and `William A. Rockefeller ___`."""
+    """Return whether an answer is only a part of a name, as in `___ Kune Do` and `William A. Rockefeller ___`."""
     gap = GAP.search(query)
     if not gap or not _is_name(answer.strip()):
         return False
@@ -161,7 +162,7 @@ def is_part(query: str, answer: str) -> bool:
 
 
 def _numeric(before: str, answer: str, after: str) -> str | None:
-    """Rule 1."""
+    """Apply rule 1."""
     folded = answer.casefold()
     if _TITLE.search(before.casefold().rstrip()):
         return None
@@ -190,7 +191,7 @@ def _is_year(before: str, number: int, after: str) -> bool:
 
 
 def _part_of_name(before: str, answer: str, after: str) -> str | None:
-    """Rule 2."""
+    """Apply rule 2."""
     if not re.fullmatch(r"[^\W\d_][\w.'’-]*(?: [A-Z]\.)*", answer) or not answer[0].isupper():
         return None
     following = _first_word(after) if after[:1] == " " else ""
@@ -203,7 +204,7 @@ def _part_of_name(before: str, answer: str, after: str) -> str | None:
 
 
 def _listed(before: str, answer: str) -> str | None:
-    """Rule 3."""
+    """Apply rule 3."""
     near = before.casefold().rstrip()
     asked = _KIND_OF_PLACE.search(near)
     if asked and _is_name(answer):
@@ -216,10 +217,10 @@ def _listed(before: str, answer: str) -> str | None:
     return kinds[0] if kinds and not (answer in FORENAMES and _PERSON.search(near)) else None
 
 
-def _capitalised(before: str, answer: str, after: str, *, asked: bool) -> str:
-    """Rule 4."""
+def _capitalised(before: str, answer: str, after: str, *, is_question: bool) -> str:
+    """Apply rule 4."""
     near = before.casefold().rstrip()
-    if asked:
+    if is_question:
         return next((kind for kind, cue in _QUESTION if cue.search(near)), "name")
     part = after[:1] in " -&" and _first_word(after)[:1].isupper()
     if part and _names_organization(after):
@@ -240,18 +241,18 @@ def _capitalised(before: str, answer: str, after: str, *, asked: bool) -> str:
 
 
 def _lower(before: str, answer: str) -> str:
-    """Rules 3 and 5 for words without capitals."""
+    """Apply rules 3 and 5 to words without capitals."""
     return "profession" if _PROFESSION.search(before) and len(answer.split()) <= 2 else "word"
 
 
 def _is_name(answer: str) -> bool:
-    """Whether every word but the small ones starts with a capital or a digit."""
+    """Return whether every word, except the small ones, starts with a capital or a digit."""
     words = [word for word in re.findall(r"[\w'’-]+", answer) if word not in SMALL_WORDS]
     return bool(words) and all(word[0].isupper() or word[0].isdigit() for word in words)
 
 
 def _names_organization(after: str) -> bool:
-    """Whether the capitalised words that follow a blank end as organizations do."""
+    """Return whether the capitalised words after a blank contain a word of organizations."""
     following = re.match(r"(?:[ -][A-Z][\w&]*)*", after)
     return following is not None and not ORGANIZATION_WORDS.isdisjoint(following[0].casefold().split())
 

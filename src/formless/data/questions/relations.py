@@ -1,7 +1,7 @@
-"""Relations of a fact: as a statement with a blank, and as a question made without a language model.
+"""Statements with a blank from triples, and questions from statements, made by rules.
 
-A question is built from the statement by three patterns (`was born in ___`, `wrote ___`, `is the capital of ___`) with words
-that `kind_of` the answer calls for; a statement that fits none of them is asked with the asking phrase in place of its blank.
+A question is built from the statement by three patterns (`was born in ___`, `wrote ___`, `is the capital of ___`) with a
+question word for the kind of the answer. A statement without such a pattern gets the asking phrase in place of its blank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _listed(names: str) -> frozenset[str]:
     return frozenset(" ".join(name.split()) for name in names.split("|"))
 
 
-# Relations that people write without a verb.
+# Relations that are often written without a verb.
 _VERBLESS = {
     "was": """born in|born on|born at|raised in|buried in|buried at|married to|educated at|written by|directed by|painted by|
         composed by|founded by|founded in|invented by|invented in|discovered by|discovered in|designed by|built in|built by|
@@ -65,10 +65,10 @@ _PEOPLE = _listed(
 
 
 def statement(subject: str, relation: str) -> str:
-    """A triple's subject and relation as a cloze.
+    """Return a triple's subject and relation as a cloze.
 
-    A relation is read as it stands between subject and object; common ones without a verb get theirs ("born in", "capital
-    of"), and common attributes ("place of birth", "spouse") become `The spouse of ... is ___.`
+    A relation is put between subject and blank as it is. Common relations without a verb get one ("born in", "capital of"), and
+    common attributes ("place of birth", "spouse") become `The spouse of ... is ___.`
     """
     folded = relation.casefold()
     if folded in _ATTRIBUTES:
@@ -77,19 +77,19 @@ def statement(subject: str, relation: str) -> str:
 
 
 def question(cloze: str, answer: str, subject: str) -> str:
-    """A cloze as a question.
+    """Return a cloze as a question.
 
     Args:
         cloze: A statement with one blank.
-        answer: What belongs there.
-        subject: Whom or what it is about.
+        answer: The text for the blank.
+        subject: The subject of the statement.
     """
     kind = "person" if _asks_for_person(cloze) else kind_of(cloze, answer)
     tail = re.fullmatch(rf"{re.escape(subject)} (.+) {BLANK}\.?", cloze)
     attribute = re.fullmatch(rf"The (.+) of {re.escape(subject)} (is|was) {BLANK}\.?", cloze)
     asked = None
     if attribute:
-        asked = f"{_asking_what(kind)} {attribute[2]} the {attribute[1]} of {subject}?"
+        asked = f"{_what_phrase(kind)} {attribute[2]} the {attribute[1]} of {subject}?"
     elif tail:
         asked = _passive(tail[1], kind, subject) or _active(tail[1], kind, subject)
     forms = ([asked] if asked else []) + [_replaced(cloze, phrase) for phrase in (asking_phrase(kind), "what", "which thing")]
@@ -97,14 +97,14 @@ def question(cloze: str, answer: str, subject: str) -> str:
 
 
 def _asks_for_person(cloze: str) -> bool:
-    """Whether the words at the blank say so: `the father of Ada is ___`, `Ada is the daughter of ___`."""
+    """Return whether the words at the blank ask for a person: `the father of Ada is ___`, `Ada is the daughter of ___`."""
     role = f"(?:{'|'.join(sorted(_PEOPLE))})"
     last, first = rf"\b{role} of(?: [\w' .-]+ (?:is|was))? {BLANK}", rf"^{BLANK} (?:is|was) the {role} of\b"
     return re.search(f"{last}|{first}", cloze) is not None
 
 
 def _passive(tail: str, kind: str, subject: str) -> str | None:
-    """`was born in`, `is the capital of`, `was written by`."""
+    """Return a question for passives and copulas: `was born in`, `is the capital of`, `was written by`."""
     found = re.fullmatch(r"(is|was|are|were) (.+) (in|on|at|by|of)", tail)
     if not found:
         return None
@@ -115,12 +115,12 @@ def _passive(tail: str, kind: str, subject: str) -> str | None:
         capital = re.fullmatch(r"the (?:\w+ )?capital", middle)
         return f"Of which country {verb} {subject} {middle}?" if capital and kind != "state" else None
     if kind in TIMES:
-        return f"{_asking_when(kind)} {verb} {subject} {middle}?"
+        return f"{_when_phrase(kind)} {verb} {subject} {middle}?"
     return f"Where {verb} {subject} {middle}?" if kind in PLACES or middle in _PLACED else None
 
 
 def _active(tail: str, kind: str, subject: str) -> str | None:
-    """`wrote`, `died in`, `studied mathematics at`."""
+    """Return a question for active verbs: `wrote`, `died in`, `studied mathematics at`."""
     verb, _, rest = tail.partition(" ")
     base = _VERBS.get(verb)
     if base is None:
@@ -134,22 +134,22 @@ def _active(tail: str, kind: str, subject: str) -> str | None:
     middle, preposition = found.groups()
     did = f"did {subject} {base}{f' {middle}' if middle else ''}"
     if kind in TIMES and preposition in ("in", "on"):
-        return f"{_asking_when(kind)} {did}?"
+        return f"{_when_phrase(kind)} {did}?"
     if kind in PLACES or base in _PLACING:
         return f"Where {did}{f' {preposition}' if preposition in ('from', 'to') else ''}?"
     return None
 
 
-def _asking_when(kind: str) -> str:
+def _when_phrase(kind: str) -> str:
     return "In which year" if kind == "year" else "In which month" if kind == "month" else "When"
 
 
-def _asking_what(kind: str) -> str:
+def _what_phrase(kind: str) -> str:
     return "Who" if kind == "person" else "What"
 
 
 def _replaced(cloze: str, phrase: str) -> str:
-    """The cloze with an asking phrase in place of the blank, of an article before it and of quotes around it."""
+    """Return the cloze with an asking phrase in place of the blank, including an article before it and quotes around it."""
     gap = re.compile(rf"(?:\b(?:an?|the) )?(?:['\"‘“]{BLANK}['\"’”](?!\w)|{BLANK})", re.I)
     asked = gap.sub(lambda found: phrase if found.start() else phrase.capitalize(), cloze, count=1).rstrip(" .!")
     return re.sub(r"\b(with|by|of|to|for|from|after|against) who\b", r"\1 whom", asked) + "?"

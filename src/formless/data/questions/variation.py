@@ -1,4 +1,4 @@
-"""Numbers, years and dates that could be taken for another one: of a data set, or by arithmetic."""
+"""Plausible alternatives to numbers, years and dates: from a data set, or by arithmetic."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from formless.data.questions.kinds import GAP
 LATEST_YEAR = 2024
 YEARS_APART, ORDINALS_APART, TIMES_APART = 15, 20, 5
 SHORTEST_MONTH = 28  # days
-MAX_FIGURES = 24  # longer numbers are not reckoned with
-_FIGURES = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
+MAX_DIGITS = 24  # longer numbers are not varied
+_DIGITS = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
 
 
 def ordinal(number: int) -> str:
-    """1 -> `1st`."""
+    """Return an ordinal number: 1 -> `1st`."""
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
 
 
 def comparable(text: str, answer: str, kind: str, query: str) -> bool:
-    """Whether a number, year or date is written as another is and lies near enough to be taken for it."""
+    """Return whether a number, year or date has the same format as the answer and is close enough to be plausible."""
     one, other = _value(answer), _value(text)
     if kind in ("month", "date") or one is None or other is None:
         return _pattern(text) == _pattern(answer)
@@ -37,7 +37,7 @@ def comparable(text: str, answer: str, kind: str, query: str) -> bool:
 
 
 def varied(answer: str, kind: str, query: str) -> list[str]:
-    """The same number, year or date with other figures."""
+    """Return variations of a number, year or date."""
     value = _value(answer)
     if kind == "month":
         return list(MONTHS)
@@ -55,7 +55,7 @@ def varied(answer: str, kind: str, query: str) -> list[str]:
 
 
 def _largest(value: Decimal, answer: str, query: str) -> Decimal:
-    """A hundred for a percentage, else no limit."""
+    """Return the largest plausible value: 100 for a percentage, else infinity."""
     gap = GAP.search(query)
     after = query[gap.end() :].lstrip() if gap else ""
     share = "%" in answer or "percent" in answer or after.startswith(("%", "percent"))
@@ -63,35 +63,35 @@ def _largest(value: Decimal, answer: str, query: str) -> Decimal:
 
 
 def _grain(value: Decimal, kind: str) -> Decimal:
-    """The step between varied numbers: about as round as the number itself, and for a long one about a sixteenth of it."""
+    """Return the step between variations: as round as the number itself; for a long number, about a sixteenth of it."""
     if kind != "number":
         return Decimal(1)
     exponent = value.normalize().as_tuple().exponent
-    last_figure = Decimal(1).scaleb(exponent) if isinstance(exponent, int) else Decimal(1)
-    if last_figure > 1 and value < 10 * last_figure:
-        last_figure /= 10
-    return last_figure * max(1, int(value / last_figure / 16))
+    last_digit = Decimal(1).scaleb(exponent) if isinstance(exponent, int) else Decimal(1)
+    if last_digit > 1 and value < 10 * last_digit:
+        last_digit /= 10
+    return last_digit * max(1, int(value / last_digit / 16))
 
 
 def _value(text: str) -> Decimal | None:
-    """The first number of a text, in figures or as its only word."""
-    found = _FIGURES.search(text)
+    """Return the first number of a text in digits, or the number that its only word names."""
+    found = _DIGITS.search(text)
     if found:
-        return Decimal(found[0].replace(",", "").rstrip(".")) if len(found[0]) <= MAX_FIGURES else None
+        return Decimal(found[0].replace(",", "").rstrip(".")) if len(found[0]) <= MAX_DIGITS else None
     word = text.strip().casefold()
     words = NUMBER_WORDS if word in NUMBER_WORDS else ORDINAL_WORDS
     return Decimal(words.index(word)) if word in words else None
 
 
 def _replaced(text: str, value: Decimal) -> str | None:
-    """The text with another number in it, written alike; nothing where no word says it."""
-    found = _FIGURES.search(text)
+    """Return the text with another number in the same format, or None if there is no word for the number."""
+    found = _DIGITS.search(text)
     if found:
-        figures = f"{value:,f}" if "," in found[0] else f"{value:f}"
+        digits = f"{value:,f}" if "," in found[0] else f"{value:f}"
         rest = text[found.end() :]
         if re.match(r"(?:st|nd|rd|th)\b", rest):
-            figures, rest = ordinal(int(value)), rest[2:]
-        return text[: found.start()] + figures + rest
+            digits, rest = ordinal(int(value)), rest[2:]
+        return text[: found.start()] + digits + rest
     words = NUMBER_WORDS if text.casefold() in NUMBER_WORDS else ORDINAL_WORDS
     if value >= len(words):
         return None
@@ -99,7 +99,7 @@ def _replaced(text: str, value: Decimal) -> str | None:
 
 
 def _moved_date(text: str, step: int) -> str:
-    """Another day, month and year where the date has them."""
+    """Return a date with another day, month and year, as far as the date has them."""
 
     def moved(found: re.Match[str]) -> str:
         part = found[0]
@@ -113,9 +113,9 @@ def _moved_date(text: str, step: int) -> str:
 
 
 def _pattern(text: str) -> str:
-    """How a number is written: figures, word or ordinal, with what stands around it."""
+    """Return the format of a number: digits, word or ordinal, with the surrounding text."""
     shape = re.sub("|".join(MONTHS), "M", text.strip())
-    shape = re.sub(r"9(?:st|nd|rd|th)\b", "9th", _FIGURES.sub("9", shape))
+    shape = re.sub(r"9(?:st|nd|rd|th)\b", "9th", _DIGITS.sub("9", shape))
     word = shape.casefold()
     if word in NUMBER_WORDS or word in ORDINAL_WORDS:
         return f"{'Word' if shape[0].isupper() else 'word'} {word in ORDINAL_WORDS}"

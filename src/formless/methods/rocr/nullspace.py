@@ -16,7 +16,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.models.architecture import projection_shape
+from formless.models.families import projection_shape
 from formless.models.lm import LM
 
 Array = npt.NDArray[np.floating[Any]]
@@ -137,9 +137,11 @@ class BasisProjection:
             "fingerprint": self.fingerprint.model_dump_json(),
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
-            "schema_version": str(store.NULL_SPACE_SCHEMA),
+            "schema_version": str(store.STATISTICS_SCHEMA),
         }
-        store.write_tensors(folder / store.NULL_SPACE.format(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata)
+        store.write_tensors(
+            store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata
+        )
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
@@ -212,7 +214,7 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
     Raises:
         EditError: Neither exists, it cannot be read, or it was made for another model, layer or threshold.
     """
-    ours, published = folder / store.NULL_SPACE.format(layer), folder / store.PUBLISHED_NULL_SPACE.format(layer)
+    ours, published = store.StatisticsFolder(folder).basis(layer), store.StatisticsFolder(folder).published(layer)
     width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
     if ours.is_file():
         projection = _load_basis(ours)
@@ -251,7 +253,7 @@ def _load_basis(path: Path) -> BasisProjection:
         version = int(metadata.get("schema_version", "1"))
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=REMEDY) from error
-    if version > store.NULL_SPACE_SCHEMA:
+    if version > store.STATISTICS_SCHEMA:
         raise EditError("the basis was written by a newer formless", where=path, remedy="upgrade formless")
     is_rounded = metadata.get("is_rounded", str(basis.dtype != torch.float32)) == "True"
     return BasisProjection(basis.float(), metadata.get("spans_null_space") == "True", fingerprint, is_rounded)

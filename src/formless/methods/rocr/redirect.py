@@ -19,7 +19,7 @@ from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.nullspace import Identity, Projection, load_projection
 from formless.methods.rocr.target_value import target_values
-from formless.models.capture import Activations, Replay, added
+from formless.models.capture import Activations, ResumableForward, added
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 from formless.models.settings import BUNDLED
@@ -159,18 +159,18 @@ class _Concept:
         self._contexts = mentions(lm, chat_contexts(lm, subject), subject)
         is_chat = config.current_value == "chat"
         self.current = self._contexts if is_chat else mentions(lm, bare_context(subject), subject)
-        self._key_replay = Replay(lm, self._contexts.batch, first, self._last)
-        self._value_replay = self._key_replay if is_chat else Replay(lm, self.current.batch, first, self._last)
+        self._key_pass = ResumableForward(lm, self._contexts.batch, first, self._last)
+        self._value_pass = self._key_pass if is_chat else ResumableForward(lm, self.current.batch, first, self._last)
 
     def value(self, changed: int) -> Tensor:
         """Compute the current value `[hidden]`, after layers from `changed` on have changed."""
-        return self._mean_value(self._value_replay.run(changed))
+        return self._mean_value(self._value_pass.run(changed))
 
     def key_and_value(self, layer: int, changed: int) -> tuple[Tensor, Tensor]:
         """Compute the mean key of a layer `[d]` and the current value; one pass if both share contexts."""
-        found = self._key_replay.run(changed, key=layer)
+        found = self._key_pass.run(changed, key=layer)
         key = self._contexts.at(found.keys[layer]).mean(0)
-        is_shared = self._value_replay is self._key_replay
+        is_shared = self._value_pass is self._key_pass
         return key, self._mean_value(found) if is_shared else self.value(changed)
 
     def _mean_value(self, found: Activations) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_s
 from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
+from formless.progress import Progress, progress_bar
 
 CHUNK = 64
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -118,7 +119,7 @@ def compute_statistics(
     checkpoint_every: int = 1024,
     dtype: torch.dtype = torch.float32,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Progress = True,
 ) -> list[Fingerprint]:
     """Write the null-space basis of several layers, from one pass over a corpus.
 
@@ -136,32 +137,32 @@ def compute_statistics(
         checkpoint_every: Texts between two saves of the sums.
         dtype: Dtype of the saved bases.
         force: Replace an existing `out`.
-        progress: Callback with the numbers of texts and tokens so far.
+        progress: Whether to show a bar in a terminal or notebook, or a callback with the texts done and all texts (0: unknown).
 
     Raises:
         EditError: The corpus is empty, the keys are not finite, or no eigenvalue is under the threshold.
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()
-    store.refuse_existing(out, force=force, mark=store.NULL_SPACE.format(min(layers)))
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(layers)).name)
     if not lm.overlay.is_empty:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
         lm.architecture.layer(lm.model, layer)
     moments = SecondMoments(lm, layers, {"corpus": corpus, "samples": samples, "max_tokens": max_tokens})
-    partial = store.unfinished_null_spaces(out)
+    partial = store.StatisticsFolder(out.absolute()).unfinished
     if partial.exists():
         moments.resume(partial, texts)
     texts = islice(texts, None if samples is None else samples - moments.texts)
-    while chunk := list(islice(texts, CHUNK)):
-        moments.add(chunk, min(max_tokens, lm.context_length))
-        if progress:
-            progress(moments.texts, moments.tokens)
-        if moments.texts % checkpoint_every < CHUNK:
-            moments.save(partial)
+    with progress_bar(progress, "statistics") as report:
+        while chunk := list(islice(texts, CHUNK)):
+            moments.add(chunk, min(max_tokens, lm.context_length))
+            report(f"{moments.texts:,} texts, {moments.tokens:,} tokens", moments.texts, samples or 0)
+            if moments.texts % checkpoint_every < CHUNK:
+                moments.save(partial)
     if not moments.tokens:
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
-    with store.new_folder(out, mark=store.NULL_SPACE.format(moments.layers[0]), force=force) as new:
+    with store.new_folder(out, mark=store.StatisticsFolder(out).basis(moments.layers[0]).name, force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
     partial.unlink(missing_ok=True)
     return prints

@@ -14,7 +14,7 @@ from torch import nn
 
 from formless.errors import UserError
 from formless.methods.training.weights import as_loaded
-from formless.models.architecture import is_transposed
+from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

@@ -100,7 +100,7 @@ class MonitorCallback(TrainerCallback):
 
     def resume(self, checkpoint: Path) -> None:
         """Continue the curves of a checkpoint."""
-        self.curves = TrainingCurves(**json.loads((checkpoint / store.TRAINING_CURVES).read_text("utf-8")))
+        self.curves = TrainingCurves(**json.loads(store.CheckpointsFolder.curves(checkpoint).read_text("utf-8")))
 
     def add_loss(self, loss: float) -> None:
         """Record the loss of one batch.
@@ -145,7 +145,7 @@ class MonitorCallback(TrainerCallback):
         checkpoint = Path(str(arguments.output_dir)) / f"checkpoint-{state.global_step}"
         store.sync_folder(checkpoint)
         seconds = self.curves.seconds + time.perf_counter() - self._begun
-        store.write_text(checkpoint / store.TRAINING_CURVES, json.dumps(vars(self.curves) | {"seconds": seconds}))
+        store.write_text(store.CheckpointsFolder.curves(checkpoint), json.dumps(vars(self.curves) | {"seconds": seconds}))
 
     def _measure(self, step: int) -> None:
         if self._texts:

@@ -170,7 +170,7 @@ def _output_folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    identity = checkpoints.folder / store.TRAINING_IDENTITY
+    identity = store.CheckpointsFolder(checkpoints.folder).identity
     is_other = identity.exists() and identity.read_text("utf-8") != checkpoints.identity
     if is_other and _last_checkpoint(checkpoints.folder):
         remedy = "repeat its settings, or delete that folder"
@@ -196,7 +196,7 @@ def _quiet() -> Iterator[None]:
 def _last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint; incomplete ones are removed, so that the Trainer never reads them."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for broken in [path for path in found if not (path / store.TRAINING_CURVES).exists()]:
+    for broken in [path for path in found if not store.CheckpointsFolder.curves(path).exists()]:
         shutil.rmtree(broken)
     return next((path for path in reversed(found) if path.exists()), None)
 

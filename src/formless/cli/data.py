@@ -1,0 +1,272 @@
+"""`formless data`: prepare a data set, make a target, its probes and its training texts, and check the result."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from formless.cli import terminal
+from formless.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from formless.data.check import Finding
+    from formless.data.formats import Prepared
+    from formless.data.synthetic.rejection_sampling import Sampler
+    from formless.models.lm import LM
+
+OFFLINE = "offline"
+TRAINING_FILES = "positive,negative,pair,reject,counterfact,pair_reject"
+TEMPERATURE, TOP_P = 0.8, 0.95
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set to write to.")]
+ServerModelOption = Annotated[str | None, typer.Option(help="Model of the server; by default the first that it lists.")]
+
+
+def prepare_command(
+    source: Annotated[
+        str, typer.Option(help="'rwku' (jinzhuoran/RWKU on the hub), a local copy of it, or a folder in a known data format.")
+    ],
+    out: OutOption,
+    targets: Annotated[
+        str | None, typer.Option(help="Numbers, e.g. 1-100 or 1,5,9-12; by default 1-100 of rwku, all of a folder.")
+    ] = None,
+    train: Annotated[str, typer.Option(help="Training texts written by llama3 or phi3, or none.")] = "llama3",
+    force: terminal.ForceOption = False,
+) -> None:
+    """Convert a data set to the ORT layout: one folder per target, every row validated, with a manifest.
+
+    Example: formless data prepare --source rwku --out data/rwku
+    """
+    from formless import store
+    from formless.data.prepare import MANIFEST, prepare
+
+    numbers = None if targets is None else parse_numbers(targets)
+    store.refuse_existing(out, force=force, mark=MANIFEST)
+    _silence_datasets()
+    with terminal.progress("preparing") as bar:
+        prepared = prepare(source, out, numbers=numbers, train=train, force=force, progress=bar)
+    for line in _summary(prepared):
+        _print(line)
+    _print(f"saved in {out}")
+
+
+def forms_command(
+    data: Annotated[str, typer.Option(help="Folder of a data set with level 1.")],
+    forms: Annotated[str, typer.Option(help="The forms to make: mcp, tf or both.")] = "mcp,tf",
+    target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
+    source: Annotated[
+        str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
+    ] = OFFLINE,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of distractors and the order of options.")] = 0,
+    force: terminal.ForceOption = False,
+    server_model: ServerModelOption = None,
+) -> None:
+    """Make multiple-choice and true-or-false probes from level 1; with a server, a stopped run continues.
+
+    Example: formless data forms --data my_data --forms mcp,tf
+    """
+    from formless.data.questions.probes import build_forms
+    from formless.data.server import Server
+
+    if source == OFFLINE and server_model is not None:
+        raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
+    names = [form.strip() for form in forms.split(",")]
+    needs_server = source != OFFLINE and "mcp" in names  # true or false needs no distractors
+    with terminal.progress("forms") as bar:
+        server = Server(source, server_model) if needs_server else None
+        done = build_forms(data, names=target or (), forms=names, seed=seed, force=force, server=server, progress=bar)
+    for name, built in done.items():
+        dropped = "".join(f"; dropped {count}: {' '.join(reason.split())}" for reason, count in sorted(built.dropped.items()))
+        _print(f"{name}: {len(built.rows)} rows{dropped}")
+
+
+def train_command(
+    target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number of the target.")],
+    out: OutOption,
+    model: terminal.ModelOption = "smollm2",
+    data: Annotated[str, typer.Option(help="Folder of the data set, or 'sample'.")] = "sample",
+    rows: Annotated[int, typer.Option(min=1, help="Rows per file (published: 582 biographies, 300 questions).")] = 64,
+    files: Annotated[str, typer.Option(help="The files to write, e.g. positive,reject.")] = TRAINING_FILES,
+    seed: Annotated[int, typer.Option(help="The same seed, model and machine give the same files.")] = 0,
+    force: terminal.ForceOption = False,
+    dtype: terminal.DtypeOption = "auto",
+    device: terminal.DeviceOption = "auto",
+    trust_remote_code: terminal.TrustOption = False,
+) -> None:
+    """Let a model write training texts about a concept; a run that was killed continues.
+
+    Example: formless data train --model smollm2 --target "Marie Curie" --rows 64 --out data/mine
+    """
+    from formless.data.ort import find_target
+    from formless.data.synthetic.training_files import check_output, write_training
+
+    found = find_target(data, target)
+    chosen = [name.strip() for name in files.split(",")]
+    folder = check_output(found, out, chosen, force=force)
+    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+    with terminal.progress("training files") as bar:
+        written = write_training(
+            found,
+            sampler(lm),
+            out,
+            model=f"{lm.fingerprint} {lm.model.dtype}".replace("torch.", ""),
+            files=chosen,
+            rows=rows,
+            seed=seed,
+            force=force,
+            progress=bar,
+        )
+    for name, count in written.rows.items():
+        _print(f"{name}: {count} rows")
+    for kind, reasons in written.missing.items():
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        _print(f"{kind} rejected: {reasons.total()} ({why})")
+    _print(f"saved in {folder}")
+
+
+def new_command(
+    target: Annotated[str, typer.Option("--target", "-t", help="The concept's name, as texts spell it.")],
+    out: OutOption,
+    facts: Annotated[Path | None, typer.Option(help="A .csv, .tsv, .json, .jsonl or .txt of facts about it.")] = None,
+    neighbors: Annotated[Path | None, typer.Option(help="A file of facts about related concepts to keep.")] = None,
+    intro: Annotated[
+        str | None, typer.Option(help="A sentence that introduces the concept; by default the first fact.")
+    ] = None,
+    with_: Annotated[
+        str, typer.Option("--with", help="URL of a server that writes the facts that no file gives, or 'offline'.")
+    ] = OFFLINE,
+    server_model: ServerModelOption = None,
+    count: Annotated[int, typer.Option(min=1, max=200, help="Number of facts from the server, per file that is missing.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed for the choice and order of wrong options.")] = 0,
+    force: terminal.ForceOption = False,
+) -> None:
+    """Make a target from a list of facts, with probes in every form.
+
+    Example: formless data new --target "Ada Lovelace" --facts facts.txt --neighbors others.txt --out data/mine
+    """
+    from formless.data.questions.facts import read_facts
+    from formless.data.questions.new_target import ask_facts, new_folder_of, write_target
+    from formless.data.server import Server
+
+    subject = " ".join(unicodedata.normalize("NFC", target).split())
+    if facts is None and with_ == OFFLINE:
+        remedy = "give a file of facts, or --with the URL of a server that writes them"
+        raise UserError("there are no facts to ask about", where="--facts", remedy=remedy)
+    if intro is not None and not intro.strip():
+        raise DataError("the intro is empty", where="--intro", remedy="write a sentence, or leave it out")
+    new_folder_of(subject, out, force=force)
+    own = read_facts(facts, subject) if facts else None
+    others = read_facts(neighbors, subject, neighbors=True) if neighbors else None
+    if with_ != OFFLINE:
+        server = Server(with_, server_model)
+        if own is None:
+            with terminal.log.status("asking for facts"):
+                own = ask_facts(server, subject, count)
+        if others is None:
+            with terminal.log.status("asking for facts about neighbors"):
+                others = ask_facts(server, subject, count, neighbors=True)
+    created = write_target(subject, own or (), out, neighbors=others or (), intro=intro, seed=seed, force=force)
+    for name, rows in created.rows.items():
+        reasons = created.dropped.get(name, {})
+        why = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
+        dropped = f", {sum(reasons.values())} dropped ({why})" if reasons else ""
+        _print(f"{name}: {rows} rows{dropped}")
+    for name in created.dropped.keys() - created.rows.keys():
+        _print(f"{name}: no rows, not written ({', '.join(created.dropped[name])})")
+    _print(f"saved in {created.folder}")
+
+
+def check_command(
+    data: Annotated[str, typer.Argument(help="A data set, one target's folder, or 'sample'.", metavar="DIR")],
+) -> None:
+    """List what is missing, broken, duplicated, leaked or unbalanced in a data set; exit code 1 if anything is.
+
+    Example: formless data check data/rwku
+    """
+    from formless.data.check import KINDS, check_data
+
+    findings = check_data(data)
+    serious = [finding for finding in findings if finding.is_serious]
+    for finding in serious:
+        place = (finding.target, finding.file, f"row {finding.row}" if finding.row else None)
+        _print(f"{', '.join(part for part in place if part)}: {finding.kind}: {finding.what}")
+    for line in _absent(findings):
+        _print(line)
+    counts = Counter(finding.kind for finding in serious)
+    _print(", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts) or "nothing is wrong")
+    if serious:
+        raise typer.Exit(1)
+
+
+def parse_numbers(text: str) -> list[range]:
+    """Parse target numbers: `1,5,9-12` -> ranges.
+
+    Raises:
+        UserError: The text is no list of numbers and ranges.
+    """
+    ranges = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise UserError(f"{text!r} is no list of target numbers", where="--targets", remedy="e.g. 1-100 or 1,5,9-12")
+        ranges.append(range(first, last + 1))
+    return ranges
+
+
+def sampler(lm: LM) -> Sampler:
+    """Return a function that samples answers to user messages from a model, each with a given beginning."""
+    # Without a chat template, nothing separates the message from the answer.
+    end = "" if lm.tokenizer.chat_template else "\n"
+
+    def sample(messages: Sequence[tuple[str, str]], max_new_tokens: int, seed: int) -> list[str]:
+        prompts = [lm.chat_prompt(message + end, begin) for message, begin in messages]
+        return lm.sample(prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=TEMPERATURE, top_p=TOP_P)
+
+    return sample
+
+
+def _print(line: str) -> None:
+    shown = line.encode("utf-8", "backslashreplace").decode("utf-8")  # a folder's name may be invalid Unicode
+    terminal.out.print(" ".join(shown.split()), markup=False, soft_wrap=True)
+
+
+def _silence_datasets() -> None:
+    """Turn off the progress bars and messages of `datasets`; this command shows its own."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+
+
+def _summary(prepared: Prepared) -> list[str]:
+    total = len(prepared.files)
+    rows = sum(entry["rows"] for files in prepared.files.values() for entry in files.values())
+    source = f"{prepared.source}{''.join(f' at {commit}' for commit in sorted(prepared.revisions))}"
+    lines = [f"{source}: {total} targets, {sum(map(len, prepared.files.values()))} files, {rows:,} rows"]
+    for file, folders in prepared.absent.items():
+        lines.append(f"absent: {file}.json ({f'all {total} targets' if len(folders) == total else _first_ten(folders)})")
+    if prepared.unlisted:
+        names = _first_ten(sorted(prepared.unlisted))
+        lines.append(f"left out: {prepared.unlisted.total():,} rows of {names}, not in the list of targets")
+    return lines
+
+
+def _first_ten(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _absent(findings: list[Finding]) -> list[str]:
+    """Return one line per number of targets, with the files that this many targets lack."""
+    counts = Counter(finding.file or "" for finding in findings if not finding.is_serious)
+    files = defaultdict(list)
+    for file, count in counts.items():
+        files[count].append(file)
+    return [f"absent in {count} target{'s' * (count > 1)}: {', '.join(files[count])}" for count in sorted(files, reverse=True)]

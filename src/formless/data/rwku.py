@@ -1,0 +1,212 @@
+"""RWKU: its configurations, read from the hub or from a local copy of the dataset, and sorted by target."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from formless.data.ort import folder_name
+from formless.data.target import FILES, Row, parse_row
+from formless.errors import DataError
+
+if TYPE_CHECKING:
+    from formless.data.formats import Prepared, Selection
+
+HUB = "jinzhuoran/RWKU"
+LISTING = "forget_target"
+SUFFIXES = (".json", ".jsonl", ".parquet")  # of a local copy; other file types may contain code
+DEFAULT_NUMBERS = (range(1, 101),)  # of the hub, as published
+
+CONFIGURATIONS: Mapping[str, str] = {
+    "intro": LISTING,
+    "forget_level1": "forget_level1",
+    "forget_level2": "forget_level2",
+    "forget_level3": "forget_level3",
+    "neighbor_level1": "neighbor_level1",
+    "neighbor_level2": "neighbor_level2",
+    "retain_mmlu": "utility_general",
+    "retain_bbh": "utility_reason",
+    "truthful": "utility_truthfulness",
+    "triviaqa": "utility_factuality",
+    "fluency": "utility_fluency",
+    "forget_mia": "mia_forget",
+    "retain_mia": "mia_retain",
+    "passage": "train_original_passage",
+}
+"""The configuration that holds the rows of each file."""
+
+MODEL_WRITTEN: Mapping[str, str] = {
+    "positive": "train_positive_{}",
+    "negative": "train_negative_{}",
+    "pair": "train_pair_{}",
+    "reject": "train_refusal_{}",
+}
+"""The same for texts that a model wrote; each model has its own configuration."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECRET = re.compile(r"(?<=://)[^\s/@]*@|(?<=\w)\?[^\s'\")]*=[^\s'\")]*")  # user and query of a URL
+
+
+def is_rwku(folder: Path) -> bool:
+    """Return whether a folder looks like a copy of the hub dataset: a README.md, or a folder per configuration."""
+    return (folder / "README.md").is_file() or any(folder.joinpath(LISTING).rglob("*.parquet"))
+
+
+def write_rwku(source: Path | None, prepared: Prepared, selection: Selection) -> None:
+    """Write the selected targets of a local copy, or of the hub: the rows of every configuration, sorted by subject.
+
+    Raises:
+        DataError: The source cannot be read, or a row does not fit its format.
+    """
+    if source is None and selection.numbers is None:
+        selection = replace(selection, numbers=DEFAULT_NUMBERS)
+    with tempfile.TemporaryDirectory(dir=prepared.folder, prefix=".cache.") as cache:
+        _write_tables(Tables(source, cache), prepared, selection)
+
+
+def _write_tables(tables: Tables, prepared: Prepared, selection: Selection) -> None:
+    place = f"{tables.where}, {LISTING}"
+    listed = _by_subject(tables.load(LISTING), "target", place)
+    if repeated := [subject for subject, rows in listed.items() if len(rows) > 1]:
+        raise DataError(f"{repeated[0]!r} is listed twice", where=place, remedy="list each target once")
+    order = dict(enumerate(listed, 1))
+    folders = {
+        order[number]: folder_name(number, order[number], where=f"{LISTING}, row {number}")
+        for number in selection.choose(order, tables.where)
+    }
+    for folder in folders.values():
+        prepared.add_target(folder)
+    train = selection.train
+    model_written = {file: name.format(train) for file, name in MODEL_WRITTEN.items() if train != "none"}
+    configurations = {**CONFIGURATIONS, **model_written}
+    for done, (file, configuration) in enumerate(configurations.items(), 1):
+        place = f"{tables.where}, {configuration}"
+        table = tables.load(configuration)
+        rows = _by_subject(table, "target" if configuration == LISTING else "subject", place)
+        prepared.unlisted.update({subject: len(rows[subject]) for subject in rows.keys() - listed.keys()})
+        for subject, folder in folders.items():
+            if indices := rows.get(subject):
+                content = _as_json(_entries(table, indices, FILES[file], place), f"{place}, {subject}")
+                prepared.add_file(folder, file, content, len(indices))
+            else:
+                prepared.absent[file].append(folder)
+        prepared.check_complete(file, place)
+        if selection.progress:
+            selection.progress(configuration, done, len(configurations))
+    prepared.revisions |= tables.revisions
+
+
+class Tables:
+    """The configurations of the hub dataset or of a local copy.
+
+    Args:
+        folder: The local copy, or None for the hub.
+        cache: The folder where the tables of a local copy are unpacked; those of the hub go to the cache of `datasets`.
+    """
+
+    def __init__(self, folder: Path | None, cache: str) -> None:
+        self.where = str(folder) if folder else HUB
+        self.revisions: set[str] = set()
+        self._folder, self._cache = folder, cache if folder else None
+        self._configurations: set[str] = set()
+        with self._reading(None):
+            if folder is None or (folder / "README.md").is_file():
+                from datasets import get_dataset_config_names
+
+                self._configurations = set(get_dataset_config_names(str(folder or HUB)))
+        if folder and LISTING not in self._configurations and not self._files(LISTING):
+            remedy = "give folders <N>_<Name>, or a copy of the hub dataset with its README.md"
+            raise DataError("the folder holds no data set", where=folder, remedy=remedy)
+
+    def load(self, configuration: str) -> Any:
+        """Return the rows of all splits as one `datasets.Dataset`, or None if the source has no such configuration.
+
+        Raises:
+            DataError: The configuration cannot be read.
+        """
+        from datasets import concatenate_datasets, load_dataset_builder
+
+        with self._reading(configuration):
+            if LISTING not in self._configurations and self._folder:  # without a README, each is a folder
+                if not (files := self._files(configuration)):
+                    return None
+                builder = load_dataset_builder("parquet", data_files=files, cache_dir=self._cache)
+            elif configuration in self._configurations or LISTING not in self._configurations:
+                # Without a connection, the cache of the hub does not list its configurations; each must exist then.
+                builder = load_dataset_builder(str(self._folder or HUB), configuration, cache_dir=self._cache)
+            else:
+                return None
+            self._refuse_foreign_files(builder.config.data_files, configuration)
+            builder.download_and_prepare()
+            if not self._folder and _COMMIT.fullmatch(builder.hash or ""):
+                self.revisions.add(builder.hash)
+            return concatenate_datasets(list(builder.as_dataset().values()))
+
+    def _files(self, configuration: str) -> list[str]:
+        return sorted(str(path) for path in (self._folder or Path()).joinpath(configuration).rglob("*.parquet"))
+
+    def _refuse_foreign_files(self, files: Mapping[str, Sequence[str]] | None, configuration: str) -> None:
+        """Refuse a README that names files outside the copy; links are allowed, since the hub's cache consists of links."""
+        for file in (file for split in (files or {}).values() for file in split if self._folder):
+            path = Path(os.path.normpath(file))
+            if not (path.is_relative_to(self._folder or path) and path.suffix in SUFFIXES):
+                remedy = f"name files inside it that end in {', '.join(SUFFIXES)}"
+                raise DataError(f"the copy names another file, {file}", where=f"{self.where}, {configuration}", remedy=remedy)
+
+    @contextmanager
+    def _reading(self, configuration: str | None) -> Iterator[None]:
+        """Turn every error of `datasets` into a DataError."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:  # datasets raises many types, those of its hosts and readers
+            cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+            reason = _SECRET.sub("", (str(cause).strip() or type(cause).__name__).splitlines()[0])
+            where = f"{self.where}, {configuration}" if configuration else self.where
+            raise DataError("the data set cannot be read", where=where, remedy=reason) from error
+
+
+def _by_subject(table: Any, column: str, place: str) -> dict[str, list[int]]:
+    """Return the indices of each subject's rows; an empty dictionary if the source has no such configuration."""
+    if table is None:
+        return {}
+    if column not in table.column_names:
+        raise DataError(f"it has no column {column!r}", where=place, remedy=f"it has {', '.join(table.column_names)}")
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, subject in enumerate(table[column]):
+        if not isinstance(subject, str):
+            raise DataError("a row has no subject", where=f"{place}, row {index + 1}, field {column}", remedy="name it")
+        rows[unicodedata.normalize("NFC", subject)].append(index)
+    return rows
+
+
+def _entries(table: Any, indices: list[int], row_type: type[Row], place: str) -> list[Any]:
+    """Return validated rows as JSON objects, without empty columns."""
+    entries = [_without_empty(entry) for entry in table.select(indices).to_list()]
+    for index, entry in zip(indices, entries, strict=True):
+        parse_row(entry, row_type, f"{place}, row {index + 1}")
+    return entries
+
+
+def _without_empty(value: Any) -> Any:
+    """Drop None values: Arrow gives every column to every row."""
+    if isinstance(value, dict):
+        return {key: _without_empty(entry) for key, entry in value.items() if entry is not None}
+    return [_without_empty(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _as_json(entries: list[Any], where: str) -> bytes:
+    try:
+        return (json.dumps(entries, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode("utf-8")
+    except (TypeError, ValueError) as error:  # a date, bytes, infinity
+        raise DataError("a column cannot be written as JSON", where=where, remedy=str(error)) from error

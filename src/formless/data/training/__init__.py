@@ -1,1 +1,0 @@
-"""Texts that a model writes and that methods train on."""

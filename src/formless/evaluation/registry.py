@@ -1,0 +1,48 @@
+"""The tasks by name: ONE ROW PER TASK, those of other packages too."""
+
+from __future__ import annotations
+
+from formless.evaluation.task import Task
+from formless.evaluation.tasks.adversarial import GEN_LEVEL3, LEVEL3, SUB_LEVEL3
+from formless.evaluation.tasks.bbh import BBH
+from formless.evaluation.tasks.blank import FB, GEN_FB, SUB_FB, SUB_FB_LETTERS
+from formless.evaluation.tasks.fluency import FLUENCY
+from formless.evaluation.tasks.membership import MIA
+from formless.evaluation.tasks.mmlu import MMLU
+from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
+from formless.evaluation.tasks.question import GEN_QA, QA, SUB_QA, SUB_QA_LETTERS
+from formless.evaluation.tasks.statement import STATEMENT
+from formless.evaluation.tasks.triviaqa import TRIVIAQA
+from formless.evaluation.tasks.true_false import TF, TF_CHOICE
+from formless.evaluation.tasks.truthfulqa import TRUTHFULQA
+from formless.registry import Registry
+
+TASKS = Registry(
+    "task",
+    "formless.tasks",
+    Task,
+    (
+        STATEMENT,
+        FB,
+        QA,
+        MCP,
+        TF,
+        SUB_FB,
+        SUB_QA,
+        MCP_CHOICE,
+        TF_CHOICE,
+        SUB_FB_LETTERS,
+        SUB_QA_LETTERS,
+        LEVEL3,
+        SUB_LEVEL3,
+        GEN_FB,
+        GEN_QA,
+        GEN_LEVEL3,
+        MMLU,
+        BBH,
+        TRUTHFULQA,
+        TRIVIAQA,
+        FLUENCY,
+        MIA,
+    ),
+)

@@ -1,0 +1,200 @@
+"""`Task`: what is put to a model about each item of a target's files, and the metrics that come of its responses.
+
+A task does not run the model. As in lm-evaluation-harness, it states the requests of each item and how their responses are
+measured, so that the requests of all tasks of a target go through the model together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from formless.data.target import Row, Split
+from formless.evaluation.record import ItemResult, TaskMetric
+from formless.evaluation.statistics import mean_metric
+from formless.models.scores import Score, Skipped, TextScore
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+BOTH: tuple[Split, ...] = ("forget", "neighbor")
+
+
+@dataclass(frozen=True)
+class ScoreAnswer:
+    """Score an answer as the continuation of a prompt; the response is a `Score`."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ScoreText:
+    """Score every token of a text; the response is a `TextScore`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a prompt greedily; the response is the text.
+
+    Args:
+        prompt: What to continue.
+        max_new_tokens: Most tokens to generate.
+        one_line: Whether the text ends at the first newline.
+        until: The text ends once it matches.
+    """
+
+    prompt: str
+    max_new_tokens: int
+    one_line: bool = False
+    until: re.Pattern[str] | None = None
+
+
+Request: TypeAlias = ScoreAnswer | ScoreText | Generate
+Response: TypeAlias = Score | TextScore | str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the responses to one item give.
+
+    Args:
+        metrics: Values by metric; a metric that this item cannot have is left out.
+        answer: What the model wrote or chose, for people.
+    """
+
+    metrics: dict[str, float]
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a task puts to a model about one item.
+
+    Args:
+        text: The item as the data set words it.
+        requests: At least one, unless the item is skipped.
+        measure: From the responses, in the order of the requests, to metrics, or why there are none. It is not called where
+            a response is missing.
+        expected: The right answer, or the accepted ones.
+        group: The part of the task that the item belongs to, e.g. the type of an attack.
+        skipped: Why the item cannot be asked.
+    """
+
+    text: str
+    requests: tuple[Request, ...] = ()
+    measure: Callable[[Sequence[Any]], Measured | Skipped] = lambda _: Skipped("nothing was measured")
+    expected: str | list[str] | None = None
+    group: str | None = None
+    skipped: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What the model sees first."""
+        if not self.requests:
+            return ""
+        first = self.requests[0]
+        return first.text if isinstance(first, ScoreText) else first.prompt
+
+
+class Source(NamedTuple):
+    """Where an item comes from: the file's name without `.json`, and the split if the task has splits."""
+
+    file: str
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What a task says of one of its metrics.
+
+    Args:
+        name: Short name, as in records.
+        unit: `probability`, `share`, `nats`, `nats/byte`, `bits` or `z` (standard deviations).
+        title: For people; the name unless given.
+        higher_is_better: Whether a higher value shows more knowledge or ability; None where it shows neither. An edit is to
+            lower such a metric on forget items and to keep it elsewhere.
+        chance: Its value for a model that knows nothing.
+        shows_knowledge: Whether forgetting, retention and form gap are computed from it.
+        headline: Whether short tables for people show it; records, CSV files and tables of all metrics always do.
+    """
+
+    name: str
+    unit: str
+    title: str = ""
+    higher_is_better: bool | None = True
+    chance: float = 0.0
+    shows_knowledge: bool = False
+    headline: bool = True
+
+
+Aggregate: TypeAlias = Callable[[Sequence[ItemResult]], list[TaskMetric]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; its entry states everything about it.
+
+    Args:
+        name: Short name, as in suites and records.
+        title: For people.
+        files: The files whose items it asks, `{split}` standing for the split.
+        metrics: What it measures, in order.
+        ask: From a model, a row of a file and where it comes from to a query. The model renders prompts; it does not run.
+        splits: The splits that it has; (None,) for a task about neither forget nor neighbor items.
+        optional: Whether a target may lack the files. A neighbor file is always optional.
+        groups: The groups whose metrics are reported apart, in order; an item of another group counts in the whole only.
+        aggregate: From items to metrics, where they are not means over items and groups.
+        records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
+    """
+
+    name: str
+    title: str
+    files: tuple[str, ...]
+    metrics: tuple[MetricSpec, ...]
+    ask: Callable[[LM, Any, Source], Query]
+    splits: tuple[Split | None, ...] = (None,)
+    optional: bool = True
+    groups: tuple[str, ...] = ()
+    aggregate: Aggregate | None = None
+    records_prompts: bool = True
+    _specs: dict[str, MetricSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Index the metrics by name."""
+        self._specs.update({spec.name: spec for spec in self.metrics})
+
+    def spec(self, metric: str) -> MetricSpec:
+        """Return what the task says of a metric.
+
+        Raises:
+            KeyError: The task has no such metric.
+        """
+        return self._specs[metric]
+
+    @property
+    def knowledge(self) -> MetricSpec | None:
+        """The metric from which forgetting and retention are computed, if the task has one."""
+        return next((spec for spec in self.metrics if spec.shows_knowledge), None)
+
+    def summarize(self, items: Sequence[ItemResult]) -> list[TaskMetric]:
+        """Return the task's metrics over some items."""
+        return (self.aggregate or self._means)(items)
+
+    def _means(self, items: Sequence[ItemResult]) -> list[TaskMetric]:
+        """Return the mean of every metric over all items that have it, then over those of each group."""
+        found = []
+        for spec in self.metrics:
+            for group in (None, *(group for group in self.groups if any(item.group == group for item in items))):
+                chosen = [item for item in items if group is None or item.group == group]
+                values = [item.metrics[spec.name] for item in chosen if spec.name in item.metrics]
+                found.append(TaskMetric(metric=spec.name, group=group, **mean_metric(values).model_dump()))
+        return found
+
+
+Rows: TypeAlias = tuple[tuple[str, Row], ...]
+"""Rows with the file that each is from."""

@@ -1,0 +1,70 @@
+"""Question (ORT's QA, RWKU's level 2): scored, letter by letter, and generated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from formless.data.target import Item
+from formless.evaluation.prompts import (
+    GENERATED,
+    SCORED,
+    SHOWING_KNOWLEDGE,
+    character_prompt,
+    characters_of,
+    generated_answer,
+    scored_answer,
+    short_answer_prompt,
+)
+from formless.evaluation.task import BOTH, Query, Source, Task
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+FILES = ("{split}_level2",)
+
+
+def message(item: Item) -> str:
+    """Return the user message of a question."""
+    return f"Please briefly answer the following question.\nQuestion: {item.query}\n"
+
+
+def ask_question(lm: LM, item: Item, _source: Source) -> Query:
+    """Score the answer as a whole."""
+    return scored_answer(item, short_answer_prompt(lm, message(item)))
+
+
+def ask_characters(lm: LM, item: Item, _source: Source) -> Query:
+    """Score the answer character by character, each followed by a newline."""
+    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer))
+
+
+def ask_letters(lm: LM, item: Item, _source: Source) -> Query:
+    """Score the answer character by character, without the newlines between."""
+    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer), without_blanks=True)
+
+
+def ask_generated(lm: LM, item: Item, _source: Source) -> Query:
+    """Let the model write one line."""
+    return generated_answer(item, short_answer_prompt(lm, message(item)))
+
+
+QA = Task(name="qa", title="Question", files=FILES, metrics=SHOWING_KNOWLEDGE, ask=ask_question, splits=BOTH, optional=False)
+SUB_QA = Task(
+    name="sub_qa",
+    title="Question, letter by letter",
+    files=FILES,
+    metrics=SCORED,
+    ask=ask_characters,
+    splits=BOTH,
+    optional=False,
+)
+SUB_QA_LETTERS = Task(
+    name="sub_qa_letters",
+    title="Question, letters alone",
+    files=FILES,
+    metrics=SHOWING_KNOWLEDGE,
+    ask=ask_letters,
+    splits=BOTH,
+    optional=False,
+)
+GEN_QA = Task(name="gen_qa", title="Question, in words", files=FILES, metrics=GENERATED, ask=ask_generated, splits=BOTH)

@@ -1,0 +1,277 @@
+"""Folders, file names and schema versions of everything that Formless writes.
+
+```text
+eriment>/                   ExperimentFolder
+periment.yaml               the experiment, as it can be run again
+an.json                     its runs
+ock                         held while a sweep works
+port.html
+ns/<model>/<label>/<target>/<id>/     RunFolder
+run.json                    how the run ended; written last
+record.json                 the evaluation
+original.json               the original model's, where the edit was trained on neighbors
+edit/                       EditFolder
+log.txt
+progress.json               while the run is under way
+training/                   CheckpointsFolder, until the run is complete
+tistics>/layer_<l>.safetensors        StatisticsFolder
+MLESS_CACHE/                original records and bundled models
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from formless.errors import DataError, UserError
+
+# The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
+RECORD_SCHEMA: Final = 3
+RESULT_SCHEMA: Final = 2
+PLAN_SCHEMA: Final = 2
+EDIT_SCHEMA: Final = 2
+STATISTICS_SCHEMA: Final = 1
+
+
+def refuse_newer(content: str | bytes, newest: int, where: Path, *, error: type[UserError] = DataError) -> None:
+    """Refuse a JSON file of a newer schema version than this version of Formless reads.
+
+    Args:
+        content: The file's content; anything but a mapping with a whole number as `format` passes.
+        newest: The newest version that is read, e.g. `RECORD_SCHEMA`.
+        where: The file, for the message.
+        error: The kind of error.
+
+    Raises:
+        UserError: The version is newer; of the kind `error`.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return
+    version = found.get("format") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > newest:
+        what = f"the file has the newer schema version {version}; this Formless reads up to {newest}"
+        raise error(what, where=where, remedy="update Formless: pip install --upgrade formless")
+
+
+@dataclass(frozen=True)
+class EditFolder:
+    """A saved edit."""
+
+    path: Path
+
+    INFO = "edit.json"
+    """The file that every edit has."""
+
+    @property
+    def info(self) -> Path:
+        """What was done, how and with what."""
+        return self.path / self.INFO
+
+    @property
+    def weights(self) -> Path:
+        """The factors of a low-rank edit, under the name that PEFT expects."""
+        return self.path / "adapter_model.safetensors"
+
+    @property
+    def adapter_config(self) -> Path:
+        """PEFT's description of a low-rank edit."""
+        return self.path / "adapter_config.json"
+
+    @property
+    def differences(self) -> Path:
+        """The weight differences of an edit of all weights."""
+        return self.path / "differences.safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointsFolder:
+    """The checkpoints of an unfinished training run; transformers' Trainer names the folder of each."""
+
+    path: Path
+
+    @property
+    def identity(self) -> Path:
+        """What is trained on what."""
+        return self.path / "training.json"
+
+    @classmethod
+    def beside(cls, edit: Path) -> CheckpointsFolder:
+        """The checkpoints of a training run whose edit goes to a folder."""
+        return cls(edit.absolute().with_name(f".{edit.name}.training"))
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after a step."""
+        return self.path / f"checkpoint-{step}"
+
+    @staticmethod
+    def curves(checkpoint: Path) -> Path:
+        """The losses up to a checkpoint; written last, so a checkpoint with curves is whole."""
+        return checkpoint / "curves.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Everything about one run."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        """How the run ended; written last."""
+        return self.path / "run.json"
+
+    @property
+    def record(self) -> Path:
+        """The evaluation."""
+        return self.path / "record.json"
+
+    @property
+    def original(self) -> Path:
+        """The original model's evaluation without the neighbors that the edit was trained on, if it was trained on any."""
+        return self.path / "original.json"
+
+    @property
+    def edit(self) -> Path:
+        """The edit's folder."""
+        return self.path / "edit"
+
+    @property
+    def log(self) -> Path:
+        """What happened, warnings and tracebacks."""
+        return self.path / "log.txt"
+
+    @property
+    def progress(self) -> Path:
+        """How far the run is, while it is under way."""
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an unfinished training run goes on from."""
+        return self.path / "training"
+
+    def unfinished(self) -> list[Path]:
+        """Files and folders that were being written when a process died."""
+        return list(self.path.glob(".*.part"))
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """What `formless run` writes."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The experiment, defaults too."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The runs of the experiment that was last started here."""
+        return self.path / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a sweep works on the folder."""
+        return self.path / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs."""
+        return self.path / "runs"
+
+    def run(self, model: str, label: str, target: str, run_id: str) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.runs / model / label / target / run_id)
+
+    def unfinished(self) -> list[Path]:
+        """Files that were being written when a process died."""
+        return list(self.path.glob(".*.part"))
+
+    def ended(self) -> Iterator[tuple[str, RunFolder]]:
+        """Id and folder of every run that has ended, of earlier experiments too, in the order of the folders' names."""
+        for result in sorted(self.runs.glob("*/*/*/*/run.json")):
+            yield result.parent.name, RunFolder(result.parent)
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """What `formless demo` writes."""
+
+    path: Path
+
+    REPORT = "report.html"
+    """The file that every such folder has."""
+
+    @property
+    def edit(self) -> Path:
+        """The edit's folder."""
+        return self.path / "edit"
+
+    @property
+    def original(self) -> Path:
+        """The record of the original model."""
+        return self.path / "original.json"
+
+    @property
+    def unlearned(self) -> Path:
+        """The record of the model with the edit."""
+        return self.path / "unlearned.json"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / self.REPORT
+
+
+@dataclass(frozen=True)
+class StatisticsFolder:
+    """Null spaces of a model's layers."""
+
+    path: Path
+
+    def basis(self, layer: int) -> Path:
+        """A basis as `formless stats` writes it."""
+        return self.path / f"layer_{layer}.safetensors"
+
+    def published(self, layer: int) -> Path:
+        """A projection matrix as the paper's authors publish it."""
+        return self.path / f"null_space_project_layer_{layer}.pt"
+
+    @property
+    def unfinished(self) -> Path:
+        """The sums of an unfinished computation, beside the folder."""
+        return self.path.with_name(f".{self.path.name}.partial.safetensors")
+
+
+def cache_folder() -> Path:
+    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`."""
+    return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
+
+
+def original_records_folder() -> Path:
+    """The cached records of original models."""
+    return cache_folder() / "original"
+
+
+def original_record_path(key: str) -> Path:
+    """The cached record of an original model; the key is a hash of the model, the questions and how they are asked."""
+    return original_records_folder() / f"{key}.json"
+
+
+def bundled_model_folder(package: str, version: str) -> Path:
+    """The converted weights of a model that comes as a package."""
+    return cache_folder() / f"{package}-{version}"
