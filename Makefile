@@ -1,19 +1,32 @@
-# make demo    install, then let the built-in model forget one concept and write a report
-# make test    install, a headless browser too, then run every test
-# make browser install a headless browser, as root on Debian; without one the tests of pages are skipped
-# make check   ruff, format, mypy
-# make bench   times beside plain implementations of the published way
+# make demo       install, then let the built-in model forget one concept and write a report
+# make test-fast  unit tests and tiny random models, in a fraction of the time: for the loop of editing and testing
+# make test       install, a headless browser too, then run every test
+# make check      ruff, format, mypy, the documentation site
+# make docs       build the documentation site into site/, strictly
+# make coverage   the lines of the package that make test-fast reaches, as a table
+# make browser    install a headless browser, as root on Debian; without one the tests of pages are skipped
+# make bench      times beside plain implementations of the published way
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests run in two processes of one thread each.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo test browser check bench clean
+.PHONY: demo test test-fast coverage browser check docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
 
+# A file's tests stay in one process, because some files share a fixture that is expensive (a cluster, a browser).
 test: $(VENV)/.ready browser
-	$(BIN)/python -m pytest
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/.ready
+	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+
+coverage: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report
 
 browser:
 	@for name in chromium-headless-shell chromium chromium-browser google-chrome; do \
@@ -27,6 +40,10 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict
+
+docs: $(VENV)/.ready
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
@@ -39,4 +56,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

@@ -16,7 +16,7 @@ from formless.edits.adapter import AdapterEdit
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.redirect import load_projections
 from formless.models.overlay import Factors
-from formless.store import PUBLISHED_NULL_SPACE
+from formless.store import StatisticsFolder
 
 SUBJECT, ROUNDS, CLOSE = "Albert Einstein", 7, 1e-4
 
@@ -26,20 +26,16 @@ def rows(*, quick: bool = False) -> list[Row]:
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     config = RocrConfig(layers=(4,)) if quick else RocrConfig()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = StatisticsFolder(Path(scratch))
         for layer, projection in load_projections(lm, config).items():
-            torch.save(
-                projection.apply(torch.eye(lm.model.config.intermediate_size)), folder / PUBLISHED_NULL_SPACE.format(layer)
-            )
+            torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder.published(layer))
 
         def ours() -> dict[int, Factors]:
             edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, layers=config.layers))
             return cast(dict[int, Factors], dict(zip(config.layers, edit.updates.values(), strict=True)))
 
         def plain() -> dict[int, Tensor]:
-            matrices = {
-                layer: torch.load(folder / PUBLISHED_NULL_SPACE.format(layer), weights_only=True) for layer in config.layers
-            }
+            matrices = {layer: torch.load(folder.published(layer), weights_only=True) for layer in config.layers}
             return dense_rocr(lm, SUBJECT, config, matrices)
 
         dense = plain()
@@ -47,7 +43,7 @@ def rows(*, quick: bool = False) -> list[Row]:
         check(error < CLOSE, f"the updates differ by {error:.1e} of their norm")
         times = in_turns(ours, plain, rounds=1 if quick else ROUNDS)
     note = "five passes of six contexts through at most 7 of 30 layers; those take nearly all the time"
-    return [Row("ROCR edit, embedded model", *times, 10, f"updates differ by {error:.0e} of their norm", note)]
+    return [Row("ROCR edit, bundled model", *times, 10, f"updates differ by {error:.0e} of their norm", note)]
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -20,6 +20,6 @@ def rows(*, quick: bool = False) -> list[Row]:
     ours, plain = in_turns(
         lambda: our_answers(lm, jobs), lambda: [answers(lm, job) for job in jobs], rounds=1 if quick else ROUNDS
     )
-    prompts = sum(len(rows) for job in jobs for rows in job.rows.values())
+    prompts = sum(len(job.rows) for job in jobs)
     note = f"{prompts} prompts, 30 new tokens, fluency 256; the plain way in batches of {WRITTEN}"
     return [Row(f"generation metrics of {target.subject}", ours, plain, 2, checked, note)]

@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from formless.evaluation.forms import blank_message, question_message
 
 import formless
 from benchmarks.shapes import SHAPES, THRESHOLD, random_lm, save_bases
 from benchmarks.statistics import LAYERS, MAX_TOKENS, passages
 from formless import provenance
-from formless.data.target import SPLITS, Target
+from formless.data.target import Target
+from formless.evaluation.plan import make_plan
+from formless.evaluation.task import ScoreAnswer
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.redirect import load_projections, redirect
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
@@ -48,10 +49,10 @@ def main() -> None:
     card = torch.cuda.get_device_name() if chosen.device.startswith("cuda") else "CPU"
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     print(f"{card}; {chosen.shape}, {lm.model.dtype}, random weights; CUDA {torch.version.cuda}; {versions}\n")
-    print("| what | figure |\n| - | - |")
+    print("| what | value |\n| - | - |")
     for measure in (edits, second_moments, scores):
-        for what, figure in measure(lm, chosen.texts).items():
-            print(f"| {what} | {figure} |", flush=True)
+        for what, value in measure(lm, chosen.texts).items():
+            print(f"| {what} | {value} |", flush=True)
     if chosen.device.startswith("cuda"):
         print(f"| most memory on the card | {torch.cuda.max_memory_allocated() / 2**30:.1f} GB |")
 
@@ -126,9 +127,9 @@ def scores(lm: LM, _texts: int) -> dict[str, str]:
 
 def probes(lm: LM, target: Target) -> list[tuple[str, str]]:
     """Prompts and answers of blanks and questions, about the target and its neighbors."""
-    messages = {"level1": blank_message, "level2": question_message}
-    items = [(item, messages[level]) for level in messages for split in SPLITS for item in target.items(f"{split}_{level}")]
-    return [(lm.chat_prompt(message(item), "Answer:"), f" {item.answer}") for item, message in items]
+    queries = [query for job in make_plan(target, "fb,qa").jobs for query in job.queries(lm)]
+    requests = [request for query in queries for request in query.requests]
+    return [(request.prompt, request.answer) for request in requests if isinstance(request, ScoreAnswer)]
 
 
 def timed(lm: LM, work: Callable[[], object], rounds: int = ROUNDS) -> float:

@@ -6,9 +6,10 @@ import time
 
 import formless
 from benchmarks.timing import Curve, Point, alone
-from formless.data.target import Item
-from formless.evaluation.forms import FORMS
-from formless.evaluation.scoring import score_forms
+from formless.data.target import Item, Target
+from formless.evaluation.evaluate import run_plan
+from formless.evaluation.plan import Job, Plan
+from formless.evaluation.registry import TASKS
 
 COUNTS, QUICK = (30, 100, 300, 1000), (2, 4)
 
@@ -21,8 +22,9 @@ def evaluated(count: int) -> float:
              level="2", type="simple question")
         for number in range(count)
     ]  # fmt: skip
+    job = Job(TASKS["qa"], "forget", tuple(("forget_level2", item) for item in items))
     start = time.perf_counter()
-    score_forms(lm, [(FORMS["qa"], "forget", items)])
+    run_plan(lm, Plan(Target("a house"), "qa", None, (job,), ()), lambda *_: None)
     return time.perf_counter() - start
 
 

@@ -27,12 +27,12 @@ def dense_rocr(lm: LM, subject: str, config: RocrConfig, matrices: dict[int, Ten
     last = config.layers[-1]
     contexts = chat_contexts(lm, subject)
     current = contexts if config.current_value == "chat" else bare_context(subject)
-    wanted, _ = hidden_and_key(lm, chat_contexts(lm, config.redirect)[0], config.redirect, last, last)
+    target_value, _ = hidden_and_key(lm, chat_contexts(lm, config.redirect)[0], config.redirect, last, last)
     originals, updates = {}, {}
     for index, layer in enumerate(config.layers):
         key = torch.stack([hidden_and_key(lm, prompt, subject, layer, last)[1] for prompt in contexts]).mean(0)
-        now = torch.stack([hidden_and_key(lm, prompt, subject, layer, last)[0] for prompt in current]).mean(0)
-        residual = (wanted - now) / (len(config.layers) - index)
+        current_value = torch.stack([hidden_and_key(lm, prompt, subject, layer, last)[0] for prompt in current]).mean(0)
+        residual = (target_value - current_value) / (len(config.layers) - index)
         matrix = matrices[layer]
         left = matrix @ torch.outer(key, key) + config.l2 * torch.eye(len(key))
         updates[layer] = torch.linalg.solve(left, matrix @ torch.outer(key, residual)).T

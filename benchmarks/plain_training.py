@@ -1,4 +1,4 @@
-"""LoRA training the published way, written plainly: rows padded to the cut-off, all logits, a reference pass at every step."""
+"""LoRA training the published way, written plainly: rows padded to max_length, all logits, a reference pass per step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from formless.models.lm import LM
 from formless.models.overlay import Factors
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Of log-probabilities and labels `[rows, cut-off - 1]`, and the reference's log-probabilities."""
+"""Of log-probabilities and labels `[rows, max_length - 1]`, and the reference's log-probabilities."""
 
 
 def plain_training(
-    lm: LM, texts: Sequence[TokenizedText], loss: Loss, config: TrainingConfig, *, has_reference: bool
+    lm: LM, texts: Sequence[TokenizedText], loss: Loss, config: TrainingConfig, *, needs_reference: bool
 ) -> tuple[dict[str, Factors], list[float]]:
-    """One batch of all texts a step; returns what was learnt, and the losses."""
+    """One batch of all texts per step; returns the learned updates and the losses."""
     ids, mask, labels = (torch.full((len(texts), config.max_length), fill) for fill in (0, 0, IGNORED))
     for row, text in enumerate(texts):
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
@@ -32,9 +32,9 @@ def plain_training(
 
     def log_probabilities() -> Tensor:
         logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        wanted = labels[:, 1:]
-        found = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")
-        return -found.view(wanted.shape)
+        expected = labels[:, 1:]
+        found = functional.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=IGNORED, reduction="none")
+        return -found.view(expected.shape)
 
     losses = []
     adapter = lora_config(lm, target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha)
@@ -45,7 +45,7 @@ def plain_training(
         schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.num_train_epochs)
         for _ in range(config.num_train_epochs):
             before = None
-            if has_reference:
+            if needs_reference:
                 with torch.no_grad(), weights.reference():
                     before = log_probabilities()
             found = loss(log_probabilities(), labels[:, 1:], before)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.edit import relative
 from benchmarks.timing import Row, alone, check, in_turns, rows_table
-from formless.experiment.memory import Peak
+from formless.experiment.run import Peak
 from formless.methods.rocr.nullspace import from_second_moment
 
 THRESHOLD, NULL, CLOSE = 2e-2, 0.8, 1e-3

@@ -19,7 +19,7 @@ import formless
 from benchmarks.edit import relative
 from benchmarks.shapes import REMOVED, THRESHOLD, orthonormal, random_lm, save_bases
 from benchmarks.timing import Row, Times, check
-from formless.experiment.memory import Peak
+from formless.experiment.run import Peak
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 

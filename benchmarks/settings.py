@@ -4,7 +4,7 @@
     python -m benchmarks.settings RWKU/Target statement,fb,qa current_value=chat,l2=0.1
 
 Prints, by split, form and setting, the median over targets of the relative change of the mean answer probability, with a
-95 % bootstrap interval over targets, and the residual reduction; then, by setting, forgetting and retention by form,
+95 % bootstrap interval over targets, and how far the redirection was met; then, by setting, forgetting and retention by form,
 the form gap and the combined figure, means over targets with interval and p.
 """
 
@@ -14,22 +14,15 @@ import sys
 from collections import defaultdict
 
 import numpy as np
-from formless.evaluation.scoring import resampled_rows
 
 import formless
 from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
-from formless.experiment.run import measure_edit
+from formless.evaluation.statistics import bootstrap_ci
+from formless.experiment.measure import measure_edit
+from formless.report.comparison import compare
 from formless.report.independence import independence
-from formless.report.summary import compare
-from formless.report.text import independence_as_text, percent, percent_interval
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a median over targets."""
-    medians = np.median(np.asarray(values)[resampled_rows(len(values), seed=0)], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
+from formless.report.tables import independence_table, percent, percent_ci
 
 
 def main(data: str, suite: str, settings: list[str]) -> None:
@@ -42,21 +35,22 @@ def main(data: str, suite: str, settings: list[str]) -> None:
         for setting in settings:
             edit = formless.unlearn(lm, target, "rocr", **parse_settings(setting.split(",")))
             outcome = measure_edit(lm, edit, target, suite)
-            met[setting].append(edit.info.facts["residual_reduction"])
+            met[setting].append(edit.info.facts["residual_met"])
             pairs[setting].append((outcome.original, outcome.edited))
-            for row in compare(outcome.original, outcome.edited):
-                if row.relative is not None:
-                    changes[row.split, row.form, setting].append(row.relative)
+            for change in compare(outcome.original, outcome.edited).changes:
+                key = change.key
+                if change.relative and change.relative.value is not None and key.metric == "probability" and not key.group:
+                    changes[key.split or "", key.task or "", setting].append(change.relative.value)
             print(f"{target.subject}: {setting} done", file=sys.stderr, flush=True)
     print(f"\n| split | form | targets | {' | '.join(settings)} |\n| {'- | ' * (3 + len(settings))}")
     for split, form in dict.fromkeys((split, form) for split, form, _ in changes):
         values = [changes[split, form, setting] for setting in settings]
-        cells = [f"{percent(float(np.median(v)))} ({percent_interval(median_interval(v))})" for v in values]
+        cells = [f"{percent(float(np.median(v)))} ({percent_ci(bootstrap_ci(np.median, v))})" for v in values]
         print(f"| {split} | {form} | {len(values[0])} | {' | '.join(cells)} |")
-    print(f"| residual reduction | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
+    print(f"| redirection met | | | {' | '.join(percent(float(np.median(met[setting]))) for setting in settings)} |")
     for setting in settings:
-        print(f"\n{setting}\n\n| figure | form | value | 95 % interval | p | targets |\n| {'- | ' * 6}")
-        for row in independence_as_text(independence(pairs[setting])):
+        print(f"\n{setting}\n\n| metric | form | value | 95 % CI | p | targets |\n| {'- | ' * 6}")
+        for row in independence_table(independence(pairs[setting])).rows:
             print(f"| {' | '.join(row)} |")
 
 

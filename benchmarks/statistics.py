@@ -21,13 +21,13 @@ LAYERS, BATCH, MAX_TOKENS, CLOSE, ROUNDS = (4, 5, 6), 8, 1024, 1e-5, 3
 
 
 def passages(count: int) -> list[str]:
-    """So many passages of RWKU where it lies beside the project, or else of the sample; in turn where there are fewer."""
+    """Return `count` passages of RWKU if it is beside the project, else of the sample, repeated if there are fewer."""
     found = list(corpus_texts(str(RWKU if RWKU.is_dir() else SAMPLE), pattern="*/passage.json", samples=count))
     return list(islice(cycle(found), count))
 
 
 def our_moments(lm: LM, texts: Sequence[str]) -> SecondMoments:
-    """As `formless stats` adds them up."""
+    """Sum the moments as `formless stats` does."""
     moments = SecondMoments(lm, LAYERS, {})
     for start in range(0, len(texts), CHUNK):
         moments.add(texts[start : start + CHUNK], MAX_TOKENS)
@@ -35,7 +35,7 @@ def our_moments(lm: LM, texts: Sequence[str]) -> SecondMoments:
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """CPU seconds of the sums alone; reading the texts and the eigenvectors are apart."""
+    """Time the sums alone, in CPU seconds, without reading the texts and without the eigenvectors."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     texts = passages(4 if quick else 60)
 

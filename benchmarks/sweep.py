@@ -19,9 +19,7 @@ from benchmarks.evaluation import CLOSE
 from benchmarks.timing import Row, check, in_turns, largest_difference
 from formless import store
 from formless.evaluation.record import Record, load_record
-from formless.experiment.result import RECORD
-from formless.experiment.runs import ORIGINAL
-from formless.experiment.sweep import read_plan
+from formless.experiment.runs import ORIGINAL, read_plan
 
 DATA, SUITE, METHODS = "sample", "fb,qa", (ORIGINAL, "rocr")
 TARGETS, LIMIT, ROUNDS = 12, 4, 2
@@ -46,7 +44,7 @@ def sweep(folder: Path, targets: int, limit: int) -> None:
     """The whole experiment, from an empty folder and a cache that holds models alone."""
     with tempfile.TemporaryDirectory() as scratch:
         for known in store.cache_folder().iterdir():
-            if known.name != "original":
+            if known != store.original_records_folder():
                 (Path(scratch) / known.name).symlink_to(known)
         _run(
             ["formless", "run", "--model", "smollm2", "--method", ",".join(METHODS), "--data", DATA,
@@ -79,20 +77,24 @@ def _run(arguments: list[str], **environment: str) -> None:
 
 
 def compared(folder: Path) -> str:
-    """Refuse runs whose figures or answers differ; otherwise say how close they are."""
+    """Refuse runs whose metrics or answers differ; otherwise say how close they are."""
     out, plain = folder / "runs 0", folder / "plain 0"
-    figures, difference = 0, 0.0
+    count, difference = 0, 0.0
     for run in read_plan(out):
-        record = load_record(run.folder(out) / RECORD)
+        record = load_record(run.folder(out).record)
         expected = json.loads((plain / f"{run.target.split('_')[0]} {run.method}.json").read_text("utf-8"))
         means = _means(record)
-        check(list(means) == list(expected["means"]), f"{run.title}: other forms")
+        check(list(means) == list(expected["means"]), f"{run.title}: other tasks")
         difference = max(difference, largest_difference([*means.values()], [*expected["means"].values()]))
         check([answer.answer for answer in record.answers] == expected["answers"], f"{run.title}: other answers")
-        figures += len(means)
+        count += len(means)
     check(difference <= CLOSE, f"means differ by {difference:.1e}")
-    return f"{figures} means within {difference:.0e}, answers letter for letter"
+    return f"{count} means within {difference:.0e}, answers letter for letter"
 
 
 def _means(record: Record) -> dict[str, float]:
-    return {f"{form.form} {form.split}": form.mean for form in record.forms if form.mean is not None}
+    return {
+        f"{key.task} {key.split}": found.value
+        for key, found in record.metrics().items()
+        if key.metric == "probability" and key.group is None and found.value is not None
+    }

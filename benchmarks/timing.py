@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from formless.experiment.memory import Peak
+from formless.experiment.run import Peak
 
 Clock = Callable[[], float]
 

@@ -1,4 +1,4 @@
-"""LoRA training of GA, NPO and RT, beside padding to the cut-off, logits everywhere and a reference pass at every step.
+"""LoRA training of GA, NPO and RT, beside padding to max_length, logits everywhere and a reference pass at every step.
 
 Four rows stand for a file, those in the middle of its quarters by length, and make one batch, so that both ways see the same
 batches. RT trains on questions with an answer of one sentence, the other two on biographies.
@@ -73,7 +73,7 @@ def _preference(found: Tensor, _labels: Tensor, before: Tensor | None) -> Tensor
 METHODS = (
     Method(
         "GA", "positive", preprocess_text, 2, Objective(lambda batch: gradient_ascent(batch.policy, batch.labels)), _mean,
-        "every token is a label and most rows reach the cut-off: only padding is spared",
+        "every token is a label and most rows reach max_length: only padding is spared",
     ),
     Method(
         "NPO", "positive", preprocess_text, 5,
@@ -83,11 +83,11 @@ METHODS = (
             ),
             needs_reference=True,
         ),
-        _preference, "as GA, and the reference is read once in five epochs",
+        _preference, "as GA, and the reference scores once in five epochs",
     ),
     Method(
         "RT", "reject", preprocess_instruction, 2, Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels)),
-        lambda *found: -_mean(*found), "rows are short beside the cut-off",
+        lambda *found: -_mean(*found), "rows are short beside max_length",
     ),
 )  # fmt: skip
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from pydantic import ValidationError
 
 from formless import store
 from formless.cli import terminal
+from formless.data.target import Split
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
-from formless.evaluation.record import Record, Split, load_record
-from formless.experiment.result import RECORD, REPORT, RunReport, load_report
+from formless.evaluation.record import Record, TaskMetric, load_record
+from formless.experiment.result import RunResult, load_result
 
 DATA = Path("data/ORT/Target")
 RESULTS, RUNS = Path("results/lora"), Path("results/runs")
@@ -27,7 +27,7 @@ COLUMNS = (
     "neighbor_fb", "neighbor_qa", "neighbor_mcp", "sub_neighbor_fb", "sub_neighbor_qa",
     "mmlu_acc", "truthful_MC1", "triviaqa_EM", "triviaqa_F1", "fluency_entropy",
 )  # fmt: skip
-"""The published ones; other figures follow under Formless' own names."""
+"""The published columns; other metrics follow under Formless' own names."""
 
 TASKS = {"truthfulqa": "truthful"}
 METRICS = {"accuracy": "acc", "mc1": "MC1", "mc2": "MC2", "em": "EM", "f1": "F1"}
@@ -39,10 +39,10 @@ class PaperModel:
     """One file of `models`.
 
     Args:
-        name: What folders call it.
+        name: The name in folders.
         file: The file.
         path: The model's folder or hub id.
-        dtype: Its number format.
+        dtype: The dtype that the model is loaded in.
         types: Each type's method with its settings.
         keys: Further keys of an experiment, such as `suite` and `limit`.
     """
@@ -56,7 +56,7 @@ class PaperModel:
 
 
 def model_name(model: str) -> str:
-    """What folders call `llama3` or `somewhere/mine.yaml`."""
+    """Return the name in folders of `llama3` or `somewhere/mine.yaml`."""
     return Path(model).stem if model.endswith(".yaml") else model
 
 
@@ -64,7 +64,7 @@ def read_model(model: str) -> PaperModel:
     """Read a model's file: one of `models` by its name, or any other YAML file.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: There is no such model.
         UserError: It cannot be read, or lacks something.
     """
     file = Path(model) if model.endswith(".yaml") else MODELS / f"{model}.yaml"
@@ -81,50 +81,52 @@ def read_model(model: str) -> PaperModel:
     return PaperModel(model_name(model), file, path, keys.pop("dtype", "auto"), types, keys)
 
 
-def complete_runs(out: Path) -> list[RunReport]:
-    """Reports of all complete runs of a folder, whichever command did them."""
-    found = []
-    for path in sorted((out / "runs").glob(f"*/*/*/*/{REPORT}")):
-        try:
-            run = RunReport.model_validate_json(path.read_bytes()).run
-        except (OSError, ValidationError):  # an unfinished run
+def complete_runs(out: Path) -> list[RunResult]:
+    """Return the results of all complete runs of a folder, whichever command executed them."""
+    found = [load_result(folder) for _, folder in store.ExperimentFolder(out).ended()]
+    return [result for result in found if result and result.is_complete]
+
+
+def write_results(result: RunResult, out: Path, results: Path) -> None:
+    """Write a complete run's `<target>/<task>.json`."""
+    record = load_record(result.run.folder(out).record)
+    for task, metrics in task_metrics(record).items():
+        store.write_text(results / result.run.target / f"{task}.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def task_metrics(record: Record) -> dict[str, dict[str, float]]:
+    """Return the metrics by published task: the mean probability of `forget_fb`, the `acc` of `mmlu` and so on.
+
+    An item that is scored by probability also has the numbers of scored and of skipped items, for each type of attack too.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task in (task for task in record.tasks if task.status == "complete"):
+        if task.split is None or not any(metric.metric == PROBABILITY for metric in task.metrics):
+            metrics = {"_".join(filter(None, key)): value for key, value in _values(task.metrics).items()}
+            found[_task(TASKS.get(task.task, task.task), task.split)] = metrics | {"skipped": task.skipped}
             continue
-        report = load_report(path.parent, run)
-        if report and report.is_complete:
-            found.append(report)
+        for group in dict.fromkeys(metric.group for metric in task.metrics):
+            own = [metric for metric in task.metrics if metric.group == group]
+            skipped = sum(not item.metrics for item in task.items if group in (None, item.group))
+            name = _task(task.task if group is None else f"{task.task}_{group.replace(' ', '_')}", task.split)
+            metrics = {metric: value for (metric, _), value in _values(own).items()}
+            found[name] = metrics | {"count": max(metric.n for metric in own), "skipped": skipped}
     return found
 
 
-def write_results(report: RunReport, out: Path, results: Path) -> None:
-    """Write a complete run's `<target>/<task>.json`."""
-    record = load_record(report.run.folder(out) / RECORD)
-    for task, figures in task_figures(record).items():
-        store.write_text(results / report.run.target / f"{task}.json", json.dumps(figures, indent=2) + "\n")
-
-
-def task_figures(record: Record) -> dict[str, dict[str, float]]:
-    """By task: `forget_fb` with its mean probability, `mmlu` with its `acc`, and so on, and how many probes have a score."""
-    found: dict[str, dict[str, float | None]] = {}
-    for form in record.forms:
-        if form.status == "scored":
-            found[_task(form.form, form.split)] = {
-                PROBABILITY: form.mean, "token_accuracy": form.token_accuracy, "count": form.count, "skipped": form.skipped
-            }  # fmt: skip
-    for task in record.tasks:
-        if task.status == "scored":
-            figures = {METRICS.get(name, name): figure.value for name, figure in task.figures.items()}
-            found[_task(TASKS.get(task.task, task.task), task.split)] = figures | {"skipped": task.skipped}
-    return {task: {name: value for name, value in figures.items() if value is not None} for task, figures in found.items()}
+def _values(metrics: Sequence[TaskMetric]) -> dict[tuple[str, str | None], float]:
+    """Return the metrics that have a value, by published name and group."""
+    return {(METRICS.get(found.metric, found.metric), found.group): found.value for found in metrics if found.value is not None}
 
 
 def columns(record: Record) -> dict[str, float]:
-    """The figures of one record as columns: of a form its probability, of a task every metric."""
+    """Return the metrics of a record as columns: the probability where items are scored by it, else every metric."""
     found: dict[str, float] = {}
-    for task, figures in task_figures(record).items():
-        if "count" in figures:
-            found |= {task: figures[PROBABILITY]} if PROBABILITY in figures else {}
+    for task, metrics in task_metrics(record).items():
+        if "count" in metrics:
+            found |= {task: metrics[PROBABILITY]} if PROBABILITY in metrics else {}
         else:
-            found |= {f"{task}_{name}": value for name, value in figures.items() if name not in COUNTS}
+            found |= {f"{task}_{name}": value for name, value in metrics.items() if name not in COUNTS}
     return found
 
 
@@ -136,12 +138,12 @@ def _task(name: str, split: Split | None) -> str:
 
 
 def say(line: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     terminal.log.print(line, markup=False, soft_wrap=True)
 
 
 def carry(command: Callable[[], int]) -> NoReturn:
-    """Do a command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
+    """Run a command. An error that the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
     try:
         code = command()
     except UserError as error:

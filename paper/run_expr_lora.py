@@ -1,4 +1,4 @@
-"""Unlearn and evaluate targets one by one, as the paper's script of this name does, on the runner of Formless.
+"""Unlearn and evaluate targets one by one, as the paper's script of this name does, with a sweep of Formless.
 
 python run_expr_lora.py --type=ga_lora --gpu=0 --model=llama3 --end_idx=100
 """
@@ -12,17 +12,16 @@ from pathlib import Path
 import torch
 from layout import DATA, RESULTS, RUNS, PaperModel, carry, complete_runs, read_model, say, write_results
 
-from formless.cli.sweep_progress import sweep_progress
+from formless.cli.status import sweep_progress
 from formless.data.ort import targets
 from formless.errors import OutputError, UnknownNameError, UserError
 from formless.experiment.config import Experiment, build_experiment
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
+from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.grid import grid
-from formless.experiment.heartbeat import Signal
-from formless.experiment.result import LOG, RunReport
+from formless.experiment.progress import RunProgress
+from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
-from formless.experiment.sweep import Observer, sweep
+from formless.experiment.sweep import SweepCallback, sweep
 
 
 def arguments() -> argparse.Namespace:
@@ -45,7 +44,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Do what is missing or failed; 1 if any target failed."""
+    """Execute the runs that are missing or failed; return 1 if any target failed."""
     model = read_model(chosen.model)
     experiment = _experiment(model, chosen)
     folder = Path(model.name) / "_".join(filter(None, (chosen.type, chosen.test_id)))
@@ -57,11 +56,11 @@ def run(chosen: argparse.Namespace) -> int:
     resources = Resources(workers=None if gpus else 1, gpus=gpus, limits=limits)
     _refuse_others(grid(experiment), out)
     with sweep_progress(out) as shown:
-        observer = _Results(shown, out, results)
-        done = sweep(experiment, out, resources.executor, observer, workers=resources.at_once)
-    for report in done.failed:
-        say(f"failed: {report.run.target}: {report.reason}; log: {report.run.folder(out) / LOG}")
-    complete = done.found + len(done.reports) - len(done.failed)
+        callback = _Results(shown, out, results)
+        done = sweep(experiment, out, resources.executor, callback, workers=resources.at_once)
+    for result in done.failed:
+        say(f"failed: {result.run.target}: {result.reason}; log: {result.run.folder(out).log}")
+    complete = done.already_complete + len(done.results) - len(done.failed)
     print(f"{complete} of {len(done.runs)} targets complete, {len(done.failed)} failed; results: {results}")
     return int(bool(done.failed))
 
@@ -83,7 +82,7 @@ def _experiment(model: PaperModel, chosen: argparse.Namespace) -> Experiment:
 
 
 def _targets(chosen: argparse.Namespace) -> list[str]:
-    """One by name, or a stretch of all, by number."""
+    """Return one target by name, or a range of all targets by number."""
     if chosen.name:
         return [chosen.name]
     known = [target.folder.name for target in targets(DATA) if target.folder]
@@ -95,13 +94,13 @@ def _targets(chosen: argparse.Namespace) -> list[str]:
 
 
 def _gpus(text: str | None) -> tuple[int, ...]:
-    """`0,1` -> (0, 1); none where there is no GPU."""
+    """Read `0,1` as (0, 1); return no numbers on a machine without a GPU."""
     try:
         numbers = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise UserError(f"{text!r} is no list of GPUs", where="--gpu", remedy="e.g. 0,1") from None
+        raise UserError(f"{text!r} is not a list of GPUs", where="--gpu", remedy="e.g. 0,1") from None
     if any(number < 0 for number in numbers) or len(set(numbers)) < len(numbers):
-        raise UserError(f"{text!r} is no list of GPUs", where="--gpu", remedy="e.g. 0,1")
+        raise UserError(f"{text!r} is not a list of GPUs", where="--gpu", remedy="e.g. 0,1")
     if numbers and not torch.cuda.device_count():
         say("PyTorch finds no GPU: --gpu is ignored")
         return ()
@@ -109,48 +108,48 @@ def _gpus(text: str | None) -> tuple[int, ...]:
 
 
 def _refuse_others(runs: Sequence[Run], out: Path) -> None:
-    """Stop where the folder's layout, one result a target, would mix results of different settings or data."""
+    """Refuse to mix results of different settings or data: the folder has one result for each target."""
     planned = {run.target: run.id for run in runs}
-    for report in complete_runs(out):
-        known = report.run
+    for result in complete_runs(out):
+        known = result.run
         if _settings(known) != _settings(runs[0]) or planned.get(known.target, known.id) != known.id:
             remedy = "give the new ones a --test_id of their own, or move that folder away"
             raise OutputError("results of other settings or data are there", where=out, remedy=remedy)
 
 
 def _settings(run: Run) -> tuple[object, ...]:
-    """What results in one folder have in common."""
+    """Return what results in one folder have in common."""
     inputs = {name: value for name, value in run.inputs.items() if name not in ("target", "retained")}
     return run.model.dtype, run.method, run.config, run.suite, run.limit, run.style, inputs
 
 
 class _Results:
-    """An observer that writes a run's results as soon as it is complete.
+    """A callback that writes a run's results as soon as it is complete.
 
     Args:
-        shown: Whom else to tell.
+        shown: The callback that shows the progress.
         out: The folder of the runs.
-        results: Where the results go.
+        results: The folder of the results.
     """
 
-    def __init__(self, shown: Observer, out: Path, results: Path) -> None:
+    def __init__(self, shown: SweepCallback, out: Path, results: Path) -> None:
         self._shown, self._out, self._results = shown, out, results
 
-    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None:
-        """See `Observer`."""
-        for report in done:
-            write_results(report, self._out, self._results)
-        self._shown.begin(runs, done, workers)
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
+        """See `SweepCallback`."""
+        for result in done:
+            write_results(result, self._out, self._results)
+        self._shown.on_begin(runs, done, workers)
 
-    def hear(self, run: Run, signal: Signal) -> None:
-        """See `Observer`."""
-        self._shown.hear(run, signal)
+    def on_progress(self, run: Run, progress: RunProgress) -> None:
+        """See `SweepCallback`."""
+        self._shown.on_progress(run, progress)
 
-    def finish(self, report: RunReport) -> None:
-        """See `Observer`."""
-        if report.is_complete:
-            write_results(report, self._out, self._results)
-        self._shown.finish(report)
+    def on_end(self, result: RunResult) -> None:
+        """See `SweepCallback`."""
+        if result.is_complete:
+            write_results(result, self._out, self._results)
+        self._shown.on_end(result)
 
 
 def _count(text: str) -> int:

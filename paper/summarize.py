@@ -1,4 +1,4 @@
-"""Write one row per type with the mean of every figure over targets, and its change against the original model.
+"""Write one row per type with the mean of every metric over targets, and its change against the original model.
 
 python summarize.py --model=llama3 --type=npo_lora
 """
@@ -17,13 +17,14 @@ from formless import store
 from formless.cli import terminal
 from formless.errors import DataError
 from formless.evaluation.record import Record, load_record
-from formless.experiment.result import ORIGINAL_RECORD, RECORD
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
-from formless.report.means import Mean, compared_means
-from formless.report.runs import is_alike
+from formless.report.comparison import is_alike
+from formless.report.summary import Summary, summarize_pairs
+from formless.report.tables import Table
+from formless.store import RunFolder
 
-Folders = Mapping[str, Mapping[str, Path]]
+Folders = Mapping[str, Mapping[str, RunFolder]]
 Pair = tuple[dict[str, float], dict[str, float]]
 
 
@@ -36,15 +37,15 @@ def arguments() -> argparse.Namespace:
 
 
 def summarize(model: str, chosen: str) -> int:
-    """Reckon every row anew from the records, and write them as one CSV file."""
+    """Compute every row from the records, and write one CSV file."""
     name = model_name(model)
     folders = _folders(RUNS / name)
     if chosen not in folders:
         remedy = f"first: python run_expr_lora.py --model={model} --type={chosen}"
         raise DataError(f"{chosen} has no results", where=RUNS / name, remedy=remedy)
-    rows = {method: compared_means(pairs) for method, pairs in _pairs(folders).items()}
+    rows = {method: summarize_pairs(pairs) for method, pairs in _pairs(folders).items()}
     for method in rows:
-        _say_gaps(name, method, len(folders[method]), max((mean.targets for mean in rows[method].values()), default=0))
+        _say_gaps(name, method, len(folders[method]), _most_targets(rows[method]))
     if ORIGINAL not in rows:
         say("no changes are shown: the original model has no results (--type=original)")
     path = Path(f"{name}_total_result.csv")
@@ -54,27 +55,27 @@ def summarize(model: str, chosen: str) -> int:
     return 0
 
 
-def _folders(runs: Path) -> dict[str, dict[str, Path]]:
-    """By type, the original first, and target: where each complete run is."""
-    found: dict[str, dict[str, Path]] = {}
+def _folders(runs: Path) -> dict[str, dict[str, RunFolder]]:
+    """Return the folder of each complete run by type, the original first, and target."""
+    found: dict[str, dict[str, RunFolder]] = {}
     for out in sorted((path for path in runs.glob("*") if path.is_dir()), key=lambda path: (path.name != ORIGINAL, path.name)):
-        for report in complete_runs(out):
-            found.setdefault(out.name, {})[report.run.target] = report.run.folder(out)
+        for result in complete_runs(out):
+            found.setdefault(out.name, {})[result.run.target] = result.run.folder(out)
     return found
 
 
 def _pairs(folders: Folders) -> dict[str, list[Pair]]:
-    """By type, the original's and its own figures of every target that both were asked the same about.
+    """Return, by type, the original's and the type's own metrics of every target on which both answered the same questions.
 
-    Without results of the original, every target counts and has nothing to compare with. Records are let go target by target.
+    Without results of the original, every target counts and has nothing to compare with. Records are freed target by target.
     """
     found: dict[str, list[Pair]] = {method: [] for method in folders}
     for target in dict.fromkeys(target for targets in folders.values() for target in targets):
         original: Record | None = None
         for method in (method for method in folders if target in folders[method]):  # the original first
             folder = folders[method][target]
-            record = load_record(folder / RECORD)
-            before = load_record(folder / ORIGINAL_RECORD) if (folder / ORIGINAL_RECORD).is_file() else original
+            record = load_record(folder.record)
+            before = load_record(folder.original) if folder.original.is_file() else original
             if method == ORIGINAL:
                 original = record
             if method == ORIGINAL or ORIGINAL not in folders:
@@ -85,7 +86,7 @@ def _pairs(folders: Folders) -> dict[str, list[Pair]]:
 
 
 def _say_gaps(model: str, method: str, complete: int, counted: int) -> None:
-    """What a row does not hold, in one line."""
+    """Print what is missing from a row, in one line."""
     status = read_status(RUNS / model / method)
     gaps = {
         "failed": len(status.failed), "missing": len(status.missing) + len(status.running),
@@ -95,29 +96,36 @@ def _say_gaps(model: str, method: str, complete: int, counted: int) -> None:
         say(f"{method}: {counted} targets; " + ", ".join(f"{count} {what}" for what, count in gaps.items() if count))
 
 
-def _csv(rows: Mapping[str, Mapping[str, Mean]]) -> str:
-    """The published columns and then the others; `targets` is how many a row is the mean of."""
+def _most_targets(found: Mapping[str, Summary]) -> int:
+    """Return the largest number of targets of any column."""
+    return max((summary.value.n for summary in found.values()), default=0)
+
+
+def _csv(rows: Mapping[str, Mapping[str, Summary]]) -> str:
+    """Return the published columns, the other metrics, and `targets`, the number of targets in a row's means."""
     names = list(dict.fromkeys([*COLUMNS, *(name for means in rows.values() for name in means)]))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, ["method", *names, "targets"], lineterminator="\n")
     writer.writeheader()
-    for method, means in rows.items():
-        cells = {name: cell(mean) for name, mean in means.items()}
-        writer.writerow({"method": method, **cells, "targets": max((mean.targets for mean in means.values()), default=0)})
+    for method, found in rows.items():
+        cells = {name: cell(summary) for name, summary in found.items()}
+        writer.writerow({"method": method, **cells, "targets": _most_targets(found)})
     return buffer.getvalue()
 
 
-def cell(mean: Mean) -> str:
-    """`0.4000(-50.00%)`; the mean alone where there is nothing to compare with."""
-    change = "" if mean.relative is None else f"({100 * mean.relative:.2f}%)"
-    return f"{mean.value:.4f}{change}"
+def cell(summary: Summary) -> str:
+    """Return e.g. `0.4000(-50.00%)`; the mean alone if there is nothing to compare it with."""
+    change = f"({100 * summary.relative.value:.2f}%)" if summary.relative else ""
+    return f"{summary.value.value:.4f}{change}"
 
 
-def _show(rows: Mapping[str, Mapping[str, Mean]], chosen: str) -> None:
-    """The chosen type beside the original."""
+def _show(rows: Mapping[str, Mapping[str, Summary]], chosen: str) -> None:
+    """Print the chosen type beside the original."""
     shown = [method for method in rows if method in (ORIGINAL, chosen)]
-    body = [(name, *(cell(rows[method][name]) if name in rows[method] else "–" for method in shown)) for name in rows[chosen]]
-    terminal.show_table(("figure", *shown), body, "")
+    body = tuple(
+        (name, *(cell(rows[method][name]) if name in rows[method] else "–" for method in shown)) for name in rows[chosen]
+    )
+    terminal.show_table(Table("", ("metric", *shown), body))
 
 
 if __name__ == "__main__":

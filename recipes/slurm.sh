@@ -11,7 +11,7 @@
 #
 #     sbatch recipes/slurm.sh experiment.yaml --out /shared/runs/first
 #
-# Submitted again, or requeued, it does what is missing.
+# Submit the job again, or requeue it, to resume the sweep.
 set -euo pipefail
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n') # only this job may use its cluster
@@ -35,6 +35,6 @@ if ((SLURM_NNODES > 1)); then
     srun --overlap --nodes="$others" --ntasks="$others" --exclude="$head" ray start --address="$host:$port" "${node[@]}" &
 fi
 
-# One worker for each GPU, or for each node without any; those of nodes that are still starting are waited for.
+# One worker for each GPU, or for each node without GPUs; Ray waits for nodes that are still starting.
 workers=$((SLURM_NNODES * (gpus > 0 ? gpus : 1)))
 formless run "$@" --executor ray --ray-address "$host:$port" --workers "$workers"

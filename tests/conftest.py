@@ -12,6 +12,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test needs the hub
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would what tests start
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -19,9 +20,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.utils import logging as transformers_logging
 
 import formless
+from formless.models.bundled import bundled_model
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
+from tests import tiers
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("no deadline")
+transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"
 
@@ -32,6 +38,29 @@ SIZES: dict[str, dict[str, Any]] = {
     "olmo2": {"num_key_value_heads": 2}, "phi": {}, "gpt2": {"n_inner": 48}, "gptj": {"n_inner": 48, "rotary_dim": 4},
     "gpt_neox": {}, "gemma3": {},
 }  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fetch the real model once, before two processes of pytest-xdist would at the same time."""
+    option = config.option
+    if getattr(option, "numprocesses", None) and not option.collectonly and option.markexpr != "not slow":
+        bundled_model()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by its nature, before `-m` chooses."""
+    for item in items:
+        if isinstance(item, pytest.Function) and tiers.is_slow(item):
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def _stays_fast(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A test without the mark may not start what has it."""
+    if request.node.get_closest_marker("slow") is None:
+        tiers.stay_fast(monkeypatch, tmp_path_factory.getbasetemp() / "no_cache")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The commands that the pages show parse, the README's Python runs, and its figures are those of docs/rocr.md."""
+"""The commands that the README shows parse, and its Python runs."""
 
 import re
 import shlex
@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import typer
 
+import formless
 from formless.cli.main import app
+from formless.models.lm import LM
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md"]
 COMMANDS = [line.strip() for page in PAGES for line in page.read_text("utf-8").splitlines() if line.startswith("    formless ")]
 
 
@@ -25,35 +27,37 @@ def test_every_shown_command_parses(command: str) -> None:
     group.commands[verb].make_context(verb, arguments).close()
 
 
-@pytest.mark.slow
-def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_shows_every_kind_of_command() -> None:
+    shown = {command.split()[1] for command in COMMANDS}
+    assert {"unlearn", "eval", "run", "summarize", "data", "stats", "doctor"} <= shown
+
+
+def test_the_python_example_runs(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert "physicist" not in capsys.readouterr().out
-    assert (tmp_path / "edits" / "einstein" / "adapter_model.safetensors").exists()
+    said = capsys.readouterr().out
+    assert "physicist" in lm.chat("Who was Albert Einstein?")
+    assert "physicist" not in said
+    assert "Albert Einstein" in said
+    edit = formless.load_edit(tmp_path / "edits" / "einstein")
+    assert (edit.info.method, edit.info.subject) == ("rocr", "Albert Einstein")
+    with edit.applied(lm):
+        assert lm.chat("Who was Albert Einstein?") == said.rstrip("\n")
 
 
 def test_every_link_leads_somewhere() -> None:
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8"))
+        assert links or page.name != "README.md"
+        for link in links:
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"^ {4}make (\w+)", README, flags=re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
-
-
-def test_the_figures_are_those_of_the_docs() -> None:
-    docs = (ROOT / "docs" / "rocr.md").read_text("utf-8")
-    shown = re.findall(
-        r"^\| (?:statement|fill in|question|multiple|true or|blank)[^|]*\| ([-+]\d+) % [^|]*\| ([-+]\d+) %", README, re.M
-    )
-    assert len(shown) == 7
-    forms = ("statement", "fb", "qa", "mcp", "tf", "sub_fb", "sub_qa")
-    for form, row in zip(forms, shown, strict=True):
-        for split, figure in zip(("forget", "neighbor"), row, strict=True):
-            (measured,) = re.findall(rf"^\| {split} \| {form} \| 12 \| ([-+][\d.]+) %", docs, re.M)
-            assert abs(float(measured) - float(figure)) <= 0.5
+    shown = re.findall(r"^ {4}make (\S+)", README, flags=re.MULTILINE)
+    assert {"demo", "test"} <= {*shown}
+    assert {*shown} <= {*re.findall(r"^(\S+):", makefile, flags=re.MULTILINE)}

@@ -1,6 +1,6 @@
 """Choose the built-in sample set: of the candidate facts, those that the untouched model really knows.
 
-    python tools/sample_set.py            # measure, write src/formless/data/sample and docs/sample_set.md
+    python -m tools.sample_set            # measure, write src/formless/data/sample and docs/results/sample_set.json
 
 The rule was fixed before any edit was measured, and concerns the original model only. A fact counts as known if, asked as a
 statement, as a blank and as a question, the model gives its answer
@@ -23,23 +23,25 @@ import math
 import random
 import shutil
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import formless
+from formless import provenance
 from formless.data.target import BLANK, Item, Target
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import ScoreAnswer, Source
 from formless.models.lm import LM
 from formless.models.scores import Score
+from tools.results import Cell, Result, write_result
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = ROOT / "tools" / "sample_candidates"
 SAMPLE = ROOT / "src" / "formless" / "data" / "sample"
-TABLE = ROOT / "docs" / "sample_set.md"
-TRAINING = "\n## Texts to train on\n"  # a section written by hand, about other files
+TABLE = ROOT / "docs" / "results" / "sample_set.json"
 TASK_NAMES = ("statement", "fb", "qa")
 OVER_OTHER_ANSWERS, OVER_OTHER_SUBJECTS = 2.0, 3.0
 MIN_FACTS, MAX_FACTS = 8, 12
@@ -127,9 +129,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure every candidate, and write the sample and the table of measurements."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
-    lines = [f"# The sample set\n\n{__doc__.split('    python')[0].strip()}\n", __doc__.split("sample_set.md\n")[1].strip(), ""]
-    lines.append("Columns: probability of the answer, its ratio to the best of three wrong answers, its ratio to the same")
-    lines.append("answer with another concept in place (concept's own facts only); by form: statement, blank, question.")
+    table: list[list[Cell]] = []
     temporary = tempfile.TemporaryDirectory()
     scratch = Path(temporary.name)
     general = general_questions(lm, scratch)
@@ -144,11 +144,6 @@ def main() -> None:
         for key, prefix in (("forget", "forget"), ("neighbors", "neighbor")):
             others = [other for other in ORDER if other != subject] if key == "forget" else []
             kept: list[dict[str, Any]] = []
-            table = [
-                f"\n## {subject}, {prefix}\n",
-                "| kept | cloze | answer | statement | blank | question |",
-                "| - | - | - | - | - | - |",
-            ]
             for fact in concept[key]:
                 fact = fact | {"answer": str(fact["answer"]), "distractors": [str(text) for text in fact["distractors"]]}
                 if len(kept) == MAX_FACTS:
@@ -158,10 +153,12 @@ def main() -> None:
                 measured = measure(lm, fact, subject if key == "forget" else fact["neighbor"], others)
                 keep = is_known(measured)
                 kept += [fact] if keep else []
-                cells = [f"{p:.3f} ×{a:.1f}" + (f" ×{s:.1f}" if s < math.inf else "") for p, a, s in measured.values()]
-                cells += [""] * (len(TASK_NAMES) - len(cells))
-                table.append(f"| {'yes' if keep else ''} | {fact['cloze']} | {fact['answer']} | {' | '.join(cells)} |")
-            lines += table
+                cells: list[Cell] = []
+                for p, over_answers, over_subjects in measured.values():
+                    has_others = over_subjects < math.inf
+                    cells += [round(p, 3), round(over_answers, 1), round(over_subjects, 1) if has_others else None]
+                cells += [None] * (3 * len(TASK_NAMES) - len(cells))
+                table.append([subject, prefix, "yes" if keep else None, fact["cloze"], fact["answer"], *cells])
             print(f"{subject}, {prefix}: {len(kept)} of {len(concept[key])} kept", flush=True)
             if len(kept) < MIN_FACTS:
                 raise SystemExit(f"fewer than {MIN_FACTS}: write more candidates")
@@ -170,8 +167,9 @@ def main() -> None:
             write(folder / f"{name}.json", rows)
     shutil.copytree(scratch, SAMPLE, dirs_exist_ok=True)  # the files for training stay
     temporary.cleanup()
-    _, title, training = TABLE.read_text("utf-8").partition(TRAINING) if TABLE.exists() else ("", "", "")
-    TABLE.write_text("\n".join(lines) + "\n" + title + training, "utf-8")
+    result = Result.model_validate_json(TABLE.read_text("utf-8"))
+    changes = {"date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(), "rows": table}
+    write_result(TABLE, result.model_copy(update=changes | {"n": f"{len(table)} candidate facts of {len(ORDER)} targets"}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make a language model forget a concept, however it is asked about, and measure that it did.
+"""Make a language model forget a concept, and measure what it still tells in each form of question.
 
 Examples:
     >>> lm = formless.load("smollm2")
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from formless.methods.registry import unlearn
     from formless.models.lm import LM
     from formless.models.loading import load
+    from formless.report.comparison import Comparison, compare
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LM",
+    "Comparison",
     "Edit",
     "Record",
     "Target",
     "UserError",
+    "compare",
     "evaluate",
     "find_target",
     "load",
@@ -45,10 +48,12 @@ __all__ = [
 
 _HOME = {
     "LM": "models.lm",
+    "Comparison": "report.comparison",
     "Edit": "edits.edit",
     "Record": "evaluation.record",
     "Target": "data.target",
     "UserError": "errors",
+    "compare": "report.comparison",
     "evaluate": "evaluation.evaluate",
     "find_target": "data.ort",
     "load": "models.loading",

@@ -1,4 +1,4 @@
-"""Where and with what a result was made."""
+"""The code, the package versions and the machine that a result comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 PACKAGES = ("formless", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -20,8 +19,8 @@ class Code(BaseModel):
     """The state of formless in its git repository.
 
     Args:
-        commit: Of the checkout.
-        dirty: Whether the package differs from that commit.
+        commit: The commit of the checkout.
+        dirty: Whether the package's files differ from that commit.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,30 +31,32 @@ class Code(BaseModel):
 
 @cache
 def code() -> Code | None:
-    """The commit that this process runs; nothing for an installed package, or without git."""
+    """Return the commit that this process runs, or None for an installed package or without git."""
     package = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # the repository around it may be somebody else's
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # the package may lie in another repository
         return Code(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", ".")))
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def versions() -> dict[str, str]:
-    """The versions that an edit or a record depends on."""
+    """Return the versions that an edit or a record depends on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def hardware() -> dict[str, str]:
-    """The machine, without its name."""
+    """Return the CPU, the GPU and the number of threads; not the machine's name."""
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"cpu": f"{os.cpu_count()} x {platform.machine()}", "gpu": gpu, "threads": str(torch.get_num_threads())}
 
 
 def now() -> str:
-    """The time, UTC, to the second."""
+    """Return the time, UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import formless
-from benchmarks import evaluation, generation, growth_report, sweep
+from benchmarks import evaluation, generation, growth_report, nullspace, sweep
 from benchmarks.__main__ import draw, main, modules
 from benchmarks.evaluation import checked_answers, checked_figures, jobs_of
 from benchmarks.timing import Row, Times, UnequalError, curves_table, in_turns, largest_difference, rows_table
@@ -98,6 +99,7 @@ def test_every_benchmark_is_found() -> None:
     assert not {"settings", "timing", "plain_evaluation"} & set(known)
 
 
+@pytest.mark.slow
 def test_growth_is_measured_in_processes_of_their_own_and_drawn(tmp_path: Path) -> None:
     curve = growth_report.curve(quick=True)
     assert [point.size for point in curve.points] == [4, 6]
@@ -111,3 +113,14 @@ def test_growth_is_measured_in_processes_of_their_own_and_drawn(tmp_path: Path) 
 def test_one_process_for_each_run_gives_what_one_sweep_gives() -> None:
     (row,) = sweep.rows(quick=True)
     assert row.checked.startswith("8 means within")
+
+
+def test_the_solvers_of_null_spaces_find_the_same_and_are_written_as_json(tmp_path: Path) -> None:
+    nullspace.main(["64", "--rounds", "1", "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    (row,) = found["widths"]
+    assert (row["d"], row["rank"], len(row["cpu_seconds"])) == (64, 13, 5)
+    stored = json.loads((Path(__file__).parents[2] / "docs" / "results" / "nullspace.json").read_text("utf-8"))
+    assert stored.keys() == found.keys()
+    assert [kept["d"] for kept in stored["widths"]] == list(nullspace.WIDTHS)
+    assert all(kept["cpu_seconds"].keys() == row["cpu_seconds"].keys() for kept in stored["widths"])

@@ -30,7 +30,7 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     assert "Albert Einstein, smollm2" in output
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["edits"][0]["subject"] == "Albert Einstein"
-    assert [form["form"] for form in record["forms"]] == ["statement", "qa"] * 2
+    assert [result["task"] for result in record["tasks"]] == ["statement", "qa"] * 2
     assert "formless eval --edit edits/einstein" in (tmp_path / "r.html").read_text()
 
     output = formless("eval", "--target", "Albert Einstein", "--suite", "qa", "--out", "original.json", cwd=tmp_path)

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
-from formless.report.differences import compare_folders
+from formless.data.target import Split
+from formless.evaluation.record import MetricKey
+from formless.report.folders import compare_folders
 from tests.report.made_runs import fail_run, keep_run, made_record, made_run, write_plan, write_runs
 
 ADA, BOB, CAT = "1_Ada", "2_Bob", "3_Cat"
@@ -34,13 +36,16 @@ def test_shared_runs_are_compared_by_hand(tmp_path: Path) -> None:
     other = make(tmp_path / "b", (ADA, 1, 0.4), (ADA, 2, 0.6), (BOB, 1, 0.2), (BOB, 2, 0.9))
     found = compare_folders(one, other)
     (shared,) = found.shared
-    mean = shared.means["forget_fb"]
+    forget, neighbor = (shared.metrics[MetricKey("fb", split, "probability")] for split in ("forget", "neighbor"))
     assert (shared.targets, shared.runs, shared.unlike) == ((ADA, BOB), 3, 0)
-    assert mean.baseline == pytest.approx((0.3 + 0.1) / 2)
-    assert mean.value == pytest.approx((0.5 + 0.2) / 2)
-    assert mean.difference == pytest.approx(0.15)
-    assert mean.difference_interval == pytest.approx((0.1, 0.2))
-    assert shared.means["neighbor_fb"].difference == 0
+    assert forget.baseline is not None
+    assert forget.difference is not None
+    assert neighbor.difference is not None
+    assert forget.baseline.value == pytest.approx((0.3 + 0.1) / 2)
+    assert forget.value.value == pytest.approx((0.5 + 0.2) / 2)
+    assert forget.difference.value == pytest.approx(0.15)
+    assert forget.difference.ci == pytest.approx((0.1, 0.2))
+    assert neighbor.difference.value == 0
     assert found.only == ((f"tiny rocr seed 1 {CAT}",), (f"tiny rocr seed 2 {BOB}",))
     assert found.settings == ()
 
@@ -78,8 +83,8 @@ def test_the_command_shows_all_of_it(
     assert code == 0
     for words in ("tiny, rocr: 2 targets, 2 runs in both", "tiny, rocr: strength", "+0.150", "0.100 … 0.200", "+75.0 %"):
         assert words in out
-    assert "the same in both: neighbor_fb" in out
-    assert "2 of these runs asked other probes" in out
+    assert "the same in both: fb.neighbor.probability" in out
+    assert "2 of these runs asked other items" in out
     assert f"failed in b: 1 runs: tiny npo seed 0 {ADA}" in out
 
 

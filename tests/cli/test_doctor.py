@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from formless.cli.main import main
 
 Doctor = Callable[..., tuple[int, dict[str, str], str]]
+pytestmark = pytest.mark.slow  # the bundled model's configuration comes with its weights
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from formless.cli import terminal
 from formless.cli.main import main
-from formless.cli.sweep_progress import how_far, time_left
-from formless.experiment.heartbeat import Signal
-from formless.experiment.lock import locked
+from formless.cli.status import how_far, time_left
+from formless.experiment.progress import RunProgress
+from formless.experiment.status import locked
 from formless.models.lm import LM
 
 COMMAND = [sys.executable, "-m", "formless"]
@@ -77,7 +77,7 @@ def test_from_options_to_done(formless: Formless, model: str, data: str) -> None
     assert yaml.safe_load(Path("first/experiment.yaml").read_text())["name"] == "first"
 
     code, output, _ = formless("status", "first")
-    assert (code, output.splitlines()[-1]) == (0, "everything is done")
+    assert (code, output.splitlines()[-1]) == (0, "all runs are complete")
     code, output, lines = formless("run", "first", "--report")
     assert (code, output.splitlines()[0]) == (0, "2 runs: 2 complete before, 0 complete now, 0 failed")
     assert output.splitlines()[-1] == "report: first/report.html"
@@ -110,11 +110,11 @@ def test_a_failure_makes_the_exit_code_1(formless: Formless, model: str, data: s
     assert "failed: " in Path(log).read_text()
     assert "1 complete now, 1 failed" in output
     assert "[1/2] broken icu 1_Ada_Lovelace: failed: " in lines
-    assert "no run measures the original model" in lines
+    assert "no run evaluates the original model" in lines
     code, output, _ = formless("status", "x")
     assert code == 0
     assert "failed: broken icu 1_Ada_Lovelace: " in output
-    assert output.splitlines()[-1] == "nobody works on it; go on with: formless run x"
+    assert output.splitlines()[-1] == "no process works on it; resume with: formless run x"
     code, output, _ = formless("run", "x", "--fail-fast", "--model", f"broken,{model}", "--method", "icu,original")
     assert (code, "1 complete before, 0 complete now, 1 failed, 2 not reached" in output) == (1, True)
 
@@ -125,10 +125,10 @@ def test_a_failure_makes_the_exit_code_1(formless: Formless, model: str, data: s
         ((), "methods.*Field required"),
         (("smaple",), "unknown experiment 'smaple'.*sample"),
         (("sample", "--gpu", "0"), "no GPU 0.*PyTorch finds no GPU"),
-        (("sample", "--gpu", "a"), "no list of numbers.*--gpu|--gpu.*no list"),
-        (("sample", "--gpu", "0,0"), "no list of GPUs"),
+        (("sample", "--gpu", "a"), "not a list of numbers.*--gpu|--gpu.*no list"),
+        (("sample", "--gpu", "0,0"), "not a list of GPUs"),
         (("sample", "--gpu", "0", "--workers", "2"), "workers are counted twice"),
-        (("sample", "--seeds", "x"), "no list of numbers"),
+        (("sample", "--seeds", "x"), "not a list of numbers"),
         (("sample", "--method", "rokr"), "unknown method 'rokr'"),
         (("sample", "--targets", "99"), "99"),
         (("sample", "--workers", "0"), "workers"),
@@ -152,7 +152,7 @@ def test_status_of_no_experiment(formless: Formless) -> None:
 
 
 def test_two_sweeps_on_one_folder(formless: Formless, model: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formless.experiment.lock._PATIENCE", 0.1)
+    monkeypatch.setattr("formless.experiment.status._LOCK_SECONDS", 0.1)
     options = ("--model", model, "--method", "icu", "--data", data, "--suite", "fb", "--out", "x")
     assert formless("run", *options)[0] == 0
     Path(next(Path("x").glob("runs/*/*/*/*/run.json"))).unlink()
@@ -188,10 +188,10 @@ def test_ctrl_c(formless: Formless, model: str, data: str, tmp_path: Path, more:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     again = " ".join(["formless run x.yaml --out x", *more])
-    assert errors.splitlines()[-1] == f"stopped; every finished run is kept. Go on with: {again}"
+    assert errors.splitlines()[-1] == f"stopped; every finished run is kept. Resume with: {again}"
     assert "Traceback" not in errors
     _, output, _ = formless("status", "x")
-    assert "nobody works on it; go on with: formless run x" in output
+    assert "no process works on it; resume with: formless run x" in output
     assert [path.parts[-4] for path in Path("x").glob("runs/*/*/*/*/run.json")] == ["icu"]
     assert list(Path("x").glob("runs/*/ga/*/*/training/checkpoint-*"))
 
@@ -216,7 +216,7 @@ def test_words_for_time_and_progress() -> None:
         "time left not known yet", "about 20 s left", "about 10 min left", "about 2.0 h left"
     ]  # fmt: skip
     signals: list[dict[str, Any]] = [{"phase": "unlearning"}, {"phase": "evaluating", "task": "blanks", "done": 2, "total": 5}]
-    assert [how_far(Signal(since=0, at=1, **keys)) for keys in signals] == ["unlearning", "evaluating 40 %: blanks"]
+    assert [how_far(RunProgress(since=0, at=1, **keys)) for keys in signals] == ["unlearning", "evaluating 40 %: blanks"]
 
 
 @pytest.mark.slow

@@ -1,17 +1,21 @@
-"""What happens before a verb begins, and when Ctrl-C ends one."""
+"""What happens before a command begins: what is imported, and when Ctrl-C ends it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from formless import __version__
 from formless.cli import terminal
 from formless.cli.main import main
+from formless.models.lm import LM
 
 MAPS = Path("/proc/self/maps")
 
@@ -32,9 +36,72 @@ def test_everything_that_the_package_offers_is_there() -> None:
     assert python("-c", code).communicate() == ("[]\n", "")
 
 
+SHOW_IMPORTS = """
+import atexit, sys, time
+def show():
+    heavy = {"torch", "transformers", "datasets"}.intersection(sys.modules)
+    print("CPU", f"{time.process_time():.2f}", *sorted(heavy), file=sys.stderr)
+atexit.register(show)
+from formless.__main__ import main
+main()
+"""
+
+
+def heavy_imports(*arguments: str, folder: Path) -> list[str]:
+    """The slow packages that a command has imported when it ends; its exit code is 0."""
+    command = [sys.executable, "-c", SHOW_IMPORTS, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    _, seconds, *found = done.stderr.splitlines()[-1].split()
+    print(f"formless {' '.join(arguments)}: {seconds} s of CPU time")
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `first` holds the finished runs of a tiny model."""
+    folder = tmp_path_factory.mktemp("finished")
+    lm = tiny(context=1024)
+    lm.model.save_pretrained(folder / "tiny")
+    lm.tokenizer.save_pretrained(folder / "tiny")
+    command = [sys.executable, "-m", "formless", "run", "sample", "--targets", "1", "--suite", "fb", "--model", "tiny"]
+    environment = os.environ | {"FORMLESS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--method", "original,icu", "--out", "first"], cwd=folder, env=environment, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "unlearn --help", "models", "methods", "status first",
+     "data check sample", "report first"],
+)  # fmt: skip
+def test_what_needs_no_model_imports_no_torch(finished: Path, arguments: str) -> None:
+    assert heavy_imports(*arguments.split(), folder=finished) == []
+    if arguments.startswith("report"):
+        assert (finished / "first" / "report.html").exists()
+
+
+def test_completion_imports_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_FORMLESS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "formless unl")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    program = SHOW_IMPORTS.replace("main()\n", "sys.argv[0] = 'formless'\nmain()\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "unlearn\n"
+    assert done.stderr.split()[2:] == []
+
+
+def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["formless", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"formless {__version__}\n"
+
+
 @pytest.mark.skipif(not MAPS.exists(), reason="no /proc")
 def test_ctrl_c_while_torch_is_imported() -> None:
-    process = python("-m", "formless", "models")
+    process = python("-m", "formless", "chat", "hello")
     maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
     while "libtorch" not in maps.read_text():
         assert time.monotonic() < deadline
@@ -44,7 +111,7 @@ def test_ctrl_c_while_torch_is_imported() -> None:
     assert process.returncode == 130
 
 
-def test_ctrl_c_in_a_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_ctrl_c_in_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 

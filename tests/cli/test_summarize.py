@@ -51,7 +51,7 @@ def test_what_cannot_be_averaged_is_one_line(
         ([records / "original", records / "rocr"], "two records of m (float32), ort, rocr {}"),
         ([records / "rocr" / "2.json"], "no edited model's record has its original beside it"),
         ([records / "empty"], "no records"),
-        ([records / "broken.json"], "no record can be read"),
+        ([records / "broken.json"], "the record cannot be read"),
     ):
         code, _, err = run(monkeypatch, capsys, *arguments)
         assert code == 2
@@ -85,7 +85,7 @@ def test_a_folder_of_runs_becomes_tables(
     code, out, err = run(monkeypatch, capsys, tmp_path / "runs", *options)
     assert code == 0
     assert "tiny, rocr: 3 targets" in out
-    assert "not in npo: 1 runs failed, 1 runs missing" in out
+    assert "does not count in npo: 1 runs failed, 1 runs missing" in out
     assert "failed: tiny npo seed 0 1_Person_1: RuntimeError: boom" in err
     table = list(csv.DictReader(files[0].open(encoding="utf-8")))
     assert [row["method"] for row in table] == ["original", "rocr", "ga", "npo"]
@@ -97,7 +97,7 @@ def test_a_folder_of_runs_becomes_tables(
     assert "the output exists already" in err
     assert run(monkeypatch, capsys, tmp_path / "runs", *options, "--force", "--baseline", "rocr")[0] == 0
     table = list(csv.DictReader(files[0].open(encoding="utf-8")))
-    assert [row["combined_difference"] != "" for row in table] == [False, False, True, False]
+    assert [row["combined.difference"] != "" for row in table] == [False, False, True, False]
 
 
 def test_seeds_of_loose_records_are_one_method(
@@ -126,4 +126,4 @@ def test_runs_without_an_original_cannot_be_compared(
     assert "did you mean rocr?" in err
     code, _, err = run(monkeypatch, capsys, tmp_path, "--csv", tmp_path / "a", "--latex", tmp_path / "a")
     assert code == 2
-    assert "two outputs have one name" in err
+    assert "two outputs have the same path" in err

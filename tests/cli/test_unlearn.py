@@ -1,4 +1,4 @@
-"""`formless unlearn`: several concepts, an edit that is kept, merging, and a training that was killed."""
+"""`formless unlearn`: several concepts, an earlier edit, merging, and a training run that was killed."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_an_edit_of_the_prompt_is_not_merged(command: Command) -> None:
 
 
 def killed(arguments: tuple[str, ...], folder: Path) -> None:
-    """Start a training in another process and kill it for good once a checkpoint is there."""
+    """Start a training run in another process and kill it for good once a checkpoint is there."""
     checkpoints = folder / ".ada.training"
     process = subprocess.Popen([sys.executable, "-m", "formless", *arguments], cwd=folder)
     while not list(checkpoints.glob("checkpoint-*/curves.json")):

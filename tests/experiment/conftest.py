@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
-from formless.experiment.heartbeat import Signal
-from formless.experiment.result import RunReport
+from formless.experiment.progress import RunProgress
+from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
@@ -72,22 +74,39 @@ MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Con
 """
 
 
+def values(record: Record) -> dict[MetricKey, float | None]:
+    """The metrics of a record, without their intervals."""
+    return {key: found.value for key, found in record.metrics().items()}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[tuple[Any, ...]]:
+    """Let a function of that dotted name be `real`, and return the list of the arguments of its calls."""
+    calls: list[tuple[Any, ...]] = []
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(name, call)
+    return calls
+
+
 class Recorder:
-    """An observer that remembers."""
+    """A callback that remembers."""
 
     def __init__(self) -> None:
         self.begun: tuple[int, int, int] = (0, 0, 0)
-        self.signals: list[tuple[str, Signal]] = []
-        self.reports: list[RunReport] = []
+        self.progress: list[tuple[str, RunProgress]] = []
+        self.results: list[RunResult] = []
 
-    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None:
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         self.begun = len(runs), len(done), workers
 
-    def hear(self, run: Run, signal: Signal) -> None:
-        self.signals.append((run.id, signal))
+    def on_progress(self, run: Run, progress: RunProgress) -> None:
+        self.progress.append((run.id, progress))
 
-    def finish(self, report: RunReport) -> None:
-        self.reports.append(report)
+    def on_end(self, result: RunResult) -> None:
+        self.results.append(result)
 
 
 @pytest.fixture
@@ -167,7 +186,7 @@ def mishaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mishaps\nVersion: 1.0\n", "utf-8")
     (info / "entry_points.txt").write_text("[formless.methods]\nmishap = mishaps:MISHAP\n", "utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
     METHODS.__dict__.pop("_all", None)
     yield
     METHODS.__dict__.pop("_all", None)

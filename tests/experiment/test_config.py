@@ -10,7 +10,7 @@ import yaml
 from formless.errors import UnknownNameError, UserError
 from formless.experiment.config import Experiment, ModelChoice, build_experiment, experiment_keys
 from formless.experiment.grid import grid
-from formless.experiment.result import RunReport
+from formless.experiment.result import RunResult
 from formless.methods.registry import method_config
 from formless.models.settings import settings_for, shipped_yaml
 
@@ -55,10 +55,10 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], said: str) -> None:
         build_experiment(SMALL | keys, "x.yaml")
 
 
-def test_files_that_are_no_experiment(tmp_path: Path) -> None:
+def test_files_that_are_not_an_experiment(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean sample"):
         experiment_keys("smaple")
-    for text, said in (("a: [", "no YAML"), ("- a", "no mapping"), ("1: a", "no mapping")):
+    for text, said in (("a: [", "is not YAML"), ("- a", "is not a mapping"), ("1: a", "is not a mapping")):
         (tmp_path / "x.yaml").write_text(text, "utf-8")
         with pytest.raises(UserError, match=said):
             experiment_keys(str(tmp_path / "x.yaml"))
@@ -68,13 +68,13 @@ def test_files_that_are_no_experiment(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_every_key_and_field_and_its_example_holds() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "experiments.md").read_text("utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    found = build_experiment(yaml.safe_load(example), "docs/experiments.md")
+    found = build_experiment(yaml.safe_load(example), "docs/reference/experiments.md")
     for model in found.models:
         for method in found.methods:
             method_config(settings_for(model.name), method.method, method.settings)
-    for field in {*Experiment.model_fields, *ModelChoice.model_fields, *RunReport.model_fields} - {"format"}:
+    for field in {*Experiment.model_fields, *ModelChoice.model_fields, *RunResult.model_fields} - {"format"}:
         assert f"`{field}`" in page, field
 
 

@@ -51,7 +51,15 @@ def test_seeds_are_of_methods_that_draw_numbers(experiment: Build) -> None:
     ]  # fmt: skip
 
 
-def test_the_id_is_of_what_the_figures_depend_on(experiment: Build, model_folder: Path, people: Path, tmp_path: Path) -> None:
+def test_a_release_keeps_the_ids_unless_results_change(experiment: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ids(experiment())
+    monkeypatch.setattr("formless.__version__", "99.0.0")
+    assert ids(experiment()) == first
+    monkeypatch.setattr("formless.experiment.runs.RESULTS_VERSION", 2)
+    assert not ids(experiment()) & first
+
+
+def test_the_id_is_of_what_determines_the_result(experiment: Build, model_folder: Path, people: Path, tmp_path: Path) -> None:
     plain = {"methods": [{"method": "ga"}], "targets": 1}
     first = ids(experiment(**plain))
     same: list[dict[str, Any]] = [
@@ -65,7 +73,7 @@ def test_the_id_is_of_what_the_figures_depend_on(experiment: Build, model_folder
     for keys in same:
         assert ids(experiment(**plain | keys)) == first, keys
     others: list[dict[str, Any]] = [
-        {"methods": [{"method": "ga", "epochs": 3}]},
+        {"methods": [{"method": "ga", "num_train_epochs": 3}]},
         {"methods": [{"method": "ga", "retain": "kl"}]},
         {"methods": ["npo"]},
         {"models": [{"name": str(model_folder), "dtype": "bfloat16"}]},
@@ -116,7 +124,7 @@ def test_changed_weights_are_another_model(experiment: Build, model_folder: Path
         ({"methods": ["icu", {"method": "icu", "label": "b"}]}, UserError, "icu and b are the same"),
         ({"methods": ["rt"]}, DataError, "rt trains on reject.json, which 4 of 4 targets lack"),
         ({"targets": "9"}, UnknownNameError, "'9'"),
-        ({"targets": "3-1"}, UserError, "no range"),
+        ({"targets": "3-1"}, UserError, "is not a range"),
         ({"targets": []}, UserError, "no target is chosen"),
         ({"suite": "fbb"}, UnknownNameError, "did you mean fb"),
         ({"models": ["smolm2"]}, UserError, "smollm2"),

@@ -1,12 +1,16 @@
-"""A sweep whose process is killed again and again ends with what an undisturbed one leaves."""
+"""A sweep that is killed at any write, rename or removal, and resumed, leaves what an undisturbed one leaves."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import random
+import shutil
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -16,146 +20,214 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from formless.evaluation.record import load_record
-from formless.experiment.config import build_experiment
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.heartbeat import Signal
-from formless.experiment.result import RunReport, metrics
+from formless.experiment.config import Experiment, build_experiment
+from formless.experiment.executors.local import InProcess
+from formless.experiment.progress import RunProgress
+from formless.experiment.result import RunResult, run_metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
+from tests.experiment.conftest import values
 
+Build = Callable[..., Experiment]
 TRAINING = {
     "learning_rate": 1e-3,
-    "num_train_epochs": 4,
+    "num_train_epochs": 2,
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "warmup_steps": 0,
     "max_length": 32,
     "r": 2,
 }
-METHODS = ["original", "icu", {"method": "rocr", "layers": [1, 2], "basis": "none"}, {"method": "ga"} | TRAINING]
+GA, ROCR = {"method": "ga"} | TRAINING, {"method": "rocr", "layers": [1, 2], "basis": "none"}
+BOUNDARIES = ("replace", "fsync", "unlink", "rmdir")
+FILES = {"run.json", "record.json", "log.txt"}
 
 
 class Silent:
-    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None: ...
+    """A callback that does nothing."""
 
-    def hear(self, run: Run, signal: Signal) -> None: ...
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None: ...
 
-    def finish(self, report: RunReport) -> None: ...
+    def on_progress(self, run: Run, progress: RunProgress) -> None: ...
+
+    def on_end(self, result: RunResult) -> None: ...
 
 
-def work(keys: dict[str, Any], out: Path, cache: Path, workers: int = 0) -> None:
-    """What the child process does, itself or by processes of its own."""
-    os.environ |= {"FORMLESS_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    transformers_logging.disable_progress_bar()
-    make = Resources(workers, limits=Limits()).executor if workers else lambda hold: InProcess()
-    sweep(build_experiment(keys, "test"), out, make, Silent(), workers=max(workers, 1))
+class Killed(BaseException):
+    """Passes every `except Exception`, as a kill does."""
+
+
+@contextmanager
+def killed_at(number: int) -> Iterator[None]:
+    """Raise at the `number`-th change of the file system and at every later one: a dead process cleans nothing up."""
+    left = number
+    with pytest.MonkeyPatch.context() as patch:
+
+        def wrapped(real: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any, **more: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left <= 0:
+                    raise Killed
+                real(*arguments, **more)
+
+            return call
+
+        for name in BOUNDARIES:
+            patch.setattr(os, name, wrapped(getattr(os, name)))
+        yield
+
+
+def work(experiment: Experiment, out: Path) -> None:
+    """Execute what is missing, with a cache of its own."""
+    os.environ["FORMLESS_CACHE"] = str(out.with_name(f"cache of {out.name}"))
+    sweep(experiment, out, lambda hold: InProcess(), Silent())
+
+
+def results(out: Path) -> dict[str, RunResult]:
+    """What the folder holds; every result once, and whole."""
+    found = [RunResult.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")]
+    assert len({result.id for result in found}) == len(found)
+    return {result.id: result for result in found}
+
+
+def assert_same(out: Path, expected: Path) -> None:
+    """The same runs, complete, with the same files and numbers, and nothing else."""
+    found, known = results(out), results(expected)
+    assert found.keys() == known.keys()
+    assert {path.name for path in out.iterdir()} == {path.name for path in expected.iterdir()}
+    for result in found.values():
+        folder, other = result.run.folder(out), result.run.folder(expected)
+        assert result.status == "complete", result.reason
+        record = load_record(folder.record)
+        assert values(record) == pytest.approx(values(load_record(other.record)), abs=1e-6)
+        assert run_metrics(record) == result.metrics
+        assert {path.name for path in folder.path.iterdir()} == FILES | ({"edit"} if result.run.method != "original" else set())
+        if result.run.method in ("ga", "rocr"):
+            ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (folder.edit, other.edit))
+            assert ours.keys() == theirs.keys()
+            assert all((ours[key] - theirs[key]).abs().max() < 1e-6 for key in ours)
+            assert any(values.abs().max() > 1e-4 for values in ours.values())
+
+
+def test_killed_once_at_every_boundary(experiment: Build, tmp_path: Path) -> None:
+    wanted = experiment(methods=["original", "icu"], targets=1)
+    work(wanted, tmp_path / "undisturbed")
+    for number in count(1):
+        out = tmp_path / str(number)
+        try:
+            with killed_at(number):
+                work(wanted, out)
+        except Killed:
+            before = {name: result.finished for name, result in results(out).items()}
+            work(wanted, out)
+            assert_same(out, tmp_path / "undisturbed")
+            assert before.items() <= {name: result.finished for name, result in results(out).items()}.items()
+            shutil.rmtree(out)
+        else:
+            break
+    assert number > 30  # a plan, two runs, an edit and a cached record
+
+
+@pytest.mark.parametrize("method", [ROCR, GA], ids=["rocr", "a training run"])
+def test_killed_at_one_boundary_after_the_other(experiment: Build, tmp_path: Path, method: dict[str, Any]) -> None:
+    """Every attempt gets one step further than the one before and finds what all those left."""
+    wanted = experiment(methods=[method], targets=1)
+    work(wanted, tmp_path / "undisturbed")
+    for number in count(1):
+        try:
+            with killed_at(number):
+                work(wanted, tmp_path / "killed")
+        except Killed:
+            assert all(result.status == "complete" for result in results(tmp_path / "killed").values())
+        else:
+            break
+    assert_same(tmp_path / "killed", tmp_path / "undisturbed")
+    assert number > 20
 
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     """Starts processes that have imported everything, in a moment."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["formless.experiment.sweep", "formless.experiment.executors.inprocess", "transformers.trainer"]
-    )
+    context.set_forkserver_preload(["formless.experiment.sweep", "formless.experiment.executors.local", "transformers.trainer"])
     return context
 
 
-def finished(out: Path) -> dict[str, RunReport]:
-    found = [RunReport.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")]
-    assert len({report.id for report in found}) == len(found)
-    return {report.id: report for report in found}
+def child(keys: dict[str, Any], out: Path, last_words: str) -> None:
+    """What a process does that kills itself when a file of some name is about to appear."""
+    transformers_logging.disable_progress_bar()
+    replace = os.replace
 
+    def replaced(source: Any, target: Any) -> None:
+        if Path(target).name == last_words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
 
-def complete(out: Path) -> int:
-    return sum(report.status == "complete" for report in finished(out).values())
-
-
-def assert_same_adapter(folder: Path, other: Path) -> None:
-    ours, theirs = (load_file(place / "edit" / "adapter_model.safetensors") for place in (folder, other))
-    assert ours.keys() == theirs.keys()
-    assert all((ours[name] - theirs[name]).abs().max() < 1e-6 for name in ours)
-    assert any(values.abs().max() > 1e-4 for values in ours.values())
+    os.replace = replaced  # type: ignore[assignment]
+    work(build_experiment(keys, "test"), out)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "workers"), [(20, 0), (5, 2)], ids=["twenty", "five of a sweep with workers"])
-def test_kills(
-    processes: ForkServerContext, model_folder: Path, tmp_path: Path, write_people: Any, kills: int, workers: int
+def test_really_killed_at_chosen_and_at_random_moments(
+    processes: ForkServerContext, model_folder: Path, people: Path, tmp_path: Path
 ) -> None:
-    for number in range(1, 11):
-        write_people(tmp_path / "people", number)
-    keys = {"models": [str(model_folder)], "methods": METHODS, "data": str(tmp_path / "people"), "suite": "fb,qa"}
+    methods = ["original", "icu", ROCR, GA]
+    keys = {"models": [str(model_folder)], "methods": methods, "data": str(people), "suite": "fb,qa"}
+    work(build_experiment(keys, "test"), tmp_path / "undisturbed")
+    expected = results(tmp_path / "undisturbed")
+    mean = sum(result.timings["total"] for result in expected.values()) / len(expected)
+    out, moments, seen = tmp_path / "killed", random.Random(0), [0]
 
-    def start(name: str) -> Any:
-        child = processes.Process(target=work, args=(keys, tmp_path / name, tmp_path / f"cache-{name}", workers))
-        child.start()
-        return child
+    def start(last_words: str = "") -> Any:
+        process = processes.Process(target=child, args=(keys, out, last_words))
+        process.start()
+        return process
 
-    undisturbed = start("undisturbed")
-    undisturbed.join()
-    assert undisturbed.exitcode == 0
-    expected = finished(tmp_path / "undisturbed")
-    mean = sum(report.timings["total"] for report in expected.values()) / len(expected)
-
-    moments = random.Random(0)
-    seen = [0]
-    for _ in range(kills):
-        child = start("killed")
-        awaited = seen[-1] + moments.choice((0, 0, 1))  # so there is work left, however fast the machine is meanwhile
-        while complete(tmp_path / "killed") < awaited and child.is_alive():
+    for last_words in ("record.json", "run.json", "curves.json"):
+        process = start(last_words)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        seen.append(len(results(out)))
+    for _ in range(3):
+        process = start()
+        awaited = seen[-1] + moments.choice((0, 1))  # so there is work left, however fast the machine is
+        while len(results(out)) < awaited and process.is_alive():
             time.sleep(0.005)
-        child.join(moments.uniform(0, mean + 0.3))
-        child.kill()
-        child.join()
-        assert child.exitcode == -9, "it ended before it was killed"
-        seen.append(complete(tmp_path / "killed"))
+        process.join(moments.uniform(0, mean))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
+        seen.append(len(results(out)))
     assert seen == sorted(seen)  # nothing finished is lost
-    assert 0 < seen[-1] < len(expected)
-    last = start("killed")
-    last.join()
-    assert last.exitcode == 0
-
-    found = finished(tmp_path / "killed")
-    assert found.keys() == expected.keys()
-    assert len(found) == 40
-    for name, report in found.items():
-        assert report.status == "complete"
-        assert report.metrics == pytest.approx(expected[name].metrics, abs=1e-6)
-        folder = report.run.folder(tmp_path / "killed")
-        record = load_record(folder / "record.json")
-        assert metrics(record) == report.metrics
-        kept = {"edit"} if report.run.method != "original" else set()
-        assert {path.name for path in folder.iterdir()} == {"run.json", "record.json", "log.txt"} | kept
-        if report.run.method in ("ga", "rocr"):
-            assert_same_adapter(folder, expected[name].run.folder(tmp_path / "undisturbed"))
+    assert 3 <= seen[-1] < len(expected)
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(results(out)) == 16
+    assert_same(out, tmp_path / "undisturbed")
 
 
-@pytest.mark.slow
-def test_a_killed_training_goes_on(processes: ForkServerContext, model_folder: Path, people: Path, tmp_path: Path) -> None:
-    ga = {"method": "ga"} | TRAINING | {"num_train_epochs": 150, "learning_rate": 1e-4}
-    keys = {"models": [str(model_folder)], "methods": [ga], "data": str(people), "suite": "fb", "targets": 1}
+def test_a_killed_training_run_goes_on_from_its_checkpoint(
+    experiment: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = experiment(methods=[GA], targets=1)
     out, twin = tmp_path / "killed", tmp_path / "twin"
-    child = processes.Process(target=work, args=(keys, out, tmp_path / "cache"))
-    child.start()
-    deadline = time.monotonic() + 60
-    while not list(out.glob("runs/*/*/*/*/training/checkpoint-1*/curves.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.kill()
-    child.join()
-    assert child.exitcode == -9
-    (checkpoint, *_) = out.glob("runs/*/*/*/*/training/checkpoint-1*")
-    marked = checkpoint / "curves.json"
-    marked.write_text(marked.read_text().replace('"losses": [', '"losses": [12345.0, ', 1))  # what goes on from it remembers
-    for place in (out, twin):
-        child = processes.Process(target=work, args=(keys, place, tmp_path / "cache"))
-        child.start()
-        child.join()
-    (report,), (other,) = finished(out).values(), finished(twin).values()
-    folder = report.run.folder(out)
-    assert "12345.0" in (folder / "edit" / "edit.json").read_text()
-    assert not (folder / "training").exists()
-    assert_same_adapter(folder, other.run.folder(twin))
-    assert report.metrics == pytest.approx(other.metrics, abs=1e-6)
+    replace = os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == "edit":
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Killed):
+        work(wanted, out)
+    monkeypatch.setattr(os, "replace", replace)
+    (curves,) = out.glob("runs/*/*/*/*/training/checkpoint-*/curves.json")
+    curves.write_text(curves.read_text().replace('"losses": [', '"losses": [12345.0, ', 1))  # a resumed run remembers it
+    work(wanted, out)
+    work(wanted, twin)
+    (result,) = results(out).values()
+    assert "12345.0" in (result.run.folder(out).edit / "edit.json").read_text()
+    assert_same(out, twin)

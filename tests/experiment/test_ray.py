@@ -19,11 +19,11 @@ from formless.errors import UserError
 from formless.evaluation.record import load_record
 from formless.experiment.config import Experiment
 from formless.experiment.executors import ray as executor_module
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.result import LOG, RunReport
-from formless.experiment.sweep import Summary, sweep
+from formless.experiment.executors.base import Limits, Resources
+from formless.experiment.executors.local import InProcess
+from formless.experiment.result import RunResult
+from formless.experiment.sweep import SweepResult, sweep
+from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
 
@@ -36,6 +36,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback address
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # no idle workers beside the actors
+        patch.setenv("RAY_enable_worker_prestart", "0")
         patch.setenv("MISHAP_ONCE", str(marks))
         patch.chdir(marks)
         from ray.cluster_utils import Cluster
@@ -46,12 +48,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def go(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Summary]]:
+def go(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., SweepResult]]:
     """Sweep on the cluster; afterwards, none of its actors is alive."""
 
-    def swept(experiment: Experiment, observer: Any, cores: int = 1, **limits: Any) -> Summary:
+    def swept(experiment: Experiment, callback: Any, cores: int = 1, **limits: Any) -> SweepResult:
         resources = Resources(limits=Limits(**limits), ray=cluster.address, cores=cores)
-        return sweep(experiment, tmp_path / "out", resources.executor, observer, workers=resources.at_once)
+        return sweep(experiment, tmp_path / "out", resources.executor, callback, workers=resources.at_once)
 
     yield swept
     deadline = time.monotonic() + 30
@@ -90,34 +92,34 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
     experiment: Build, go: Any, tmp_path: Path, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killing(type(recorder)):  # type: ignore[misc]
-        def hear(self, run: Any, signal: Any) -> None:
-            if (run.label, signal.phase) == ("hang", "unlearning"):
+        def on_progress(self, run: Any, progress: Any) -> None:
+            if (run.label, progress.phase) == ("hang", "unlearning"):
                 await_mishap(run)
-                log = str(run.folder(tmp_path / "out") / LOG)
+                log = str(run.folder(tmp_path / "out").log)
                 (at_it,) = (actor for actor in actors() if str(Path(f"/proc/{actor.pid}/fd/1").readlink()) == log)
                 at_it.kill()
 
     monkeypatch.chdir(tmp_path)  # relative paths are the sweep's
     rocr = {"method": "rocr", "layers": [1, 2], "basis": "none"}
     wanted = experiment(methods=["original", "icu", rocr, mishap("hang")], suite="fb,qa", data="people", targets=1)
-    observer = Killing()
-    done = go(wanted, observer, retries=0)
-    assert (done.missing, observer.begun) == (0, (4, 0, 2))
-    (report,) = done.failed
-    assert (report.run.label, report.cause, report.attempts) == ("hang", "crash", 1)
-    assert report.reason == "the actor was lost: The actor is dead because its worker process has died"
-    folder = report.run.folder(tmp_path / "out")
-    written = RunReport.model_validate_json((folder / "run.json").read_bytes())
+    callback = Killing()
+    done = go(wanted, callback, retries=0)
+    assert (done.missing, callback.begun) == (0, (4, 0, 2))
+    (result,) = done.failed
+    assert (result.run.label, result.cause, result.attempts) == ("hang", "crash", 1)
+    assert result.reason == "the actor was lost: The actor is dead because its worker process has died"
+    folder = result.run.folder(tmp_path / "out").path
+    written = RunResult.model_validate_json((folder / "run.json").read_bytes())
     assert "on standard output: hang" in "\n".join(written.log_end)
     assert {path.name for path in folder.iterdir()} == {"run.json", "log.txt"}
     here = sweep(wanted, tmp_path / "here", lambda hold: InProcess(), recorder)
     assert [run.id for run in done.runs] == [run.id for run in here.runs]
     for run in [run for run in here.runs if run.label != "hang"]:
-        folder, other = run.folder(tmp_path / "out"), run.folder(tmp_path / "here")
+        folder, other = run.folder(tmp_path / "out").path, run.folder(tmp_path / "here").path
         assert {path.name for path in folder.iterdir()} == {path.name for path in other.iterdir()}
         ours, theirs = (load_record(place / "record.json") for place in (folder, other))
-        assert [form.mean for form in ours.forms] == pytest.approx([form.mean for form in theirs.forms], abs=1e-6)
-    logs = "".join((run.folder(tmp_path / "out") / LOG).read_text() for run in here.runs)
+        assert values(ours) == pytest.approx(values(theirs), abs=1e-6)
+    logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in here.runs)
     assert logs.count("an actor starts") == 2
 
 
@@ -126,23 +128,23 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
 def test_the_runs_of_a_lost_node_are_done_by_the_others(
     experiment: Build, go: Any, tmp_path: Path, cluster: Any, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor_module, "_PATIENCE", 1.0)
+    monkeypatch.setattr(executor_module, "_WAITING_SECONDS", 1.0)
     node = cluster.add_node(num_cpus=2)
     hanging: set[str] = set()
 
     class Removing(type(recorder)):  # type: ignore[misc]
-        def hear(self, run: Any, signal: Any) -> None:
-            if signal.phase == "unlearning" and len(hanging) < 2:
+        def on_progress(self, run: Any, progress: Any) -> None:
+            if progress.phase == "unlearning" and len(hanging) < 2:
                 hanging.add(run.id)
                 await_mishap(run)
                 if len(hanging) == 2:
                     cluster.remove_node(node, allow_graceful=False)
 
-    observer = Removing()
-    done = go(experiment(methods=[mishap("hang")], targets="3-4"), observer, cores=2, stuck=3.0)
-    assert observer.begun == (2, 0, 2)
-    assert [(report.status, report.attempts) for report in done.reports] == [("complete", 2)] * 2
-    logs = "".join((run.folder(tmp_path / "out") / LOG).read_text() for run in done.runs)
+    callback = Removing()
+    done = go(experiment(methods=[mishap("hang")], targets="3-4"), callback, cores=2, stuck=3.0)
+    assert callback.begun == (2, 0, 2)
+    assert [(result.status, result.attempts) for result in done.results] == [("complete", 2)] * 2
+    logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in done.runs)
     assert "failed: the actor was lost" in logs
     assert "failed: no progress for 3 s" in logs
     assert logs.count("an actor starts") == 5  # of the lost one's places, the first is waited for in vain
@@ -171,7 +173,7 @@ def test_a_local_cluster_listens_to_this_machine_alone_and_ends_with_ctrl_c(
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Go on with: formless run" in errors
+    assert "Resume with: formless run" in errors
     assert len(sockets) > 1
     assert {socket.laddr.ip.removeprefix("::ffff:") for socket in sockets} == {"127.0.0.1"}
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"

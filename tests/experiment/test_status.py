@@ -9,27 +9,26 @@ import pytest
 
 from formless.errors import DataError
 from formless.experiment.config import Experiment
-from formless.experiment.executors.inprocess import InProcess
+from formless.experiment.executors.local import InProcess
 from formless.experiment.grid import grid
-from formless.experiment.heartbeat import HEARTBEAT, Heartbeat, Signal, read_signal
-from formless.experiment.lock import holder, locked
-from formless.experiment.progress import Durations
-from formless.experiment.result import failure
-from formless.experiment.status import read_status
+from formless.experiment.progress import Durations, Heartbeat, RunProgress, read_progress
+from formless.experiment.result import failed_result
+from formless.experiment.status import holder, locked, read_status
 from formless.experiment.sweep import sweep
+from formless.store import RunFolder
 
 Build = Callable[..., Experiment]
 
 
 @pytest.fixture
 def out(tmp_path: Path, experiment: Build, recorder: Any) -> Path:
-    """A folder in which everything is done."""
+    """A folder in which all runs are complete."""
     sweep(experiment(), tmp_path / "out", lambda hold: InProcess(), recorder)
     return tmp_path / "out"
 
 
-def signal(seconds: float) -> Signal:
-    return Signal(phase="evaluating", since=1000.0, at=1000.0 + seconds)
+def made(seconds: float) -> RunProgress:
+    return RunProgress(phase="evaluating", since=1000.0, at=1000.0 + seconds)
 
 
 def test_done(out: Path) -> None:
@@ -41,9 +40,9 @@ def test_done(out: Path) -> None:
 def test_every_state_at_once(out: Path, experiment: Build) -> None:
     runs = grid(experiment())
     for run in runs[:4]:
-        (run.folder(out) / "run.json").unlink()
+        run.folder(out).result.unlink()
     failed, under_way = runs[0], runs[1]
-    failure(failed, failed.folder(out), "crash", "gone", attempts=2, started="x", seconds=1.0).save(failed.folder(out))
+    failed_result(failed, failed.folder(out), "crash", "gone", attempts=2, started="x", seconds=1.0).save(failed.folder(out))
     with locked(out, 2):
         beat = Heartbeat(under_way.folder(out), lambda _: None)
         beat.phase("unlearning")
@@ -53,10 +52,10 @@ def test_every_state_at_once(out: Path, experiment: Build) -> None:
         assert status.holder.workers == 2
         assert [run.id for run, _ in status.running] == [under_way.id]
         assert status.running[0][1].phase == "unlearning"
-        assert [report.reason for report in status.failed] == ["gone"]
+        assert [result.reason for result in status.failed] == ["gone"]
         assert [run.id for run in status.missing] == [run.id for run in runs[2:4]]
         assert len(status.complete) == 4
-        done = {report.id: report.timings["total"] for report in status.complete}
+        done = {result.id: result.timings["total"] for result in status.complete}
         assert status.seconds_left is not None
         assert 0 < status.seconds_left <= 3 * max(done.values()) / 2
     status = read_status(out)  # the same after a kill: nobody works on it
@@ -66,7 +65,7 @@ def test_every_state_at_once(out: Path, experiment: Build) -> None:
 
 def test_a_failure_of_an_earlier_sweep_is_to_be_tried_again(out: Path, experiment: Build) -> None:
     run = grid(experiment())[0]
-    old = failure(run, run.folder(out), "crash", "gone", attempts=1, started="x", seconds=1.0)
+    old = failed_result(run, run.folder(out), "crash", "gone", attempts=1, started="x", seconds=1.0)
     old.model_copy(update={"finished": "2020-01-01T00:00:00+00:00"}).save(run.folder(out))
     assert len(read_status(out).failed) == 1
     with locked(out, 1):
@@ -94,14 +93,15 @@ def test_time_left(experiment: Build) -> None:
     durations.add(icu, 30)
     assert durations.expected(last) == 30  # as long as those of its label
     assert durations.expected(original) == 10
-    assert durations.left([original, last], [(icu, signal(12))], 2) == (10 + 30 + 18) / 2
-    assert durations.left([], [(icu, signal(50))], 1) == 0
+    assert durations.left([original, last], [(icu, made(12))], 2) == (10 + 30 + 18) / 2
+    assert durations.left([], [(icu, made(50))], 1) == 0
     assert durations.left([], [], 3) == 0
 
 
 def test_a_heartbeat_says_enough_and_not_too_much(tmp_path: Path) -> None:
-    told: list[Signal] = []
-    beat = Heartbeat(tmp_path, told.append)
+    told: list[RunProgress] = []
+    folder = RunFolder(tmp_path)
+    beat = Heartbeat(folder, told.append)
     beat.phase("loading")
     for done in range(1000):
         beat.progress("blanks", done, 1000)
@@ -112,9 +112,9 @@ def test_a_heartbeat_says_enough_and_not_too_much(tmp_path: Path) -> None:
     time.sleep(0.25)
     beat.progress("blanks", 5, 10)
     assert (told[-1].task, told[-1].done, told[-1].total) == ("blanks", 5, 10)
-    written = read_signal(tmp_path)
+    written = read_progress(folder)
     assert written is not None
-    (tmp_path / HEARTBEAT).write_text("{")
-    assert read_signal(tmp_path) is None
+    folder.progress.write_text("{")
+    assert read_progress(folder) is None
     beat.stop()
     assert not list(tmp_path.iterdir())

@@ -17,28 +17,29 @@ import pytest
 import formless
 from formless.data.ort import find_target
 from formless.errors import DataError, OutputError
-from formless.evaluation.evaluate import evaluate
-from formless.evaluation.record import load_record
-from formless.experiment import original as original_module
-from formless.experiment import session as session_module
+from formless.evaluation.evaluate import evaluate, run_plan
+from formless.evaluation.record import MetricKey, load_record
 from formless.experiment.config import Experiment
-from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.lock import locked
-from formless.experiment.result import RunReport
-from formless.experiment.sweep import Summary, read_plan, sweep
+from formless.experiment.executors.local import InProcess
+from formless.experiment.result import RunResult
+from formless.experiment.runs import read_plan
+from formless.experiment.status import locked, read_status
+from formless.experiment.sweep import SweepResult, sweep
+from formless.models.loading import load
+from tests.experiment.conftest import counted, values
 
 Build = Callable[..., Experiment]
 FILES = {"run.json", "record.json", "log.txt"}
 
 
 @pytest.fixture
-def go(recorder: Any, tmp_path: Path) -> Callable[..., Summary]:
+def go(recorder: Any, tmp_path: Path) -> Callable[..., SweepResult]:
     """Sweep in this process."""
     return lambda experiment, **keys: sweep(experiment, tmp_path / "out", lambda hold: InProcess(), recorder, **keys)
 
 
-def reports(out: Path) -> dict[str, RunReport]:
-    return {path.parent.name: RunReport.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")}
+def results(out: Path) -> dict[str, RunResult]:
+    return {path.parent.name: RunResult.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")}
 
 
 def test_a_sweep_leaves_what_a_run_by_hand_gives(
@@ -46,28 +47,34 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
 ) -> None:
     rocr = {"method": "rocr", "layers": [1, 2], "basis": "none", "l2": 0.0, "redirect": "Bob"}
     done = go(experiment(methods=["original", rocr], suite="fb,qa"))
-    assert [len(done.runs), done.found, len(done.reports), done.failed, done.missing] == [8, 0, 8, [], 0]
+    assert [len(done.runs), done.already_complete, len(done.results), done.failed, done.missing] == [8, 0, 8, [], 0]
     lm = formless.load(str(model_folder), device="cpu")
     target = find_target(people, "2")
     edit = formless.unlearn(lm, target, **{name: value for name, value in rocr.items() if name != "method"})
     with edit.applied(lm):
         by_hand = evaluate(lm, target, "fb,qa")
     run = next(run for run in done.runs if (run.label, run.target) == ("rocr", "2_Person_2"))
-    folder = run.folder(tmp_path / "out")
+    folder = run.folder(tmp_path / "out").path
     model = f"tiny-{run.inputs['model'][:6]}"
     assert folder.relative_to(tmp_path / "out").parts == ("runs", model, "rocr", "2_Person_2", run.id)
     record = load_record(folder / "record.json")
-    assert record.form("fb", "forget").mean == pytest.approx(by_hand.form("fb", "forget").mean, abs=1e-9)
-    report = reports(tmp_path / "out")[run.id]
-    assert report.metrics["forget_qa"] == record.form("qa", "forget").mean
-    assert report.metrics["neighbor_fb"] == record.form("fb", "neighbor").mean
-    assert (report.status, report.attempts) == ("complete", 1)
-    assert (report.run.config["l2"], report.run.config["mode"]) == (0, "unrelated")
-    assert set(report.timings) == {"loading", "unlearning", "evaluating", "saving", "total"}
-    assert report.memory is not None
-    assert report.memory.resident > 10**7
-    assert report.model_fingerprint == lm.fingerprint
-    assert {"torch", "formless", "python"} <= set(report.versions)
+    assert values(record) == pytest.approx(values(by_hand), abs=1e-9)
+    result = results(tmp_path / "out")[run.id]
+    (metric,) = [
+        found for found in result.metrics if (found.task, found.split, found.metric) == ("qa", "forget", "probability")
+    ]
+    assert metric.model_dump() == {
+        "value": values(record)[MetricKey("qa", "forget", "probability")], "ci": None, "n": 1, "task": "qa", "split": "forget",
+        "metric": "probability", "group": None,
+    }  # fmt: skip
+    assert len(result.metrics) == len(record.metrics())
+    assert (result.status, result.attempts) == ("complete", 1)
+    assert (result.run.config["l2"], result.run.config["mode"]) == (0, "unrelated")
+    assert set(result.timings) == {"loading", "unlearning", "evaluating", "saving", "total"}
+    assert result.memory is not None
+    assert result.memory.resident > 10**7
+    assert result.model_fingerprint == lm.fingerprint
+    assert {"torch", "formless", "python"} <= set(result.versions)
     assert {path.name for path in folder.iterdir()} == FILES | {"edit"}
     assert formless.load_edit(folder / "edit").info.method == "rocr"
     assert "complete after" in (folder / "log.txt").read_text()
@@ -76,15 +83,11 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
 def test_one_load_and_one_measure_of_the_original(
     experiment: Build, go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    loads, measured = [], []
-    load, carry_out = session_module.load, original_module.carry_out
-    monkeypatch.setattr(session_module, "load", lambda *a, **k: loads.append(1) or load(*a, **k))
-    monkeypatch.setattr(
-        original_module, "carry_out", lambda lm, plan, **k: measured.append(plan.target.subject) or carry_out(lm, plan, **k)
-    )
+    loads = counted(monkeypatch, "formless.experiment.run.load", load)
+    measured = counted(monkeypatch, "formless.experiment.measure.run_plan", run_plan)
     go(experiment(methods=["original", "icu"]))
     assert len(loads) == 1
-    assert sorted(measured) == ["Person 1", "Person 2", "Person 3", "Person 4"]
+    assert sorted(plan.target.subject for _, plan, _ in measured) == ["Person 1", "Person 2", "Person 3", "Person 4"]
     shutil.rmtree(tmp_path / "out")
     assert go(experiment(methods=["original", "icu"])).failed == []
     assert len(measured) == 4
@@ -95,12 +98,12 @@ def test_again_does_nothing_and_what_is_missing_is_done(experiment: Build, go: A
     first = go(wanted)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()}
     again = go(wanted)
-    assert (again.found, again.reports) == (8, ())
+    assert (again.already_complete, again.results) == (8, ())
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()} == before
-    gone = first.runs[3].folder(tmp_path / "out") / "run.json"
+    gone = first.runs[3].folder(tmp_path / "out").result
     gone.unlink()
     third = go(wanted)
-    assert [report.id for report in third.reports] == [first.runs[3].id]
+    assert [result.id for result in third.results] == [first.runs[3].id]
     assert recorder.begun == (8, 7, 1)
 
 
@@ -108,36 +111,36 @@ def test_half_written_files_are_not_read(experiment: Build, go: Any, tmp_path: P
     wanted = experiment(methods=["icu"])
     runs = go(wanted).runs
     out = tmp_path / "out"
-    expected = {run.id: load_record(run.folder(out) / "record.json").forms for run in runs}
-    report, record, edit, part = (run.folder(out) for run in runs)
-    (report / "run.json").write_bytes((report / "run.json").read_bytes()[:200])
+    expected = {run.id: load_record(run.folder(out).record).tasks for run in runs}
+    result, record, edit, part = (run.folder(out).path for run in runs)
+    (result / "run.json").write_bytes((result / "run.json").read_bytes()[:200])
     (record / "record.json").write_bytes((record / "record.json").read_bytes()[:-1])
     (edit / "edit" / "edit.json").unlink()
     (part / "run.json").unlink()
     (part / ".record.json.x.part").write_text("{")
     (part / ".edit.x.part").mkdir()
     again = go(wanted)
-    assert (again.found, len(again.reports), again.failed) == (0, 4, [])
+    assert (again.already_complete, len(again.results), again.failed) == (0, 4, [])
     for run in runs:
-        assert load_record(run.folder(out) / "record.json").forms == expected[run.id]
-        assert {path.name for path in run.folder(out).iterdir()} == FILES | {"edit"}
+        assert load_record(run.folder(out).record).tasks == expected[run.id]
+        assert {path.name for path in run.folder(out).path.iterdir()} == FILES | {"edit"}
 
 
 def test_other_settings_make_new_runs(experiment: Build, go: Any, tmp_path: Path) -> None:
     first = go(experiment(methods=["icu"]))
     second = go(experiment(methods=["icu"], suite="fb,qa"))
-    assert (second.found, len(second.reports)) == (0, 4)
+    assert (second.already_complete, len(second.results)) == (0, 4)
     assert not {run.id for run in first.runs} & {run.id for run in second.runs}
-    assert len(reports(tmp_path / "out")) == 8
+    assert len(results(tmp_path / "out")) == 8
     assert {run.id for run in read_plan(tmp_path / "out")} == {run.id for run in second.runs}
-    assert go(experiment(methods=["icu"])).found == 4
+    assert go(experiment(methods=["icu"])).already_complete == 4
 
 
 def test_no_edit_is_kept_where_none_is_wanted(experiment: Build, go: Any, tmp_path: Path) -> None:
     without = go(experiment(methods=["icu"], targets=1, save_edits=False))
-    folder = without.runs[0].folder(tmp_path / "out")
+    folder = without.runs[0].folder(tmp_path / "out").path
     assert {path.name for path in folder.iterdir()} == FILES
-    assert go(experiment(methods=["icu"], targets=1)).found == 0  # now the edit is missing
+    assert go(experiment(methods=["icu"], targets=1)).already_complete == 0  # now the edit is missing
     assert (folder / "edit" / "edit.json").is_file()
 
 
@@ -149,25 +152,25 @@ def test_a_failure_is_recorded_and_tried_again(
     methods = [{"method": "mishap", "kind": kind, "label": kind} for kind in ("error", "refuse")]
     wanted = experiment(methods=[*methods, "icu"], targets=1)
     first = go(wanted)
-    assert [report.cause for report in first.reports] == ["error", "refused", None]
+    assert [result.cause for result in first.results] == ["error", "refused", None]
     assert first.failed[0].reason == "RuntimeError: boom"
     assert first.failed[1].reason == "it cannot be done [here]: do something else"
-    found = reports(tmp_path / "out")
-    report = found[first.failed[0].id]
-    assert report.status == "failed"
-    assert "RuntimeError: boom" in report.log_end[-2]
-    assert any("mishaps.py" in line for line in report.log_end)
-    assert "on standard output" not in "".join(report.log_end)  # this process keeps its own output
-    assert not (report.run.folder(tmp_path / "out") / "record.json").exists()
+    found = results(tmp_path / "out")
+    result = found[first.failed[0].id]
+    assert result.status == "failed"
+    assert "RuntimeError: boom" in result.log_end[-2]
+    assert any("mishaps.py" in line for line in result.log_end)
+    assert "on standard output" not in "".join(result.log_end)  # this process keeps its own output
+    assert not result.run.folder(tmp_path / "out").record.exists()
     again = go(wanted)
-    assert (again.found, [report.status for report in again.reports]) == (1, ["complete"] * 2)
+    assert (again.already_complete, [result.status for result in again.results]) == (1, ["complete"] * 2)
 
 
 @pytest.mark.usefixtures("mishaps")
 def test_fail_fast(experiment: Build, go: Any) -> None:
     methods = ["icu", {"method": "mishap", "kind": "error"}]
     done = go(experiment(methods=methods), fail_fast=True)
-    assert [report.status for report in done.reports] == ["complete", "failed"]
+    assert [result.status for result in done.results] == ["complete", "failed"]
     assert done.missing == 6
 
 
@@ -177,12 +180,10 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
-    loads: list[str] = []
-    load = session_module.load
-    monkeypatch.setattr(session_module, "load", lambda name, **k: loads.append(Path(name).name) or load(name, **k))
+    loads = counted(monkeypatch, "formless.experiment.run.load", load)
     done = go(experiment(models=[str(broken), str(model_folder)], targets="1-2"))
-    assert Counter(report.cause for report in done.reports) == {"refused": 4, None: 4}
-    assert loads == ["broken", "tiny"]
+    assert Counter(result.cause for result in done.results) == {"refused": 4, None: 4}
+    assert [Path(name).name for (name,) in loads] == ["broken", "tiny"]
 
 
 def test_a_full_disk_loses_nothing_finished(
@@ -192,7 +193,7 @@ def test_a_full_disk_loses_nothing_finished(
     real = os.fsync
 
     def full(descriptor: int) -> None:
-        if len(recorder.reports) >= 2:
+        if len(recorder.results) >= 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
@@ -201,16 +202,16 @@ def test_a_full_disk_loses_nothing_finished(
         go(wanted)
     monkeypatch.setattr(os, "fsync", real)
     out = tmp_path / "out"
-    assert [report.status for report in reports(out).values()] == ["complete"] * 2
+    assert [result.status for result in results(out).values()] == ["complete"] * 2
     assert not list(out.rglob("*.part"))
     again = go(wanted)
-    assert (again.found, len(again.reports), again.failed) == (2, 2, [])
+    assert (again.already_complete, len(again.results), again.failed) == (2, 2, [])
 
 
 def test_a_folder_takes_one_sweep_at_a_time(
     experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formless.experiment.lock._PATIENCE", 0.2)
+    monkeypatch.setattr("formless.experiment.status._LOCK_SECONDS", 0.2)
     with locked(tmp_path / "out", 1):
         with pytest.raises(OutputError, match=f"another sweep works on this folder.*process {os.getpid()}"):
             go(experiment())
@@ -222,7 +223,7 @@ def test_a_folder_takes_one_sweep_at_a_time(
 
 
 def test_a_look_at_the_lock_does_not_disturb(experiment: Build, tmp_path: Path) -> None:
-    from formless.experiment.lock import holder
+    from formless.experiment.status import holder
 
     stop = threading.Event()
 
@@ -254,26 +255,44 @@ def test_an_edit_trained_on_neighbors_has_its_own_original(experiment: Build, go
     ga = {"method": "ga", "retain": "ce", "retain_rows": "neighbors", **training}
     done = go(experiment(methods=["original", ga], targets=1))
     assert done.failed == []
-    folder = done.runs[1].folder(tmp_path / "out")
+    folder = done.runs[1].folder(tmp_path / "out").path
     edited, original = load_record(folder / "record.json"), load_record(folder / "original.json")
-    assert len(edited.without_neighbors) == 1
-    whole = load_record(done.runs[0].folder(tmp_path / "out") / "record.json")
+    assert len(edited.excluded_neighbors) == 1
+    whole = load_record(done.runs[0].folder(tmp_path / "out").record)
     assert edited.probes_digest == original.probes_digest != whole.probes_digest
     assert original.edits == []
 
 
 def test_progress_is_told(experiment: Build, go: Any, recorder: Any, tmp_path: Path) -> None:
     go(experiment(methods=["icu"], targets=1))
-    phases = list(dict.fromkeys(signal.phase for _, signal in recorder.signals))
+    phases = list(dict.fromkeys(progress.phase for _, progress in recorder.progress))
     assert phases == ["loading", "unlearning", "evaluating", "saving"]
     assert not list((tmp_path / "out").rglob("progress.json"))
 
 
-def test_no_folder_of_runs(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps([{"model": 1}]))
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match="no experiment was started"):
-            read_plan(folder)
+def test_a_plan_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no experiment was started in this folder"):
+        read_plan(tmp_path)
+    for content in ("[]", '{"format": 1, "runs": []}', '{"format": 2, "runs": [{"model": 1}]}', "{"):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(DataError, match=r"the plan cannot be read, or is of an older version .*plan\.json.*start the"):
+            read_plan(tmp_path)
+    (tmp_path / "plan.json").write_text('{"format": 3, "runs": "otherwise"}')
+    with pytest.raises(DataError, match="newer schema version 3; this Formless reads up to 2"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json"])
+def test_a_folder_of_a_newer_version_is_refused_and_stays(experiment: Build, go: Any, tmp_path: Path, name: str) -> None:
+    done = go(experiment(methods=["icu"], targets=1))
+    out = tmp_path / "out"
+    path = out / "plan.json" if name == "plan.json" else done.runs[0].folder(out).result
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3, "more": True}))
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
+    for attempt in (lambda: go(experiment(methods=["original", "icu"])), lambda: read_status(out)):
+        with pytest.raises(DataError, match=rf"newer schema version 3.*{name}.*update Formless"):
+            attempt()
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"} == before
 
 
 @pytest.mark.slow
@@ -284,7 +303,7 @@ def test_memory_stays_flat_over_a_hundred_targets(experiment: Build, tmp_path: P
     resident: list[int] = []
 
     class Watcher(type(recorder)):  # type: ignore[misc]
-        def finish(self, report: RunReport) -> None:
+        def on_end(self, result: RunResult) -> None:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
 
     if not Path("/proc/self/statm").exists():
@@ -292,7 +311,7 @@ def test_memory_stays_flat_over_a_hundred_targets(experiment: Build, tmp_path: P
     start = time.perf_counter()
     done = sweep(experiment(methods=["icu"]), tmp_path / "out", lambda hold: InProcess(), Watcher())
     seconds = time.perf_counter() - start
-    assert (len(done.reports), done.failed) == (100, [])
-    work = sum(report.timings[phase] for report in done.reports for phase in ("loading", "unlearning", "evaluating"))
+    assert (len(done.results), done.failed) == (100, [])
+    work = sum(result.timings[phase] for result in done.results for phase in ("loading", "unlearning", "evaluating"))
     print(f"overhead {10 * (seconds - work):.1f} ms a run, growth {(resident[-1] - resident[9]) / 2**20:.1f} MB")
     assert resident[-1] - resident[9] < 40 * 2**20

@@ -16,12 +16,13 @@ import pytest
 from formless.errors import OutputError, UserError
 from formless.evaluation.record import load_record
 from formless.experiment.config import Experiment
-from formless.experiment.executors import process as process_module
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
-from formless.experiment.result import LOG, RunReport
-from formless.experiment.sweep import Summary, sweep
+from formless.experiment.executors import local as local_module
+from formless.experiment.executors import supervised as supervised_module
+from formless.experiment.executors.base import Limits, Resources
+from formless.experiment.executors.local import InProcess
+from formless.experiment.result import RunResult
+from formless.experiment.sweep import SweepResult, sweep
+from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
 
@@ -31,10 +32,10 @@ def mishap(kind: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def go(recorder: Any, tmp_path: Path) -> Callable[..., Summary]:
+def go(recorder: Any, tmp_path: Path) -> Callable[..., SweepResult]:
     """Sweep with worker processes."""
 
-    def swept(experiment: Experiment, *, workers: int = 1, name: str = "out", **limits: Any) -> Summary:
+    def swept(experiment: Experiment, *, workers: int = 1, name: str = "out", **limits: Any) -> SweepResult:
         resources = Resources(workers, limits=Limits(**limits))
         return sweep(experiment, tmp_path / name, resources.executor, recorder, workers=resources.at_once)
 
@@ -51,34 +52,25 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
-def test_a_run_that_was_finished_when_its_worker_died_is_finished(experiment: Build, go: Any, tmp_path: Path) -> None:
-    done = go(experiment(methods=[mishap("last")], targets=1), retries=1)
-    assert [(report.status, report.attempts) for report in done.reports] == [("complete", 1)]
-    folder = done.reports[0].run.folder(tmp_path / "out")
-    assert RunReport.model_validate_json((folder / "run.json").read_bytes()).is_complete
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("mishaps")
 def test_whatever_happens_to_a_worker_the_others_go_on(experiment: Build, go: Any, tmp_path: Path) -> None:
-    kinds = ("segfault", "killed", "exit", "hang", "spin", "error", "refuse")
-    done = go(experiment(methods=[*map(mishap, kinds), "icu"], targets=1), timeout=4.0, stuck=2.0, retries=0)
-    found = {report.run.label: report for report in done.reports}
-    assert {label: report.cause for label, report in found.items()} == {
+    methods = [*map(mishap, ("segfault", "killed", "exit", "hang", "spin", "refuse")), "icu", mishap("error")]
+    done = go(experiment(methods=methods, targets=1), timeout=4.0, stuck=2.0, retries=0)
+    found = {result.run.label: result for result in done.results}
+    assert {label: result.cause for label, result in found.items()} == {
         "segfault": "crash", "killed": "crash", "exit": "crash", "hang": "stuck", "spin": "timeout", "error": "error",
         "refuse": "refused", "icu": None,
     }  # fmt: skip
-    said = {label: report.reason or "" for label, report in found.items()}
+    said = {label: result.reason or "" for label, result in found.items()}
     assert "SIGSEGV" in said["segfault"]
     assert "SIGKILL, perhaps for want of memory" in said["killed"]
     assert "exit code 3" in said["exit"]
     assert "no progress for 2 s" in said["hang"]
     assert "longer than 4 s" in said["spin"]
     ends = {}
-    for label, report in found.items():
-        folder = report.run.folder(tmp_path / "out")
-        written = RunReport.model_validate_json((folder / "run.json").read_bytes())
-        assert (written.status, written.cause, written.attempts) == (report.status, report.cause, 1)
+    for label, result in found.items():
+        folder = result.run.folder(tmp_path / "out").path
+        written = RunResult.model_validate_json((folder / "run.json").read_bytes())
+        assert (written.status, written.cause, written.attempts) == (result.status, result.cause, 1)
         assert {path.name for path in folder.iterdir()} <= {"run.json", "record.json", "log.txt", "edit"}
         ends[label] = "\n".join(written.log_end)
     assert "Fatal Python error: Segmentation fault" in ends["segfault"]  # with where it was
@@ -94,17 +86,19 @@ def test_retries_in_a_fresh_process(
 ) -> None:
     (tmp_path / "marks").mkdir()
     monkeypatch.setenv("MISHAP_ONCE", str(tmp_path / "marks"))
-    done = go(experiment(methods=[mishap("segfault"), mishap("error"), mishap("refuse")], targets=1), retries=1)
-    assert [(report.run.label, report.status, report.attempts) for report in done.reports] == [
+    kinds = ("segfault", "error", "refuse", "last")
+    done = go(experiment(methods=[*map(mishap, kinds)], targets=1), retries=1)
+    assert [(result.run.label, result.status, result.attempts) for result in done.results] == [
         ("segfault", "complete", 2),
         ("error", "complete", 2),
         ("refuse", "failed", 1),  # what the user must mend fails again
+        ("last", "complete", 1),  # the run was complete when its worker died
     ]
-    log = (done.runs[0].folder(tmp_path / "out") / LOG).read_text()
+    log = done.runs[0].folder(tmp_path / "out").log.read_text()
     assert "attempt 1" in log
     assert "SIGSEGV" in log
     assert "attempt 2" in log
-    assert len(recorder.reports) == 3
+    assert len(recorder.results) == 4
 
 
 @pytest.mark.slow
@@ -115,17 +109,15 @@ def test_workers_give_what_this_process_gives(experiment: Build, go: Any, tmp_pa
     assert (done.failed, done.missing, recorder.begun) == ([], 0, (8, 0, 2))
     here = sweep(wanted, tmp_path / "here", lambda hold: InProcess(), recorder)
     for run in here.runs:
-        there = load_record(run.folder(tmp_path / "out") / "record.json")
-        assert [form.mean for form in there.forms] == pytest.approx(
-            [form.mean for form in load_record(run.folder(tmp_path / "here") / "record.json").forms], abs=1e-6
-        )
-    logs = "".join((run.folder(tmp_path / "out") / LOG).read_text() for run in here.runs)
+        there = load_record(run.folder(tmp_path / "out").record)
+        assert values(there) == pytest.approx(values(load_record(run.folder(tmp_path / "here").record)), abs=1e-6)
+    logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in here.runs)
     assert logs.count("a worker process starts") == 2
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
-def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, recorder: Any) -> None:
     site = tmp_path / "site" / "sitecustomize.py"
     site.write_text(
         "import errno, os, sys\n"
@@ -142,22 +134,21 @@ def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, 
         pytest.skip("the file behind a descriptor is read from /proc")
     with pytest.raises(OutputError, match=r"no space left on device.*record\.json"):
         go(wanted, retries=3)
-    site.unlink()
-    again = go(wanted)
-    assert (again.found, len(again.reports), again.failed) == (1, 3, [])
+    again = sweep(wanted, tmp_path / "out", lambda hold: InProcess(), recorder)
+    assert (again.already_complete, len(again.results), again.failed) == (1, 3, [])
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
 def test_no_worker_outlives_its_sweep(experiment: Build, tmp_path: Path, recorder: Any) -> None:
     """Closing the generator, as Ctrl-C does, kills a worker in the middle of a run."""
-    pids = []
+    pids: list[int] = []
 
     class Interrupting(type(recorder)):  # type: ignore[misc]
-        def hear(self, run: Any, signal: Any) -> None:
-            if signal.phase == "unlearning":
+        def on_progress(self, run: Any, progress: Any) -> None:
+            if progress.phase == "unlearning":
                 children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-                pids.extend(int(pid) for pid in children if b"formless.experiment.worker_process" in cmdline(pid))
+                pids.extend(int(pid) for pid in children if b"formless.experiment.executors.worker_process" in cmdline(pid))
                 raise KeyboardInterrupt
 
     def cmdline(pid: str) -> bytes:
@@ -193,7 +184,7 @@ def test_one_worker_for_each_gpu_by_its_own_name(monkeypatch: pytest.MonkeyPatch
 
 def test_loading_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large model may load for longer than a run may take."""
-    worker = object.__new__(process_module.WorkerProcess)
+    worker = object.__new__(local_module.WorkerProcess)
     now = time.monotonic()
     worker.is_closed, worker._begun, worker._heard, worker._loaded = False, now - 100, now - 100, None
 
@@ -207,16 +198,16 @@ def test_loading_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker.trouble(limits) == ("timeout", "it took longer than 50 s")
     worker._loaded = now - 40
     assert worker.trouble(limits) == ("stuck", "no progress for 50 s")
-    monkeypatch.setattr(process_module, "_LOADING_LIMIT", 90)
+    monkeypatch.setattr(supervised_module, "_LOADING_SECONDS", 90)
     worker._loaded = None
     assert worker.trouble(limits) == ("timeout", "the model was not loaded within 90 s")
 
 
 def test_a_worker_ends_with_its_input_before_it_has_imported_everything() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "formless.experiment.worker_process"]
+    command = [sys.executable, "-X", "importtime", "-m", "formless.experiment.executors.worker_process"]
     worker = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60)
     assert "formless.experiment" in worker.stderr
-    assert "formless.experiment.worker\n" not in worker.stderr
+    assert "formless.experiment.executors.worker\n" not in worker.stderr
 
 
 @pytest.mark.slow

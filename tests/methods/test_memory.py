@@ -28,7 +28,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import formless
-from formless.experiment.memory import Peak
+from formless.experiment.run import Peak
 from formless.methods.training import trainer
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

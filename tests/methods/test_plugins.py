@@ -1,4 +1,4 @@
-"""Methods of other packages: docs/own_method.md as it stands, installed, listed, run; and packages that are broken."""
+"""Methods of other packages: docs/how-to/add_method.md as it stands, installed, listed, run; and packages that are broken."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 from formless.models.lm import LM
 from tests.methods.training.test_training_methods import ada as ada  # a small target
 
-DOCS = Path(__file__).parents[2] / "docs" / "own_method.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "add_method.md"
 PROGRAM = """
 import pathlib, sys
 import formless

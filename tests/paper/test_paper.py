@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.inprocess import InProcess
+from formless.data.target import Split
+from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
+from formless.experiment.executors.base import Resources
+from formless.experiment.executors.local import InProcess
 from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
 from formless.models.lm import LM
@@ -143,6 +146,41 @@ def test_on_the_built_in_model(paper: Paper, rwku: Path, tmp_path: Path) -> None
     assert len(list(Path("results/runs/smollm2/rocr").glob("runs/*/*/*/*/edit/adapter_model.safetensors"))) == 2
 
 
+def test_metrics_have_their_published_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    layout = importlib.import_module("layout")
+
+    def task(name: str, split: Split | None, *metrics: tuple[str, str | None, float], groups: Sequence[str] = ()) -> Any:
+        found = [TaskMetric(metric=metric, group=group, value=value, n=1) for metric, group, value in metrics]
+        items = [ItemResult(query="Who?", group=group, skipped="too long") for group in groups]
+        return TaskResult(task=name, split=split, status="complete", metrics=found, skipped=len(items), items=items)
+
+    attack = (("probability", None, 0.5), ("probability", "prefix injection", 0.25))
+    tasks = [
+        task("sub_fb", "neighbor", ("probability", None, 0.5), ("token_accuracy", None, 1)),
+        task("level3", "forget", *attack, groups=("prefix injection", "cross lingual")),
+        task("mmlu", None, ("accuracy", None, 0.5), ("probability", None, 0.25)),
+        task("gen_qa", "forget", ("rouge_l", None, 0.5)),
+        task("truthfulqa", None, ("mc1", None, 0.5)),
+        task("mia", None, ("loss", "forget", 2.5), ("loss_auc", None, 0.5)),
+    ]
+    record = SimpleNamespace(tasks=tasks)
+    assert layout.task_metrics(record) == {
+        "sub_neighbor_fb": {"probability": 0.5, "token_accuracy": 1, "count": 1, "skipped": 0},
+        "forget_level3": {"probability": 0.5, "count": 1, "skipped": 2},
+        "forget_level3_prefix_injection": {"probability": 0.25, "count": 1, "skipped": 1},
+        "mmlu": {"acc": 0.5, "probability": 0.25, "skipped": 0},
+        "forget_gen_qa": {"rouge_l": 0.5, "skipped": 0},
+        "truthful": {"MC1": 0.5, "skipped": 0},
+        "mia": {"loss_forget": 2.5, "loss_auc": 0.5, "skipped": 0},
+    }
+    assert layout.columns(record) == {
+        "sub_neighbor_fb": 0.5, "forget_level3": 0.5, "forget_level3_prefix_injection": 0.25, "mmlu_acc": 0.5,
+        "mmlu_probability": 0.25, "forget_gen_qa_rouge_l": 0.5, "truthful_MC1": 0.5, "mia_loss_forget": 2.5,
+        "mia_loss_auc": 0.5,
+    }  # fmt: skip
+
+
 def test_stretches_add_up_and_nothing_is_computed_twice(paper: Paper, tiny_yaml: Path) -> None:
     command = "run_expr_lora.py --type=ga_lora --model=tiny.yaml"
     code, output, errors = paper(f"{command} --start_idx=1 --end_idx=2")
@@ -225,8 +263,8 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=0", "Target has 3 targets, counted from 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end_idx=-1", "argument --end_idx: a number under 0"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --name=Dan", "unknown target 'Dan'"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is no list of GPUs [--gpu]: e.g. 0,1"),
-        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is no list of GPUs"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=a", "'a' is not a list of GPUs [--gpu]: e.g. 0,1"),
+        ("run_expr_lora.py --model=tiny.yaml --type=original --gpu=0,0", "'0,0' is not a list of GPUs"),
         ("run_expr_lora.py --model=tiny.yaml --type=original --end=3", "unrecognized arguments: --end=3"),
         ("summarize.py --model=tiny", "the following arguments are required: --type"),
         ("summarize.py --model=tiny --type=rocr", "first: python run_expr_lora.py --model=tiny --type=rocr"),
@@ -246,7 +284,7 @@ def test_flags_reach_the_runner(paper: Paper, tiny_yaml: Path, monkeypatch: pyte
 
     def sweep(experiment: Any, out: Path, executor: Any, observer: Any, *, workers: int) -> Any:
         seen.append((out, executor.__self__, workers))
-        return SimpleNamespace(failed=[], runs=[], reports=[], found=0)
+        return SimpleNamespace(failed=[], runs=[], results=[], already_complete=0)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -327,5 +365,7 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
             if label == "rocr":
                 assert need.null_spaces / 2**30 == pytest.approx(2.3, abs=0.05)
             elif label != "original":
-                half = method_config(shipped, method, settings | {"per_device_train_batch_size": settings["batch"] // 2})
+                half = method_config(
+                    shipped, method, settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+                )
                 assert estimate_memory(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)

@@ -1,8 +1,7 @@
-"""Folders of runs as `formless run` writes them, with made-up figures: no model, any size."""
+"""Folders of runs as `formless run` writes them, with made-up metrics: no model, any size."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from formless.data.target import Split
-from formless.evaluation.record import Answer, Figure, FormResult, ItemResult, Record, TaskResult
-from formless.experiment.config import EXPERIMENT, build_experiment
-from formless.experiment.memory import Memory
-from formless.experiment.result import LOG, RECORD, RunReport, failure, left_by, metrics
+from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
+from formless.experiment import runs as runs_module
+from formless.experiment.config import build_experiment
+from formless.experiment.result import Memory, RunResult, failed_result, file_sizes
 from formless.experiment.runs import Run
-from formless.experiment.sweep import PLAN
+from formless.store import ExperimentFolder, RunFolder
 
 FORMS = ("statement", "fb", "qa", "sub_qa_letters")
 SPLITS: tuple[Split, Split] = ("forget", "neighbor")
@@ -43,44 +42,45 @@ def made_run(label: str, target: str, seed: int = 0, **changes: Any) -> Run:
         "model": {"name": "tiny"}, "method": "original" if label == "original" else "rocr", "label": label,
         "config": {} if label == "original" else {"strength": 1.0, "seed": seed},
         "data": "sample", "target": target, "subject": target.partition("_")[2].replace("_", " "), "suite": "fb,qa",
-        "limit": None, "style": {}, "inputs": {"formless": "0.1.0", "model": "w", "target": "t"}, "save_edit": False,
+        "limit": None, "style": {}, "inputs": {"model": "w", "target": "t"}, "save_edit": False,
     }  # fmt: skip
     return Run.model_validate(keys | changes)
 
 
+def scored_task(task: str, split: Split, mean: float, items: int = 2) -> TaskResult:
+    """A form whose items all have the same probability."""
+    scored = [ItemResult(query="Who?", prompt="p", expected="a", metrics={"probability": mean}) for _ in range(items)]
+    metric = TaskMetric(metric="probability", value=mean, ci=(mean, mean), n=items)
+    return TaskResult(task=task, split=split, status="complete", metrics=[metric], items=scored)
+
+
 def made_record(run: Run, values: Values, *, items: int = 2, trained: bool = False, digest: str = "d") -> Record:
-    """A record whose forms have some items at the mean, one task, and one answer."""
-    forms = [
-        FormResult(
-            form=form, split=split, status="scored", mean=mean, interval=(mean, mean), count=items,
-            items=[ItemResult(query="Who?", prompt="p", answer="a", probability=mean) for _ in range(items)],
-        )
-        for (form, split), mean in values.items()
-    ]  # fmt: skip
+    """A record whose forms have some items at the mean, one other task, and one answer."""
+    tasks = [scored_task(form, split, mean, items) for (form, split), mean in values.items()]
     facts: dict[str, Any] = {}
     if trained:
         facts = {"steps": 8, "losses": [3 / step for step in range(1, 9)],
                  "probabilities": {"step": [0, 8], "forget": [0.5, 0.1], "retain": [0.5, 0.4]}}  # fmt: skip
     edit = {"method": run.method, "subject": run.subject, "config": run.config, "facts": facts}
-    accuracy = Figure(value=0.4 if run.method == "original" else 0.35, count=items)
+    accuracy = TaskMetric(metric="accuracy", value=0.4 if run.method == "original" else 0.35, n=items)
+    tasks.append(TaskResult(task="mmlu", status="complete", metrics=[accuracy]))
     return Record(
         model=run.model.name, model_source="s", model_fingerprint="f", model_type="llama", dtype="float32",
         subject=run.subject, target=run.target, probes_digest=digest, suite=run.suite, limit=run.limit, prompt_style={},
-        edits=[] if run.method == "original" else [edit], forms=forms,
-        tasks=[TaskResult(task="mmlu", status="scored", figures={"accuracy": accuracy})],
+        edits=[] if run.method == "original" else [edit], tasks=tasks,
         answers=[Answer(question=f"Who is {run.subject}?", answer=f"{run.label} says: <b>somebody</b> & co.")],
         token_budget=1, seconds=0.0, created="", versions={}, hardware={},
     )  # fmt: skip
 
 
-def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Path:
+def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> RunFolder:
     """Write a complete run and return its folder."""
     folder = run.folder(out)
-    record.save(folder / RECORD)
-    RunReport(
-        id=run.id, status="complete", attempts=1, run=run, metrics=metrics(record),
+    record.save(folder.record)
+    RunResult(
+        id=run.id, status="complete", attempts=1, run=run,
         timings={"unlearning": seconds, "total": 2 * seconds}, memory=Memory(resident=2**30, since="run", gpu=None),
-        files=left_by(folder), code=None, versions={"formless": "0.1.0"},
+        files=file_sizes(folder), code=None, versions={"formless": "0.1.0"},
         hardware={"cpu": "2 x x86_64", "gpu": "none"}, started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:01:00+00:00",
     ).save(folder)  # fmt: skip
@@ -90,9 +90,9 @@ def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Pa
 def fail_run(out: Path, run: Run, reason: str = "RuntimeError: boom", log: str = "line 1\nboom\n") -> None:
     """Write a failed run."""
     folder = run.folder(out)
-    folder.mkdir(parents=True)
-    (folder / LOG).write_text(log, "utf-8")
-    failure(run, folder, "error", reason, attempts=1, started="2026-01-01T00:00:00+00:00", seconds=1.0).save(folder)
+    folder.path.mkdir(parents=True)
+    folder.log.write_text(log, "utf-8")
+    failed_result(run, folder, "error", reason, attempts=1, started="2026-01-01T00:00:00+00:00", seconds=1.0).save(folder)
 
 
 def write_plan(out: Path, runs: Sequence[Run], **keys: Any) -> None:
@@ -103,8 +103,8 @@ def write_plan(out: Path, runs: Sequence[Run], **keys: Any) -> None:
         "name": out.name, "models": list(dict.fromkeys(run.model.name for run in runs)), "suite": "fb,qa",
         "methods": [{"method": method, "label": label} for method, label in labels],
     }  # fmt: skip
-    (out / EXPERIMENT).write_text(build_experiment(wanted | keys, "here").as_yaml(), "utf-8")
-    (out / PLAN).write_text(json.dumps([run.model_dump(mode="json") for run in runs]), "utf-8")
+    ExperimentFolder(out).config.write_text(build_experiment(wanted | keys, "here").as_yaml(), "utf-8")
+    runs_module.write_plan(out, runs)
 
 
 def write_runs(

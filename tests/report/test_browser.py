@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from formless.report.html import write_report
-from formless.report.page import write_experiment_report
+from formless.report.page import write_experiment_report, write_report
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_independence import pair
 
@@ -102,8 +101,8 @@ def test_a_page_opens_offline_without_complaints(
     brightness = "name => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765"
     paper, ink = (page.evaluate(brightness, name) for name in ("backgroundColor", "color"))
     assert (paper > 0.8 > 0.3 > ink) if scheme == "light" else (paper < 0.2 < 0.7 < ink)
-    chart = page.locator("svg text").first
-    assert chart.evaluate("text => getComputedStyle(text).fill") == page.evaluate("getComputedStyle(document.body).color")
+    text = page.locator("svg text").first
+    assert text.evaluate("text => getComputedStyle(text).fill") == page.evaluate("getComputedStyle(document.body).color")
     for picture in page.locator("figure svg").all():
         box = picture.bounding_box()
         assert box

@@ -1,4 +1,4 @@
-"""Form gap, retention and the combined figure, by hand and by brute force."""
+"""Form gap, retention and the combined metric, by hand and by brute force."""
 
 import itertools
 from collections.abc import Mapping
@@ -7,35 +7,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from formless.data.target import Split
 from formless.errors import DataError
-from formless.evaluation.record import FormResult, ItemResult, Record, load_record
+from formless.evaluation.record import Record, load_record
 from formless.report.independence import combined, independence
-from formless.report.text import independence_as_text
+from formless.report.tables import independence_table
+from tests.report.made_runs import scored_task
 
-Means = Mapping[tuple[str, str], float]
+Means = Mapping[tuple[str, Split], float]
 
 
 def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "d") -> Record:
     """A record whose forms have two items each, at the mean."""
-    forms = [
-        FormResult(
-            form=form, split=split, status="scored", mean=mean, interval=(mean, mean), count=2,
-            items=[ItemResult(query="q", prompt="p", answer="a", probability=mean)] * 2,
-        )
-        for (form, split), mean in means.items()
-    ]  # fmt: skip
+    tasks = [scored_task(form, split, mean) for (form, split), mean in means.items()]
     edits = [{"method": "rocr", "subject": "Ada", "config": {}}] if edited else []
     return Record(
         model="m", model_source="s", model_fingerprint="f", model_type="llama", dtype="float32", subject="Ada", target=target,
         probes_digest=digest, suite="ort", limit=None, prompt_style={}, edits=edits,
-        forms=forms, tasks=[], answers=[], token_budget=1, seconds=0.0, created="", versions={}, hardware={},
+        tasks=tasks, answers=[], token_budget=1, seconds=0.0, created="", versions={}, hardware={},
     )  # fmt: skip
 
 
 def pair(
     forget: Mapping[str, tuple[float, float]], keep: Mapping[str, tuple[float, float]], target: str = "1_Ada"
 ) -> tuple[Record, Record]:
-    splits = {"forget": forget, "neighbor": keep}
+    splits: dict[Split, Mapping[str, tuple[float, float]]] = {"forget": forget, "neighbor": keep}
     before, after = ({(f, s): values[i] for s, forms in splits.items() for f, values in forms.items()} for i in (0, 1))
     return record(before, edited=False, target=target), record(after, edited=True, target=target)
 
@@ -49,8 +45,8 @@ def test_one_target_by_hand() -> None:
     assert found.gap.value == pytest.approx(0.25)
     forgotten, kept = 2 / (1 / 0.75 + 1 / 0.5), 2 / (1 / 0.8 + 1 / 1.0)  # more than all cannot be kept
     assert found.combined.value == pytest.approx(2 / (1 / forgotten + 1 / kept))
-    assert found.gap.interval is found.gap.p is None  # one target has no spread
-    assert found.gap.targets == 1
+    assert (found.gap.ci, found.gap.p) == (None, None)  # one target has no spread
+    assert found.gap.n == 1
 
 
 def test_a_form_that_forgot_nothing_leaves_nothing() -> None:
@@ -80,8 +76,8 @@ def test_the_paired_tests_are_those_of_brute_force() -> None:
     falls = np.array([1 - fb for fb, _ in changes])
     means = [np.mean(np.array(signs) * falls) for signs in itertools.product([1, -1], repeat=4)]
     assert found.forgetting["fb"].p == pytest.approx(np.mean(np.array(means) >= falls.mean() - 1e-12))
-    assert found.forgetting["fb"].interval is not None
-    assert found.forgetting["fb"].targets == 4
+    assert found.forgetting["fb"].ci is not None
+    assert found.forgetting["fb"].n == 4
     both = [({"fb": fb, "qa": qa}, {"fb": 0.9, "qa": 0.9}) for fb, qa in changes]
     actual = [combined(*one) for one in both]
     swapped = [combined({k: 1 / v for k, v in a.items()}, {k: 1 / v for k, v in b.items()}) for a, b in both]
@@ -108,7 +104,7 @@ def test_a_form_that_few_targets_have_leaves_the_others_in_the_test() -> None:
     pairs[0] = pair({"fb": (1.0, 0.4), "qa": (1.0, 0.9), "statement": (1.0, 0.5)}, {"fb": (1.0, 0.9)}, "1_X")
     found = independence(pairs)
     assert found.gap is not None
-    assert found.gap.targets == 8
+    assert found.gap.n == 8
     assert found.gap.p is not None
     assert found.gap.p < 0.05
 
@@ -117,15 +113,15 @@ def test_many_targets_are_tested_by_sampled_swaps() -> None:
     found = independence(targets([(0.5, 0.6)] * 20))
     assert found.forgetting["fb"].p is not None
     assert 0 < found.forgetting["fb"].p < 0.001
-    rows = independence_as_text(found)
+    rows = independence_table(found).rows
     assert ("forgetting", "Fill in the blank", "0.500", "0.500 … 0.500", "< 0.001", "20") in rows
     assert [row[0] for row in rows] == ["forgetting"] * 2 + ["retention"] * 2 + ["form gap", "combined"]
 
 
-def test_other_probes_are_refused(tmp_path: Path) -> None:
+def test_other_items_are_refused(tmp_path: Path) -> None:
     one = record({("fb", "forget"): 0.4}, edited=False)
     other = record({("fb", "forget"): 0.4}, edited=True, digest="e")
-    with pytest.raises(DataError, match="asked different probes"):
+    with pytest.raises(DataError, match="asked different items"):
         independence([(one, other)])
     one.save(tmp_path / "r.json")
     assert load_record(tmp_path / "r.json") == one

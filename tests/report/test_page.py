@@ -22,8 +22,8 @@ def ids_and_links(page: str) -> tuple[set[str], set[str]]:
     links: set[str] = set()
     parser = HTMLParser()
 
-    def start(tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        known = dict(attributes)
+    def start(tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
         ids.add(known.get("id") or "")
         if tag == "a":
             links.add(known.get("href") or "")
@@ -63,13 +63,13 @@ def test_of_a_record_only_what_a_reader_needs_is_on_the_page(tmp_path: Path, mon
     runs = [made_run(label, f"{n}_Person_{n}") for n in range(1, 6) for label in ("original", "rocr")]
     for run in runs:
         record = made_record(run, random_values(run.label, run.target, 0), items=200)
-        for form in record.forms:
-            form.items[0].query = "a probe of the data set"
+        for result in record.tasks[:-1]:
+            result.items[0].query = "an item of the data set"
         record.answers[0].answer = "long " * 1000
         keep_run(tmp_path, run, record)
     write_plan(tmp_path, runs)
     page = report(tmp_path)
-    assert "a probe of the data set" not in page
+    assert "an item of the data set" not in page
     assert page.count("long ") == 5 * 2 * page_module.CHARACTERS // len("long ")
     monkeypatch.setattr(page_module, "ANSWERS", 4)
     page = report(tmp_path)

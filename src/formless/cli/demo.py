@@ -9,38 +9,39 @@ import typer
 
 from formless import store
 from formless.cli import terminal
-from formless.data.ort import SAMPLE, find_target
-from formless.experiment.run import measure_edit
-from formless.methods.registry import unlearn
-from formless.report.html import write_report
-
-REPORT = "report.html"
 
 
 def demo_command(
     target: Annotated[str, typer.Option("--target", "-t", help="A target of the sample set.")] = "Albert Einstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for edit, records and report.")] = Path("demo"),
 ) -> None:
-    """Let the built-in model forget one concept and show what it says before and after. A second demo replaces the first.
+    """Make the built-in model forget one concept and show what it says before and after. A second demo replaces the first.
 
     Example: formless demo --target "Mount Everest"
     """
-    store.refuse_existing(out, force=True, mark=REPORT)
+    from formless.data.ort import SAMPLE, find_target
+    from formless.experiment.measure import measure_edit
+    from formless.methods.registry import unlearn
+    from formless.report.page import write_report
+    from formless.report.tables import comparison_tables
+
+    store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
     lm = terminal.load_model("smollm2", "auto", "auto")
     edit = unlearn(lm, found)
     terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
         outcome = measure_edit(lm, edit, found, "forms", progress=bar)
-    with store.new_folder(out, mark=REPORT, force=True) as folder:
-        edit.save(folder / "edit")
-        outcome.original.save(folder / "original.json")
-        outcome.edited.save(folder / "unlearned.json")
+    with store.new_folder(out, mark=store.DemoFolder.REPORT, force=True) as folder:
+        files = store.DemoFolder(folder)
+        edit.save(files.edit)
+        outcome.original.save(files.original)
+        outcome.edited.save(files.unlearned)
         command = f'formless demo --target "{found.subject}"'
-        changes = write_report(folder / REPORT, outcome.original, outcome.edited, command=command)
-    terminal.show_changes(changes, f"{found.subject}, {lm.name}, original and unlearned")
+        comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
+    terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
     for before, after in zip(outcome.original.answers, outcome.edited.answers, strict=True):
         terminal.out.print(f"\n{before.question}", style="bold", markup=False)
         terminal.out.print(f"  original:  {before.answer}", markup=False)
         terminal.out.print(f"  unlearned: {after.answer}", markup=False)
-    terminal.out.print(f"\nreport: {(out / REPORT).resolve()}", soft_wrap=True)
+    terminal.out.print(f"\nreport: {store.DemoFolder(out).report.resolve()}", soft_wrap=True)

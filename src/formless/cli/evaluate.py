@@ -11,25 +11,16 @@ import typer
 
 from formless import store
 from formless.cli import terminal
-from formless.data.ort import SAMPLE, find_target
-from formless.edits.loading import load_edit
 from formless.errors import UserError
-from formless.evaluation.plan import planned
-from formless.experiment.original import original_record
-from formless.experiment.run import measure_edit
-from formless.models.settings import prompt_style
-from formless.report.html import write_report
-from formless.report.independence import independence
-from formless.report.summary import compare, compare_tasks
 
 
 def eval_command(
     target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number in the data set.")],
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
-    data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = SAMPLE,
+    data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mmlu,fb.")] = "ort",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows per task, for a quick look.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,
     direct_answer: Annotated[
@@ -39,26 +30,36 @@ def eval_command(
         str | None, typer.Option(help="Letter by letter zero-shot or one-shot; by family unless given.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="'published': word probes as the published code does where it differs.")
+        str | None, typer.Option(help="'published': word prompts as the published code does where it differs.")
     ] = None,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Measure a model on a target in every form, before and after an edit.
+    """Measure a model on a target, before and after an edit.
 
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --out einstein.json --report einstein.html
     """
+    from formless.data.ort import find_target
+    from formless.edits.loading import load_edit
+    from formless.evaluation.plan import make_plan
+    from formless.experiment.measure import measure_edit, original_record
+    from formless.models.settings import prompt_style
+    from formless.report.comparison import compare
+    from formless.report.independence import independence
+    from formless.report.page import write_report
+    from formless.report.tables import comparison_tables, independence_table, record_tables
+
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
     if out and report and out.resolve() == report.resolve():
-        raise UserError("record and report have one name", where="--report", remedy="choose another")
+        raise UserError("record and report have the same path", where="--report", remedy="choose another")
     for path in (out, report):
         if path:
             store.refuse_existing(path, force=force)
     found = find_target(data, target)
-    planned(found, suite, limit)  # a broken file stops here, before the model is loaded
+    make_plan(found, suite, limit)  # a broken file stops here, before the model is loaded
     loaded = load_edit(edit) if edit else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
@@ -74,11 +75,10 @@ def eval_command(
         write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}"
     if edited:
-        terminal.show_changes(compare(original, edited), title)
-        terminal.show_figures(compare_tasks(original, edited), "")
-        terminal.show_independence(independence([(original, edited)]), "in every form alike?")
+        terminal.show_tables(comparison_tables(compare(original, edited), title))
+        terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))
     else:
-        terminal.show_record(original, title)
+        terminal.show_tables(record_tables(original, title))
     terminal.show_absent(edited or original)
     for name, path in (("record", out), ("report", report)):
         if path:

@@ -1,30 +1,29 @@
-"""The `formless` command."""
+"""The `formless` command. Its modules import torch and its like inside the functions that need them."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
-from transformers.utils import logging as transformers_logging
 from typer.exceptions import TyperException
 
+from formless import __version__
 from formless.cli import terminal
 from formless.cli.chat import chat_command
-from formless.cli.compare import compare_command
 from formless.cli.data import check_command, forms_command, new_command, prepare_command, train_command
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.listings import methods_command, models_command
-from formless.cli.report import report_command
+from formless.cli.results import compare_command, report_command, summarize_command
 from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
-from formless.cli.summarize import summarize_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import UserError
 
-INTRODUCTION = """Make a language model forget a concept in every form a question can take, and measure that it did.
+INTRODUCTION = """Make a language model forget a concept, and measure what it still tells in each form of question.
 
 Start with: formless demo
 
@@ -47,7 +46,24 @@ Start with: formless demo
     formless doctor --model MODEL
 """
 
-app = typer.Typer(help=INTRODUCTION, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        terminal.out.print(f"formless {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=INTRODUCTION)
+def _formless(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
 app.command("run")(run_command)
@@ -72,9 +88,7 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """Run a verb; what the user can mend ends in one line and exit code 2, Ctrl-C in 130 (typer sees to it)."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    """Run a command. A mistake of the user ends in one line and exit code 2, Ctrl-C in exit code 130."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
@@ -87,6 +101,6 @@ def main() -> None:
 
 
 def _refuse(message: str) -> int:
-    """One line on standard error; the exit code of what the user can mend."""
+    """Print one line on standard error and return the exit code of a user's mistake."""
     terminal.log.print(f"error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
     return 2

@@ -2,132 +2,268 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
 from formless.cli import terminal
-from formless.cli.report import PAGE
-from formless.cli.sweep_progress import sweep_progress
+from formless.cli.status import sweep_progress
 from formless.errors import INTERRUPTED, UserError
-from formless.experiment.config import EXPERIMENT, build_experiment, experiment_keys
-from formless.experiment.executors.base import Limits
-from formless.experiment.executors.choice import Resources
-from formless.experiment.executors.ray import LOCAL
-from formless.experiment.result import LOG
-from formless.experiment.runs import ORIGINAL
-from formless.experiment.sweep import Summary, sweep
-from formless.report.page import write_experiment_report
+from formless.store import ExperimentFolder
+
+if TYPE_CHECKING:
+    from formless.experiment.config import Experiment
+    from formless.experiment.executors.base import Resources
+    from formless.experiment.sweep import SweepResult
 
 
+@dataclass(frozen=True)
+class GridOptions:
+    """The keys of an experiment that the command line can replace."""
+
+    PANEL: ClassVar = "Experiment"
+
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Short names, folders or hub ids, a,b.")] = None
+    method: Annotated[str | None, typer.Option(help="Methods, a,b; see `formless methods`.")] = None
+    data: Annotated[str | None, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = None
+    targets: Annotated[str | None, typer.Option("--targets", "-t", help="all, 1-12, 1,4,7, or names.")] = None
+    seeds: Annotated[str | None, typer.Option(help="Seeds for methods that use one, 1,2,3.")] = None
+    suite: Annotated[str | None, typer.Option(help="As in `formless eval`.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="The largest number of rows per task.")] = None
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="'published': word prompts as the published code does."),
+    ] = None
+    save_edits: Annotated[
+        bool | None,
+        typer.Option("--save-edits/--no-save-edits", help="Keep every edit."),
+    ] = None
+
+    def keys(self) -> dict[str, Any]:
+        """Return the given options as keys of an experiment."""
+        found = {
+            "models": _split(self.model), "methods": _split(self.method), "data": self.data, "targets": self.targets,
+            "seeds": _numbers(self.seeds, "--seeds"), "suite": self.suite, "limit": self.limit, "protocol": self.protocol,
+            "save_edits": self.save_edits,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How every model of the experiment is loaded."""
+
+    PANEL: ClassVar = "Loading the models"
+
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; auto by device.")] = None
+    device: Annotated[
+        str | None,
+        typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices."),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let the model's repository run its own code."),
+    ] = False
+
+    def applied(self, keys: dict[str, Any]) -> dict[str, Any]:
+        """Return an experiment's keys with these options for every model."""
+        found = {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trust_remote_code or None}
+        given = {name: value for name, value in found.items() if value is not None}
+        models = keys.get("models")
+        models = [models] if isinstance(models, str | dict) else models
+        if not given or not isinstance(models, list):
+            return keys
+        named = [{"name": model} if isinstance(model, str) else model for model in models]
+        return keys | {"models": [model | given if isinstance(model, dict) else model for model in named]}
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """Where runs are executed, and when a worker is given up."""
+
+    PANEL: ClassVar = "Executing the runs"
+
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes; without, all runs in this process."),
+    ] = None
+    gpu: Annotated[str | None, typer.Option(help="One worker process for each of these GPUs, 0,1.")] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds for one run, its model loaded; implies a worker."),
+    ] = None
+    stuck: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds without progress until a worker is replaced, 600; implies a worker.",
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Further attempts after a crash, each in a fresh process, 1; implies a worker.",
+        ),
+    ] = None
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="'ray': actors of a Ray cluster, one for each GPU."),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, HOST:PORT or ray://HOST:PORT; 'local', the default, starts Ray on this machine.",
+        ),
+    ] = None
+    worker_cpus: Annotated[int | None, typer.Option(min=1, help="With Ray: CPU cores of each actor.")] = None
+
+    def resources(self) -> Resources:
+        """Return what the sweep may use; limits need a worker to supervise, so there is at least one then.
+
+        Raises:
+            UserError: Two options contradict each other.
+        """
+        from formless.experiment.executors.base import Limits, Resources
+
+        found = {"timeout": self.timeout, "stuck": self.stuck, "retries": self.retries}
+        given = {name: value for name, value in found.items() if value is not None}
+        limits = Limits(**given)  # type: ignore[arg-type]
+        if self.executor == "ray":
+            if self.gpu:
+                raise UserError("Ray gives each actor its GPU", where="--gpu", remedy="leave it out")
+            return Resources(self.workers, limits=limits, ray=self.ray_address or "local", cores=self.worker_cpus)
+        if self.ray_address or self.worker_cpus:
+            raise UserError("--ray-address and --worker-cpus need Ray", where="--executor", remedy="add --executor ray")
+        gpus = _numbers(self.gpu, "--gpu") or []
+        if gpus and self.workers:
+            raise UserError("workers are counted twice", where="--workers", remedy="with --gpu there is one for each GPU")
+        if any(number < 0 for number in gpus) or len(set(gpus)) < len(gpus):
+            raise UserError(f"{self.gpu!r} is not a list of GPUs", where="--gpu", remedy="e.g. 0,1")
+        return Resources(self.workers or (1 if given and not gpus else None), tuple(gpus), limits)
+
+
+def _flat(command: Callable[..., None]) -> Callable[..., None]:
+    """Let typer see the fields of a command's dataclasses as the command's own parameters, in one help panel each.
+
+    The dataclasses are the parameters without a default.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        group: Any = parameter.annotation
+        if parameter.default is not inspect.Parameter.empty:
+            parameters.append(parameter)
+            continue
+        groups[name] = group
+        hints = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            hint = hints[field.name]
+            hint.__metadata__[0].rich_help_panel = group.PANEL
+            parameters.append(inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=hint))
+
+    def flat(**given: Any) -> None:
+        built = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)}) for name, group in groups.items()
+        }
+        command(**given, **built)
+
+    flat.__name__, flat.__doc__, flat.__module__ = command.__name__, command.__doc__, command.__module__
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return flat
+
+
+@_flat
 def run_command(
+    grid: GridOptions,
+    loading: ModelOptions,
+    execution: ExecutionOptions,
     experiment: Annotated[
         str | None, typer.Argument(help="A YAML file, a shipped experiment such as 'sample', or a folder of runs.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Short names, folders or hub ids, a,b.")] = None,
-    method: Annotated[str | None, typer.Option(help="Methods, a,b; see `formless methods`.")] = None,
-    data: Annotated[str | None, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = None,
-    targets: Annotated[str | None, typer.Option("--targets", "-t", help="all, 1-12, 1,4,7, or names.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds of methods that have one, 1,2,3.")] = None,
-    suite: Annotated[str | None, typer.Option(help="As in `formless eval`.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows per task.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="'published': word probes as the published code does.")] = None,
-    save_edits: Annotated[bool | None, typer.Option("--save-edits/--no-save-edits", help="Keep every edit.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs; runs/NAME unless given.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; without, all in this process.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="One worker process for each of these GPUs, 0,1.")] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds for one run, its model loaded; implies a worker process.")
-    ] = None,
-    stuck: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds without progress until a worker is replaced, 600; implies one.")
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option(min=0, help="Further attempts after a crash, each in a fresh process, 1; implies a worker.")
-    ] = None,
-    executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="'ray': actors of a Ray cluster, one for each GPU.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="auto, HOST:PORT or ray://HOST:PORT; 'local', the default, starts Ray on this machine.")
-    ] = None,
-    worker_cpus: Annotated[int | None, typer.Option(min=1, help="With Ray: CPU cores of each actor.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write the report too, OUT/report.html.")] = False,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; auto by device.")] = None,
-    device: Annotated[str | None, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")] = None,
-    trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Unlearn and evaluate a grid of models, methods, targets and seeds. The same command again does what is missing or failed.
+    """Unlearn and evaluate a grid of models, methods, targets and seeds. Repeat the command to resume it.
 
-    Exit code 1 if any run failed. Options replace the keys of the YAML file.
+    A repeated command executes the runs that are missing or failed. Exit code 1 if any run failed. Options replace the keys of
+    the YAML file.
 
     Example: formless run sample --workers 2 --report
 
     Example: formless run --model smollm2 --method rocr,icu,original --data sample --targets 1-12 --out runs/first
     """
-    keys = experiment_keys(experiment) if experiment else {"name": out.name if out else "experiment", "models": ["smollm2"]}
-    changes: dict[str, Any] = {
-        "models": _split(model), "methods": _split(method), "data": data, "targets": targets,
-        "seeds": _numbers(seeds, "--seeds"), "suite": suite, "limit": limit, "protocol": protocol, "save_edits": save_edits,
-    }  # fmt: skip
-    keys |= {name: value for name, value in changes.items() if value is not None}
-    loading = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code or None}
-    keys = _loaded_so(keys, {name: value for name, value in loading.items() if value is not None})
-    wanted = build_experiment(keys, experiment or "command line")
-    folder = out or _folder(experiment, wanted.name)
-    limits = {"timeout": timeout, "stuck": stuck, "retries": retries}
-    given = {name: value for name, value in limits.items() if value is not None}
-    if executor == "ray":
-        resources = _on_ray(workers, gpu, given, ray_address, worker_cpus)
-    elif ray_address or worker_cpus:
-        raise UserError("--ray-address and --worker-cpus need Ray", where="--executor", remedy="add --executor ray")
-    else:
-        resources = _resources(workers, gpu, given)
-    try:
-        with sweep_progress(folder) as observer:
-            done = sweep(wanted, folder, resources.executor, observer, workers=resources.at_once, fail_fast=fail_fast)
-    except KeyboardInterrupt:
-        again = shlex.join(["formless", *sys.argv[1:]])
-        terminal.log.print(f"stopped; every finished run is kept. Go on with: {again}", soft_wrap=True, markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+    wanted = _experiment(experiment, out, grid, loading)
+    folder = out or _default_folder(experiment, wanted.name)
+    done = _sweep(wanted, folder, execution.resources(), fail_fast)
     _show(done, folder)
     if report:
-        page = folder / PAGE
-        write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
-        terminal.out.print(f"report: {page}", soft_wrap=True, markup=False)
+        _write_report(folder)
     if done.failed:
         raise typer.Exit(1)
 
 
-def _loaded_so(keys: dict[str, Any], loading: dict[str, Any]) -> dict[str, Any]:
-    """The keys with the same way of loading for every model."""
-    models = keys.get("models")
-    models = [models] if isinstance(models, str | dict) else models
-    if not loading or not isinstance(models, list):
-        return keys
-    named = [{"name": model} if isinstance(model, str) else model for model in models]
-    return keys | {"models": [model | loading if isinstance(model, dict) else model for model in named]}
+def _experiment(name: str | None, out: Path | None, grid: GridOptions, loading: ModelOptions) -> Experiment:
+    """Read the experiment, if one is named, and replace its keys by the options."""
+    from formless.experiment.config import build_experiment, experiment_keys
+
+    keys = experiment_keys(name) if name else {"name": out.name if out else "experiment", "models": ["smollm2"]}
+    return build_experiment(loading.applied(keys | grid.keys()), name or "command line")
 
 
-def _resources(workers: int | None, gpu: str | None, limits: dict[str, Any]) -> Resources:
-    """Limits need a process to supervise, one unless more are asked for."""
-    gpus = _numbers(gpu, "--gpu") or []
-    if gpus and workers:
-        raise UserError("workers are counted twice", where="--workers", remedy="with --gpu there is one for each GPU")
-    if any(number < 0 for number in gpus) or len(set(gpus)) < len(gpus):
-        raise UserError(f"{gpu!r} is no list of GPUs", where="--gpu", remedy="e.g. 0,1")
-    return Resources(workers or (1 if limits and not gpus else None), tuple(gpus), Limits(**limits))
+def _default_folder(experiment: str | None, name: str) -> Path:
+    """Return a folder of runs itself, or a folder under `runs` for any other experiment."""
+    if experiment and ExperimentFolder(Path(experiment)).config.is_file():
+        return Path(experiment)
+    return Path("runs") / name
 
 
-def _on_ray(workers: int | None, gpu: str | None, limits: dict[str, Any], address: str | None, cores: int | None) -> Resources:
-    """Every actor is supervised."""
-    if gpu:
-        raise UserError("Ray gives each actor its GPU", where="--gpu", remedy="leave it out")
-    return Resources(workers, limits=Limits(**limits), ray=address or LOCAL, cores=cores)
+def _sweep(experiment: Experiment, folder: Path, resources: Resources, fail_fast: bool) -> SweepResult:
+    """Execute the runs; Ctrl-C ends in exit code 130 and says how to resume."""
+    from formless.experiment.sweep import sweep
+
+    try:
+        with sweep_progress(folder) as callback:
+            return sweep(experiment, folder, resources.executor, callback, workers=resources.at_once, fail_fast=fail_fast)
+    except KeyboardInterrupt:
+        again = shlex.join(["formless", *sys.argv[1:]])
+        terminal.log.print(f"stopped; every finished run is kept. Resume with: {again}", soft_wrap=True, markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _show(done: SweepResult, folder: Path) -> None:
+    """Print how the runs ended, each failure with its reason."""
+    from formless.experiment.runs import ORIGINAL
+
+    for result in done.failed:
+        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True, markup=False)
+        terminal.out.print(f"  log: {result.run.folder(folder).log}", soft_wrap=True, markup=False)
+    complete = len(done.results) - len(done.failed)
+    counts = [f"{done.already_complete} complete before"] * bool(done.already_complete)
+    counts += [f"{complete} complete now", f"{len(done.failed)} failed"]
+    counts += [f"{done.missing} not reached"] * bool(done.missing)
+    terminal.out.print(f"{len(done.runs)} runs: {', '.join(counts)}", markup=False)
+    terminal.out.print(f"records: {folder}", soft_wrap=True, markup=False)
+    if not any(run.method == ORIGINAL for run in done.runs):
+        note = "no run evaluates the original model: `formless summarize` will have nothing to compare with"
+        terminal.log.print(note, soft_wrap=True, markup=False)
+
+
+def _write_report(folder: Path) -> None:
+    from formless.report.page import write_experiment_report
+
+    page = ExperimentFolder(folder).report
+    write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
+    terminal.out.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -138,26 +274,4 @@ def _numbers(text: str | None, where: str) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text!r} is no list of numbers", where=where, remedy="e.g. 0,1") from None
-
-
-def _folder(experiment: str | None, name: str) -> Path:
-    """A folder of runs goes on in place; anything else has one under `runs`."""
-    if experiment and (Path(experiment) / EXPERIMENT).is_file():
-        return Path(experiment)
-    return Path("runs") / name
-
-
-def _show(done: Summary, folder: Path) -> None:
-    """What became of the runs, each failure with its reason."""
-    for report in done.failed:
-        terminal.out.print(f"failed: {report.run.title}: {report.reason}", soft_wrap=True, markup=False)
-        terminal.out.print(f"  log: {report.run.folder(folder) / LOG}", soft_wrap=True, markup=False)
-    complete = len(done.reports) - len(done.failed)
-    counts = [f"{done.found} complete before"] * bool(done.found) + [f"{complete} complete now", f"{len(done.failed)} failed"]
-    counts += [f"{done.missing} not reached"] * bool(done.missing)
-    terminal.out.print(f"{len(done.runs)} runs: {', '.join(counts)}", markup=False)
-    terminal.out.print(f"records: {folder}", soft_wrap=True, markup=False)
-    if not any(run.method == ORIGINAL for run in done.runs):
-        note = "no run measures the original model: `formless summarize` will have nothing to compare with"
-        terminal.log.print(note, soft_wrap=True, markup=False)
+        raise UserError(f"{text!r} is not a list of numbers", where=where, remedy="e.g. 0,1") from None

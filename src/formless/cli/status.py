@@ -1,48 +1,56 @@
-"""`formless status`."""
+"""`formless status`, and the progress of a sweep on the terminal."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from formless.cli import terminal
-from formless.cli.sweep_progress import how_far, time_left
-from formless.experiment.runs import Run
-from formless.experiment.status import Status, read_status
-from formless.experiment.sweep import OUTSIDE
+
+if TYPE_CHECKING:
+    from formless.experiment.progress import RunProgress
+    from formless.experiment.result import RunResult
+    from formless.experiment.runs import Run
+    from formless.experiment.status import Status
+    from formless.experiment.sweep import SweepCallback
 
 
 def status_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote.")],
 ) -> None:
-    """Say which runs of an experiment are done, running, failed (and why) or missing, and how long the rest will take.
+    """Show which runs of an experiment are complete, running, failed (and why) or missing, and the time left.
 
     Example: formless status runs/first
     """
+    from formless.experiment.runs import OTHER_RUNS
+    from formless.experiment.status import read_status
+
     status = read_status(folder)
     terminal.out.print(_counts(status))
-    for run, signal in status.running:
-        seconds = signal.at - signal.since
-        terminal.out.print(f"running: {run.title}: {how_far(signal)}, for {seconds:.0f} s", soft_wrap=True, markup=False)
-    for report in status.failed:
-        terminal.out.print(f"failed: {report.run.title}: {report.reason}", soft_wrap=True, markup=False)
+    for run, progress in status.running:
+        seconds = progress.at - progress.since
+        terminal.out.print(f"running: {run.title}: {how_far(progress)}, for {seconds:.0f} s", soft_wrap=True, markup=False)
+    for result in status.failed:
+        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True, markup=False)
     if status.others:
-        note = f"{status.others} {OUTSIDE}"
-        terminal.out.print(note, markup=False)
+        terminal.out.print(f"{status.others} {OTHER_RUNS}", markup=False)
     terminal.out.print(_outlook(status, folder), soft_wrap=True, markup=False)
 
 
 def _counts(status: Status) -> Table:
-    """Done, running, failed and missing by model and label."""
+    """Return a table of the numbers of runs by model, label and state."""
     states = {
-        "done": [report.run for report in status.complete],
+        "complete": [result.run for result in status.complete],
         "running": [run for run, _ in status.running],
-        "failed": [report.run for report in status.failed],
+        "failed": [result.run for result in status.failed],
         "missing": list(status.missing),
     }
     counts = {state: Counter(map(_row, runs)) for state, runs in states.items()}
@@ -59,9 +67,132 @@ def _row(run: Run) -> tuple[str, str]:
 
 
 def _outlook(status: Status, folder: Path) -> str:
-    """Who works on it and how long that takes, or how to go on."""
+    """Say which process works on the folder and how long that takes, or how to resume the sweep."""
     if holder := status.holder:
         return f"process {holder.pid} on {holder.host} works on it since {holder.started}; {time_left(status.seconds_left)}"
     if status.missing or status.failed:
-        return f"nobody works on it; go on with: formless run {folder}"
-    return "everything is done"
+        return f"no process works on it; resume with: formless run {folder}"
+    return "all runs are complete"
+
+
+@contextmanager
+def sweep_progress(folder: Path) -> Iterator[SweepCallback]:
+    """Yield a callback that shows a sweep: bars with the time left on a terminal, plain lines elsewhere.
+
+    Args:
+        folder: The experiment's folder.
+    """
+    if not terminal.log.is_terminal:
+        yield _Lines(folder)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    with Progress(*columns, console=terminal.log, transient=True) as bars:
+        yield _Bars(folder, bars)
+
+
+def time_left(seconds: float | None) -> str:
+    """Return e.g. `about 3 min left`."""
+    if seconds is None:
+        return "time left not known yet"
+    if seconds < 100:
+        return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 6000 else f"about {seconds / 3600:.1f} h left"
+
+
+def how_far(progress: RunProgress) -> str:
+    """Return e.g. `evaluating 40 %: fill in the blank`."""
+    share = f" {100 * progress.done // progress.total} %" if progress.total else ""
+    return f"{progress.phase}{share}" + (f": {progress.task}" if progress.task else "")
+
+
+class _Lines:
+    """Prints a line when a run begins or ends.
+
+    Args:
+        folder: The experiment's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from formless.experiment.progress import Durations
+
+        self._folder = folder
+        self._waiting: dict[str, Run] = {}
+        self._running: dict[str, tuple[Run, RunProgress]] = {}
+        self._durations = Durations()
+        self._count = self._workers = 0
+
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
+        """See `SweepCallback`."""
+        complete = {result.id for result in done}
+        self._waiting = {run.id: run for run in runs if run.id not in complete}
+        self._count, self._workers = len(runs), workers
+        for result in done:
+            self._durations.add(result.run, result.timings["total"])
+        already = f", {len(done)} of them complete" if done else ""
+        self._print(f"{len(runs)} runs in {self._folder}{already}; {len(self._waiting)} to do")
+
+    def on_progress(self, run: Run, progress: RunProgress) -> None:
+        """See `SweepCallback`."""
+        is_new = run.id not in self._running
+        self._running[run.id] = (run, progress)
+        self._waiting.pop(run.id, None)
+        if is_new:
+            self._on_start(run)
+
+    def on_end(self, result: RunResult) -> None:
+        """See `SweepCallback`."""
+        self._running.pop(result.id, None)
+        self._waiting.pop(result.id, None)
+        if result.is_complete:
+            self._durations.add(result.run, result.timings["total"])
+        ended = "complete" if result.is_complete else f"failed: {result.reason}"
+        left = f"; {time_left(self._left)}" if self._waiting or self._running else ""
+        number = self._count - len(self._waiting) - len(self._running)
+        self._print(f"[{number}/{self._count}] {result.run.title}: {ended} after {result.timings['total']:.1f} s{left}")
+
+    @property
+    def _left(self) -> float | None:
+        return self._durations.left(self._waiting.values(), self._running.values(), self._workers)
+
+    def _on_start(self, run: Run) -> None:
+        self._print(f"{run.title}: begins")
+
+    def _print(self, line: str) -> None:
+        terminal.log.print(line, soft_wrap=True, markup=False)
+
+
+class _Bars(_Lines):
+    """Shows a bar for all runs and one for each running one; prints lines as runs end.
+
+    Args:
+        folder: The experiment's folder.
+        bars: The display.
+    """
+
+    def __init__(self, folder: Path, bars: Progress) -> None:
+        super().__init__(folder)
+        self._bars = bars
+        self._all = bars.add_task("runs", note="")
+        self._rows: dict[str, TaskID] = {}
+
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
+        """See `SweepCallback`."""
+        super().on_begin(runs, done, workers)
+        self._bars.update(self._all, total=len(runs), completed=len(done))
+
+    def on_progress(self, run: Run, progress: RunProgress) -> None:
+        """See `SweepCallback`."""
+        super().on_progress(run, progress)
+        note = escape(how_far(progress))
+        self._bars.update(self._rows[run.id], completed=progress.done, total=progress.total or None, note=note)
+        self._bars.update(self._all, note=time_left(self._left))
+
+    def on_end(self, result: RunResult) -> None:
+        """See `SweepCallback`."""
+        super().on_end(result)
+        if result.id in self._rows:
+            self._bars.remove_task(self._rows.pop(result.id))
+        self._bars.update(self._all, advance=1, note=time_left(self._left))
+
+    def _on_start(self, run: Run) -> None:
+        self._rows[run.id] = self._bars.add_task(escape(run.title), total=None, note="")

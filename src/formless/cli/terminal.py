@@ -1,34 +1,24 @@
-"""What the verbs share: options, progress and tables on the terminal."""
+"""What the commands share: options, progress and tables on the terminal. It imports nothing that needs torch at its top."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from formless.errors import UserError
-from formless.evaluation.record import Record
-from formless.models.lm import LM
-from formless.models.loading import load
-from formless.report.independence import Independence
-from formless.report.summary import Change, FigureChange
-from formless.report.text import (
-    absent_as_text,
-    changes_as_text,
-    figures_as_text,
-    independence_as_text,
-    record_as_text,
-    tasks_as_text,
-)
+
+if TYPE_CHECKING:
+    from formless.evaluation.record import Record
+    from formless.models.lm import LM
+    from formless.progress import Progress
+    from formless.report.tables import Table
 
 out = Console(highlight=False)
 log = Console(stderr=True, highlight=False)
@@ -41,24 +31,37 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing 
 
 
 def load_model(name: str, dtype: str, device: str, trust: bool = False) -> LM:
-    """Load with a note on the terminal."""
+    """Load a model, with a note on the terminal while it loads."""
+    from formless.models.loading import load
+
+    quiet_transformers()
     with log.status(f"loading {name}"):
         if device == "spread":
             return load(name, dtype=dtype, device_map="auto", trust_remote_code=trust)
         return load(name, dtype=dtype, device=device, trust_remote_code=trust)
 
 
+def quiet_transformers() -> None:
+    """Hide transformers' warnings and progress bars; errors are still shown."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["l2=10", "layers=[4,5]"]` -> settings, values read as YAML.
+    """Return settings from pairs such as `["l2=10", "layers=[4,5]"]`; values are read as YAML.
 
     Raises:
-        UserError: A pair lacks its `=` or its value is no YAML.
+        UserError: A pair lacks its `=` or its value is not YAML.
     """
+    import yaml
+
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise UserError(f"{pair!r} is no setting", where="--set", remedy="write NAME=VALUE")
+            raise UserError(f"{pair!r} is not a setting", where="--set", remedy="write NAME=VALUE")
         try:
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -67,11 +70,14 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known."""
+def progress(label: str) -> Iterator[Progress]:
+    """Show a progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known."""
     if log.is_terminal:
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as ProgressBar
+
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
-        with Progress(*columns, console=log, transient=True) as bar:
+        with ProgressBar(*columns, console=log, transient=True) as bar:
             handle = bar.add_task(escape(label))
             yield lambda task, done, total: bar.update(
                 handle, description=escape(f"{label}: {task}"), completed=done, total=total or None
@@ -79,7 +85,7 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
         return
     start, last, before = time.monotonic(), "", 0
 
-    def line(task: str, done: int, total: int) -> None:
+    def print_line(task: str, done: int, total: int) -> None:
         nonlocal start, last, before
         if done < before:  # the next model's evaluation
             start = time.monotonic()
@@ -91,62 +97,59 @@ def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
             share = f", {100 * done // total} % done" if total else ""
             log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True, markup=False)
 
-    yield line
+    yield print_line
 
 
-def show_changes(changes: Sequence[Change], title: str) -> None:
-    """Print the forms of a report."""
-    show_table(("form", "split", "original", "unlearned", "change", "95 % interval", "probes"), changes_as_text(changes), title)
+def show_tables(tables: Iterable[Table]) -> None:
+    """Print tables, those that have rows."""
+    for table in tables:
+        show_table(table)
 
 
-def show_figures(changes: Sequence[FigureChange], title: str) -> None:
-    """Print the tasks of a report, if there are any."""
-    columns = ("task", "split", "figure", "original", "unlearned", "difference", "95 % interval", "items")
-    show_table(columns, figures_as_text(changes), title)
+def show_table(table: Table) -> None:
+    """Print a table, if it has rows. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table as RichTable
 
-
-def show_record(record: Record, title: str) -> None:
-    """Print what one model gives."""
-    show_table(("form", "split", "probability", "95 % interval", "probes"), record_as_text(record), title)
-    show_table(("task", "split", "figure", "value", "95 % interval", "items"), tasks_as_text(record), "")
+    if not table.rows:
+        return
+    width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
+    gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
+    shown = RichTable(
+        title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
+    )
+    for index, name in enumerate(table.columns):
+        if index < table.labels:
+            shown.add_column(escape(name), overflow="fold")
+        else:  # numbers are not broken
+            widest = max(len(row[index]) for row in table.rows)
+            shown.add_column(escape(name), justify="right", overflow="fold", min_width=widest)
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    out.print(shown)
+    out.print()
 
 
 def show_absent(record: Record) -> None:
-    """Print what could not be asked, if anything."""
-    if absent := absent_as_text(record):
-        out.print(f"not asked: {absent}", markup=False, soft_wrap=True)
+    """Print the tasks without metrics and why, if there are any."""
+    from formless.report.tables import absent_text
 
-
-def show_independence(found: Independence, title: str) -> None:
-    """Print forgetting and retention by form, the form gap and the combined figure."""
-    columns = ("figure", "form", "value", "95 % interval", "p", "targets")
-    show_table(columns, independence_as_text(found), title)
-
-
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table of text, if it has rows."""
-    if not rows:
-        return
-    table = Table(title=escape(title) or None, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("form", "split", "task", "figure") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
+    if absent := absent_text(record):
+        out.print(f"not measured: {absent}", markup=False, soft_wrap=True)
 
 
 def parse_layers(text: str) -> list[int]:
-    """`4,5,6` -> `[4, 5, 6]`.
+    """Return `[4, 5, 6]` for `4,5,6`.
 
     Raises:
-        UserError: It is no list of numbers.
+        UserError: The text is not a list of numbers.
     """
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text!r} is no list of layers", where="--layers", remedy="e.g. 4,5,6") from None
+        raise UserError(f"{text!r} is not a list of layers", where="--layers", remedy="e.g. 4,5,6") from None
 
 
 def adapter_size(folder: Path) -> int:
-    """Bytes of a saved edit."""
+    """Return the size of a saved edit in bytes."""
     return sum(path.stat().st_size for path in folder.iterdir())

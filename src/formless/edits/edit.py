@@ -89,7 +89,7 @@ class EditInfo(BaseModel):
 
 
 class Edit(Protocol):
-    """What changed, apart from the model.
+    """What changed, apart from the model: low-rank updates, differences of whole weights, or a prompt.
 
     Examples:
         >>> import formless

@@ -1,1 +1,1 @@
-"""Question a model about a target in every form, and record what it answers."""
+"""Tasks that question a model about a target, and the record of its responses."""

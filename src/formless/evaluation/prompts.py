@@ -31,7 +31,7 @@ NEW_TOKENS = 30
 
 PROBABILITY = MetricSpec("probability", "probability", "probability of the right answer")
 KNOWLEDGE = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True)
-TOKEN_ACCURACY = MetricSpec("token_accuracy", "share", "token accuracy")
+TOKEN_ACCURACY = MetricSpec("token_accuracy", "share", "token accuracy", headline=False)
 SCORED = (PROBABILITY, TOKEN_ACCURACY)
 SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY)
 GENERATED = (

@@ -24,13 +24,13 @@ class MetricKey(NamedTuple):
     """The name of a metric in structured form.
 
     Args:
-        task: Short name of the task.
-        split: Forget or neighbor items; None for a task about neither.
+        task: Short name of the task; None for a metric over several tasks.
+        split: Forget or neighbor items; None for a metric about neither or both.
         metric: Short name of the metric.
         group: A part of the task, e.g. a type of attack; None for the whole.
     """
 
-    task: str
+    task: str | None
     split: Split | None
     metric: str
     group: str | None = None
@@ -218,7 +218,7 @@ class Record(BaseModel):
         rows = []
         for key, found in self.metrics().items():
             ci = f"{found.ci[0]:.3g} to {found.ci[1]:.3g}" if found.ci else ""
-            cells = (key.task, key.split or "", key.metric, key.group or "", f"{found.value:.3g}", ci, str(found.n))
+            cells = (key.task or "", key.split or "", key.metric, key.group or "", f"{found.value:.3g}", ci, str(found.n))
             rows.append("<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>")
         return f"<p>{escape(repr(self))}</p><table>{head}{''.join(rows)}</table>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -91,11 +92,12 @@ def bootstrap_ci(statistic: Statistic, *samples: Sequence[float], paired: bool =
         None for fewer than two values, or where the statistic of some resample is not finite.
     """
     import numpy as np
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     if min(map(len, samples)) < 2:
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a statistic that is not finite in some resample
         found = bootstrap(
             samples, statistic, paired=paired, vectorized=True, n_resamples=resamples, confidence_level=CONFIDENCE,
             method="percentile", rng=np.random.default_rng(0),

@@ -120,6 +120,7 @@ class MetricSpec:
             lower such a metric on forget items and to keep it elsewhere.
         chance: Its value for a model that knows nothing.
         shows_knowledge: Whether forgetting, retention and form gap are computed from it.
+        headline: Whether short tables for people show it; records, CSV files and tables of all metrics always do.
     """
 
     name: str
@@ -128,6 +129,7 @@ class MetricSpec:
     higher_is_better: bool | None = True
     chance: float = 0.0
     shows_knowledge: bool = False
+    headline: bool = True
 
 
 Aggregate: TypeAlias = Callable[[Sequence[ItemResult]], list[TaskMetric]]

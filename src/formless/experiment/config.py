@@ -1,4 +1,4 @@
-"""`Experiment`: what is to be measured, as its YAML file or the command line says it."""
+"""`Experiment`: what is measured, as a YAML file or the command line describes it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from formless.data.ort import SAMPLE
 from formless.errors import UnknownNameError, UserError
 from formless.models.settings import shipped_yaml
+from formless.store import ExperimentFolder
 
-EXPERIMENT = "experiment.yaml"
-_HOW = "docs/experiments.md lists the keys"
+_HOW = "docs/reference/experiments.md lists the keys"
 
 
 class ModelChoice(BaseModel):
@@ -22,8 +22,8 @@ class ModelChoice(BaseModel):
     Args:
         name: Short name, folder or hub id.
         dtype: As in `formless.load`.
-        device: The same; no part of a run's identity.
-        revision: Of a hub id.
+        device: As in `formless.load`, or `spread`. The device is no part of a run's identity.
+        revision: The revision of a hub id.
         trust_remote_code: Whether code from the model's repository may run.
     """
 
@@ -37,11 +37,11 @@ class ModelChoice(BaseModel):
 
 
 class MethodChoice(BaseModel):
-    """A method; every other key is one of its settings, where it differs from those of the method and the model.
+    """A method and those of its settings that differ from the defaults of the method and the model.
 
     Args:
-        method: As `formless methods` lists it.
-        label: What folders and tables call it; the method's name unless given.
+        method: A name that `formless methods` lists.
+        label: The name in folders and tables; the method's own name unless given.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -51,7 +51,7 @@ class MethodChoice(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The other keys."""
+        """The settings: every other key."""
         return self.model_extra or {}
 
 
@@ -59,17 +59,17 @@ class Experiment(BaseModel):
     """A grid of runs: models x methods x targets x seeds.
 
     Args:
-        name: For people.
-        models: At least one.
-        methods: At least one; their labels differ. Several entries of one method with other settings are a sweep over them.
+        name: A name for the reader.
+        models: One model or more.
+        methods: One method or more, with different labels. Several entries of one method are a sweep over its settings.
         data: A data folder, or `sample`.
         targets: `all`, numbers such as `1-12` or `1,4,7`, or a list of names.
-        seeds: Of methods that draw numbers; that of their own settings unless given.
-        suite: What is asked, as in `formless eval`.
-        limit: At most so many rows per task.
-        direct_answer: The direct-answer line; by family unless given.
-        sub_token: Letter by letter, `zero-shot` or `one-shot`; by family unless given.
-        protocol: `published` words probes as the published code does where it differs.
+        seeds: Seeds for methods that use one; the seed of the method's settings unless given.
+        suite: The tasks, as in `formless eval`.
+        limit: The largest number of rows per task.
+        direct_answer: Add the direct-answer line to prompts; depends on the model's family unless given.
+        sub_token: Ask letter by letter `zero-shot` or `one-shot`; depends on the model's family unless given.
+        protocol: `published` words prompts as the published code does where it differs.
         save_edits: Keep every edit beside its record.
     """
 
@@ -91,14 +91,14 @@ class Experiment(BaseModel):
     @field_validator("models", "methods", mode="before")
     @classmethod
     def _by_name(cls, value: Any, field: ValidationInfo) -> Any:
-        """A bare name stands for a mapping with nothing else, a bare entry for a list of it."""
+        """Turn a bare name into a mapping, and a bare entry into a list."""
         key = "name" if field.field_name == "models" else "method"
         entries = value if isinstance(value, list | tuple) else [value]
         return [{key: entry} if isinstance(entry, str) else entry for entry in entries]
 
     @field_validator("methods")
     @classmethod
-    def _labelled(cls, methods: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
+    def _with_labels(cls, methods: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
         labelled = tuple(method.model_copy(update={"label": method.label or method.method}) for method in methods)
         labels = [method.label for method in labelled]
         if twice := next((label for label in labels if labels.count(label) > 1), None):
@@ -107,12 +107,12 @@ class Experiment(BaseModel):
 
     @property
     def style(self) -> dict[str, Any]:
-        """The settings of `PromptStyle` that differ from the model's own."""
+        """The settings of `PromptStyle` that differ from the model's defaults."""
         chosen = {"direct_answer": self.direct_answer, "sub_token": self.sub_token, "protocol": self.protocol}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def as_yaml(self) -> str:
-        """The whole experiment, defaults too, as `read_experiment` takes it back."""
+        """Return the whole experiment, defaults too, as `experiment_keys` reads it."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -120,12 +120,12 @@ def build_experiment(keys: dict[str, Any], where: object) -> Experiment:
     """Validate the keys of an experiment.
 
     Args:
-        keys: As in the YAML file.
-        where: What an error names: the file, or the command line.
+        keys: The keys of the YAML file.
+        where: The source, for errors: the file, or the command line.
 
     Raises:
-        UnknownNameError: A key that there is not, with the nearest ones.
-        UserError: A key that is missing or has a wrong value.
+        UnknownNameError: A key is unknown; the error suggests the nearest ones.
+        UserError: A key is missing or has a wrong value.
     """
     try:
         return Experiment.model_validate(keys)
@@ -140,19 +140,19 @@ def build_experiment(keys: dict[str, Any], where: object) -> Experiment:
 
 
 def experiment_keys(name: str) -> dict[str, Any]:
-    """The keys of an experiment's file.
+    """Read the keys of an experiment's file.
 
     Args:
-        name: A YAML file, a folder that `formless run` wrote, or a shipped experiment's name.
+        name: A YAML file, a folder that `formless run` wrote, or the name of a shipped experiment.
 
     Raises:
-        UnknownNameError: Neither a file nor a shipped experiment.
-        UserError: The file cannot be read, or holds no mapping.
+        UnknownNameError: There is no such file or shipped experiment.
+        UserError: The file cannot be read, or is not a mapping.
     """
     path = Path(name)
     shipped = {file.removesuffix(".yaml"): text for file, text in shipped_yaml("experiments")}
-    if (path / EXPERIMENT).is_file():
-        path = path / EXPERIMENT
+    if (config := ExperimentFolder(path).config).is_file():
+        path = config
     if not path.is_file():
         if name not in shipped:
             raise UnknownNameError("experiment", name, shipped, remedy="A YAML file, or a folder of runs, works too")
@@ -167,7 +167,7 @@ def _parsed(text: str, where: object) -> dict[str, Any]:
     try:
         keys = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError("the experiment is no YAML", where=where, remedy=str(error)) from error
+        raise UserError("the experiment is not YAML", where=where, remedy=str(error)) from error
     if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
-        raise UserError("the experiment is no mapping of keys to values", where=where, remedy=_HOW)
+        raise UserError("the experiment is not a mapping of keys to values", where=where, remedy=_HOW)
     return keys

@@ -1,36 +1,38 @@
-"""From an experiment to its runs: everything that can be wrong is found here, before a model is loaded."""
+"""From an experiment to its runs. Every error in settings and data is found here, before a model is loaded."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from formless import __version__
 from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
-from formless.data.target import Target
+from formless.data.target import Row, Target
 from formless.errors import DataError, UserError
+from formless.evaluation.plan import make_plan
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice
-from formless.experiment.digests import files_digest, model_digest, place_digest, target_files
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
+from formless.models.bundled import BUNDLED_MODELS
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_SHOWN = 3
+_NAMED = 3  # targets in an error
+_WHOLE = 2**20  # bytes; larger files are hashed in part
+_BLOCK, _BLOCKS = 4096, 1024
 
 
 def grid(experiment: Experiment) -> tuple[Run, ...]:
-    """Every run of an experiment, model by model and target by target, in the order of the methods.
+    """Return every run of an experiment, model by model, then target by target, then in the order of the methods.
 
     Raises:
-        UserError: An unknown model, method, setting, target or suite, a file that lacks or is broken, a seed given twice, or
-            two methods that are the same.
+        UserError: A model, method, setting, target or suite is unknown, a file is missing or broken, the seed is given twice,
+            or two methods are the same.
     """
     models = [(choice, _settings(choice)) for choice in map(_with_dtype, experiment.models)]
     chosen = chosen_targets(experiment.data, experiment.targets)
@@ -41,15 +43,15 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
     }
     _refuse_missing(chosen, experiment.methods)
     files = {_name(target): _read_files(target, experiment) for target in chosen}
-    keeps = any(_keeps(config) for found in configs.values() for config, _ in found)
-    texts = files_digest(_texts(experiment.data)) if keeps else ""
+    has_retain_set = any(_has_retain_set(config) for found in configs.values() for config, _ in found)
+    texts = files_digest(_retain_files(experiment.data)) if has_retain_set else ""
     runs = tuple(
         Run(
             model=model, method=method.method, label=method.label, config=config, data=experiment.data,
             target=_name(target), subject=target.subject, suite=experiment.suite, limit=experiment.limit,
             style=experiment.style, save_edit=experiment.save_edits,
-            inputs={"formless": __version__, "model": digest, "target": files[_name(target)][method.label]}
-            | places | _retained(target, config, texts),
+            inputs={"model": digest, "target": files[_name(target)][method.label]} | places
+            | _retain_digest(target, config, texts),
         )
         for model, settings in models
         for digest in [model_digest(settings, model.revision)]
@@ -62,11 +64,11 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
 
 
 def chosen_targets(data: str, choice: str | int | tuple[str | int, ...]) -> list[Target]:
-    """The targets that `all`, `1-12`, `1,4,7` or names stand for, in the order of the data set.
+    """Return the targets that `all`, `1-12`, `1,4,7` or names stand for, in the order of the data set.
 
     Raises:
-        UnknownNameError: A number or name that the data set lacks.
-        UserError: Nothing is chosen.
+        UnknownNameError: The data set lacks a number or name.
+        UserError: No target is chosen.
     """
     known = targets(data)
     if not known:
@@ -81,15 +83,63 @@ def chosen_targets(data: str, choice: str | int | tuple[str | int, ...]) -> list
     return [target for target in known if _name(target) in wanted]
 
 
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return a hash of files' names and contents, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def place_digest(place: Path) -> str:
+    """Return a hash of a file or of the files in a folder.
+
+    Of a file over 1 MB, the hash covers the size and 1,024 evenly spaced blocks of 4 kB. It tells apart weights of many
+    gigabytes in a moment, unless they differ in less than a thousandth of a file.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(place)}\0{size}\0".encode("utf-8", "surrogateescape"))
+        with path.open("rb") as file:
+            if size <= _WHOLE:
+                digest.update(file.read())
+                continue
+            for number in range(_BLOCKS):
+                file.seek(number * (size - _BLOCK) // (_BLOCKS - 1), os.SEEK_SET)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def model_digest(settings: ModelSettings, revision: str | None) -> str:
+    """Identify a model before it is loaded: by a folder's content, a hub id's revision or the bundled model's version."""
+    if settings.source == BUNDLED:
+        return BUNDLED_MODELS[settings.name].release
+    if Path(settings.source).is_dir():
+        return place_digest(Path(settings.source))
+    return f"{settings.source}@{revision or 'main'}"
+
+
+def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:
+    """Return a hash of the target's files that a method and a suite read; validate the files on the way."""
+    plan = make_plan(target, suite, limit)
+    asked = {file for job in plan.jobs for file, _ in job.rows} | ({"forget_level2"} if plan.questions else set())
+    if file := METHODS[method].trains_on:
+        target.rows(file, Row)
+        asked.add(file)
+    return files_digest(target.path(file) for file in asked)
+
+
 def _parts(choice: tuple[str | int, ...] | list[str]) -> Iterator[str]:
-    """Every number of a range; anything else as it is."""
+    """Yield every number of a range, and anything else as it is."""
     for part in (str(part).strip() for part in choice):
         numbers = _RANGE.fullmatch(part)
         if not numbers or numbers[2] is None:
             yield part
             continue
         if int(numbers[1]) > int(numbers[2]):
-            raise UserError(f"{part!r} is no range", where="targets", remedy="write the smaller number first")
+            raise UserError(f"{part!r} is not a range", where="targets", remedy="write the smaller number first")
         yield from map(str, range(int(numbers[1]), int(numbers[2]) + 1))
 
 
@@ -105,19 +155,21 @@ def _settings(model: ModelChoice) -> ModelSettings:
 
 
 def _with_dtype(model: ModelChoice) -> ModelChoice:
-    """`auto` is float32 on the CPU and the checkpoint's own elsewhere: figures of both must not be mixed."""
+    """Replace `auto` by float32 on the CPU: elsewhere it is the checkpoint's dtype, and the two give different results."""
     on_cpu = model.device == "cpu" or (model.device == "auto" and not _has_accelerator())
     return model.model_copy(update={"dtype": "float32"}) if model.dtype == "auto" and on_cpu else model
 
 
 def _has_accelerator() -> bool:
+    import torch
+
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _configs(
     settings: ModelSettings, method: MethodChoice, seeds: tuple[int, ...], target: Target
 ) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """A method's settings on one model, once for each seed where that matters, with the hashes of the places they name."""
+    """Return a method's settings on one model, once for each seed if it uses one, with hashes of the files that they name."""
     name, given = method.method, method.settings
     config = method_config(settings, name, given)
     check_request(name, config, [target], None, given)
@@ -130,18 +182,18 @@ def _configs(
 
 
 def _takes_seed(name: str, config: MethodConfig, target: Target) -> bool:
-    """Whether a method with these settings draws numbers."""
+    """Return whether a method with these settings uses a seed."""
     if "seed" not in type(config).model_fields:
         return False
     try:
         check_request(name, config, [target], None, ["seed"])
-    except UserError:  # it has a seed, of no effect here
+    except UserError:  # the seed has no effect with these settings
         return False
     return True
 
 
 def _places(config: dict[str, Any], described: type[MethodConfig]) -> dict[str, str]:
-    """Hashes of the files and folders that settings name: a null space made anew is another setting."""
+    """Return hashes of the files and folders that settings name: a null space that was computed again is another setting."""
     paths = {}
     for name, field in described.model_fields.items():
         words = field.json_schema_extra.get("place_unless") if isinstance(field.json_schema_extra, dict) else None
@@ -150,44 +202,45 @@ def _places(config: dict[str, Any], described: type[MethodConfig]) -> dict[str, 
     return {f"setting {name}": place_digest(path) for name, path in paths.items() if path.exists()}
 
 
-def _keeps(config: dict[str, Any]) -> bool:
-    """Whether a training keeps in mind texts besides the target's."""
+def _has_retain_set(config: dict[str, Any]) -> bool:
+    """Return whether a training run has a retain loss."""
     return bool(config.get("retain", "none") != "none")
 
 
-def _texts(data: str) -> list[Path]:
-    """Files that such texts are taken from."""
+def _retain_files(data: str) -> list[Path]:
+    """Return the files that retain sets are taken from."""
     return [target.path(split) for target in targets(data) for split in (*TEXTS, "intro") if target.has(split)]
 
 
-def _retained(target: Target, config: dict[str, Any], texts: str) -> dict[str, str]:
-    """A hash of what decides which texts a training keeps, if it keeps any: the target's probes, and the others' texts."""
-    if not _keeps(config):
+def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[str, str]:
+    """Return a hash of what determines the retain set, if there is one: the target's probes and the other targets' texts."""
+    if not _has_retain_set(config):
         return {}
     probes = files_digest(target.path(split) for split in PROBES if target.has(split))
     return {"retained": probes if config.get("retain_rows") == "neighbors" else probes + texts}
 
 
 def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> None:
-    """Stop where targets lack the file that a method trains on."""
+    """Refuse targets that lack the file that a method trains on."""
     for method in methods:
         file = METHODS[method.method].trains_on
         lacking = [_name(target) for target in chosen if file and not target.has(file)]
         if lacking:
-            shown = ", ".join(lacking[:_SHOWN]) + (" ..." if len(lacking) > _SHOWN else "")
+            shown = ", ".join(lacking[:_NAMED]) + (" ..." if len(lacking) > _NAMED else "")
             what = f"{method.label} trains on {file}.json, which {len(lacking)} of {len(chosen)} targets lack"
             raise DataError(what, where=shown, remedy="write it with `formless data train`, or choose other targets")
 
 
 def _read_files(target: Target, experiment: Experiment) -> dict[str, str]:
-    """Hashes of a target's files by method, of those that the method and the suite read; each is validated on the way."""
-    target = Target(target.subject, target.folder)  # its rows are let go with it
+    """Return hashes of the files that each method and the suite read; validate the files on the way."""
+    target = Target(target.subject, target.folder)  # its rows are freed with it
     return {
         method.label: target_files(target, method.method, experiment.suite, experiment.limit) for method in experiment.methods
     }
 
 
 def _refuse_twins(runs: tuple[Run, ...]) -> None:
+    """Refuse two methods with the same settings."""
     known: dict[str, Run] = {}
     for run in runs:
         twin = known.setdefault(run.id, run)

@@ -1,52 +1,87 @@
-"""run.json: how a run ended, written last of all its files, so that what it says is there is there."""
+"""`run.json`: how a run ended. It is written last of a run's files, so what it lists is there."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from formless import provenance, store
+from formless import provenance
+from formless.data.target import Split
 from formless.evaluation.record import Record
-from formless.experiment.memory import Memory
+from formless.evaluation.statistics import Metric
 from formless.experiment.runs import Run
-from formless.store import EDIT_INFO
+from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, refuse_newer, write_text
 
-REPORT, RECORD, LOG, EDIT = "run.json", "record.json", "log.txt", "edit"
-ORIGINAL_RECORD, UNFINISHED = "original.json", "training"
 LOG_END = 40
+"""Lines of the log that the result of a failed run repeats."""
 
 Cause = Literal["refused", "error", "crash", "timeout", "stuck"]
-"""Why a run failed: what the user can mend, an unforeseen exception, the end of its process, too much time, no progress."""
+"""Why a run failed: an error that the user can mend, an unforeseen exception, a dead process, too much time, no progress."""
 
-_MOST_LOG = 64 * 1024
+_LOG_BYTES = 64 * 1024
 
 
-class RunReport(BaseModel):
-    """How one run ended.
+class Memory(BaseModel):
+    """The peak memory of a run, in bytes.
 
     Args:
-        id: The run's hash.
-        status: Whether record.json is there, or why not.
-        cause: Of a failed run, what kind of failure.
-        reason: Of a failed run, one line.
-        log_end: Of a failed run, the last lines of its log.
-        attempts: How often it was begun in this sweep.
-        run: What was to be done, with the whole of the settings.
-        metrics: Means of forms and figures of tasks; those that the target has no file for are left out.
-        timings: Seconds of `loading` (0 where the model was there), `unlearning`, `evaluating`, `saving`, and `total`.
-        memory: The peak.
-        model_fingerprint: Of the weights.
-        files: What it left, with sizes in bytes: records, and what the edit consists of.
-        code: The commit of formless, if it runs from a repository.
-        started: When its last attempt began, UTC.
-        finished: When it ended, UTC.
+        resident: Resident memory of the process, the model included.
+        since: Whether `resident` is the peak of this run (Linux) or of its whole process.
+        gpu: Tensors on CUDA devices during the run, which are by far the most of what a GPU holds; null without a GPU.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    resident: int
+    since: Literal["run", "process"]
+    gpu: int | None
+
+
+class RunMetric(Metric):
+    """A metric of a run, with its key.
+
+    Args:
+        task: Short name of the task.
+        split: Forget or neighbor items; null for a task about neither.
+        metric: Short name of the metric.
+        group: The part of the task's items that the metric is over; null for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    task: str
+    split: Split | None
+    metric: str
+    group: str | None
+
+
+class RunResult(BaseModel):
+    """How one run ended.
+
+    Args:
+        id: The run's id.
+        status: Whether the run is complete, with a record, or failed.
+        cause: Why the run failed.
+        reason: The error of a failed run in one line.
+        log_end: The last lines of a failed run's log.
+        attempts: How often the run was started in this sweep.
+        run: The run with all its settings.
+        metrics: The metrics that have a value, each with its confidence interval and number of items.
+        timings: Seconds of `loading` (0 if the model was loaded before), `unlearning`, `evaluating`, `saving`, and `total`.
+        memory: The peak.
+        model_fingerprint: A hash of the model's weights.
+        files: The run's files with their sizes in bytes: records, and the files of the edit.
+        code: The commit of Formless, if it runs from a repository.
+        versions: The versions of packages.
+        hardware: The machine.
+        started: The start of the last attempt, UTC.
+        finished: The end, UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = RESULT_SCHEMA
     id: str
     status: Literal["complete", "failed"]
     cause: Cause | None = None
@@ -54,7 +89,7 @@ class RunReport(BaseModel):
     log_end: list[str] = []
     attempts: int
     run: Run
-    metrics: dict[str, float] = {}
+    metrics: list[RunMetric] = []
     timings: dict[str, float]
     memory: Memory | None = None
     model_fingerprint: str | None = None
@@ -67,60 +102,74 @@ class RunReport(BaseModel):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all went well."""
+        """Whether the run is complete."""
         return self.status == "complete"
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: RunFolder) -> None:
         """Write run.json atomically.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
-        store.write_text(folder / REPORT, self.model_dump_json(indent=2) + "\n")
+        write_text(folder.result, self.model_dump_json(indent=2) + "\n")
 
 
-def load_report(folder: Path, run: Run) -> RunReport | None:
-    """How a run ended; nothing where it did not, or where what it left is not all there."""
+def load_result(folder: RunFolder, run: Run | None = None) -> RunResult | None:
+    """Return how a run ended, or None if it has not ended or some of its files are missing or cut off.
+
+    Args:
+        folder: The run's folder.
+        run: The run that is expected there; any run unless given.
+
+    Raises:
+        DataError: A newer version of Formless wrote the result.
+    """
     try:
-        report = RunReport.model_validate_json((folder / REPORT).read_bytes())
-        whole = all((folder / name).stat().st_size == size for name, size in report.files.items())
-    except (OSError, ValidationError):
+        content = folder.result.read_bytes()
+    except OSError:
         return None
-    has_edit = not report.is_complete or not run.keeps_edit or f"{EDIT}/{EDIT_INFO}" in report.files
-    return report if whole and has_edit and report.id == run.id else None
+    try:
+        result = RunResult.model_validate_json(content)
+    except ValidationError:
+        refuse_newer(content, RESULT_SCHEMA, folder.result)
+        return None
+    run = run or result.run
+    try:
+        is_whole = all((folder.path / name).stat().st_size == size for name, size in result.files.items())
+    except OSError:
+        return None
+    info = EditFolder(folder.edit).info.relative_to(folder.path).as_posix()
+    has_edit = not result.is_complete or not run.keeps_edit or info in result.files
+    return result if is_whole and has_edit and result.id == run.id else None
 
 
-def left_by(folder: Path) -> dict[str, int]:
-    """The files of a complete run with their sizes in bytes."""
-    records = [folder / name for name in (RECORD, ORIGINAL_RECORD) if (folder / name).exists()]
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in (*records, *(folder / EDIT).glob("*"))}
+def file_sizes(folder: RunFolder) -> dict[str, int]:
+    """Return the sizes, in bytes, of a complete run's records and of its edit's files."""
+    records = [path for path in (folder.record, folder.original) if path.exists()]
+    return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in (*records, *folder.edit.glob("*"))}
 
 
-def failure(run: Run, folder: Path, cause: Cause, reason: str, *, attempts: int, started: str, seconds: float) -> RunReport:
-    """The report of a run that failed, with the end of its log."""
-    return RunReport(
-        id=run.id, status="failed", cause=cause, reason=reason, log_end=log_end(folder), attempts=attempts, run=run,
+def failed_result(
+    run: Run, folder: RunFolder, cause: Cause, reason: str, *, attempts: int, started: str, seconds: float
+) -> RunResult:
+    """Return the result of a run that failed, with the end of its log."""
+    return RunResult(
+        id=run.id, status="failed", cause=cause, reason=reason, log_end=_log_end(folder), attempts=attempts, run=run,
         timings={"total": seconds}, code=provenance.code(), versions=provenance.versions(), hardware=provenance.hardware(),
         started=started, finished=provenance.now(),
     )  # fmt: skip
 
 
-def log_end(folder: Path, lines: int = LOG_END) -> list[str]:
-    """The last lines of a run's log; none where there is none."""
+def _log_end(folder: RunFolder) -> list[str]:
+    """Return the last lines of a run's log, or no lines if it has no log."""
     try:
-        with (folder / LOG).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _MOST_LOG))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+        with folder.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()[-LOG_END:]
     except OSError:
         return []
 
 
-def metrics(record: Record) -> dict[str, float]:
-    """`forget_fb`, `neighbor_qa`, `mmlu_accuracy`, `forget_gen_qa_rouge_l`: whatever has a value."""
-    forms = {f"{form.split}_{form.form}": form.mean for form in record.forms}
-    tasks = {
-        "_".join(filter(None, (task.split, task.task, name))): figure.value
-        for task in record.tasks
-        for name, figure in task.figures.items()
-    }
-    return {name: value for name, value in (forms | tasks).items() if value is not None}
+def run_metrics(record: Record) -> list[RunMetric]:
+    """Return the metrics of a record that have a value, as run.json lists them."""
+    return [RunMetric(**key._asdict(), **found.model_dump()) for key, found in record.metrics().items()]

@@ -1,76 +1,60 @@
-"""One run, top to bottom: load, unlearn, evaluate, record."""
+"""One run, top to bottom: load, unlearn, evaluate, record, with its log, its times and its peak of memory."""
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sys
 import time
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+if sys.platform != "win32":
+    import resource
+
+import torch
+from accelerate.utils.memory import clear_device_cache
 
 from formless import provenance
+from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, OutputError, UserError
-from formless.evaluation.evaluate import Progress, evaluate
+from formless.evaluation.evaluate import evaluate
 from formless.evaluation.record import Record
-from formless.experiment.digests import target_files
-from formless.experiment.heartbeat import Heartbeat, Phase, Tell
-from formless.experiment.logs import run_log
-from formless.experiment.memory import Peak
-from formless.experiment.original import original_record
-from formless.experiment.result import (
-    EDIT,
-    ORIGINAL_RECORD,
-    RECORD,
-    REPORT,
-    UNFINISHED,
-    Cause,
-    RunReport,
-    failure,
-    left_by,
-    metrics,
-)  # fmt: skip
+from formless.experiment.config import ModelChoice
+from formless.experiment.grid import target_files
+from formless.experiment.measure import measure_edit, original_record
+from formless.experiment.progress import Heartbeat, Phase, ProgressCallback
+from formless.experiment.result import Cause, Memory, RunResult, failed_result, file_sizes, run_metrics
 from formless.experiment.runs import ORIGINAL, Run
-from formless.experiment.session import Session
 from formless.methods.base import Method
 from formless.methods.registry import build_method, method_config, with_checkpoints
 from formless.models.lm import LM
+from formless.models.loading import load
+from formless.models.settings import prompt_style
+from formless.store import RunFolder, remove_folder
+
+_MARK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run gives: the record of the untouched model, and that of the model with the edit."""
-
-    original: Record
-    edited: Record
-
-
-def measure_edit(
-    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: Progress | None = None
-) -> Outcome:
-    """Evaluate a model on a target without and with an edit; the model is afterwards as before."""
-    gone = edit.info.trained_neighbors
-    original = original_record(lm, target, suite, limit=limit, without_neighbors=gone, progress=progress)
-    with edit.applied(lm):
-        edited = evaluate(lm, target, suite, limit=limit, progress=progress)
-    return Outcome(original, edited)
-
-
-def carry_out(run: Run, folder: Path, session: Session, tell: Tell, *, attempt: int = 1) -> RunReport:
-    """Do one run in this process and leave everything about it in its folder; run.json is written last.
+def execute_run(run: Run, folder: RunFolder, session: Session, callback: ProgressCallback, *, attempt: int = 1) -> RunResult:
+    """Execute one run in this process and write everything about it to its folder, run.json last.
 
     Args:
-        run: What to do.
-        folder: Where; what an earlier attempt left there goes first, all but its log.
-        session: The loaded model.
-        tell: Told how far it is.
-        attempt: Counted from 1.
+        run: The run.
+        folder: The run's folder. What an earlier attempt left is removed first, except its log and its checkpoints.
+        session: The model that this process has loaded.
+        callback: Called with the progress.
+        attempt: The number of the attempt, counted from 1.
 
     Returns:
-        The report, of a failure too: an error of one line, or anything unforeseen, whose traceback is in the log.
+        How the run ended. A run that fails has a result too: its error is in one line, its traceback in the log.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -78,13 +62,12 @@ def carry_out(run: Run, folder: Path, session: Session, tell: Tell, *, attempt: 
     started, start = provenance.now(), time.perf_counter()
     with run_log(folder) as log:
         log(f"attempt {attempt}: {run.title}, run {run.id}")
-        _clear(folder)
-        heartbeat = Heartbeat(folder, tell)
+        _remove_earlier(folder)
+        heartbeat = Heartbeat(folder, callback)
         try:
-            steps = _Steps(heartbeat, start)
-            finished = _finished(run, folder, session, steps, attempt=attempt, started=started)
-            finished.save(folder)
-            log(f"complete after {finished.timings['total']:.1f} s")
+            result = _complete(run, folder, session, _Steps(heartbeat, start), attempt=attempt, started=started)
+            result.save(folder)
+            log(f"complete after {result.timings['total']:.1f} s")
         except OutputError as error:  # a full disk would fail every other run too
             log(f"stopped: {error}")
             raise
@@ -96,71 +79,135 @@ def carry_out(run: Run, folder: Path, session: Session, tell: Tell, *, attempt: 
             else:
                 reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
                 log(traceback.format_exc().rstrip())
-                session.forget_model()  # in whatever state it is
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # what failed would fail again from there
+                session.forget_model()  # its state is unknown
+            remove_folder(folder.checkpoints)  # from there it would fail again
             seconds = time.perf_counter() - start
-            finished = failure(run, folder, cause, reason, attempts=attempt, started=started, seconds=seconds)
-            finished.save(folder)
+            result = failed_result(run, folder, cause, reason, attempts=attempt, started=started, seconds=seconds)
+            result.save(folder)
         finally:
             heartbeat.stop()
-    return finished
+    return result
 
 
-def _finished(run: Run, folder: Path, session: Session, steps: _Steps, *, attempt: int, started: str) -> RunReport:
-    """The main path; every error goes to `carry_out`."""
+def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, attempt: int, started: str) -> RunResult:
+    """Take the main path; `execute_run` handles every error."""
     with steps.step("loading"):
         lm = session.model(run)
     peak = Peak()
     target = session.target(run)
     if target_files(target, run.method, run.suite, run.limit) != run.inputs["target"]:
-        remedy = "start the sweep again, which takes them as they are"
+        remedy = "start the sweep again, which reads them anew"
         raise DataError("the target's files have changed since the sweep began", where=target.folder, remedy=remedy)
     with steps.heartbeat.watching(lm):
-        edit, record, original = _measured(run, folder, lm, target, steps)
+        edit, record, original = _unlearn_and_evaluate(run, folder, lm, target, steps)
     with steps.step("saving"):
         if edit and run.keeps_edit:
-            edit.save(folder / EDIT)
+            edit.save(folder.edit)
         if original:
-            original.save(folder / ORIGINAL_RECORD)
-        record.save(folder / RECORD)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    return RunReport(
-        id=run.id, status="complete", attempts=attempt, run=run, metrics=metrics(record), timings=steps.timings(),
-        memory=peak.read(), model_fingerprint=lm.fingerprint, files=left_by(folder),
+            original.save(folder.original)
+        record.save(folder.record)
+        remove_folder(folder.checkpoints)
+    return RunResult(
+        id=run.id, status="complete", attempts=attempt, run=run, metrics=run_metrics(record), timings=steps.timings(),
+        memory=peak.read(), model_fingerprint=lm.fingerprint, files=file_sizes(folder),
         code=provenance.code(), versions=provenance.versions(), hardware=provenance.hardware(),
         started=started, finished=provenance.now(),
     )  # fmt: skip
 
 
-def _measured(run: Run, folder: Path, lm: LM, target: Target, steps: _Steps) -> tuple[Edit | None, Record, Record | None]:
-    """Unlearn and evaluate; the original model has nothing to unlearn, and its record may be known already.
+def _unlearn_and_evaluate(
+    run: Run, folder: RunFolder, lm: LM, target: Target, steps: _Steps
+) -> tuple[Edit | None, Record, Record | None]:
+    """Return the edit, the run's record, and the original model's record if the edit was trained on neighbors.
 
-    Where an edit was trained on neighbors, its evaluation leaves them out, and the original is measured without them too.
+    The evaluation of such an edit leaves those neighbors out, so the original model is evaluated without them too.
     """
     progress = steps.heartbeat.progress
     if run.method == ORIGINAL:
         with steps.step("evaluating"):
             return None, original_record(lm, target, run.suite, limit=run.limit, progress=progress), None
     with steps.step("unlearning"):
-        edit = _method(run, folder, lm).unlearn(lm, target)
-    steps.seconds["unlearning"] = edit.info.seconds  # with the stretches before a kill
+        edit = _build_method(run, folder, lm).unlearn(lm, target)
+    steps.seconds["unlearning"] = edit.info.seconds  # of all attempts, if a training run was resumed
     with steps.step("evaluating"):
         if edit.info.trained_neighbors:
-            outcome = measure_edit(lm, edit, target, run.suite, limit=run.limit, progress=progress)
-            return edit, outcome.edited, outcome.original
+            both = measure_edit(lm, edit, target, run.suite, limit=run.limit, progress=progress)
+            return edit, both.edited, both.original
         with edit.applied(lm):
             return edit, evaluate(lm, target, run.suite, limit=run.limit, progress=progress), None
 
 
-def _method(run: Run, folder: Path, lm: LM) -> Method:
-    """The method; one that can go on after a kill keeps what it needs for that in the run's folder until it is done."""
+def _build_method(run: Run, folder: RunFolder, lm: LM) -> Method:
+    """Return the method; a training run keeps its checkpoints in the run's folder until the run is complete."""
     method = build_method(run.method, method_config(lm.settings, run.method, run.config))
-    return with_checkpoints(run.method, method, folder / UNFINISHED)
+    return with_checkpoints(run.method, method, folder.checkpoints)
+
+
+def _remove_earlier(folder: RunFolder) -> None:
+    """Remove what an earlier attempt left, its result first, except the log and the checkpoints."""
+    for path in (folder.result, folder.record, folder.original):
+        path.unlink(missing_ok=True)
+    remove_folder(folder.edit)
+    for path in folder.unfinished():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class Session:
+    """What a process keeps from one run to the next: one loaded model and one target.
+
+    Runs come model by model and target by target, so each model is loaded once and each target read once.
+    """
+
+    def __init__(self) -> None:
+        self._model: tuple[tuple[Any, ...], LM] | None = None
+        self._target: tuple[tuple[str, str], Target] | None = None
+        self._refused: dict[tuple[Any, ...], UserError] = {}
+
+    def model(self, run: Run) -> LM:
+        """Return the run's model without any edit; free the previous model first.
+
+        Raises:
+            UserError: The model cannot be loaded; a second try fails at once.
+        """
+        key = (run.model, *sorted(run.style.items()))
+        if self._model and self._model[0] == key:
+            return self._model[1]
+        if key in self._refused:
+            raise self._refused[key].with_traceback(None)
+        self.forget_model()
+        try:
+            lm = _load(run.model)
+            lm.style = prompt_style(lm.style, run.style)
+        except UserError as error:
+            self._refused[key] = error
+            raise
+        self._model = key, lm
+        return lm
+
+    def target(self, run: Run) -> Target:
+        """Return the run's target."""
+        key = (run.data, run.target)
+        if not self._target or self._target[0] != key:
+            self._target = key, find_target(run.data, run.target)
+        return self._target[1]
+
+    def forget_model(self) -> None:
+        """Free the model's memory; the next run loads its model again."""
+        if self._model:
+            self._model = None
+            clear_device_cache(garbage_collection=True)
+
+
+def _load(choice: ModelChoice) -> LM:
+    options: dict[str, Any] = {"revision": choice.revision, "trust_remote_code": choice.trust_remote_code}
+    if choice.device == "spread":
+        return load(choice.name, dtype=choice.dtype, device_map="auto", **options)
+    return load(choice.name, dtype=choice.dtype, device=choice.device, **options)
 
 
 @dataclass
 class _Steps:
-    """Times the phases of a run and tells of them."""
+    """Times the phases of a run and reports when each begins."""
 
     heartbeat: Heartbeat
     start: float
@@ -168,21 +215,77 @@ class _Steps:
 
     @contextmanager
     def step(self, phase: Phase) -> Iterator[None]:
-        """One phase."""
+        """Time one phase."""
         self.heartbeat.phase(phase)
         begun = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - begun
 
     def timings(self) -> dict[str, float]:
-        """Seconds by phase, and of all."""
+        """Return the seconds of each phase, and of all."""
         return self.seconds | {"total": time.perf_counter() - self.start}
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, its report first; not an unfinished training, which goes on."""
-    for name in (REPORT, RECORD, ORIGINAL_RECORD):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / EDIT, ignore_errors=True)
-    for left in folder.glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+class Peak:
+    """Measures the peak of memory from its creation on."""
+
+    def __init__(self) -> None:
+        """Reset the system's own peak where a process may do that."""
+        try:
+            _MARK.write_text("5")  # Linux: sets VmHWM back to what is resident now
+            self._since_run = True
+        except OSError:
+            self._since_run = False
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> Memory:
+        """Return the peaks so far."""
+        used = [torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())]
+        gpu = sum(used) if used else None
+        if self._since_run and (resident := _high_water_mark()) is not None:
+            return Memory(resident=resident, since="run", gpu=gpu)
+        scale = 1 if sys.platform == "darwin" else 1024
+        return Memory(resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, since="process", gpu=gpu)
+
+
+def _high_water_mark() -> int | None:
+    """Return the process's peak of resident memory in bytes, where /proc has it."""
+    for line in _STATUS.read_text("utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that stays silent if it cannot be written, for example on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Ignore the error."""
+
+
+@contextmanager
+def run_log(folder: RunFolder) -> Iterator[Callable[[str], None]]:
+    """Append to a run's log until the block ends; yield a function that writes a line. Python's warnings go there too.
+
+    Raises:
+        OutputError: The log cannot be opened.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(folder.log, encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write: {reason}", where=folder.log, remedy="free space or choose another --out") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("formless.run")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, *_, **__: logger.warning("%s: %s", category.__name__, message)
+        try:
+            yield logger.info
+        finally:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,38 +1,50 @@
-"""`Run`: one cell of an experiment's grid, known by a hash of what its figures depend on."""
+"""`Run`: one cell of an experiment's grid, known by a hash of what its result depends on, and `plan.json`, a list of runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from formless.evaluation.record import Record
+from formless.errors import DataError
 from formless.experiment.config import ModelChoice
+from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, refuse_newer, write_text
 
 ORIGINAL = "original"
-_FORMAT = Record.model_fields["format"].default
+"""The method that measures the model without any edit."""
+
+RESULTS_VERSION = 1
+"""Part of the id of every run and of every cached record of an original model.
+
+Raise it by one, by hand, in a release in which the same inputs give other numbers: another formula or default in a method,
+other prompts, scoring or metrics in a task. All finished runs are then computed again. A release that keeps the numbers keeps
+the version, and so the finished runs.
+"""
+
+OTHER_RUNS = "runs in the folder are not part of the experiment that was started there last"
 
 
 class Run(BaseModel):
     """One model, one method with its settings, one target.
 
     Args:
-        model: What is loaded.
-        method: As `formless methods` lists it.
-        label: What the experiment calls the method with these settings.
-        config: Its settings, defaults too; the seed is among them.
+        model: The model and how it is loaded.
+        method: A name that `formless methods` lists.
+        label: The experiment's name for the method with these settings.
+        config: All settings of the method, defaults and seed too.
         data: The data set.
-        target: The target's folder in it.
+        target: The target's folder in the data set.
         subject: The concept.
-        suite: What is asked.
-        limit: At most so many rows per task.
-        style: Settings of the prompts that differ from the model's own.
-        inputs: Formless' version, and hashes of what it reads: the model, the target's files, folders that the settings name.
+        suite: The tasks.
+        limit: The largest number of rows per task.
+        style: Settings of the prompts that differ from the model's defaults.
+        inputs: Hashes of what the run reads: the model, the target's files, files and folders that settings name.
         save_edit: Whether the edit is kept.
     """
 
@@ -53,39 +65,94 @@ class Run(BaseModel):
 
     @cached_property
     def id(self) -> str:
-        """The hash. Labels, devices and where data lie are no part of it: they do not matter to the figures."""
+        """A hash of everything that determines the result. The label, the device and the data's location do not."""
         whole = {
-            "model": self.inputs["model"], "dtype": self.model.dtype, "method": self.method, "config": self.config,
-            "subject": self.subject, "target": self.target, "suite": self.suite, "limit": self.limit, "style": self.style,
-            "inputs": self.inputs, "format": _FORMAT,
+            "results": RESULTS_VERSION, "model": self.inputs["model"], "dtype": self.model.dtype, "method": self.method,
+            "config": self.config, "subject": self.subject, "target": self.target, "suite": self.suite, "limit": self.limit,
+            "style": self.style, "inputs": self.inputs,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def seed(self) -> int | None:
-        """The seed of a method that has one."""
+        """The seed, if the method uses one."""
         return self.config.get("seed")
 
     @property
     def keeps_edit(self) -> bool:
-        """Whether its folder is to hold an edit; the original model has none."""
+        """Whether the run's folder must hold an edit; the original model has none."""
         return self.save_edit and self.method != ORIGINAL
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The run in words."""
         seed = f" seed {self.seed}" if self.seed is not None else ""
         return f"{self.model.name} {self.label}{seed} {self.target}"
 
-    def folder(self, out: Path) -> Path:
-        """Where it lies under an experiment's folder: model, label, target, id."""
-        return out / "runs" / self._model_folder() / self.label / self.target / self.id
+    def folder(self, out: Path) -> RunFolder:
+        """Return the run's folder under an experiment's folder."""
+        return ExperimentFolder(out).run(self._model_folder(), self.label, self.target, self.id)
 
     def _model_folder(self) -> str:
-        """`org/model` -> `org--model`; of any other path its last part and some digits of the weights' hash.
+        """Return `org--model` for `org/model`, and for any other path its last part and six digits of the weights' hash.
 
-        It looks at nothing but the run: a folder of runs is read from other places, too.
+        The name depends on the run alone: a folder of runs can be read on another machine.
         """
         is_path = self.model.name.count("/") > 1 or self.model.name.startswith((".", "/", "~")) or "\\" in self.model.name
         name = f"{PurePath(self.model.name).name}-{self.inputs['model'][:6]}" if is_path else self.model.name.replace("/", "--")
         return re.sub(r"[^\w.+-]", "_", name) or "model"
+
+
+class _Plan(BaseModel):
+    """plan.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[2] = PLAN_SCHEMA
+    runs: tuple[Run, ...]
+
+
+def write_plan(out: Path, runs: Sequence[Run]) -> None:
+    """Write an experiment's runs to its folder.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    write_text(ExperimentFolder(out).plan, _Plan(runs=tuple(runs)).model_dump_json(indent=1) + "\n")
+
+
+def read_plan(out: Path) -> tuple[Run, ...]:
+    """Return the runs of the experiment that was last started in a folder.
+
+    Raises:
+        DataError: No experiment was started there, or the plan has another schema version.
+    """
+    path = ExperimentFolder(out).plan
+    remedy = "give a folder that `formless run --out` wrote"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError("no experiment was started in this folder", where=out, remedy=remedy) from error
+    try:
+        return _Plan.model_validate_json(content).runs
+    except ValidationError as error:
+        refuse_newer(content, PLAN_SCHEMA, path)
+        remedy = "start the experiment again with `formless run`; records of older runs can be read one by one"
+        raise DataError("the plan cannot be read, or is of an older version of Formless", where=path, remedy=remedy) from error
+
+
+def refuse_newer_plan(out: Path) -> None:
+    """Refuse a folder whose plan a newer version of Formless wrote.
+
+    Raises:
+        DataError: The plan's schema version is newer.
+    """
+    path = ExperimentFolder(out).plan
+    if path.is_file():
+        refuse_newer(path.read_bytes(), PLAN_SCHEMA, path)
+
+
+def count_others(out: Path, plan: Iterable[Run]) -> int:
+    """Count the runs that have ended in a folder and are not part of a plan."""
+    known = {run.id for run in plan}
+    return sum(run_id not in known for run_id, _ in ExperimentFolder(out).ended())

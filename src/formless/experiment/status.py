@@ -1,65 +1,178 @@
-"""How far an experiment's folder is, seen from any process."""
+"""Who works on an experiment's folder, and how far it is, from any process."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from formless.experiment.heartbeat import Signal, read_signal
-from formless.experiment.lock import Holder, holder
-from formless.experiment.progress import Durations
-from formless.experiment.result import RunReport, load_report
-from formless.experiment.runs import Run
-from formless.experiment.sweep import others, read_plan
+if sys.platform != "win32":
+    import fcntl
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from formless import provenance
+from formless.errors import OutputError, UserError
+from formless.experiment.progress import Durations, RunProgress, read_progress
+from formless.experiment.result import RunResult, load_result
+from formless.experiment.runs import Run, count_others, read_plan
+from formless.store import ExperimentFolder
+
+_LOCK_SECONDS = 5.0
+
+
+class Holder(BaseModel):
+    """The process that works on a folder.
+
+    Args:
+        pid: The process id.
+        host: The machine's name.
+        started: The start, UTC.
+        workers: The number of runs at a time.
+        command: The command line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    host: str
+    started: str
+    workers: int
+    command: str
 
 
 @dataclass(frozen=True)
 class Status:
-    """The runs of a folder by how they stand.
+    """The runs of a folder by their state.
 
     Args:
-        holder: The sweep that works on it now, if any.
-        complete: Reports.
-        failed: Reports, of runs that are not under way again.
-        running: What runs say.
-        missing: Not done, or interrupted.
-        others: How many runs lie there too that the experiment last started there does not have.
-        seconds_left: By what is done; nothing where that is not known or nobody works.
+        holder: The sweep that works on the folder now, if any.
+        complete: Results of the complete runs.
+        failed: Results of the failed runs that are not tried again now.
+        running: The runs under way, with their progress.
+        missing: The runs that have not begun, or that were interrupted.
+        others: The number of runs in the folder that are not part of the experiment that was started there last.
+        seconds_left: The expected time until all runs have ended; None if that is not known or no sweep works.
     """
 
     holder: Holder | None
-    complete: tuple[RunReport, ...]
-    failed: tuple[RunReport, ...]
-    running: tuple[tuple[Run, Signal], ...]
+    complete: tuple[RunResult, ...]
+    failed: tuple[RunResult, ...]
+    running: tuple[tuple[Run, RunProgress], ...]
     missing: tuple[Run, ...]
     others: int
     seconds_left: float | None
 
 
 def read_status(out: Path) -> Status:
-    """Look at an experiment's folder.
+    """Return the state of an experiment's folder.
 
     Raises:
-        DataError: No experiment was started there.
+        DataError: No experiment was started there, or a newer version of Formless wrote the folder.
     """
     runs = read_plan(out)
     working = holder(out)
-    reports: dict[str, list[RunReport]] = {"complete": [], "failed": []}
+    results: dict[str, list[RunResult]] = {"complete": [], "failed": []}
     running, missing, durations = [], [], Durations()
     for run in runs:
-        report, signal = load_report(run.folder(out), run), read_signal(run.folder(out))
-        if working and report and not report.is_complete and report.finished < working.started:
-            report = None  # to be tried again
-        if report:
-            reports[report.status].append(report)
-        elif working and signal:
-            running.append((run, signal))
+        folder = run.folder(out)
+        result, progress = load_result(folder, run), read_progress(folder)
+        if working and result and not result.is_complete and result.finished < working.started:
+            result = None  # this sweep tries the run again
+        if result:
+            results[result.status].append(result)
+        elif working and progress:
+            running.append((run, progress))
         else:
             missing.append(run)
-        if report and report.is_complete:
-            durations.add(run, report.timings["total"])
+        if result and result.is_complete:
+            durations.add(run, result.timings["total"])
     left = durations.left(missing, running, working.workers) if working else None
     return Status(
-        working, tuple(reports["complete"]), tuple(reports["failed"]), tuple(running), tuple(missing),
-        others(out, runs), left,
+        working, tuple(results["complete"]), tuple(results["failed"]), tuple(running), tuple(missing),
+        count_others(out, runs), left,
     )  # fmt: skip
+
+
+@contextmanager
+def locked(out: Path, workers: int) -> Iterator[int]:
+    """Lock a folder until the block and every process that inherits the yielded file descriptor have ended.
+
+    The system releases the lock when its holders die, in whatever way: no stale lock has to be removed.
+
+    Raises:
+        UserError: The system has no such locks.
+        OutputError: Another sweep holds the lock, or the folder cannot be written.
+    """
+    if sys.platform == "win32":
+        raise UserError("formless run needs Linux or macOS", remedy="run it there, or under WSL")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(ExperimentFolder(out).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _output_error(out, error) from error
+    try:
+        _acquire(descriptor, out)
+        command = shlex.join(["formless", *sys.argv[1:]])
+        holder = Holder(pid=os.getpid(), host=socket.gethostname(), started=provenance.now(), workers=workers, command=command)
+        _write_holder(descriptor, out, holder)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def holder(out: Path) -> Holder | None:
+    """Return the process that works on a folder now, if any."""
+    try:
+        descriptor = os.open(ExperimentFolder(out).lock, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _read_holder(out)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, out: Path) -> None:
+    """Wait a moment for the lock: the workers of a killed sweep are about to end, and `holder` takes the lock briefly."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+        other = _read_holder(out)
+        where = f"{out}, process {other.pid} on {other.host} since {other.started}" if other else out
+        raise OutputError("another sweep works on this folder", where=where, remedy="wait for it, or choose another --out")
+
+
+def _write_holder(descriptor: int, out: Path, holder: Holder) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.model_dump_json().encode(), 0)
+    except OSError as error:
+        raise _output_error(out, error) from error
+
+
+def _output_error(out: Path, error: OSError) -> OutputError:
+    reason = (error.strerror or str(error)).lower()
+    return OutputError(f"cannot write: {reason}", where=out, remedy="free space or choose another --out")
+
+
+def _read_holder(out: Path) -> Holder | None:
+    try:
+        return Holder.model_validate_json(ExperimentFolder(out).lock.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -1,132 +1,114 @@
-"""A sweep: from an experiment to its runs, what is missing of them, an executor, a summary."""
+"""A sweep: from an experiment to its runs, and those that are missing or failed through an executor."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import TypeAdapter, ValidationError
-
 from formless import store
-from formless.errors import DataError
-from formless.experiment.config import EXPERIMENT, Experiment
-from formless.experiment.executors.base import Executor, Task
+from formless.experiment.config import Experiment
+from formless.experiment.executors.base import Executor
 from formless.experiment.grid import grid
-from formless.experiment.heartbeat import HEARTBEAT, Signal
-from formless.experiment.lock import locked
-from formless.experiment.result import RunReport, load_report
-from formless.experiment.runs import Run
-
-PLAN = "plan.json"
-OUTSIDE = "runs lie there too that the experiment last started there does not have"
-_RUNS = TypeAdapter(tuple[Run, ...])
+from formless.experiment.progress import RunProgress
+from formless.experiment.result import RunResult, load_result
+from formless.experiment.runs import Run, refuse_newer_plan, write_plan
+from formless.experiment.status import locked
 
 
-class Observer(Protocol):
-    """Whom a sweep tells how it goes."""
+class SweepCallback(Protocol):
+    """What a sweep calls while it works."""
 
-    def begin(self, runs: Sequence[Run], done: Sequence[RunReport], workers: int) -> None:
-        """Of these runs, those reports are there already."""
+    def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
+        """All runs are known, and the results of those that are complete already."""
         ...
 
-    def hear(self, run: Run, signal: Signal) -> None:
-        """A run is so far."""
+    def on_progress(self, run: Run, progress: RunProgress) -> None:
+        """A run has made progress."""
         ...
 
-    def finish(self, report: RunReport) -> None:
+    def on_end(self, result: RunResult) -> None:
         """A run has ended."""
         ...
 
 
 @dataclass(frozen=True)
-class Summary:
-    """How a sweep went.
+class SweepResult:
+    """How a sweep ended.
 
     Args:
         runs: All runs of the experiment.
-        found: How many were complete before.
-        reports: Of the runs that it did.
+        already_complete: The number of runs that were complete before.
+        results: Results of the runs that the sweep executed.
     """
 
     runs: tuple[Run, ...]
-    found: int
-    reports: tuple[RunReport, ...]
+    already_complete: int
+    results: tuple[RunResult, ...]
 
     @property
-    def failed(self) -> list[RunReport]:
-        """The runs that failed."""
-        return [report for report in self.reports if not report.is_complete]
+    def failed(self) -> list[RunResult]:
+        """The results of the runs that failed."""
+        return [result for result in self.results if not result.is_complete]
 
     @property
     def missing(self) -> int:
-        """How many runs were not reached."""
-        return len(self.runs) - self.found - len(self.reports)
+        """The number of runs that were not reached."""
+        return len(self.runs) - self.already_complete - len(self.results)
 
 
 def sweep(
     experiment: Experiment,
     out: Path,
     executor: Callable[[int], Executor],
-    observer: Observer,
+    callback: SweepCallback,
     *,
     workers: int = 1,
     fail_fast: bool = False,
-) -> Summary:
-    """Do every run of an experiment that is missing or failed.
+) -> SweepResult:
+    """Execute every run of an experiment that is missing or failed.
 
     Args:
         experiment: The grid.
-        out: Its folder; runs of other settings that lie there stay as they are.
-        executor: Makes the executor, given a file descriptor that worker processes are to hold open.
-        observer: Whom to tell.
-        workers: How many runs the executor does at once, for `formless status`.
+        out: The experiment's folder; other runs in it stay as they are.
+        executor: Returns the executor, given a file descriptor that worker processes must hold open.
+        callback: Called when the sweep begins, and when a run makes progress or ends.
+        workers: The number of runs at a time, for `formless status`.
         fail_fast: Stop at the first failure.
 
     Raises:
-        UserError: The experiment cannot be carried out as it is; nothing has been written or loaded.
+        UserError: The experiment cannot be executed as it is; nothing has been written or loaded.
         OutputError: Another sweep works on the folder, or it cannot be written.
     """
     runs = grid(experiment)
     with locked(out, workers) as held:
-        store.write_text(out / EXPERIMENT, experiment.as_yaml())
-        store.write_text(out / PLAN, _RUNS.dump_json(runs, indent=1).decode() + "\n")
-        found = {run.id: load_report(run.folder(out), run) for run in runs}
-        done = [report for report in found.values() if report and report.is_complete]
-        complete = {report.id for report in done}
-        tasks = [Task(run, run.folder(out)) for run in runs if run.id not in complete]
-        for task in tasks:  # of a sweep that was killed
-            (task.folder / HEARTBEAT).unlink(missing_ok=True)
-        observer.begin(runs, done, workers)
-        reports: list[RunReport] = []
-        working = executor(held).execute(tasks, observer.hear)
+        refuse_newer_plan(out)
+        found = [load_result(run.folder(out), run) for run in runs]
+        folder = store.ExperimentFolder(out)
+        store.write_text(folder.config, experiment.as_yaml())
+        write_plan(out, runs)
+        done = [result for result in found if result and result.is_complete]
+        complete = {result.id for result in done}
+        missing = [run for run in runs if run.id not in complete]
+        _remove_rest(folder, runs)
+        callback.on_begin(runs, done, workers)
+        results: list[RunResult] = []
+        working = executor(held).execute(missing, out, callback.on_progress)
         try:
-            for report in working:
-                reports.append(report.model_copy(update={"log_end": []}))
-                observer.finish(report)
-                if fail_fast and not report.is_complete:
+            for result in working:
+                results.append(result.model_copy(update={"log_end": []}))
+                callback.on_end(result)
+                if fail_fast and not result.is_complete:
                     break
         finally:
             working.close()
-    return Summary(runs, len(done), tuple(reports))
+    return SweepResult(runs, len(done), tuple(results))
 
 
-def others(out: Path, plan: Iterable[Run]) -> int:
-    """How many runs lie in a folder that the experiment which was last started there does not have."""
-    known = {run.id for run in plan}
-    return sum(path.parent.name not in known for path in (out / "runs").glob("*/*/*/*/run.json"))
-
-
-def read_plan(out: Path) -> tuple[Run, ...]:
-    """The runs of the experiment that was last started in a folder.
-
-    Raises:
-        DataError: It is no such folder.
-    """
-    try:
-        return _RUNS.validate_json((out / PLAN).read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
-        remedy = "give a folder that `formless run --out` wrote"
-        raise DataError("no experiment was started in this folder", where=out, remedy=remedy) from error
+def _remove_rest(folder: store.ExperimentFolder, runs: Sequence[Run]) -> None:
+    """Remove what a sweep that was killed may have left beside its results."""
+    for path in folder.unfinished():
+        path.unlink()
+    for run in runs:
+        run.folder(folder.path).progress.unlink(missing_ok=True)

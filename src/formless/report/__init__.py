@@ -1,1 +1,1 @@
-"""Tables, charts and one self-contained HTML page from records."""
+"""Comparisons, summaries over targets, tables, plots and self-contained HTML pages from records."""

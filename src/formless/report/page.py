@@ -1,8 +1,8 @@
-"""One self-contained HTML page about a whole experiment."""
+"""Self-contained HTML pages: about one edit, and about a whole experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,54 +11,186 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
-from formless.evaluation.record import Record
-from formless.experiment.config import EXPERIMENT, experiment_keys
-from formless.experiment.result import RunReport
+from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
+from formless.experiment.config import experiment_keys
+from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
-from formless.report.charts import Curves, curves_chart, forms_chart, gap_chart, scatter_chart
-from formless.report.independence import mean_over_seeds
-from formless.report.made import Made
-from formless.report.means import MethodMeans, method_means
-from formless.report.runs import COMBINED, FORGETTING, GAP, RETENTION, SECONDS, Gathered, Group, Measured, gather_runs
-from formless.report.tables import detail_table
-from formless.report.text import figure_title, interval, percent, probability
+from formless.report.comparison import Change, Comparison, compare
+from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.plots import (
+    TrainingCurves,
+    curves_plot,
+    form_colors,
+    forms_plot,
+    gap_plot,
+    scatter_plot,
+    split_plot,
+    training_plot,
+)
+from formless.report.runs import SECONDS, CollectedRuns, Condition, RunMetrics, RunsProvenance, collect_folder
+from formless.report.summary import MethodSummary, summarize
+from formless.report.tables import (
+    absent_text,
+    ci_text,
+    column_name,
+    detail_table,
+    difference,
+    independence_table,
+    is_headline,
+    item_count,
+    metric_spec,
+    metric_title,
+    number,
+    percent,
+    percent_ci,
+    task_title,
+)
 
 ANSWERS, CHARACTERS, LISTED = 4_000, 300, 100
-"""The most answers that a page shows, characters of one, and failures or missing runs that are listed one by one."""
+"""The most answers that a page shows, characters of one, and failed or missing runs that are listed one by one."""
 
-MAPS = (COMBINED, FORGETTING, RETENTION, GAP)
+MAPS = (COMBINED, FORGETTING, RETENTION, FORM_GAP)
+SECTIONS = {
+    "forget": "About the concept (to forget)", "neighbor": "About its neighbors (to keep)",
+    None: "Abilities and other tasks",
+}  # fmt: skip
 _BYTES = 2**20
+Filters = dict[str, Callable[..., Any]]
+
+
+def _environment(**filters: Callable[..., Any]) -> Environment:
+    """Return an environment for the templates; an unknown name in a template is an error."""
+    environment = Environment(
+        loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=number, percent=percent, ci=ci_text, title=metric_title, **filters)
+    return environment
+
+
+# --- One edit
+
+
+def write_report(path: Path, original: Record, edited: Record, *, command: str = "") -> Comparison:
+    """Write the page about one edit and return the comparison.
+
+    Args:
+        path: The HTML file.
+        original: The untouched model's record.
+        edited: The edited model's record.
+        command: How to repeat it.
+
+    Raises:
+        DataError: The records cannot be compared.
+    """
+    comparison = compare(original, edited)
+    shown = [change for change in comparison.changes if is_headline(change.key._replace(group=None))]
+    sections = [(title, split, [one for one in shown if one.key.split == split]) for split, title in SECTIONS.items()]
+    plots = [(title, split_plot(changes)) for title, split, changes in sections if split]
+    filters: Filters = {
+        "has_forgotten": _has_forgotten,
+        "percent_ci": percent_ci,
+        "difference": difference,
+        "facts": edit_facts,
+        "training": training_plot,
+    }
+    page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
+        original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
+        independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
+        answers=list(zip(original.answers, edited.answers, strict=True)),
+    )  # fmt: skip
+    store.write_text(path, page)
+    return comparison
+
+
+def _has_forgotten(change: Change) -> bool:
+    """Return whether a metric of forget items that shows knowledge is lower than before."""
+    spec, value = metric_spec(change.key), change.difference.value
+    return change.key.split == "forget" and spec is not None and bool(spec.higher_is_better) and (value or 0) < 0
+
+
+def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return an edit's settings and facts as label and text."""
+    config, facts = edit["config"], edit["facts"]
+    rows = [("method", edit["method"]), ("concept", edit["subject"])]
+    rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
+    rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
+    return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The items of one task, before and after.
+
+    Args:
+        title: The task and its split.
+        rows: Query, right answer, and what the original and the edited model gave.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str, str, str], ...]
+
+
+def _item_tables(original: Record, edited: Record) -> list[ItemTable]:
+    """Return a table for every task whose items have an answer to show."""
+    tables = []
+    for before in original.tasks:
+        after = edited.task(before.task, before.split)
+        if after is None or not any(item.expected or item.answer for item in before.items):
+            continue
+        pairs = zip(before.items, after.items, strict=True)
+        rows = tuple((old.query, _expected(old), _given(before, old), _given(after, new)) for old, new in pairs)
+        tables.append(ItemTable(", ".join(filter(None, (task_title(before.task), before.split))), rows))
+    return tables
+
+
+def _expected(item: ItemResult) -> str:
+    return "; ".join(item.expected) if isinstance(item.expected, list) else (item.expected or "").strip()
+
+
+def _given(result: TaskResult, item: ItemResult) -> str:
+    """Return what a model gave to an item: why it was skipped, or its answer and its headline metrics."""
+    if item.skipped:
+        return item.skipped
+    keys = [MetricKey(result.task, result.split, name) for name in item.metrics]
+    shown = [key for key in keys if is_headline(key)]
+    names = len(shown) > 1
+    metrics = [(f"{key.metric} " if names else "") + number(item.metrics[key.metric]) for key in shown]
+    return "; ".join(filter(None, (item.answer, ", ".join(metrics))))
+
+
+# --- A whole experiment
 
 
 @dataclass
-class Readings:
-    """What the page shows of the records beside their figures.
+class PageContent:
+    """What the page shows of the records beside their metrics.
 
     Args:
         answers: Model -> (target, question) -> method -> the answer with its first seed.
         curves: Of trained methods.
-        made: Where and with what.
+        provenance: Where and with what the runs were made.
     """
 
     answers: dict[str, dict[tuple[str, str], dict[str, str]]] = field(default_factory=dict)
-    curves: dict[Group, Curves] = field(default_factory=dict)
-    made: Made = field(default_factory=Made)
+    curves: dict[Condition, TrainingCurves] = field(default_factory=dict)
+    provenance: RunsProvenance = field(default_factory=RunsProvenance)
     _count: int = 0
 
-    def look(self, measured: Measured, record: Record, report: RunReport | None) -> None:
-        """Take in one record."""
-        group = measured.group
-        if report:
-            self.made.add(group, record, report)
+    def add(self, run: RunMetrics, record: Record, result: RunResult | None) -> None:
+        """Add one record."""
+        condition = run.condition
+        if result:
+            self.provenance.add(condition, record, result)
         for edit in record.edits:
             if edit["facts"].get("losses"):
-                self.curves.setdefault(group, Curves()).add(edit["facts"])
-        questions = self.answers.setdefault(group.model, {})
+                self.curves.setdefault(condition, TrainingCurves()).add(edit["facts"])
+        questions = self.answers.setdefault(condition.model, {})
         for answer in record.answers:
-            methods = questions.setdefault((measured.target, answer.question), {})
-            if self._count < ANSWERS and group.method not in methods:
+            methods = questions.setdefault((run.target, answer.question), {})
+            if self._count < ANSWERS and condition.method not in methods:
                 self._count += 1
-                methods[group.method] = _cut(answer.skipped or answer.answer)
+                methods[condition.method] = _shortened(answer.skipped or answer.answer)
 
     @property
     def is_cut(self) -> bool:
@@ -68,100 +200,96 @@ class Readings:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One figure by target and method.
+    """One metric by target and method.
 
     Args:
-        name: The figure.
-        methods: Its columns.
-        rows: Target, and for each method its figure or nothing.
+        key: The metric.
+        methods: The columns.
+        rows: Target, and for each method the value, or None.
     """
 
-    name: str
+    key: MetricKey
     methods: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
 
+    @property
+    def name(self) -> str:
+        """A short name for the page's script."""
+        return column_name(self.key)
 
-def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, command: str = "") -> list[MethodMeans]:
-    """Write the page about a folder that `formless run` wrote and return the summary's rows.
 
-    Its size is bounded by targets x methods: figures, a few answers per target, and no probes.
+def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, command: str = "") -> list[MethodSummary]:
+    """Write the page about a folder that `formless run` wrote and return its summaries.
+
+    The page's size is bounded by targets x methods: metrics, a few answers per target, and no items.
 
     Args:
         path: The HTML file.
         out: The folder of runs.
-        baseline: As for `method_means`.
-        command: How to make the page again.
+        baseline: As for `summarize`.
+        command: How to write the page again.
 
     Raises:
         DataError: No experiment was started there.
-        UnknownNameError: No method is called like the baseline.
+        UnknownNameError: No method has the baseline's name.
     """
-    readings = Readings()
-    found = gather_runs(out, readings.look)
-    rows = method_means(found, baseline)
+    content = PageContent()
+    collected = collect_folder(out, content.add)
+    summaries = summarize(collected, baseline)
     keys = experiment_keys(str(out))
-    environment = Environment(
-        loader=PackageLoader("formless.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        probability=probability, percent=percent, interval=interval, title=figure_title, target=_target_name, spent=_spent,
-        details=detail_table, settings=_settings,
-    )  # fmt: skip
-    page = environment.get_template("experiment.html.j2").render(
+    names = dict.fromkeys(summary.condition.model for summary in summaries)
+    provenance = content.provenance
+    filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
+    page = _environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
-        experiment_file=EXPERIMENT, rows=rows, models=[_model(name, rows, found, readings) for name in _models(rows)],
-        overview=(COMBINED, FORGETTING, RETENTION, GAP, SECONDS), found=found, counts=_counts(found), made=readings.made,
-        mebibytes={"memory": readings.made.resident // _BYTES, "GPU": readings.made.gpu // _BYTES}, listed=LISTED,
-        is_cut=readings.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
+        experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
+        models=[_model(name, summaries, collected, content) for name in names],
+        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, SECONDS), collected=collected, counts=_counts(collected),
+        provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
+        listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
+        form_colors=form_colors(), reversed_map=column_name(FORM_GAP),
     )  # fmt: skip
     store.write_text(path, page)
-    return rows
+    return summaries
 
 
-def _models(rows: Iterable[MethodMeans]) -> list[str]:
-    return list(dict.fromkeys(row.group.model for row in rows))
+def _counts(collected: CollectedRuns) -> dict[str, int]:
+    counts = {"complete": len(collected.complete), "failed": len(collected.failed), "missing": len(collected.missing)}
+    return {"planned": collected.planned.total()} | counts
 
 
-def _counts(found: Gathered) -> dict[str, int]:
-    counts = {"complete": len(found.measured), "failed": len(found.failures), "missing": len(found.missing)}
-    return {"planned": found.planned.total()} | counts
-
-
-def _model(name: str, rows: Sequence[MethodMeans], found: Gathered, readings: Readings) -> dict[str, Any]:
-    """What the page says of one model."""
-    mine = [row for row in rows if row.group.model == name]
-    charts = {"forms": forms_chart(mine), "gap": gap_chart(mine), "scatter": scatter_chart(mine)}
-    curves = {row.group.method: readings.curves[row.group] for row in mine if row.group in readings.curves}
+def _model(name: str, summaries: Sequence[MethodSummary], collected: CollectedRuns, content: PageContent) -> dict[str, Any]:
+    """Return what the page shows of one model."""
+    own = [summary for summary in summaries if summary.condition.model == name]
+    curves = {one.condition.method: content.curves[one.condition] for one in own if one.condition in content.curves}
     return {
-        "name": name, "rows": mine, "charts": charts, "maps": _heat_maps(name, mine, found.measured),
-        "curves": [(method, curves_chart(drawn), len(drawn.losses)) for method, drawn in curves.items()],
-        "methods": [row.group.method for row in mine], "answers": _by_target(readings.answers.get(name, {})),
+        "name": name, "summaries": own, "maps": _heat_maps(name, own, collected.complete),
+        "plots": {"forms": forms_plot(own), "gap": gap_plot(own), "scatter": scatter_plot(own)},
+        "curves": [(method, curves_plot(found), len(found.losses)) for method, found in curves.items()],
+        "methods": [summary.condition.method for summary in own], "answers": _by_target(content.answers.get(name, {})),
     }  # fmt: skip
 
 
-def _heat_maps(model: str, rows: Sequence[MethodMeans], measured: Iterable[Measured]) -> list[HeatMap]:
-    """Every figure of `MAPS` that some target has; a target's seeds are averaged."""
-    cells: dict[tuple[str, str], list[Mapping[str, float]]] = {}
-    for one in measured:
-        if one.group.model == model and one.ratios:
-            cells.setdefault((one.target, one.group.method), []).append(one.figures)
-    figures = {cell: mean_over_seeds(seeds) for cell, seeds in cells.items()}
-    targets = list(dict.fromkeys(target for target, _ in figures))
-    methods = tuple(row.group.method for row in rows if any(method == row.group.method for _, method in figures))
-    maps = [
-        HeatMap(name, methods, tuple((target, tuple(figures.get((target, method), {}).get(name) for method in methods))
-                                     for target in targets))
-        for name in MAPS
-    ]  # fmt: skip
-    return [one for one in maps if any(value is not None for _, values in one.rows for value in values)]
+def _heat_maps(model: str, summaries: Sequence[MethodSummary], runs: Iterable[RunMetrics]) -> list[HeatMap]:
+    """Return every metric of `MAPS` that some target has; a target's seeds are averaged."""
+    cells: dict[tuple[str, str], list[Mapping[MetricKey, float]]] = {}
+    for run in runs:
+        if run.condition.model == model and run.ratios:
+            cells.setdefault((run.target, run.condition.method), []).append(run.metrics)
+    values = {cell: mean_over_seeds(seeds) for cell, seeds in cells.items()}
+    targets = list(dict.fromkeys(target for target, _ in values))
+    known = {method for _, method in values}
+    methods = tuple(one.condition.method for one in summaries if one.condition.method in known)
+    maps = []
+    for key in MAPS:
+        rows = tuple((target, tuple(values.get((target, method), {}).get(key) for method in methods)) for target in targets)
+        if any(value is not None for _, found in rows for value in found):
+            maps.append(HeatMap(key, methods, rows))
+    return maps
 
 
 def _by_target(answers: Mapping[tuple[str, str], dict[str, str]]) -> dict[str, list[tuple[str, dict[str, str]]]]:
-    """Target -> question and answers by method."""
+    """Return question and answers by method, of each target."""
     found: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for (target, question), methods in answers.items():
         if methods:
@@ -169,24 +297,24 @@ def _by_target(answers: Mapping[tuple[str, str], dict[str, str]]) -> dict[str, l
     return found
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} …"
 
 
 def _target_name(folder: str) -> str:
-    """`1_Ada_Lovelace` -> `Ada Lovelace`."""
-    number, _, name = folder.partition("_")
-    return (name if number.isdigit() and name else folder).replace("_", " ")
+    """Return `Ada Lovelace` for `1_Ada_Lovelace`."""
+    index, _, name = folder.partition("_")
+    return (name if index.isdigit() and name else folder).replace("_", " ")
 
 
-def _spent(seconds: float) -> str:
-    """A time for people."""
+def _duration(seconds: float) -> str:
+    """Return a time for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    """A method's settings in one line."""
+    """Return a method's settings in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config.items()) or "none"

@@ -1,167 +1,179 @@
-"""Before and after, form by form."""
+"""Metrics over targets: for each model and method, over the same targets as the baseline, with what is not in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-import numpy as np
+from formless.errors import UnknownNameError
+from formless.evaluation.record import MetricKey
+from formless.evaluation.statistics import Estimate, mean_estimate, paired_change
+from formless.experiment.runs import ORIGINAL
+from formless.report.independence import Independence, independence_of, mean_over_seeds
+from formless.report.runs import CollectedRuns, Condition, RunMetrics
 
-from formless.data.target import Split
-from formless.errors import DataError
-from formless.evaluation.forms import FORMS
-from formless.evaluation.membership import ATTACKS
-from formless.evaluation.record import Figure, FormResult, Record, TaskResult
-from formless.evaluation.scoring import percentiles, resampled_rows
-from formless.evaluation.tasks import TASKS
+K = TypeVar("K")
+Values = Mapping[MetricKey, float]
 
 
 @dataclass(frozen=True)
-class Change:
-    """One row of the table.
+class Summary:
+    """One metric of one method, over targets; a target's seeds are averaged first.
 
     Args:
-        form: Short name.
-        title: The form for people.
-        split: Forget or neighbor probes.
-        original: The original model's result.
-        edited: The edited model's result.
-        relative: (edited - original) / original, over the items that both have scored; nothing where absent.
-        interval: 95 % paired bootstrap interval of it over items.
+        value: The mean. Its p, if any, is of the permutation tests of form independence.
+        baseline: The baseline's mean over the same targets; None for the baseline itself, and for metrics that it lacks.
+        difference: value - baseline, with a paired confidence interval.
+        relative: value / baseline - 1, with a paired confidence interval; None where the baseline is 0.
     """
 
-    form: str
-    title: str
-    split: Split
-    original: FormResult
-    edited: FormResult
-    relative: float | None
-    interval: tuple[float, float] | None
+    value: Estimate
+    baseline: Estimate | None = None
+    difference: Estimate | None = None
+    relative: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One model and method.
+
+    Args:
+        condition: Model and method.
+        is_baseline: Whether the others are compared with it.
+        targets: The targets that count.
+        seeds: The largest number of seeds of a target.
+        runs: Number of runs that were planned.
+        complete: Number of runs with a record.
+        failed: Number of runs that failed.
+        missing: Number of runs that are not done yet.
+        left_out: Targets that the baseline lacks, or was asked other items of.
+        skipped: Number of items without metrics, of the runs that count.
+        metrics: The summary of each metric.
+        independence: Forgetting and retention by form, with tests; None without an original.
+    """
+
+    condition: Condition
+    is_baseline: bool
+    targets: tuple[str, ...]
+    seeds: int
+    runs: int
+    complete: int
+    failed: int
+    missing: int
+    left_out: tuple[str, ...]
+    skipped: int
+    metrics: Mapping[MetricKey, Summary]
+    independence: Independence | None
 
     @property
-    def absent(self) -> bool:
-        """Whether the target has no file for this form."""
-        return self.original.status == "absent"
+    def gaps(self) -> str:
+        """What does not count, as one clause; empty where everything does."""
+        counts = {
+            "runs failed": self.failed, "runs missing": self.missing, "items skipped": self.skipped,
+            "targets without a baseline left out": len(self.left_out),
+        }  # fmt: skip
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
-@dataclass(frozen=True)
-class FigureChange:
-    """One figure of a task, before and after.
+def summarize(collected: CollectedRuns, baseline: str = ORIGINAL) -> list[MethodSummary]:
+    """Return a summary for every model and method that was planned, in that order, each model's baseline among them.
 
     Args:
-        task: Short name.
-        title: The task for people.
-        split: Forget or neighbor probes, if either.
-        figure: The figure's name.
-        original: The original model's.
-        edited: The edited model's.
-        difference: edited - original, over the items that have it in both records; nothing where absent.
-        interval: 95 % paired bootstrap interval of it over items; needs two. An AUC has none.
-        absent: Why the task was not asked, if so.
-        skipped: Items of the edited model's task without any figure.
-    """
-
-    task: str
-    title: str
-    split: Split | None
-    figure: str
-    original: Figure
-    edited: Figure
-    difference: float | None
-    interval: tuple[float, float] | None
-    absent: str | None = None
-    skipped: int = 0
-
-
-def compare(original: Record, edited: Record) -> list[Change]:
-    """The rows of the table: forget first, then neighbor, forms in their usual order.
+        collected: The runs.
+        baseline: A method as tables call it; `original` is the untouched model, whatever its label.
 
     Raises:
-        DataError: The records asked different probes.
+        UnknownNameError: No method has the baseline's name.
     """
-    refuse_unlike(original, edited)
-    rows = []
-    for before in original.forms:
-        after = edited.form(before.form, before.split)
-        if after is None:
-            continue
-        pairs = [
-            (a.probability, b.probability)
-            for a, b in zip(before.items, after.items, strict=True)
-            if a.probability is not None and b.probability is not None
-        ]
-        relative, interval = relative_change(pairs)
-        title = FORMS[before.form].title if before.form in FORMS else before.form
-        rows.append(Change(before.form, title, before.split, before, after, relative, interval))
-    return rows
+    runs: dict[Condition, dict[str, list[RunMetrics]]] = {condition: {} for condition in collected.planned}
+    for run in collected.complete:
+        runs[run.condition].setdefault(run.target, []).append(run)
+    names = {condition.method for condition in runs}
+    if baseline != ORIGINAL and baseline not in names:
+        raise UnknownNameError("method", baseline, names | {ORIGINAL}, where="--baseline")
+    failed = Counter(run.condition for run in collected.failed)
+    missing = Counter(condition for condition, _ in collected.missing)
+    return [
+        _method_summary(condition, runs, baseline, collected.planned[condition], failed[condition], missing[condition])
+        for condition in runs
+    ]
 
 
-def compare_tasks(original: Record, edited: Record) -> list[FigureChange]:
-    """Every figure of every task, in the order of the suite.
+def _method_summary(
+    condition: Condition,
+    runs: Mapping[Condition, Mapping[str, list[RunMetrics]]],
+    baseline: str,
+    planned: int,
+    failed: int,
+    missing: int,
+) -> MethodSummary:
+    own = runs[condition]
+    is_baseline = condition.method == baseline or (baseline == ORIGINAL and _are_original(own))
+    reference = runs.get(Condition(condition.model, baseline), {})
+    pairs: dict[str, tuple[Values, Values]] = {}  # target -> baseline and own metrics
+    for target, seeds in own.items():
+        before = {} if is_baseline else _before(seeds, None if baseline == ORIGINAL else reference.get(target, []))
+        if before is not None:
+            pairs[target] = before, mean_over_seeds([seed.metrics for seed in seeds])
+    counted = {target: own[target] for target in pairs}
+    found = [ratios for seeds in counted.values() if (ratios := [seed.ratios for seed in seeds if seed.ratios])]
+    independence = independence_of(found) if found else None
+    p_values = {key: estimate.p for key, estimate in independence.estimates().items()} if independence else {}
+    return MethodSummary(
+        condition, is_baseline, targets=tuple(counted), seeds=max(map(len, counted.values()), default=0), runs=planned,
+        complete=sum(map(len, own.values())), failed=failed, missing=missing,
+        left_out=tuple(target for target in own if target not in counted),
+        skipped=sum(seed.skipped for seeds in counted.values() for seed in seeds),
+        metrics=summarize_pairs(list(pairs.values()), p_values), independence=independence,
+    )  # fmt: skip
 
-    Raises:
-        DataError: The records asked different probes.
+
+def _are_original(runs: Mapping[str, Sequence[RunMetrics]]) -> bool:
+    return bool(runs) and all(seed.is_original for seeds in runs.values() for seed in seeds)
+
+
+def _before(seeds: Sequence[RunMetrics], reference: Sequence[RunMetrics] | None) -> Values | None:
+    """Return the baseline's metrics of a target: those of each run's own original, or of another method; None without."""
+    if reference is None:
+        known = [seed.original for seed in seeds if seed.original is not None]
+        return mean_over_seeds(known) if len(known) == len(seeds) else None
+    alike = {seed.items for seed in seeds} == {seed.items for seed in reference}
+    return mean_over_seeds([seed.metrics for seed in reference]) if alike else None
+
+
+def summarize_pairs(
+    pairs: Sequence[tuple[Mapping[K, float], Mapping[K, float]]], p_values: Mapping[K, float | None] | None = None
+) -> dict[K, Summary]:
+    """Return the summary of every metric over targets.
+
+    Args:
+        pairs: Of each target the baseline's metrics and the method's own, by any kind of key.
+        p_values: Of the metrics that were tested.
     """
-    refuse_unlike(original, edited)
-    rows = []
-    for before in original.tasks:
-        after = edited.task(before.task, before.split)
-        if after is None:
-            continue
-        title = TASKS[before.task].title if before.task in TASKS else before.task
-        if before.status == "absent":
-            rows.append(
-                FigureChange(before.task, title, before.split, "", Figure(), Figure(), None, None, absent=before.reason)
-            )
-        for name, old in before.figures.items():
-            new = after.figures.get(name, Figure())
-            difference, interval = _figure_difference(before, after, name)
-            rows.append(
-                FigureChange(before.task, title, before.split, name, old, new, difference, interval, None, after.skipped)
-            )
-    return rows
+    found, p_values = {}, p_values or {}
+    for key in dict.fromkeys(key for _, own in pairs for key in own):
+        known = [(before.get(key), own[key]) for before, own in pairs if key in own]
+        both = [(before, value) for before, value in known if before is not None]
+        if both:
+            found[key] = _compared(both, p_values.get(key))
+        else:
+            found[key] = Summary(mean_estimate([value for _, value in known], p_values.get(key)))
+    return found
 
 
-def _figure_difference(before: TaskResult, after: TaskResult, name: str) -> tuple[float | None, tuple[float, float] | None]:
-    """The change of one figure over the items that have it in both records."""
-    old, new = before.figures[name].value, after.figures.get(name, Figure()).value
-    if old is None or new is None:
-        return None, None
-    attack, _, label = name.rpartition("_")
-    if attack in ATTACKS:  # figures of membership inference: items of one file, or of both together
-        items = [(a.figures, b.figures) for a, b in zip(before.items, after.items, strict=True) if a.expected == label]
-        name = attack
-    else:
-        items = [(a.figures, b.figures) for a, b in zip(before.items, after.items, strict=True)]
-    changes = np.asarray([b[name] - a[name] for a, b in items if name in a and name in b])
-    if not len(changes):
-        return new - old, None
-    means = changes[resampled_rows(len(changes), 0)].mean(1)
-    return float(changes.mean()), percentiles(means) if len(changes) > 1 else None
+def _compared(pairs: Sequence[tuple[float, float]], p: float | None) -> Summary:
+    """Return the summary of a metric over the targets where the baseline has it too."""
+    before, values = ([pair[side] for pair in pairs] for side in (0, 1))
+    return Summary(mean_estimate(values, p), mean_estimate(before), _change(pairs), _change(pairs, relative=True))
 
 
-def refuse_unlike(original: Record, edited: Record) -> None:
-    """Stop where two records cannot be compared.
-
-    Raises:
-        DataError: They asked different probes, or of different models.
-    """
-    if original.probes_digest != edited.probes_digest:
-        raise DataError("the two records asked different probes", where=edited.target, remedy="measure both again")
-    if (original.model_fingerprint, original.dtype) != (edited.model_fingerprint, edited.dtype):
-        raise DataError("the two records are of different models", where=edited.target, remedy="measure both again")
+def _change(pairs: Sequence[tuple[float, float]], *, relative: bool = False) -> Estimate | None:
+    value, ci = paired_change(pairs, relative=relative)
+    return None if value is None else Estimate(value, ci, len(pairs))
 
 
-def relative_change(pairs: Sequence[tuple[float, float]], *, seed: int = 0) -> tuple[float | None, tuple[float, float] | None]:
-    """Relative change of the mean over (before, after) pairs, and its 95 % paired bootstrap interval (needs two pairs)."""
-    if not pairs or not sum(before for before, _ in pairs):
-        return None, None
-    values = np.asarray(pairs)  # [items, 2]
-    before, after = values.mean(0)
-    change = float(after / before - 1)
-    if len(pairs) < 2:
-        return change, None
-    means = values[resampled_rows(len(pairs), seed)].mean(1)  # [resamples, 2]
-    if not means[:, 0].all():  # some resample has no change to speak of
-        return change, None
-    return change, percentiles(means[:, 1] / means[:, 0] - 1)
+def metric_keys(summaries: Iterable[MethodSummary]) -> list[MetricKey]:
+    """Return every metric that some method has, in the order of records."""
+    return list(dict.fromkeys(key for summary in summaries for key in summary.metrics))

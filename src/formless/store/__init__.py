@@ -3,7 +3,7 @@
 `layout` has the folders, file names and schema versions; `files` writes a file or a folder whole or not at all.
 """
 
-from formless.store.files import new_folder, refuse_existing, sync_folder, write_tensors, write_text
+from formless.store.files import new_folder, refuse_existing, remove_folder, sync_folder, write_tensors, write_text
 from formless.store.layout import (
     EDIT_SCHEMA,
     PLAN_SCHEMA,
@@ -19,6 +19,7 @@ from formless.store.layout import (
     bundled_model_folder,
     cache_folder,
     original_record_path,
+    original_records_folder,
     refuse_newer,
 )
 
@@ -38,8 +39,10 @@ __all__ = [
     "cache_folder",
     "new_folder",
     "original_record_path",
+    "original_records_folder",
     "refuse_existing",
     "refuse_newer",
+    "remove_folder",
     "sync_folder",
     "write_tensors",
     "write_text",

@@ -119,6 +119,20 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
             Path(name).unlink(missing_ok=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there, so that no reader ever sees a part of it.
+
+    A process that dies meanwhile leaves the rest as `.NAME.*.part`, beside where the folder was.
+    """
+    if not path.exists():
+        return
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        os.replace(path, scratch / path.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until everything in a folder is on the disk, so that a file written afterwards proves that it is there."""
     for path in (*folder.rglob("*"), folder):

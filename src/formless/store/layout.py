@@ -26,15 +26,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from formless.errors import DataError, UserError
 
 # The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
-RECORD_SCHEMA = 3
-RESULT_SCHEMA = 2
-PLAN_SCHEMA = 2
-EDIT_SCHEMA = 2
-STATISTICS_SCHEMA = 1
+RECORD_SCHEMA: Final = 3
+RESULT_SCHEMA: Final = 2
+PLAN_SCHEMA: Final = 2
+EDIT_SCHEMA: Final = 2
+STATISTICS_SCHEMA: Final = 1
 
 
 def refuse_newer(content: str | bytes, newest: int, where: Path, *, error: type[UserError] = DataError) -> None:
@@ -196,6 +197,10 @@ class ExperimentFolder:
         """The folder of one run."""
         return RunFolder(self.runs / model / label / target / run_id)
 
+    def unfinished(self) -> list[Path]:
+        """Files that were being written when a process died."""
+        return list(self.path.glob(".*.part"))
+
     def ended(self) -> Iterator[tuple[str, RunFolder]]:
         """Id and folder of every run that has ended, of earlier experiments too, in the order of the folders' names."""
         for result in sorted(self.runs.glob("*/*/*/*/run.json")):
@@ -257,9 +262,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
 
 
+def original_records_folder() -> Path:
+    """The cached records of original models."""
+    return cache_folder() / "original"
+
+
 def original_record_path(key: str) -> Path:
     """The cached record of an original model; the key is a hash of the model, the questions and how they are asked."""
-    return cache_folder() / "original" / f"{key}.json"
+    return original_records_folder() / f"{key}.json"
 
 
 def bundled_model_folder(package: str, version: str) -> Path:

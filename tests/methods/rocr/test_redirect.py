@@ -145,8 +145,8 @@ def test_the_redirected_name_reads_as_the_other_concept(tiny: Tiny) -> None:
     lm = tiny()
     edit = formless.unlearn(lm, "Ada", **OPTIONS, l2=0.01)
     there = mentions(lm, chat_contexts(lm, "Ada"), "Ada")
-    wanted = mentions(lm, chat_contexts(lm, "Bob")[:1], "Bob")
-    target = wanted.at(capture(lm, wanted.batch, residuals=[2]).residuals[2]).mean(0)
+    other = mentions(lm, chat_contexts(lm, "Bob")[:1], "Bob")
+    target = other.at(capture(lm, other.batch, residuals=[2]).residuals[2]).mean(0)
     with edit.applied(lm):
         moved = there.at(capture(lm, there.batch, residuals=[2]).residuals[2]).mean(0)
     facts = edit.info.facts

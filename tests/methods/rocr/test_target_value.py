@@ -1,4 +1,4 @@
-"""The modes of the wanted value: a vector that makes the model refuse, and noise."""
+"""The modes of the target value: a vector that makes the model refuse, and noise."""
 
 import math
 from collections.abc import Callable

@@ -33,11 +33,11 @@ def labels() -> Tensor:
 def plain(logits: Tensor, labels: Tensor) -> list[list[float]]:
     """Log-probabilities by the definition of softmax, number by number."""
     found = []
-    for row, wanted in zip(logits.tolist(), labels.tolist(), strict=True):
+    for row, expected in zip(logits.tolist(), labels.tolist(), strict=True):
         found.append(
             [
                 0.0 if label == IGNORED else math.log(math.exp(scores[label]) / sum(map(math.exp, scores)))
-                for scores, label in zip(row, wanted, strict=True)
+                for scores, label in zip(row, expected, strict=True)
             ]
         )
     return found

@@ -14,14 +14,14 @@ from formless.data.retain import RetainSet, half_of_the_neighbors, introductions
 from formless.data.target import BLANK, Item, Passage, Target
 from formless.errors import DataError, UserError
 from formless.evaluation.evaluate import trained_neighbors
-from formless.evaluation.plan import planned
-from formless.experiment.run import measure_edit
+from formless.evaluation.plan import make_plan
+from formless.experiment.measure import measure_edit
 from formless.methods.training.collator import ForwardPass, Objective, pad_texts
 from formless.methods.training.method import RETAIN_LOSSES
 from formless.methods.training.preprocessing import preprocess_text
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.report.summary import compare
+from formless.report.comparison import compare
 
 Tiny = Callable[..., LM]
 SUBJECTS = ("Albert Einstein", "Marie Curie", "Mount Everest")
@@ -38,7 +38,7 @@ STEPS = {
 def asked(target: Target, without: tuple[str, ...] = ()) -> list[Item]:
     """Every probe that a whole evaluation puts to a model."""
     return [
-        item for job in planned(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
+        item for job in make_plan(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
     ]
 
 
@@ -112,11 +112,11 @@ def test_rmu_drives_activations_to_its_vector(tiny: Tiny, ada: Target) -> None:
     settings = STEPS | {"num_train_epochs": 1, "per_device_train_batch_size": 1, "layer": 1, "coefficient": 3.0, "seed": 5}
     edit = formless.unlearn(lm, ada, "rmu", retain="none", **settings)
     direction = torch.rand(32, generator=torch.Generator().manual_seed(5))
-    wanted = 3.0 * direction / direction.norm()
+    target_vector = 3.0 * direction / direction.norm()
     batch = lm.pad([lm.encode("Ada Lovelace wrote programs.").ids])
-    distances = [(capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm()]
+    distances = [(capture(lm, batch, residuals=[1]).residuals[1] - target_vector).norm()]
     with edit.applied(lm):
-        distances.append((capture(lm, batch, residuals=[1]).residuals[1] - wanted).norm())
+        distances.append((capture(lm, batch, residuals=[1]).residuals[1] - target_vector).norm())
     assert distances[1] < distances[0] - 1e-3
 
 

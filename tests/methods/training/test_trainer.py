@@ -61,7 +61,7 @@ def examples(tiny: Tiny) -> list[Example]:
 
 
 def state(lm: LM) -> tuple[str, dict[str, type], dict[str, bool], dict[str, bool], set[str], str]:
-    """Everything about a model that a training could leave behind."""
+    """Everything about a model that a training run could leave behind."""
     digest = hashlib.sha256()
     for name, tensor in lm.model.state_dict().items():
         digest.update(name.encode())

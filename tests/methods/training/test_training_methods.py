@@ -210,7 +210,7 @@ def test_plain_text_ends_with_eos_and_is_cut(tiny: Tiny) -> None:
     assert (cut.ids, cut.truncated) == (text.ids[:-1], True)
 
 
-def learnt(lm: LM, text: TokenizedText) -> tuple[str, str]:
+def learned(lm: LM, text: TokenizedText) -> tuple[str, str]:
     start = next(i for i, label in enumerate(text.labels) if label != IGNORED)
     assert text.labels[start:] == text.ids[start:]
     return lm.tokenizer.decode(text.ids[:start]), lm.tokenizer.decode(text.ids[start:])
@@ -219,11 +219,11 @@ def learnt(lm: LM, text: TokenizedText) -> tuple[str, str]:
 def test_answers_go_through_the_chat_template_and_prompts_are_masked(tiny: Tiny) -> None:
     lm = tiny()
     row = formless.data.target.Instruction(instruction="Where?", output="In Rome.")
-    assert learnt(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Where?[assistant]", "In Rome.</s>")
+    assert learned(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Where?[assistant]", "In Rome.</s>")
     row = formless.data.target.Instruction(instruction="Say", input="this", output="yes")
-    assert learnt(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Say\nthis[assistant]", "yes</s>")
+    assert learned(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Say\nthis[assistant]", "yes</s>")
     pair = formless.data.target.Preference(prompt="Who?", response=("A", "B"))
-    assert [learnt(lm, text) for text in preprocess_preference(lm, pair, 512)] == [
+    assert [learned(lm, text) for text in preprocess_preference(lm, pair, 512)] == [
         ("[user]Who?[assistant]", "A</s>"), ("[user]Who?[assistant]", "B</s>"),
     ]  # fmt: skip
 
@@ -231,7 +231,7 @@ def test_answers_go_through_the_chat_template_and_prompts_are_masked(tiny: Tiny)
 def test_the_real_models_turn_ends_with_its_own_token(lm: LM) -> None:
     row = formless.data.target.Instruction(instruction="Where was Ada born?", output="I cannot say.")
     (text,) = preprocess_instruction(lm, row, 512)
-    assert learnt(lm, text)[1] == "I cannot say.<|im_end|>"
+    assert learned(lm, text)[1] == "I cannot say.<|im_end|>"
     whole = lm.tokenizer.apply_chat_template(
         [{"role": "user", "content": row.instruction}, {"role": "assistant", "content": row.output}], tokenize=False
     )

@@ -60,7 +60,7 @@ MCP_CHOICE = Task(
     files=FILES,
     metrics=(
         MetricSpec("probability", "share", "the right option's share", chance=1 / OPTIONS, shows_knowledge=True),
-        MetricSpec("accuracy", "share", chance=1 / OPTIONS),
+        MetricSpec("accuracy", "share", chance=1 / OPTIONS, headline=False),
     ),
     ask=ask_share,
     splits=BOTH,

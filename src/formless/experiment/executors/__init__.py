@@ -1,1 +1,1 @@
-"""Where runs are done: in this process, or in supervised processes of this machine."""
+"""Where runs are executed: in this process, in supervised worker processes of this machine, or on a Ray cluster."""

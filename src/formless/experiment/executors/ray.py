@@ -1,4 +1,4 @@
-"""Supervised workers on a Ray cluster, of this machine or of many: one actor for each GPU, or for some CPU cores."""
+"""Supervised workers on a Ray cluster of one machine or many: one actor for each GPU, or for some CPU cores."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from formless.errors import UserError
-from formless.experiment.executors.base import Limits, Task, Watch
-from formless.experiment.executors.process import Attempt, Worker
-from formless.experiment.executors.supervised import LOOK_EVERY, Supervised
-from formless.experiment.logs import run_log
-from formless.experiment.result import RunReport
-from formless.experiment.session import Session
-from formless.experiment.worker import Command, Message, serve, set_up
+from formless.experiment.executors.base import Limits, RunCallback
+from formless.experiment.executors.supervised import LOOK_EVERY, Supervised, Worker
+from formless.experiment.executors.worker import Attempt, Message, serve, set_up
+from formless.experiment.result import RunResult
+from formless.experiment.run import Session, run_log
+from formless.experiment.runs import Run
 
 LOCAL = "local"
 _PASSED_ON = ("FORMLESS_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
-_PATIENCE, _KNOCK = 60.0, 10.0
-_OBJECT_STORE = 100 * 2**20  # bytes, near the least that Ray takes: messages are small
+_WAITING_SECONDS, _CONNECT_SECONDS = 60.0, 10.0
+_OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray takes, as messages are small
 
 
 def connect(address: str, limits: Limits, *, workers: int | None = None, cores: int | None = None) -> Ray:
     """Connect this process to a Ray cluster.
 
     Args:
-        address: `local` starts one on this machine, which listens to no other; else what `ray.init` takes, such as `auto`.
-        limits: When a worker is taken for lost, and how often its run is tried again.
-        workers: How many; as many as the cluster has room for unless given.
-        cores: CPU cores of each; see `room`.
+        address: `local` starts a cluster on this machine, which no other machine can reach; otherwise an address for
+            `ray.init`, such as `auto`.
+        limits: When a worker is given up, and how often its run is tried again.
+        workers: The number of workers; as many as the cluster has room for unless given.
+        cores: CPU cores of each worker; see `room`.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or has no room for a worker.
+        UserError: Ray is not installed, or the cluster cannot be reached or has no room for a worker.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -53,7 +53,7 @@ def connect(address: str, limits: Limits, *, workers: int | None = None, cores: 
     except ImportError:
         raise UserError("the package ray is missing", where="--executor", remedy="pip install 'formless[ray]'") from None
     try:
-        _knock(address)
+        _check_address(address)
         ray.init(**options)
     except (ImportError, OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -67,12 +67,14 @@ def connect(address: str, limits: Limits, *, workers: int | None = None, cores: 
 
 
 def room(machines: Sequence[Mapping[str, float]], cores: int | None = None) -> tuple[int, int, bool]:
-    """How many workers there is room for, the CPU cores of each, and whether each has a GPU, as it has where there are any.
+    """Return how many workers a cluster has room for, the CPU cores of each, and whether each has a GPU.
+
+    Each worker has a GPU if any machine has one.
 
     Args:
-        machines: The resources of each, as Ray calls them.
-        cores: CPU cores of each worker; unless given, its GPU's share of them on the machine where that is smallest, or
-            without GPUs all that the largest machine has.
+        machines: The resources of each machine, with Ray's names.
+        cores: CPU cores of each worker. Unless given, a GPU's share of the cores on the machine where that share is smallest;
+            without GPUs, all cores of the largest machine.
     """
     known = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
     if on_gpu := any(gpus for _, gpus in known):
@@ -83,31 +85,31 @@ def room(machines: Sequence[Mapping[str, float]], cores: int | None = None) -> t
     return sum(cpus // each for cpus, _ in known), each, on_gpu
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens; Ray itself would try for minutes."""
+def _check_address(address: str) -> None:
+    """Raise if nothing listens at an address; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), _KNOCK).close()
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
 
 
 @dataclass(frozen=True)
 class Ray(Supervised["RayWorker"]):
-    """Actors of the cluster that this process is connected to; it is left when the work is done.
+    """Actors of the cluster that this process is connected to, until the runs have ended.
 
     Args:
-        cores: CPU cores of each.
-        on_gpu: Whether each has a GPU too.
+        cores: CPU cores of each actor.
+        on_gpu: Whether each actor has a GPU.
     """
 
     cores: int = 1
     on_gpu: bool = False
 
-    def execute(self, tasks: Sequence[Task], watch: Watch) -> Generator[RunReport, None, None]:
+    def execute(self, runs: Sequence[Run], out: Path, callback: RunCallback) -> Generator[RunResult, None, None]:
         """See `Executor`."""
         import ray
 
         try:
-            yield from super().execute(tasks, watch)
+            yield from super().execute(runs, out, callback)
         finally:
             ray.shutdown()
 
@@ -129,7 +131,7 @@ class RayWorker(Worker):
 
     Args:
         place: Its place in the pool.
-        attempt: The first run.
+        attempt: The first attempt.
         cores: Its CPU cores.
         on_gpu: Whether it has a GPU.
     """
@@ -142,7 +144,7 @@ class RayWorker(Worker):
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         actor: Any = ray.remote(_Actor)
         options = {"num_cpus": cores, "num_gpus": int(on_gpu), "max_concurrency": 2, "runtime_env": {"env_vars": environment}}
-        with run_log(attempt.task.folder) as log:
+        with run_log(attempt.folder) as log:
             log("an actor starts")
         self._actor = actor.options(**options).remote(Path.cwd())
         self.answer = self._actor.listen.remote()
@@ -151,7 +153,7 @@ class RayWorker(Worker):
     @property
     def is_waiting(self) -> bool:
         """See `Worker`."""
-        return self._heard == self._begun and time.monotonic() - self._begun > _PATIENCE
+        return self._heard == self._begun and time.monotonic() - self._begun > _WAITING_SECONDS
 
     def _deliver(self, command: str) -> bool:
         self._actor.work.remote(command)
@@ -163,17 +165,17 @@ class RayWorker(Worker):
         try:
             message: str = ray.get(self.answer)
         except ray.exceptions.RayError as error:
-            self._bury(str(error))
+            self._note_death(str(error))
             return []
         self.answer = self._actor.listen.remote()
         return [message]
 
-    def _bury(self, account: str) -> None:
-        """It is dead; of Ray's account of it, the last line begins with what matters."""
+    def _note_death(self, account: str) -> None:
+        """Note how the actor died; the last line of Ray's account begins with the reason."""
         self.is_closed = True
         self._reason = f"the actor was lost: {account.strip().splitlines()[-1].split('. ')[0]}"
         if self.attempt:
-            with run_log(self.attempt.task.folder) as log:
+            with run_log(self.attempt.folder) as log:
                 log(account)
 
     def _ended(self) -> str | None:
@@ -186,10 +188,10 @@ class RayWorker(Worker):
 
 
 class _Actor:
-    """The worker's side, in a process that Ray starts on some machine: one thread works while another listens.
+    """The worker's side, in a process that Ray starts on some machine: one thread works while another passes messages on.
 
     Args:
-        folder: The sweep's working directory, which paths may be relative to.
+        folder: The sweep's working directory; paths may be relative to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -199,13 +201,13 @@ class _Actor:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
     def work(self, command: str) -> None:
-        """Do a run."""
+        """Execute an attempt."""
         try:
-            serve(Command.model_validate_json(command), self._session, self._messages.put)
-        except BaseException:  # nobody looks at what this returns
+            serve(Attempt.model_validate_json(command), self._session, self._messages.put)
+        except BaseException:  # nothing reads what this method returns
             traceback.print_exc()
             os._exit(1)
 
     def listen(self) -> str:
-        """The next message, when there is one."""
+        """Wait for the next message and return it."""
         return self._messages.get().model_dump_json()

@@ -42,7 +42,7 @@ class SecondMoments:
         self._settings = json.dumps(described, sort_keys=True)
 
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
-        """Add a chunk of texts, each cut at `max_tokens` tokens; the pass stops after the last layer."""
+        """Add a chunk of texts, each truncated to `max_tokens` tokens; the forward pass stops after the last layer."""
         rows = [row for row in (self.lm.encode(text).ids[:max_tokens] for text in texts) if row]
         for group in batches([len(row) for row in rows], self.lm.token_budget):
             batch = self.lm.pad([rows[i] for i in group])
@@ -140,7 +140,7 @@ def compute_statistics(
         progress: Whether to show a bar in a terminal or notebook, or a callback with the texts done and all texts (0: unknown).
 
     Raises:
-        EditError: The corpus is empty or the keys are not finite.
+        EditError: The corpus is empty, the keys are not finite, or no eigenvalue is under the threshold.
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()

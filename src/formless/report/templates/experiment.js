@@ -1,7 +1,7 @@
 "use strict";
 for (const choice of document.querySelectorAll("select[data-maps]")) {
   const show = () => {
-    for (const map of document.querySelectorAll(`[data-map="${choice.dataset.maps}"]`)) map.hidden = map.dataset.figure !== choice.value;
+    for (const map of document.querySelectorAll(`[data-map="${choice.dataset.maps}"]`)) map.hidden = map.dataset.metric !== choice.value;
   };
   choice.hidden = false;
   choice.addEventListener("change", show);

@@ -1,0 +1,92 @@
+"""Evaluate a model without and with an edit. The original model is evaluated once per model, questions and precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from formless import store
+from formless.data.target import Target
+from formless.edits.edit import Edit
+from formless.errors import DataError, EditError, OutputError
+from formless.evaluation.evaluate import evaluate, run_plan
+from formless.evaluation.plan import make_plan
+from formless.evaluation.record import Record, load_record
+from formless.experiment.runs import RESULTS_VERSION
+from formless.models.lm import LM
+from formless.progress import Progress, progress_bar
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The records of a model without and with an edit, of the same questions."""
+
+    original: Record
+    edited: Record
+
+
+def measure_edit(
+    lm: LM, edit: Edit, target: Target, suite: str = "ort", *, limit: int | None = None, progress: bool | Progress = True
+) -> Measurement:
+    """Evaluate a model on a target without and with an edit; leave the model as it was.
+
+    Neighbors that the edit was trained on are left out of both evaluations.
+    """
+    trained = edit.info.trained_neighbors
+    original = original_record(lm, target, suite, limit=limit, excluded_neighbors=trained, progress=progress)
+    with edit.applied(lm):
+        edited = evaluate(lm, target, suite, limit=limit, progress=progress)
+    return Measurement(original, edited)
+
+
+def original_record(
+    lm: LM,
+    target: Target,
+    suite: str = "ort",
+    *,
+    limit: int | None = None,
+    excluded_neighbors: Collection[str] = (),
+    progress: bool | Progress = True,
+) -> Record:
+    """Return the record of the model without any edit, from the cache if it is there.
+
+    Args:
+        lm: The model.
+        target: The target with its files.
+        suite: The name of a suite or a list, as for `evaluate`.
+        limit: The largest number of rows per file and task.
+        excluded_neighbors: Neighbors whose items are left out, to compare with an edit that was trained on them.
+        progress: A callback, or whether a bar is shown in a terminal or a notebook.
+
+    Raises:
+        EditError: An edit is applied to the model.
+        UserError: As `evaluate`.
+    """
+    if lm.edits:
+        raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
+    plan = make_plan(target, suite, limit, excluded_neighbors=excluded_neighbors)
+    parts = [(job.task.name, job.split) for job in plan.jobs]
+    key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
+    path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
+    if cached := _cached_record(path):
+        folder = target.folder.name if target.folder else target.subject
+        return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
+    with progress_bar(progress, target.subject) as report:
+        record = run_plan(lm, plan, report)
+    try:
+        record.save(path)
+    except OutputError as error:
+        warnings.warn(f"the original model's record is not kept: {error}", stacklevel=2)
+    return record
+
+
+def _cached_record(path: Path) -> Record | None:
+    """Return a record from the cache, or None if it is not there, is damaged or is of another version of Formless."""
+    try:
+        return load_record(path)
+    except DataError:
+        return None

@@ -1,0 +1,187 @@
+"""Two records of one target: how an edit changed every metric, over the items that both records have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from formless.errors import DataError
+from formless.evaluation.record import MetricKey, Record, Split, TaskResult
+from formless.evaluation.statistics import Metric, paired_change
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric before and after an edit.
+
+    Args:
+        key: Task, split, metric and group.
+        original: The original model's metric.
+        edited: The edited model's metric.
+        difference: edited - original over the items that have the metric in both records, with a paired bootstrap
+            confidence interval over items. A metric that is not a mean over items, such as an AUC, has no interval.
+        relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
+        skipped: Number of the task's items without metrics in the edited model's record.
+    """
+
+    key: MetricKey
+    original: Metric
+    edited: Metric
+    difference: Metric
+    relative: Metric | None
+    skipped: int
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """The changes between two records, in the order of the tasks.
+
+    Args:
+        original: The original model's record.
+        edited: The edited model's record.
+        changes: One for each metric of each task that both records have.
+    """
+
+    original: Record
+    edited: Record
+    changes: tuple[Change, ...]
+
+    def change(self, task: str, split: Split | None = None, metric: str = "probability", group: str | None = None) -> Change:
+        """Return the change of one metric.
+
+        Raises:
+            KeyError: The records do not both have it.
+        """
+        key = MetricKey(task, split, metric, group)
+        for change in self.changes:
+            if change.key == key:
+                return change
+        raise KeyError(key)
+
+    @property
+    def absent(self) -> dict[str, list[str]]:
+        """The tasks without metrics in the edited model's record, by reason."""
+        return absent_tasks(self.edited)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row for each metric; requires pandas."""
+        import pandas as pd
+
+        return pd.DataFrame([_flat(change) for change in self.changes])
+
+    def __repr__(self) -> str:
+        edits = " + ".join(edit["method"] for edit in self.edited.edits) or "no edit"
+        tasks = len(dict.fromkeys(change.key.task for change in self.changes))
+        return (
+            f"Comparison({self.edited.subject!r}, {self.edited.model}, {edits}: {len(self.changes)} metrics of {tasks} tasks)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the tables of changes, for notebooks."""
+        from formless.report.tables import as_html, comparison_tables
+
+        return as_html(comparison_tables(self, self.edited.subject))
+
+
+def compare(original: Record, edited: Record) -> Comparison:
+    """Compare two records that asked the same items of the same model, before and after an edit.
+
+    Examples:
+        >>> import formless
+        >>> lm, target = formless.load("smollm2"), formless.find_target("sample", "Marie Curie")
+        >>> original = formless.evaluate(lm, target, "fb", limit=4, progress=False)
+        >>> with formless.unlearn(lm, target).applied(lm):
+        ...     edited = formless.evaluate(lm, target, "fb", limit=4, progress=False)
+        >>> formless.compare(original, edited).change("fb", "forget").difference.value < 0
+        True
+
+    Raises:
+        DataError: The records asked different items, or are of different models.
+    """
+    refuse_unlike(original, edited)
+    pairs = [(before, edited.task(before.task, before.split)) for before in original.tasks]
+    return Comparison(original, edited, tuple(change for before, after in pairs if after for change in _changes(before, after)))
+
+
+def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
+    """Compare every metric of a task."""
+    for found in before.metrics:
+        old, new = (result.metric(found.metric, found.group) for result in (before, after))
+        key = MetricKey(before.task, before.split, found.metric, found.group)
+        pairs = item_pairs(before, after, found.metric, found.group)
+        if pairs:
+            difference, relative = (_metric(*paired_change(pairs, relative=relative), len(pairs)) for relative in (False, True))
+        elif old.value is None or new.value is None:
+            difference = relative = Metric()
+        else:  # a metric that is not a mean over items
+            n = min(old.n, new.n)
+            difference = _metric(new.value - old.value, None, n)
+            relative = _metric(new.value / old.value - 1 if old.value else None, None, n)
+        yield Change(key, old, new, difference, relative if relative.value is not None else None, after.skipped)
+
+
+def _metric(value: float | None, ci: tuple[float, float] | None, n: int) -> Metric:
+    return Metric(value=value, ci=ci, n=n)
+
+
+def item_pairs(before: TaskResult, after: TaskResult, metric: str, group: str | None = None) -> list[tuple[float, float]]:
+    """Return a metric's values before and after, of each item that has it in both results, in file order.
+
+    Args:
+        before: One record's result of a task.
+        after: The other record's result of the same items.
+        metric: The metric's short name.
+        group: Only the items of this group.
+    """
+    return [
+        (old.metrics[metric], new.metrics[metric])
+        for old, new in zip(before.items, after.items, strict=True)
+        if metric in old.metrics and metric in new.metrics and group in (None, old.group)
+    ]
+
+
+def refuse_unlike(original: Record, edited: Record) -> None:
+    """Refuse two records that cannot be compared.
+
+    Raises:
+        DataError: The records asked different items, or are of different models.
+    """
+    if original.probes_digest != edited.probes_digest:
+        raise DataError("the two records asked different items", where=edited.target, remedy="evaluate both again")
+    if (original.model_fingerprint, original.dtype) != (edited.model_fingerprint, edited.dtype):
+        raise DataError("the two records are of different models", where=edited.target, remedy="evaluate both again")
+
+
+def is_alike(one: Record, other: Record) -> bool:
+    """Return whether two records asked the same items of the same model."""
+    try:
+        refuse_unlike(one, other)
+    except DataError:
+        return False
+    return True
+
+
+def absent_tasks(record: Record) -> dict[str, list[str]]:
+    """Return the tasks without metrics by reason: no file for them, or no item that could be measured."""
+    reasons: dict[str, list[str]] = {}
+    for result in record.tasks:
+        name = f"{result.task} ({result.split})" if result.split else result.task
+        if result.status == "absent":
+            reasons.setdefault(result.reason or "no reason is recorded", []).append(name)
+        elif all(metric.value is None for metric in result.metrics):
+            first = next((item.skipped for item in result.items if item.skipped), "it has no metric")
+            reasons.setdefault(f"no item could be measured, the first because {first}", []).append(name)
+    return reasons
+
+
+def _flat(change: Change) -> Mapping[str, Any]:
+    """Return a change as one row of plain values."""
+    row: dict[str, Any] = {**change.key._asdict(), "original": change.original.value, "edited": change.edited.value}
+    for name, metric in (("difference", change.difference), ("relative", change.relative or Metric())):
+        low, high = metric.ci or (None, None)
+        row |= {name: metric.value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+    return row | {"items": change.difference.n, "skipped": change.skipped}
