@@ -5,7 +5,7 @@ import pytest
 
 import formless
 from formless.data.check import check_data
-from formless.data.target import BLANK, Instruction, Item, Passage, Preference, Target
+from formless.data.target import BLANK, Instruction, Item, Passage, Preference, Row, Target
 
 SAMPLE = formless.targets("sample")
 SPLITS = ("forget", "neighbor")
@@ -60,8 +60,10 @@ def test_neighbors_are_others(target: Target) -> None:
 
 
 TRAINED = ("Albert Einstein", "Marie Curie", "Mount Everest")
-FILES = {"positive": Passage, "negative": Passage, "pair": Preference, "reject": Instruction, "counterfact": Instruction,
-         "pair_reject": Preference}  # fmt: skip
+FILES: dict[str, type[Row]] = {
+    "positive": Passage, "negative": Passage, "pair": Preference, "reject": Instruction, "counterfact": Instruction,
+    "pair_reject": Preference,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("subject", TRAINED)

@@ -44,6 +44,14 @@ class Comparison:
         original: The original model's record.
         edited: The edited model's record.
         changes: One for each metric of each task that both records have.
+
+    Examples:
+        >>> import formless
+        >>> lm, target = formless.load("smollm2"), formless.find_target("sample", "Marie Curie")
+        >>> record = formless.evaluate(lm, target, "qa", limit=2, progress=False)
+        >>> comparison = formless.compare(record, record)
+        >>> comparison.change("qa", "neighbor").difference.value
+        0.0
     """
 
     original: Record
