@@ -1,4 +1,4 @@
-"""`Registry`: entries by name, those of other packages too, by one mechanism for methods, tasks, families and data formats."""
+"""`Registry`: methods, tasks, model families and data formats by name, including those of other packages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ E = TypeVar("E")
 
 
 class Registry(Mapping[str, E], Generic[E]):
-    """Entries by name, in the order in which they were given; other packages are looked for at the first use.
+    """A mapping of entries by name: the package's own in the given order, then those of other packages.
+
+    Entry points of other packages are loaded at the first use.
 
     Args:
-        kind: What an entry is, for errors, e.g. "method".
-        group: The entry points by which other packages add entries, e.g. "formless.methods".
-        entry_type: What such an entry point has to give.
+        kind: What an entry is, for error messages, e.g. "method".
+        group: The entry point group for other packages, e.g. "formless.methods".
+        entry_type: The type of an entry.
         own: The entries of this package.
-        name_of: An entry's name; its attribute `name` unless given.
+        name_of: Returns an entry's name; by default its attribute `name`.
     """
 
     def __init__(
@@ -47,15 +49,15 @@ class Registry(Mapping[str, E], Generic[E]):
         return found
 
     def _loaded(self, point: EntryPoint, known: Mapping[str, E]) -> E | None:
-        """Another package's entry; a warning, and nothing, where it cannot be used."""
+        """Return another package's entry, or None with a warning if it cannot be used."""
         package = point.dist.name if point.dist else "an unknown package"
         try:
             found = point.load()
-        except Exception as error:  # whatever another package's code raises
+        except Exception as error:  # another package's code may raise anything
             reason = f"it cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
         else:
             if not isinstance(found, self._type):
-                reason = f"it is no {self._type.__name__}"
+                reason = f"it is not a {self._type.__name__}"
             elif self._name_of(found) in known:
                 reason = f"another {self.kind} has its name"
             else:
@@ -73,10 +75,10 @@ class Registry(Mapping[str, E], Generic[E]):
         return len(self._all)
 
     def get_known(self, name: str, *, where: object = None) -> E:
-        """The entry of that name.
+        """Return the entry with a name.
 
         Raises:
-            UnknownNameError: There is none; the nearest names are suggested.
+            UnknownNameError: There is no such entry; the nearest names are suggested.
         """
         if name not in self:
             raise UnknownNameError(self.kind, name, self, where=where)

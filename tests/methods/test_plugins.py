@@ -69,7 +69,7 @@ def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: 
     ("code", "said"),
     [
         ("import nothing_of_the_kind", "it cannot be loaded: ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
-        ("BOUNDED = 3", "it is no MethodEntry"),
+        ("BOUNDED = 3", "it is not a MethodEntry"),
         ("from formless.methods.training.ascent import GA as BOUNDED", "another method has its name"),
     ],
 )

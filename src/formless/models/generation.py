@@ -81,7 +81,7 @@ def generate(
 def sample(
     lm: TokenizedModel, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float, top_p: float
 ) -> list[str]:
-    """See `LM.sample`."""
+    """Return sampled continuations in order; see `LM.sample`."""
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logits: Tensor) -> Tensor:

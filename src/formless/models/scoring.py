@@ -19,7 +19,7 @@ from formless.progress import WorkProgress
 
 
 def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: WorkProgress | None) -> list[Score | Skipped]:
-    """See `LM.score`."""
+    """Score each answer given its prompt; see `LM.score`."""
     encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
     refusals = [_refusal(lm, item) for item in encoded]
     results: list[Score | Skipped] = [reason or Skipped("not scored") for reason in refusals]
@@ -42,7 +42,7 @@ def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: Work
 
 
 def score_texts(lm: TokenizedModel, texts: Sequence[str], progress: WorkProgress | None) -> list[TextScore | Skipped]:
-    """See `LM.score_texts`."""
+    """Score every token of plain texts from the second on; see `LM.score_texts`."""
     ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
     results: list[TextScore | Skipped] = [Skipped("the text has fewer than two tokens") for _ in texts]
     kept = [i for i, row in enumerate(ids) if len(row) > 1]
