@@ -11,6 +11,7 @@ import pytest
 
 from formless.cli import terminal
 from formless.cli.main import main
+from formless.models.lm import LM
 
 Refused = Callable[..., str]
 
@@ -135,8 +136,12 @@ def test_settings_that_the_method_does_not_take(refused: Refused, settings: str,
 
 
 @pytest.mark.parametrize("layers", ["40", "-1", "4,40"])
-def test_layers_that_the_model_does_not_have(refused: Refused, layers: str) -> None:
-    assert "[--layers]: choose from 0 to 29" in refused("stats", "--corpus", "corpus.txt", "-o", "new", f"--layers={layers}")
+def test_layers_that_the_model_does_not_have(refused: Refused, tiny: Callable[..., LM], tmp_path: Path, layers: str) -> None:
+    model = str(tmp_path / "tiny")
+    tiny().model.save_pretrained(model)
+    tiny().tokenizer.save_pretrained(model)
+    line = refused("stats", "--model", model, "--corpus", "corpus.txt", "-o", "new", f"--layers={layers}")
+    assert "[--layers]: choose from 0 to 3" in line
 
 
 @pytest.mark.parametrize("content", ["", "\n\n \n"])
