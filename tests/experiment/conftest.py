@@ -79,6 +79,18 @@ def values(record: Record) -> dict[MetricKey, float | None]:
     return {key: found.value for key, found in record.metrics().items()}
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[tuple[Any, ...]]:
+    """Let a function of that dotted name be `real`, and return the list of the arguments of its calls."""
+    calls: list[tuple[Any, ...]] = []
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(name, call)
+    return calls
+
+
 class Recorder:
     """A callback that remembers."""
 

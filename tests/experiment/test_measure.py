@@ -6,10 +6,11 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError, EditError
-from formless.experiment import measure as measure_module
+from formless.evaluation.evaluate import run_plan
 from formless.experiment.measure import measure_edit, original_record
 from formless.models.lm import LM
 from formless.report.comparison import compare
+from tests.experiment.conftest import counted
 
 Tiny = Callable[..., LM]
 OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
@@ -23,9 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_original_is_measured_once_per_model_target_and_suite(
     tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm, runs = tiny(), []
-    real = measure_module.run_plan
-    monkeypatch.setattr(measure_module, "run_plan", lambda *a, **k: runs.append(1) or real(*a, **k))
+    lm, runs = tiny(), counted(monkeypatch, "formless.experiment.measure.run_plan", run_plan)
     target = Target("Ada Lovelace", target_folder)
     first = original_record(lm, target, "fb")
     assert original_record(lm, target, "fb") == first

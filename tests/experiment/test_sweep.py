@@ -17,17 +17,16 @@ import pytest
 import formless
 from formless.data.ort import find_target
 from formless.errors import DataError, OutputError
-from formless.evaluation.evaluate import evaluate
-from formless.evaluation.record import load_record
-from formless.experiment import measure as measure_module
-from formless.experiment import run as run_module
+from formless.evaluation.evaluate import evaluate, run_plan
+from formless.evaluation.record import MetricKey, load_record
 from formless.experiment.config import Experiment
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult
 from formless.experiment.runs import read_plan
 from formless.experiment.status import locked, read_status
 from formless.experiment.sweep import SweepResult, sweep
-from tests.experiment.conftest import values
+from formless.models.loading import load
+from tests.experiment.conftest import counted, values
 
 Build = Callable[..., Experiment]
 FILES = {"run.json", "record.json", "log.txt"}
@@ -65,7 +64,7 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
         found for found in result.metrics if (found.task, found.split, found.metric) == ("qa", "forget", "probability")
     ]
     assert metric.model_dump() == {
-        "value": values(record)["qa", "forget", "probability", None], "ci": None, "n": 1, "task": "qa", "split": "forget",
+        "value": values(record)[MetricKey("qa", "forget", "probability")], "ci": None, "n": 1, "task": "qa", "split": "forget",
         "metric": "probability", "group": None,
     }  # fmt: skip
     assert len(result.metrics) == len(record.metrics())
@@ -84,15 +83,11 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
 def test_one_load_and_one_measure_of_the_original(
     experiment: Build, go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    loads, measured = [], []
-    load, run_plan = run_module.load, measure_module.run_plan
-    monkeypatch.setattr(run_module, "load", lambda *a, **k: loads.append(1) or load(*a, **k))
-    monkeypatch.setattr(
-        measure_module, "run_plan", lambda lm, plan, report: measured.append(plan.target.subject) or run_plan(lm, plan, report)
-    )
+    loads = counted(monkeypatch, "formless.experiment.run.load", load)
+    measured = counted(monkeypatch, "formless.experiment.measure.run_plan", run_plan)
     go(experiment(methods=["original", "icu"]))
     assert len(loads) == 1
-    assert sorted(measured) == ["Person 1", "Person 2", "Person 3", "Person 4"]
+    assert sorted(plan.target.subject for _, plan, _ in measured) == ["Person 1", "Person 2", "Person 3", "Person 4"]
     shutil.rmtree(tmp_path / "out")
     assert go(experiment(methods=["original", "icu"])).failed == []
     assert len(measured) == 4
@@ -185,12 +180,10 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
-    loads: list[str] = []
-    load = run_module.load
-    monkeypatch.setattr(run_module, "load", lambda name, **k: loads.append(Path(name).name) or load(name, **k))
+    loads = counted(monkeypatch, "formless.experiment.run.load", load)
     done = go(experiment(models=[str(broken), str(model_folder)], targets="1-2"))
     assert Counter(result.cause for result in done.results) == {"refused": 4, None: 4}
-    assert loads == ["broken", "tiny"]
+    assert [Path(name).name for (name,) in loads] == ["broken", "tiny"]
 
 
 def test_a_full_disk_loses_nothing_finished(

@@ -142,7 +142,7 @@ def test_a_full_disk_ends_the_sweep(experiment: Build, go: Any, tmp_path: Path, 
 @pytest.mark.usefixtures("mishaps")
 def test_no_worker_outlives_its_sweep(experiment: Build, tmp_path: Path, recorder: Any) -> None:
     """Closing the generator, as Ctrl-C does, kills a worker in the middle of a run."""
-    pids = []
+    pids: list[int] = []
 
     class Interrupting(type(recorder)):  # type: ignore[misc]
         def on_progress(self, run: Any, progress: Any) -> None:

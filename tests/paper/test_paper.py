@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
+from formless.data.target import Split
+from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
 from formless.experiment.executors.base import Resources
 from formless.experiment.executors.local import InProcess
 from formless.methods.memory import estimate_memory
@@ -141,6 +144,41 @@ def test_on_the_built_in_model(paper: Paper, rwku: Path, tmp_path: Path) -> None
     assert probabilities("smollm2/rocr") != probabilities("smollm2/original")
     assert probabilities("smollm2/ga_lora") != probabilities("smollm2/original")
     assert len(list(Path("results/runs/smollm2/rocr").glob("runs/*/*/*/*/edit/adapter_model.safetensors"))) == 2
+
+
+def test_metrics_have_their_published_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    layout = importlib.import_module("layout")
+
+    def task(name: str, split: Split | None, *metrics: tuple[str, str | None, float], groups: Sequence[str] = ()) -> Any:
+        found = [TaskMetric(metric=metric, group=group, value=value, n=1) for metric, group, value in metrics]
+        items = [ItemResult(query="Who?", group=group, skipped="too long") for group in groups]
+        return TaskResult(task=name, split=split, status="complete", metrics=found, skipped=len(items), items=items)
+
+    attack = (("probability", None, 0.5), ("probability", "prefix injection", 0.25))
+    tasks = [
+        task("sub_fb", "neighbor", ("probability", None, 0.5), ("token_accuracy", None, 1)),
+        task("level3", "forget", *attack, groups=("prefix injection", "cross lingual")),
+        task("mmlu", None, ("accuracy", None, 0.5), ("probability", None, 0.25)),
+        task("gen_qa", "forget", ("rouge_l", None, 0.5)),
+        task("truthfulqa", None, ("mc1", None, 0.5)),
+        task("mia", None, ("loss", "forget", 2.5), ("loss_auc", None, 0.5)),
+    ]
+    record = SimpleNamespace(tasks=tasks)
+    assert layout.task_metrics(record) == {
+        "sub_neighbor_fb": {"probability": 0.5, "token_accuracy": 1, "count": 1, "skipped": 0},
+        "forget_level3": {"probability": 0.5, "count": 1, "skipped": 2},
+        "forget_level3_prefix_injection": {"probability": 0.25, "count": 1, "skipped": 1},
+        "mmlu": {"acc": 0.5, "probability": 0.25, "skipped": 0},
+        "forget_gen_qa": {"rouge_l": 0.5, "skipped": 0},
+        "truthful": {"MC1": 0.5, "skipped": 0},
+        "mia": {"loss_forget": 2.5, "loss_auc": 0.5, "skipped": 0},
+    }
+    assert layout.columns(record) == {
+        "sub_neighbor_fb": 0.5, "forget_level3": 0.5, "forget_level3_prefix_injection": 0.25, "mmlu_acc": 0.5,
+        "mmlu_probability": 0.25, "forget_gen_qa_rouge_l": 0.5, "truthful_MC1": 0.5, "mia_loss_forget": 2.5,
+        "mia_loss_auc": 0.5,
+    }  # fmt: skip
 
 
 def test_stretches_add_up_and_nothing_is_computed_twice(paper: Paper, tiny_yaml: Path) -> None:
