@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def plain_training(
-    lm: LM, texts: Sequence[TokenizedText], loss: Loss, config: TrainingConfig, *, has_reference: bool
+    lm: LM, texts: Sequence[TokenizedText], loss: Loss, config: TrainingConfig, *, needs_reference: bool
 ) -> tuple[dict[str, Factors], list[float]]:
     """One batch of all texts per step; returns the learned updates and the losses."""
     ids, mask, labels = (torch.full((len(texts), config.max_length), fill) for fill in (0, 0, IGNORED))
@@ -45,7 +45,7 @@ def plain_training(
         schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.num_train_epochs)
         for _ in range(config.num_train_epochs):
             before = None
-            if has_reference:
+            if needs_reference:
                 with torch.no_grad(), weights.reference():
                     before = log_probabilities()
             found = loss(log_probabilities(), labels[:, 1:], before)

@@ -51,8 +51,8 @@ def test_a_target_from_two_files(new: Command, tmp_path: Path, tiny: Callable[..
     ]
     target = formless.find_target("mine", "Ada Lovelace")
     record = formless.evaluate(tiny(), target, "fb,qa,mcp,tf")
-    assert {(form.form, form.split) for form in record.forms if form.status == "scored"} == {
-        (form, split) for form in ("fb", "qa", "mcp", "tf") for split in ("forget", "neighbor")
+    assert {(task.task, task.split) for task in record.tasks if task.status == "complete"} == {
+        (name, split) for name in ("fb", "qa", "mcp", "tf") for split in ("forget", "neighbor")
     }
 
 

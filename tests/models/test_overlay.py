@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from formless.errors import EditError
-from formless.models.capture import Factors
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 
 Tiny = Callable[..., LM]
 

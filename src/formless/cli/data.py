@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from formless.models.lm import LM
 
 OFFLINE = "offline"
-TRAINING_FILES = "positive,negative,pair,reject,counterfact,pair_reject"
 TEMPERATURE, TOP_P = 0.8, 0.95
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
@@ -93,7 +92,7 @@ def train_command(
     model: terminal.ModelOption = "smollm2",
     data: Annotated[str, typer.Option(help="Folder of the data set, or 'sample'.")] = "sample",
     rows: Annotated[int, typer.Option(min=1, help="Rows per file (published: 582 biographies, 300 questions).")] = 64,
-    files: Annotated[str, typer.Option(help="The files to write, e.g. positive,reject.")] = TRAINING_FILES,
+    files: Annotated[str | None, typer.Option(help="The files to write, e.g. positive,reject; by default all six.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed, model and machine give the same files.")] = 0,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -105,10 +104,10 @@ def train_command(
     Example: formless data train --model smollm2 --target "Marie Curie" --rows 64 --out data/mine
     """
     from formless.data.ort import find_target
-    from formless.data.synthetic.training_files import check_output, write_training
+    from formless.data.synthetic.training_files import TRAINING_FILES, check_output, write_training
 
     found = find_target(data, target)
-    chosen = [name.strip() for name in files.split(",")]
+    chosen = TRAINING_FILES if files is None else [name.strip() for name in files.split(",")]
     folder = check_output(found, out, chosen, force=force)
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with terminal.progress("training files") as bar:

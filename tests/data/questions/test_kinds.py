@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.data.ort import targets
-from formless.data.questions.kinds import ASKING, FORENAMES, GAZETTEERS, KINDS, asking_phrase, is_part, kind_of
+from formless.data.questions.gazetteers import FORENAMES, GAZETTEERS
+from formless.data.questions.kinds import ASKING, KINDS, asking_phrase, is_part, kind_of
 
 CASES = [
     ("The year in which Ada was born is ___.", "1815", "year"),
