@@ -327,5 +327,7 @@ def test_the_table_of_memory(tmp_path: Path) -> None:
             if label == "rocr":
                 assert need.null_spaces / 2**30 == pytest.approx(2.3, abs=0.05)
             elif label != "original":
-                half = method_config(shipped, method, settings | {"per_device_train_batch_size": settings["batch"] // 2})
+                half = method_config(
+                    shipped, method, settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+                )
                 assert estimate_memory(found, method, half).device / 2**30 == pytest.approx(halved, abs=0.06)
