@@ -151,12 +151,12 @@ def check(equal: bool, what: str) -> None:
 
 
 def largest_difference(ours: Sequence[float], plain: Sequence[float]) -> float:
-    """The largest absolute difference of two lists of figures.
+    """The largest absolute difference of two lists of numbers.
 
     Raises:
         UnequalError: They differ in length.
     """
-    check(len(ours) == len(plain), f"{len(ours)} figures beside {len(plain)}")
+    check(len(ours) == len(plain), f"{len(ours)} numbers beside {len(plain)}")
     return max((abs(a - b) for a, b in zip(ours, plain, strict=True)), default=0.0)
 
 

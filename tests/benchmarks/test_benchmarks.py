@@ -10,7 +10,7 @@ import pytest
 import formless
 from benchmarks import evaluation, generation, growth_report, nullspace, sweep
 from benchmarks.__main__ import draw, main, modules
-from benchmarks.evaluation import checked_answers, checked_figures, jobs_of
+from benchmarks.evaluation import checked_answers, checked_metrics, jobs_of
 from benchmarks.timing import Row, Times, UnequalError, curves_table, in_turns, largest_difference, rows_table
 from formless.data.target import Target
 from formless.models.lm import LM
@@ -40,18 +40,18 @@ def test_both_ways_are_timed_in_turns() -> None:
 
 def test_lists_of_other_lengths_are_not_compared() -> None:
     assert largest_difference([0.25, 0.5], [0.25, 0.75]) == 0.25
-    with pytest.raises(UnequalError, match="2 figures beside 1"):
+    with pytest.raises(UnequalError, match="2 numbers beside 1"):
         largest_difference([0.1, 0.2], [0.1])
 
 
-def test_the_plain_way_gives_the_same_figures(lm: LM, einstein: Target) -> None:
-    assert checked_figures(lm, jobs_of(einstein, "fb,sub_qa", 3)).startswith("12 figures within")
+def test_the_plain_way_gives_the_same_metrics(lm: LM, einstein: Target) -> None:
+    assert checked_metrics(lm, jobs_of(einstein, "fb,sub_qa", 3)).startswith("12 metrics within")
 
 
 @pytest.mark.slow
-def test_the_plain_way_gives_the_same_figures_of_choices(lm: LM, rwku: Path) -> None:
+def test_the_plain_way_gives_the_same_metrics_of_choices(lm: LM, rwku: Path) -> None:
     jobs = evaluation.first_rows(jobs_of(evaluation.real_target(), "mmlu,truthfulqa"), {"mmlu": 2, "truthfulqa": 1})
-    assert checked_figures(lm, jobs).startswith("3 figures within")
+    assert checked_metrics(lm, jobs).startswith("3 metrics within")
 
 
 def test_the_plain_way_writes_the_same(lm: LM, einstein: Target) -> None:
@@ -59,10 +59,10 @@ def test_the_plain_way_writes_the_same(lm: LM, einstein: Target) -> None:
 
 
 def test_what_differs_is_not_timed(lm: LM, einstein: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "plain_figures", lambda lm, job: [0.5 for _ in job.items])
-    monkeypatch.setattr(evaluation, "answers", lambda lm, job: ["another answer" for _ in job.items])
-    with pytest.raises(UnequalError, match="figures differ by"):
-        checked_figures(lm, jobs_of(einstein, "fb", 1))
+    monkeypatch.setattr(evaluation, "plain_metrics", lambda lm, job: [0.5 for _ in job.rows])
+    monkeypatch.setattr(evaluation, "answers", lambda lm, job: ["another answer" for _ in job.rows])
+    with pytest.raises(UnequalError, match="metrics differ by"):
+        checked_metrics(lm, jobs_of(einstein, "fb", 1))
     with pytest.raises(UnequalError, match="2 of 2 answers differ"):
         checked_answers(lm, jobs_of(einstein, "gen_qa", 1))
 
@@ -78,13 +78,13 @@ def test_the_command_fails_where_results_differ_or_a_bar_is_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def differs(*, quick: bool) -> list[Row]:
-        raise UnequalError("figures differ by 0.1")
+        raise UnequalError("metrics differ by 0.1")
 
     slow = Row("a sweep", ROW.plain, ROW.ours, 5, "equal")
     monkeypatch.setattr(evaluation, "rows", differs)
     monkeypatch.setattr(sweep, "rows", lambda *, quick: [slow])
     assert main(["evaluation"]) == 1
-    assert "the two ways differ: figures differ by 0.1" in capsys.readouterr().err
+    assert "the two ways differ: metrics differ by 0.1" in capsys.readouterr().err
     assert main(["sweep"]) == 1
     assert main(["sweep", "--quick"]) == 0  # tiny inputs have no bar
     with pytest.raises(SystemExit):

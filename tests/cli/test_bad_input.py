@@ -135,6 +135,7 @@ def test_settings_that_the_method_does_not_take(refused: Refused, settings: str,
     assert said in refused("unlearn", "-t", "Albert Einstein", "-o", "new", *settings.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["40", "-1", "4,40"])
 def test_layers_that_the_model_does_not_have(refused: Refused, tiny: Callable[..., LM], tmp_path: Path, layers: str) -> None:
     model = str(tmp_path / "tiny")

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,12 @@ def test_saving_needs_force_to_replace_and_never_half_replaces(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edit.adapter, "save_pretrained", full, raising=False)
+        patch.setattr(
+            edit.adapter,  # type: ignore[attr-defined]
+            "save_pretrained",
+            full,
+            raising=False,
+        )
         with pytest.raises(OutputError, match="no space left"):
             edit.save(tmp_path / "edit", force=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "edit").iterdir()} == before
@@ -115,7 +121,7 @@ def test_another_scale_is_read_and_saved_as_it_is_meant(tiny: Tiny, tmp_path: Pa
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3}))
     formless.load_edit(tmp_path / "edit").save(tmp_path / "again")
     for folder in ("edit", "again"):
-        loaded = formless.load_edit(tmp_path / folder)
+        loaded: Any = formless.load_edit(tmp_path / folder)
         for name, factors in edit.updates.items():  # type: ignore[attr-defined]
             assert torch.allclose(loaded.updates[name].dense(), 3 * factors.dense())
 

@@ -61,11 +61,11 @@ def test_the_summary_of_an_adapter(edit: AdapterEdit) -> None:
 
 def test_the_summary_of_the_other_edits(tiny: Tiny, edit: AdapterEdit) -> None:
     prompt = formless.unlearn(tiny(), "<Ada>", "icu")
-    assert repr(prompt).startswith("PromptEdit(icu: <Ada>, prefix of ")
+    assert repr(prompt).startswith("PromptEdit(icu: <Ada>, prefix ")
     assert "&lt;Ada&gt;" in prompt._repr_html_()  # type: ignore[attr-defined]
     info = edit.info.model_copy(update={"facts": {"first_loss": 2.0, "last_loss": 1.5}})
     whole = DifferenceEdit({"weight": Difference(torch.zeros(512, 1024))}, info)
-    assert repr(whole).endswith("loss 2.000 to 1.500, 2 MB)")
+    assert repr(whole).endswith("loss 2.000 to 1.500, size 2 MB)")
 
 
 def test_stacking_joins_the_ranks(edit: AdapterEdit) -> None:

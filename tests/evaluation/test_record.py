@@ -90,7 +90,14 @@ def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> No
         {"query": "a", "expected": file, "answer": None, "figures": {"loss": loss}, "unscored": None}
         for file, loss in (("forget", 3.0), ("retain", 1.0))
     ]
-    task = {"split": None, "status": "scored", "reason": None, "figures": {}, "unscored": 0, "prompt": "[user]Au?"}
+    task: dict[str, Any] = {
+        "split": None,
+        "status": "scored",
+        "reason": None,
+        "figures": {},
+        "unscored": 0,
+        "prompt": "[user]Au?",
+    }
     absent = {
         "split": "neighbor",
         "status": "absent",

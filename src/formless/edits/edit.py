@@ -121,32 +121,28 @@ class EditSummary:
     info: EditInfo
 
     def __repr__(self) -> str:
-        method, subject, *details = self._summary().values()
-        return f"{type(self).__name__}({', '.join([f'{method}: {subject}', *details])})"
+        found = self._summary()
+        first = f"{found.pop('method')}: {found.pop('subject')}"
+        return f"{type(self).__name__}({', '.join([first, *(f'{name} {text}' for name, text in found.items())])})"
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._summary().items())
         return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     def _summary(self) -> dict[str, str]:
-        """Name -> text: method and subject first."""
+        """Return what both forms show, as name -> text."""
         info, found = self.info, {"method": self.info.method, "subject": self.info.subject}
         if info.layers:
             ranks = {layer.rank for layer in info.layers}
             shown = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else f"{min(ranks)}"
-            found["rank"] = f"rank {shown} in {len(info.layers)} weights"
-            found["update norms"] = update_norms(info)
+            norms = sorted({f"{100 * layer.relative_norm:.1f}" for layer in info.layers}, key=float)
+            found["rank"] = f"{shown} in {len(info.layers)} weights"
+            found["update norms"] = f"{' to '.join(dict.fromkeys([norms[0], norms[-1]]))} % of the weights'"
         if "residual_reduction" in info.facts:
-            found["residual reduction"] = f"residual reduction {100 * info.facts['residual_reduction']:.1f} %"
+            found["residual reduction"] = f"{100 * info.facts['residual_reduction']:.1f} %"
         if "last_loss" in info.facts:
-            found["loss"] = f"loss {info.facts['first_loss']:.3f} to {info.facts['last_loss']:.3f}"
+            found["loss"] = f"{info.facts['first_loss']:.3f} to {info.facts['last_loss']:.3f}"
         return found
-
-
-def update_norms(info: EditInfo) -> str:
-    """Describe how far the weights moved, e.g. "update norms 1.2 to 3.4 % of the weights'"."""
-    norms = sorted({f"{100 * layer.relative_norm:.1f}" for layer in info.layers}, key=float)
-    return f"update norms {' to '.join(dict.fromkeys([norms[0], norms[-1]]))} % of the weights'"
 
 
 @dataclass(frozen=True, repr=False)

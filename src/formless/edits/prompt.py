@@ -42,4 +42,4 @@ class PromptEdit(EditSummary):
             self.info.save(new)
 
     def _summary(self) -> dict[str, str]:
-        return super()._summary() | {"prefix": f"prefix of {len(self.prefix)} characters"}
+        return super()._summary() | {"prefix": f"{len(self.prefix)} characters"}

@@ -101,7 +101,8 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for request in unique:
         if isinstance(request, Generate):
             written.setdefault((request.max_new_tokens, request.one_line, request.until), []).append(request)
-    steps = _Steps([own for own in (answers, texts, *written.values()) if own], report)
+    every: list[Sequence[Request]] = [answers, texts, *written.values()]
+    steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
         advance = steps.begin("scoring answers")

@@ -266,12 +266,12 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
         if not whole and attack:
             attacks |= {(item["query"], item["prompt"]): attack.replace("_", " ") for item in form["items"]}
             continue
-        items = [_upgraded_probe(TASKS[form["form"]], item) for item in form["items"]]
-        results.append(form | {"task": form["form"], "items": items})
+        probes = [_upgraded_probe(TASKS[form["form"]], item) for item in form["items"]]
+        results.append(form | {"task": form["form"], "items": probes})
     if attacks and not any(result["task"] == "level3" for result in results):
-        probes = [item for form in old["forms"] if form["form"].startswith("level3_") for item in form["items"]]
+        own = [item for form in old["forms"] if form["form"].startswith("level3_") for item in form["items"]]
         whole = {"task": "level3", "split": "forget", "status": "scored", "reason": None}
-        results.append(whole | {"items": [_upgraded_probe(TASKS["level3"], item) for item in probes]})
+        results.append(whole | {"items": [_upgraded_probe(TASKS["level3"], item) for item in own]})
     results += [task | {"items": [_upgraded_item(task, item) for item in task["items"]]} for task in old["tasks"]]
     new["tasks"] = []
     for result in results:

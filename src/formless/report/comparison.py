@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from formless.data.target import Split
 from formless.errors import DataError
-from formless.evaluation.record import MetricKey, Record, Split, TaskResult
+from formless.evaluation.record import MetricKey, Record, TaskResult
 from formless.evaluation.statistics import Metric, paired_change
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from formless.evaluation.record import MetricKey, Record, Split
+from formless.data.target import Split
+from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Estimate, mean, mean_estimate, range_p, sign_flip_p, swap_p
 from formless.evaluation.task import MetricSpec

@@ -1,21 +1,21 @@
 """Folders, file names and schema versions of everything that Formless writes.
 
 ```text
-eriment>/                   ExperimentFolder
-periment.yaml               the experiment, as it can be run again
-an.json                     its runs
-ock                         held while a sweep works
-port.html
-ns/<model>/<label>/<target>/<id>/     RunFolder
-run.json                    how the run ended; written last
-record.json                 the evaluation
-original.json               the original model's, where the edit was trained on neighbors
-edit/                       EditFolder
-log.txt
-progress.json               while the run is under way
-training/                   CheckpointsFolder, until the run is complete
-tistics>/layer_<l>.safetensors        StatisticsFolder
-MLESS_CACHE/                original records and bundled models
+<experiment>/                   ExperimentFolder
+  experiment.yaml               the experiment, as it can be run again
+  plan.json                     its runs
+  .lock                         held while a sweep works
+  report.html
+  runs/<model>/<label>/<target>/<id>/     RunFolder
+    run.json                    how the run ended; written last
+    record.json                 the evaluation
+    original.json               the original model's, if the edit was trained on neighbors
+    edit/                       EditFolder
+    log.txt
+    progress.json               while the run is under way
+    training/                   CheckpointsFolder, until the run is complete
+<statistics>/layer_<l>.safetensors        StatisticsFolder
+$FORMLESS_CACHE/                original records and bundled models
 ```
 """
 

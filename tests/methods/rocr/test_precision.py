@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,13 @@ from formless.methods.rocr.statistics import SecondMoments
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
+
+
+def _updates(lm: LM, subject: str, *method: str, **options: Any) -> dict[str, Any]:
+    edit: Any = formless.unlearn(lm, subject, *method, **options)
+    return dict(edit.updates)
+
+
 BFLOAT16 = torch.finfo(torch.bfloat16).eps  # 0.8 %
 HALVES = [torch.bfloat16, torch.float16]
 FINGERPRINT = Fingerprint(
@@ -41,19 +49,19 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def test_a_model_in_half_precision_gets_the_edit_of_its_float32_copy(tiny: Tiny, model_type: str, dtype: torch.dtype) -> None:
     lm = tiny(model_type, dtype=dtype)
     rounded, exact = (
-        formless.unlearn(model, "Ada", "rocr", layers=(1, 2), basis="none", redirect="Bob") for model in (lm, in_float32(lm))
+        _updates(model, "Ada", "rocr", layers=(1, 2), basis="none", redirect="Bob") for model in (lm, in_float32(lm))
     )
-    for name, factors in exact.updates.items():
-        assert rounded.updates[name].up.dtype == rounded.updates[name].down.dtype == torch.float32
-        error = difference(rounded.updates[name].dense(), factors.dense())
+    for name, factors in exact.items():
+        assert rounded[name].up.dtype == rounded[name].down.dtype == torch.float32
+        error = difference(rounded[name].dense(), factors.dense())
         assert 0 < error < 3 * torch.finfo(dtype).eps
 
 
 def test_the_real_model_in_bfloat16_gets_the_edit_of_its_float32_copy() -> None:
     lm = formless.load("smollm2", dtype="bfloat16", device="cpu")
-    rounded, exact = (formless.unlearn(model, "Albert Einstein") for model in (lm, in_float32(lm)))
-    for name, factors in exact.updates.items():
-        assert 0 < difference(rounded.updates[name].dense(), factors.dense()) < 4 * BFLOAT16
+    rounded, exact = (_updates(model, "Albert Einstein") for model in (lm, in_float32(lm)))
+    for name, factors in exact.items():
+        assert 0 < difference(rounded[name].dense(), factors.dense()) < 4 * BFLOAT16
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -128,14 +136,15 @@ def test_a_rounded_basis_is_known_as_one_however_it_is_stored_again(tiny: Tiny, 
     exact = BasisProjection(torch.linalg.qr(torch.randn(48, 9))[0], True, print_)
     exact.save(tmp_path / "exact")
     exact.save(tmp_path / "half", dtype=torch.bfloat16)
-    found = [load_projection(lm, tmp_path / name, 1, 2e-2) for name in ("exact", "half")]
+    found: list[Any] = [load_projection(lm, tmp_path / name, 1, 2e-2) for name in ("exact", "half")]
     assert [projection.is_rounded for projection in found] == [False, True]
     found[1].save(tmp_path / "again")
-    assert load_projection(lm, tmp_path / "again", 1, 2e-2).is_rounded
+    again: Any = load_projection(lm, tmp_path / "again", 1, 2e-2)
+    assert again.is_rounded
 
 
 def test_a_basis_of_a_newer_version_is_refused_with_that_reason(tiny: Tiny, tmp_path: Path) -> None:
-    metadata = {"fingerprint": FINGERPRINT.model_dump_json(), "schema_version": str(store.NULL_SPACE_SCHEMA + 1)}
-    save_file({"basis": torch.eye(48, 3)}, tmp_path / store.NULL_SPACE.format(1), metadata=metadata)
+    metadata = {"fingerprint": FINGERPRINT.model_dump_json(), "schema_version": str(store.STATISTICS_SCHEMA + 1)}
+    save_file({"basis": torch.eye(48, 3)}, store.StatisticsFolder(tmp_path).basis(1), metadata=metadata)
     with pytest.raises(EditError, match=r"the basis was written by a newer formless .*: upgrade formless"):
         load_projection(tiny(), tmp_path, 1, 2e-2)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,8 +156,8 @@ def test_the_redirected_name_reads_as_the_other_concept(tiny: Tiny) -> None:
 
 
 def test_bfloat16_models_get_the_same_edit_to_their_rounding(tiny: Tiny) -> None:
-    exact = formless.unlearn(tiny(), "Ada", **OPTIONS)
-    rounded = formless.unlearn(tiny(dtype=torch.bfloat16), "Ada", **OPTIONS)
+    exact: Any = formless.unlearn(tiny(), "Ada", **OPTIONS)
+    rounded: Any = formless.unlearn(tiny(dtype=torch.bfloat16), "Ada", **OPTIONS)
     for name, factors in exact.updates.items():
         assert rounded.updates[name].up.dtype == torch.float32
         error = torch.linalg.norm(rounded.updates[name].dense() - factors.dense()) / torch.linalg.norm(factors.dense())

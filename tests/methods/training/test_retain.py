@@ -37,9 +37,8 @@ STEPS = {
 
 def asked(target: Target, without: tuple[str, ...] = ()) -> list[Item]:
     """Every probe that a whole evaluation puts to a model."""
-    return [
-        item for job in make_plan(target, "ort", without_neighbors=without).jobs for item in job.items if isinstance(item, Item)
-    ]
+    jobs = make_plan(target, "ort", excluded_neighbors=without).jobs
+    return [row for job in jobs for _, row in job.rows if isinstance(row, Item)]
 
 
 def told(kept: RetainSet) -> list[str]:
@@ -200,14 +199,14 @@ def test_trained_neighbors_are_noted_and_left_out_on_both_sides(tiny: Tiny, ada:
     assert saved.info.trained_neighbors == trained
     outcome = measure_edit(lm, saved, ada, "fb")
     for record in (outcome.original, outcome.edited):
-        assert record.without_neighbors == sorted(trained)
-        form = record.form("fb", "neighbor")
-        assert form is not None
-        assert form.count == 2
-        assert not any(name in item.query for item in form.items for name in trained)
-    assert compare(outcome.original, outcome.edited)
+        assert record.excluded_neighbors == sorted(trained)
+        blanks = record.task("fb", "neighbor")
+        assert blanks is not None
+        assert blanks.metric("probability").n == 2
+        assert not any(name in item.query for item in blanks.items for name in trained)
+    assert compare(outcome.original, outcome.edited).changes
     whole = formless.evaluate(lm, ada, "fb")
-    assert whole.without_neighbors == []
+    assert whole.excluded_neighbors == []
     with pytest.raises(DataError, match="asked different probes"):
         compare(whole, outcome.edited)
     assert trained_neighbors([{"method": "rocr"}]) == set()

@@ -213,7 +213,7 @@ def test_plain_text_ends_with_eos_and_is_cut(tiny: Tiny) -> None:
 def learned(lm: LM, text: TokenizedText) -> tuple[str, str]:
     start = next(i for i, label in enumerate(text.labels) if label != IGNORED)
     assert text.labels[start:] == text.ids[start:]
-    return lm.tokenizer.decode(text.ids[:start]), lm.tokenizer.decode(text.ids[start:])
+    return str(lm.tokenizer.decode(text.ids[:start])), str(lm.tokenizer.decode(text.ids[start:]))
 
 
 def test_answers_go_through_the_chat_template_and_prompts_are_masked(tiny: Tiny) -> None:
