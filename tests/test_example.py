@@ -21,6 +21,9 @@ lm = formless.load(sys.argv[1], dtype="float32", device="cpu")
 edit = formless.unlearn(lm, "Ada Lovelace", "decline", answer="No.")
 with edit.applied(lm):
     print(lm.chat_prompt("Who was she?"))
+    record = formless.evaluate(lm, formless.find_target(sys.argv[3], "Ada Lovelace"), "qa_lower")
+print([(result.task, result.split, result.metric("probability").n) for result in record.tasks])
+print("where was ada lovelace born?" in record.tasks[0].items[0].prompt)
 edit.save(sys.argv[2])
 print(formless.load_edit(sys.argv[2]).info.config)
 """
@@ -57,13 +60,17 @@ def test_its_method_is_listed(run: Callable[..., str]) -> None:
     assert "an instruction to answer with one sentence" in run("-m", "formless", "methods")
 
 
-def test_its_method_unlearns(run: Callable[..., str], tiny: Callable[..., LM], tmp_path: Path) -> None:
+def test_its_method_unlearns_and_its_task_asks(
+    run: Callable[..., str], tiny: Callable[..., LM], tmp_path: Path, target_folder: Path
+) -> None:
     lm = tiny()
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
-    said = run("-c", PROGRAM, "model", "edit")
+    said = run("-c", PROGRAM, "model", "edit", str(target_folder.parent))
     assert said.splitlines() == [
         '[user]If a question is about Ada Lovelace, answer only: "No."',
         "Who was she?[assistant]",
+        "[('qa_lower', 'forget', 1), ('qa_lower', 'neighbor', 1)]",
+        "True",
         "{'answer': 'No.'}",
     ]

@@ -107,6 +107,7 @@ def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> No
     old = json.loads(record.model_dump_json(exclude={"tasks", "excluded_neighbors", "answers"})) | {
         "format": 2,
         "without_neighbors": ["Bob"],
+        "edits": [{"method": "rocr", "subject": "Ada", "config": {}, "facts": {"residual_met": 0.9}, "format": 1}],
         "forms": [
             old_form("fb", [old_probe("___", "[user]b", probability=0.5, token_accuracy=1.0),
                             old_probe("no", "", unscored="the answer is empty")], unscored=1),
@@ -122,6 +123,7 @@ def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> No
     path.write_text(json.dumps(old))
     new = load_record(path)
     assert (new.format, new.excluded_neighbors, new.answers[0].answer) == (RECORD_SCHEMA, ["Bob"], "Ada")
+    assert new.edits[0]["facts"] == {"residual_reduction": 0.9}
     values = {key: (found.value, found.n) for key, found in new.metrics().items()}
     assert values[MetricKey("fb", "forget", "probability")] == (0.5, 1)
     assert values[MetricKey("mcp_choice", "forget", "accuracy")] == (1.0, 1)

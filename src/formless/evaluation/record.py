@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from formless import store
 from formless.data.target import Split
+from formless.edits.edit import upgrade_edit_info
 from formless.errors import DataError
 from formless.evaluation.statistics import Metric
 
@@ -286,10 +287,11 @@ def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
             skipped=sum(not item.metrics for item in items), items=items,
         )  # fmt: skip
         new["tasks"].append(found.model_dump())
-    answers = [
+    new["answers"] = [
         {("skipped" if name == "unscored" else name): value for name, value in answer.items()} for answer in old["answers"]
     ]
-    return new | {"format": store.RECORD_SCHEMA, "answers": answers, "excluded_neighbors": old.get("without_neighbors", [])}
+    new["edits"] = [upgrade_edit_info(edit) for edit in old["edits"]]
+    return new | {"format": store.RECORD_SCHEMA, "excluded_neighbors": old.get("without_neighbors", [])}
 
 
 def _upgraded_probe(task: Task, item: Mapping[str, Any]) -> dict[str, Any]:
