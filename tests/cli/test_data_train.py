@@ -76,6 +76,7 @@ def test_a_refusal_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_nothing_usable_ends_in_one_line(
     tiny: Callable[..., LM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target_folder: Path
 ) -> None:

@@ -110,6 +110,7 @@ def assert_same(out: Path, expected: Path) -> None:
             assert any(values.abs().max() > 1e-4 for values in ours.values())
 
 
+@pytest.mark.slow
 def test_killed_once_at_every_boundary(experiment: Build, tmp_path: Path) -> None:
     wanted = experiment(methods=["original", "icu"], targets=1)
     work(wanted, tmp_path / "undisturbed")
@@ -129,6 +130,7 @@ def test_killed_once_at_every_boundary(experiment: Build, tmp_path: Path) -> Non
     assert number > 30  # a plan, two runs, an edit and a cached record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [ROCR, GA], ids=["rocr", "a training run"])
 def test_killed_at_one_boundary_after_the_other(experiment: Build, tmp_path: Path, method: dict[str, Any]) -> None:
     """Every attempt gets one step further than the one before and finds what all those left."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 import formless
-from formless.data.target import SPLITS, Target
+from formless.data.target import FILES, Target
 from formless.errors import UnknownNameError, UserError
 from formless.methods.base import MethodConfig, MethodEntry
 from formless.methods.registry import METHODS, build_method, check_request, method_config, with_checkpoints
@@ -48,7 +48,7 @@ def test_listing_the_methods_imports_no_torch() -> None:
 def test_what_the_entries_promise(tmp_path: Path) -> None:
     for name, entry in METHODS.items():
         assert (entry.name, bool(entry.about), bool(entry.paper)) == (name, True, True)
-        assert entry.trains_on is None or entry.trains_on in SPLITS
+        assert entry.trains_on is None or entry.trains_on in FILES
         assert entry.resumable == isinstance(entry, TrainingSpec) == (entry.trains_on is not None)
         options = {"learning_rate": 1e-3} if entry.trains_on else {}
         method = build_method(name, settings(name, **options))

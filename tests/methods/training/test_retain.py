@@ -207,7 +207,7 @@ def test_trained_neighbors_are_noted_and_left_out_on_both_sides(tiny: Tiny, ada:
     assert compare(outcome.original, outcome.edited).changes
     whole = formless.evaluate(lm, ada, "fb")
     assert whole.excluded_neighbors == []
-    with pytest.raises(DataError, match="asked different probes"):
+    with pytest.raises(DataError, match="asked different items"):
         compare(whole, outcome.edited)
     assert trained_neighbors([{"method": "rocr"}]) == set()
 
