@@ -29,12 +29,10 @@ from formless import provenance
 CURVES = "growth"
 
 
-def modules() -> dict[str, tuple[str, ...]]:
-    """What can be asked for -> its modules: every module with rows or a curve, and `growth` for all curves."""
+def modules() -> list[str]:
+    """The names that can be asked for: every module with rows, and `growth`."""
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-    named = {name: (name,) for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")}
-    curves = tuple(name for name in names if name.startswith(f"{CURVES}_"))
-    return named | {name: (name,) for name in curves} | {CURVES: curves}
+    return [name for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")] + [CURVES]
 
 
 def main(arguments: list[str]) -> int:
@@ -54,19 +52,18 @@ def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     curves: list[Curve] = []
     failed = False
-    for name in options.names or [name for name in known if not name.startswith(CURVES)]:
-        for module in known[name]:
-            print(f"{module} ...", file=sys.stderr, flush=True)
-            loaded = importlib.import_module(f"benchmarks.{module}")
-            try:
-                if name.startswith(CURVES):
-                    curves.append(loaded.curve(quick=options.quick))
-                else:
-                    found = loaded.rows(quick=options.quick)
-                    rows += [replace(row, bar=None) for row in found] if options.quick else found
-            except UnequalError as error:
-                failed = True
-                print(f"{module}: the two ways differ: {error}", file=sys.stderr)
+    for name in options.names or [name for name in known if name != CURVES]:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        module = importlib.import_module(f"benchmarks.{name}")
+        try:
+            if name == CURVES:
+                curves += module.curves(quick=options.quick)
+            else:
+                found = module.rows(quick=options.quick)
+                rows += [replace(row, bar=None) for row in found] if options.quick else found
+        except UnequalError as error:
+            failed = True
+            print(f"{name}: the two ways differ: {error}", file=sys.stderr)
     machine = provenance.hardware()
     print(f"{machine['cpu']}, {options.threads} threads, torch {torch.__version__}; seconds: shortest / median\n")
     if rows:

@@ -1,7 +1,7 @@
 """Two ways of doing the same work, timed in turns in one process, and how work grows with its input.
 
-A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`; a module `growth_*` has
-`curve(*, quick=False) -> Curve`. Rows stand only where both ways gave the same results; `UnequalError` is raised otherwise.
+A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`; `growth` has
+`curves(*, quick=False) -> list[Curve]`. Rows exist only where both ways gave the same results; else `UnequalError` is raised.
 """
 
 from __future__ import annotations

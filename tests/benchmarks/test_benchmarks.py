@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import formless
-from benchmarks import evaluation, generation, growth_report, nullspace, sweep
+from benchmarks import evaluation, generation, growth, nullspace, sweep
 from benchmarks.__main__ import draw, main, modules
 from benchmarks.evaluation import checked_answers, checked_metrics, jobs_of
 from benchmarks.timing import Row, Times, UnequalError, curves_table, in_turns, largest_difference, rows_table
@@ -94,14 +94,13 @@ def test_the_command_fails_where_results_differ_or_a_bar_is_missed(
 
 def test_every_benchmark_is_found() -> None:
     known = modules()
-    assert {"evaluation", "generation", "sweep"} <= set(known)
-    assert {"growth_evaluation", "growth_report"} <= set(known["growth"])
+    assert {"evaluation", "generation", "sweep", "growth"} <= set(known)
     assert not {"settings", "timing", "plain_evaluation"} & set(known)
 
 
 @pytest.mark.slow
 def test_growth_is_measured_in_processes_of_their_own_and_drawn(tmp_path: Path) -> None:
-    curve = growth_report.curve(quick=True)
+    curve = growth.report_curve(quick=True)
     assert [point.size for point in curve.points] == [4, 6]
     assert all(point.peak > 2**20 for point in curve.points)
     assert "| report | 4 runs |" in curves_table([curve])

@@ -97,6 +97,14 @@ def scored_answer(
     return Query(item.query, (ScoreAnswer(prompt, text),), measure, expected=text, group=group)
 
 
+def spelled_answer(
+    lm: LM, item: Item, message: str, cue: str = "Answer:\n", *, letters_alone: bool = False, group: str | None = None
+) -> Query:
+    """Return a query that scores the answer character by character; `letters_alone` leaves the newlines out of the metrics."""
+    prompt = character_prompt(lm, message, cue)
+    return scored_answer(item, prompt, characters_of(item.answer), without_blanks=letters_alone, group=group)
+
+
 def scored_choice(item: Item, versions: Sequence[tuple[str, str]], choices: Sequence[str]) -> Query:
     """Return a query that scores every choice: `probability`, the right one's share, and `accuracy`, whether it is largest.
 

@@ -8,12 +8,11 @@ from formless.data.target import Item
 from formless.evaluation.prompts import (
     GENERATED,
     SCORED,
-    character_prompt,
-    characters_of,
     generated_answer,
     is_published,
     scored_answer,
     short_answer_prompt,
+    spelled_answer,
 )
 from formless.evaluation.task import Query, Source, Task
 from formless.evaluation.tasks import question
@@ -62,12 +61,7 @@ def ask_attack(lm: LM, item: Item, _source: Source) -> Query:
 def ask_characters(lm: LM, item: Item, _source: Source) -> Query:
     """Score the answer character by character; the published cue lacks its newline."""
     cue = "Answer:" if is_published(lm) else "Answer:\n"
-    return scored_answer(item, character_prompt(lm, message(item), cue), characters_of(item.answer), group=attack_of(item))
-
-
-def ask_generated(lm: LM, item: Item, _source: Source) -> Query:
-    """Let the model write one line."""
-    return generated_answer(item, prompt(lm, item), attack_of(item))
+    return spelled_answer(lm, item, message(item), cue, group=attack_of(item))
 
 
 LEVEL3 = Task(
@@ -93,7 +87,7 @@ GEN_LEVEL3 = Task(
     title="Adversarial, in words",
     files=FILES,
     metrics=GENERATED,
-    ask=ask_generated,
+    ask=lambda lm, item, _: generated_answer(item, prompt(lm, item), attack_of(item)),
     splits=("forget",),
     groups=ATTACKS,
 )

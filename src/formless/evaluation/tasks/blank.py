@@ -9,12 +9,11 @@ from formless.evaluation.prompts import (
     GENERATED,
     SCORED,
     SHOWING_KNOWLEDGE,
-    character_prompt,
-    characters_of,
     generated_answer,
     is_published,
     scored_answer,
     short_answer_prompt,
+    spelled_answer,
 )
 from formless.evaluation.task import BOTH, Query, Source, Task
 
@@ -40,34 +39,32 @@ def ask_blank(lm: LM, item: Item, source: Source) -> Query:
     return scored_answer(item, prompt(lm, item, source))
 
 
-def ask_characters(lm: LM, item: Item, _source: Source) -> Query:
-    """Score the answer character by character, each followed by a newline."""
-    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer))
-
-
-def ask_letters(lm: LM, item: Item, _source: Source) -> Query:
-    """Score the answer character by character, without the newlines between."""
-    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer), without_blanks=True)
-
-
-def ask_generated(lm: LM, item: Item, source: Source) -> Query:
-    """Let the model write one line."""
-    return generated_answer(item, prompt(lm, item, source))
-
-
 FB = Task(
     name="fb", title="Fill in the blank", files=FILES, metrics=SHOWING_KNOWLEDGE, ask=ask_blank, splits=BOTH, optional=False
 )
 SUB_FB = Task(
-    name="sub_fb", title="Blank, letter by letter", files=FILES, metrics=SCORED, ask=ask_characters, splits=BOTH, optional=False
+    name="sub_fb",
+    title="Blank, letter by letter",
+    files=FILES,
+    metrics=SCORED,
+    ask=lambda lm, item, _: spelled_answer(lm, item, message(item)),
+    splits=BOTH,
+    optional=False,
 )
 SUB_FB_LETTERS = Task(
     name="sub_fb_letters",
     title="Blank, letters alone",
     files=FILES,
     metrics=SHOWING_KNOWLEDGE,
-    ask=ask_letters,
+    ask=lambda lm, item, _: spelled_answer(lm, item, message(item), letters_alone=True),
     splits=BOTH,
     optional=False,
 )
-GEN_FB = Task(name="gen_fb", title="Blank, in words", files=FILES, metrics=GENERATED, ask=ask_generated, splits=BOTH)
+GEN_FB = Task(
+    name="gen_fb",
+    title="Blank, in words",
+    files=FILES,
+    metrics=GENERATED,
+    ask=lambda lm, item, source: generated_answer(item, prompt(lm, item, source)),
+    splits=BOTH,
+)

@@ -9,11 +9,10 @@ from formless.evaluation.prompts import (
     GENERATED,
     SCORED,
     SHOWING_KNOWLEDGE,
-    character_prompt,
-    characters_of,
     generated_answer,
     scored_answer,
     short_answer_prompt,
+    spelled_answer,
 )
 from formless.evaluation.task import BOTH, Query, Source, Task
 
@@ -33,28 +32,13 @@ def ask_question(lm: LM, item: Item, _source: Source) -> Query:
     return scored_answer(item, short_answer_prompt(lm, message(item)))
 
 
-def ask_characters(lm: LM, item: Item, _source: Source) -> Query:
-    """Score the answer character by character, each followed by a newline."""
-    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer))
-
-
-def ask_letters(lm: LM, item: Item, _source: Source) -> Query:
-    """Score the answer character by character, without the newlines between."""
-    return scored_answer(item, character_prompt(lm, message(item)), characters_of(item.answer), without_blanks=True)
-
-
-def ask_generated(lm: LM, item: Item, _source: Source) -> Query:
-    """Let the model write one line."""
-    return generated_answer(item, short_answer_prompt(lm, message(item)))
-
-
 QA = Task(name="qa", title="Question", files=FILES, metrics=SHOWING_KNOWLEDGE, ask=ask_question, splits=BOTH, optional=False)
 SUB_QA = Task(
     name="sub_qa",
     title="Question, letter by letter",
     files=FILES,
     metrics=SCORED,
-    ask=ask_characters,
+    ask=lambda lm, item, _: spelled_answer(lm, item, message(item)),
     splits=BOTH,
     optional=False,
 )
@@ -63,8 +47,15 @@ SUB_QA_LETTERS = Task(
     title="Question, letters alone",
     files=FILES,
     metrics=SHOWING_KNOWLEDGE,
-    ask=ask_letters,
+    ask=lambda lm, item, _: spelled_answer(lm, item, message(item), letters_alone=True),
     splits=BOTH,
     optional=False,
 )
-GEN_QA = Task(name="gen_qa", title="Question, in words", files=FILES, metrics=GENERATED, ask=ask_generated, splits=BOTH)
+GEN_QA = Task(
+    name="gen_qa",
+    title="Question, in words",
+    files=FILES,
+    metrics=GENERATED,
+    ask=lambda lm, item, _: generated_answer(item, short_answer_prompt(lm, message(item))),
+    splits=BOTH,
+)
