@@ -1,6 +1,7 @@
 """The recipes for clusters: the Slurm script does what it should with stand-ins, the RayJob has what KubeRay requires."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_slurm_script_starts_ray_on_every_node_and_ends_it(tmp_path: Path, g
 def test_the_ray_job_has_what_kuberay_requires() -> None:
     job = yaml.safe_load((RECIPES / "rayjob.yaml").read_text("utf-8"))
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["metadata"]["generateName"]
+    assert re.fullmatch(r"[a-z][a-z-]*-", job["metadata"]["generateName"])
     spec = job["spec"]
     assert parses(shlex.split(spec["entrypoint"]))
     assert shlex.split(spec["entrypoint"])[-2:] == ["--ray-address", "auto"]
@@ -77,18 +78,20 @@ def test_the_ray_job_has_what_kuberay_requires() -> None:
     assert f"ray=={cluster['rayVersion']}" in pins
     assert cluster["authOptions"] == {"mode": "token"}
     (workers,) = cluster["workerGroupSpecs"]
-    assert workers["groupName"]
+    assert re.fullmatch(r"[a-z][a-z-]*", workers["groupName"])
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
     for group in (cluster["headGroupSpec"], workers):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        assert container["name"]
+        assert container["name"].startswith("ray-")
         assert container["image"] == cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-        assert container["resources"]["limits"]["memory"]
+        assert re.fullmatch(r"\d+Gi", container["resources"]["limits"]["memory"])
         (mount,) = container["volumeMounts"]
         assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
-        assert all(path.startswith(mount["mountPath"]) for path in shlex.split(spec["entrypoint"]) if path.startswith("/"))
+        paths = [path for path in shlex.split(spec["entrypoint"]) if path.startswith("/")]
+        assert paths
+        assert all(path.startswith(mount["mountPath"]) for path in paths)
         assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
     (worker,) = workers["template"]["spec"]["containers"]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -64,8 +64,16 @@ def test_a_share_is_the_right_answers_part_of_all_choices(tiny: Tiny, target_fol
     assert result.metric("accuracy").value == float(right > wrong)
     turned = formless.evaluate(lm, target, "mcp_choice").task("mcp_choice", "forget")
     assert turned is not None
-    assert turned.metric("probability").value is not None
-    assert 0 < turned.metric("probability").value < 1
+    shares = []
+    for version in range(4):  # every option has every letter once
+        options = [*"ABCD"[version:], *"ABCD"[:version]]
+        order = [("Rome", "London", "Bonn", "Oslo")["ABCD".index(letter)] for letter in options]
+        lines = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", order, strict=True))
+        message = "Please answer the following multiple choice question. Just provide the letter of the correct answer.\n"
+        asked = lm.chat_prompt(f"{message}Question: Ada Lovelace was born in ___.{lines}\n", "Answer:")
+        logs = [score.log_probability for score in lm.score([(asked, f" {letter}") for letter in "ABCD"])]  # type: ignore[union-attr]
+        shares.append(math.exp(logs[order.index("London")]) / sum(map(math.exp, logs)))
+    assert turned.metric("probability").value == pytest.approx(np.mean(shares), abs=1e-5)
 
 
 def test_a_liking_for_a_letter_is_no_knowledge(tiny: Tiny, target_folder: Path) -> None:

@@ -180,7 +180,10 @@ def test_options_without_letters_are_skipped(llama: LM, query: str) -> None:
 
 def test_an_answer_that_is_no_letter_is_skipped(llama: LM) -> None:
     for answer in ("", "E", "AB"):
-        assert ask("mcp_choice", CHOICE.model_copy(update={"answer": answer}), llama).skipped
+        found = ask("mcp_choice", CHOICE.model_copy(update={"answer": answer}), llama)
+        assert found.skipped == (
+            "the options are not lettered from A, or the answer is none of the letters" if answer else "the answer is empty"
+        )
 
 
 def test_true_is_scored_against_false(llama: LM) -> None:

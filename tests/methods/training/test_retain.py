@@ -204,7 +204,7 @@ def test_trained_neighbors_are_noted_and_left_out_on_both_sides(tiny: Tiny, ada:
         assert blanks is not None
         assert blanks.metric("probability").n == 2
         assert not any(name in item.query for item in blanks.items for name in trained)
-    assert compare(outcome.original, outcome.edited).changes
+    assert {change.key.task for change in compare(outcome.original, outcome.edited).changes} == {"fb"}
     whole = formless.evaluate(lm, ada, "fb")
     assert whole.excluded_neighbors == []
     with pytest.raises(DataError, match="asked different items"):
