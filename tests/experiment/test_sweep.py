@@ -80,6 +80,7 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
     assert "complete after" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_one_load_and_one_measure_of_the_original(
     experiment: Build, go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_metrics_have_their_published_names(monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stretches_add_up_and_nothing_is_computed_twice(paper: Paper, tiny_yaml: Path) -> None:
     command = "run_expr_lora.py --type=ga_lora --model=tiny.yaml"
     code, output, errors = paper(f"{command} --start_idx=1 --end_idx=2")
@@ -215,6 +216,7 @@ def test_other_settings_or_data_are_never_mixed(paper: Paper, tiny_yaml: Path, p
     assert probabilities("tiny/ga_lora") == before
 
 
+@pytest.mark.slow
 def test_changes_are_reckoned_on_the_same_targets_every_time(paper: Paper, tiny_yaml: Path) -> None:
     paper("run_expr_lora.py --type=ga_lora --model=tiny.yaml")
     _, _, errors = paper("summarize.py --model=tiny --type=ga_lora")

@@ -78,6 +78,7 @@ def test_the_saved_and_the_merged_edit_are_the_edit(tiny: Tiny, ada: Target, tmp
         assert torch.allclose(merged(**lm.pad([lm.encode("Ada wrote").ids])).logits, edited, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_grows_less_probable(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     for method in ("ga", "npo", "simnpo", "undial", "ce_u", "wga", "grad_diff", "task_vector"):

@@ -56,6 +56,7 @@ def train(tiny: Callable[..., LM], tmp_path: Path) -> Train:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings"), [("npo", {}), ("ga", {"full": True})], ids=["adapter", "all weights"])
 def test_a_killed_training_run_ends_with_the_same_result(
     train: Train, tmp_path: Path, method: str, settings: dict[str, object]

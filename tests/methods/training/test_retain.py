@@ -168,6 +168,7 @@ def ada(target_folder: Path) -> Target:
     return Target("Ada Lovelace", target_folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ga", "npo", "simnpo", "rmu", "wga"])
 @pytest.mark.parametrize("retain", ["ce", "kl", "activations"])
 def test_a_retain_loss_goes_with_any_forget_loss(tiny: Tiny, ada: Target, method: str, retain: str) -> None:
