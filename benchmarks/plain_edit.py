@@ -39,7 +39,7 @@ def dense_rocr(lm: LM, subject: str, config: RocrConfig, matrices: dict[int, Ten
         weight = lm.model.get_parameter(f"{lm.architecture.down_projection_name(layer)}.weight")
         originals[layer] = weight.detach().clone()
         with torch.no_grad():
-            weight += updates[layer]
+            weight.add_(updates[layer])
     for layer, original in originals.items():
         with torch.no_grad():
             lm.model.get_parameter(f"{lm.architecture.down_projection_name(layer)}.weight").copy_(original)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
+from torch import Tensor
+
 import formless
 from benchmarks.edit import relative
 from benchmarks.evaluation import RWKU
@@ -39,7 +41,7 @@ def rows(*, quick: bool = False) -> list[Row]:
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     texts = passages(4 if quick else 60)
 
-    def plain() -> list[object]:
+    def plain() -> list[Tensor]:
         return [plain_second_moment(lm, texts, layer, batch=BATCH, max_tokens=MAX_TOKENS) for layer in LAYERS]
 
     moments = our_moments(lm, texts)

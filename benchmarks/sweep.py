@@ -18,7 +18,8 @@ import torch
 from benchmarks.evaluation import CLOSE
 from benchmarks.timing import Row, check, in_turns, largest_difference
 from formless import store
-from formless.evaluation.record import Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import Record
 from formless.experiment.runs import ORIGINAL, read_plan
 
 DATA, SUITE, METHODS = "sample", "fb,qa", (ORIGINAL, "rocr")

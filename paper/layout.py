@@ -15,7 +15,8 @@ from formless import store
 from formless.cli import terminal
 from formless.data.target import Split
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
-from formless.evaluation.record import Record, TaskMetric, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import Record, TaskMetric
 from formless.experiment.result import RunResult, load_result
 
 DATA = Path("data/ORT/Target")

@@ -16,7 +16,8 @@ from layout import COLUMNS, RUNS, carry, columns, complete_runs, model_name, say
 from formless import store
 from formless.cli import terminal
 from formless.errors import DataError
-from formless.evaluation.record import Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import Record
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
 from formless.report.comparison import is_alike

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from formless.edits.loading import load_edit
     from formless.errors import UserError
     from formless.evaluation.evaluate import evaluate
-    from formless.evaluation.record import Record, load_record
+    from formless.evaluation.loading import load_record
+    from formless.evaluation.record import Record
     from formless.methods.registry import unlearn
     from formless.models.lm import LM
     from formless.models.loading import load
@@ -58,7 +59,7 @@ _HOME = {
     "find_target": "data.ort",
     "load": "models.loading",
     "load_edit": "edits.loading",
-    "load_record": "evaluation.record",
+    "load_record": "evaluation.loading",
     "targets": "data.ort",
     "unlearn": "methods.registry",
 }

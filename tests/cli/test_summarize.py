@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
-from formless.evaluation.record import load_record
+from formless.evaluation.loading import load_record
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_independence import pair
 

@@ -11,8 +11,9 @@ import torch
 import formless
 from formless.data.target import Target
 from formless.errors import DataError, UserError
+from formless.evaluation.loading import load_record
 from formless.evaluation.plan import make_plan
-from formless.evaluation.record import MetricKey, load_record
+from formless.evaluation.record import MetricKey
 from formless.evaluation.tasks.adversarial import ATTACKS
 from formless.models.lm import LM
 from formless.models.scores import Score

@@ -10,7 +10,8 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError
-from formless.evaluation.record import MetricKey, Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import MetricKey, Record
 from formless.models.lm import LM
 from formless.store import RECORD_SCHEMA
 

@@ -19,7 +19,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from formless.evaluation.record import load_record
+from formless.evaluation.loading import load_record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.executors.local import InProcess
 from formless.experiment.progress import RunProgress

@@ -16,7 +16,7 @@ import pytest
 
 from formless.cli.main import main
 from formless.errors import UserError
-from formless.evaluation.record import load_record
+from formless.evaluation.loading import load_record
 from formless.experiment.config import Experiment
 from formless.experiment.executors import ray as executor_module
 from formless.experiment.executors.base import Limits, Resources

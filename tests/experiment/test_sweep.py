@@ -18,7 +18,8 @@ import formless
 from formless.data.ort import find_target
 from formless.errors import DataError, OutputError
 from formless.evaluation.evaluate import evaluate, run_plan
-from formless.evaluation.record import MetricKey, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import MetricKey
 from formless.experiment.config import Experiment
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult

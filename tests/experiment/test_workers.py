@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from formless.errors import OutputError, UserError
-from formless.evaluation.record import load_record
+from formless.evaluation.loading import load_record
 from formless.experiment.config import Experiment
 from formless.experiment.executors import local as local_module
 from formless.experiment.executors import supervised as supervised_module

@@ -9,7 +9,8 @@ import pytest
 
 from formless.data.target import Split
 from formless.errors import DataError
-from formless.evaluation.record import Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import Record
 from formless.report.independence import combined, independence
 from formless.report.tables import independence_table
 from tests.report.made_runs import scored_task

@@ -7,7 +7,8 @@ import pytest
 
 from formless.data.target import Split
 from formless.errors import DataError, UnknownNameError
-from formless.evaluation.record import MetricKey, Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import MetricKey, Record
 from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.report import runs as runs_module

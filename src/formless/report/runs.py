@@ -11,7 +11,8 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from formless.errors import DataError
-from formless.evaluation.record import MetricKey, Record, load_record
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import MetricKey, Record
 from formless.experiment.result import RunResult, load_result
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import is_alike
