@@ -42,13 +42,16 @@ def progress_bar(progress: bool | Progress, label: str = "") -> Iterator[Progres
         from tqdm.auto import tqdm
     else:
         from tqdm import tqdm
+    shown = label
     with tqdm(desc=label or None, leave=False, unit="", dynamic_ncols=True) as bar:
 
         def show(step: str, done: int, total: int) -> None:
+            nonlocal shown
             if done < bar.n or (total or None) != bar.total:
-                bar.reset(total=total or None)
+                bar.reset()
+                bar.total = total or None  # reset() keeps a total where it is given none
             text = ": ".join(part for part in (label, step) if part)
-            is_new = bar.desc != text
+            is_new, shown = text != shown, text
             bar.set_description_str(text, refresh=False)
             bar.update(done - bar.n)
             if is_new or done == total:

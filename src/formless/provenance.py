@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-PACKAGES = ("formless", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("formless", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "scipy")
 
 
 class Code(BaseModel):

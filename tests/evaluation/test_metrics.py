@@ -22,7 +22,7 @@ from formless.evaluation.metrics import (
     fluency_entropy,
     lowest_mean,
     ngram_entropy,
-    normalised,
+    normalized,
     published_exact_match,
     repetition,
     rouge_l_recall,
@@ -65,7 +65,7 @@ def test_rouge_by_hand() -> None:
 
 
 def test_squad_figures_by_hand() -> None:
-    assert normalised("The  Beatles' (an) Album!") == "beatles album"
+    assert normalized("The  Beatles' (an) Album!") == "beatles album"
     assert exact_match("the Beatles.", ["Queen", "Beatles"]) == 1.0
     assert exact_match("Beatles band", ["Beatles"]) == 0.0
     for right in ("(A)", ") )", ">"):  # normalisation leaves nothing of them
@@ -80,7 +80,7 @@ def test_squad_figures_by_hand() -> None:
 @given(st.text(alphabet="ab the,.'", max_size=12), st.lists(st.text(alphabet="ab the,.'", max_size=12), min_size=1, max_size=3))
 def test_squad_figures_are_those_of_an_official_script(answer: str, accepted: list[str]) -> None:
     """MLQA's, as lm-eval carries it."""
-    assume(all(normalised(one) for one in accepted))
+    assume(all(normalized(one) for one in accepted))
     official = mlqa.process_results_lang({"answers": accepted}, [answer], "en")
     assert token_f1(answer, accepted) == pytest.approx(official["f1"])
     assert exact_match(answer, accepted) == official["exact_match"]

@@ -208,7 +208,7 @@ def test_every_entry_says_what_it_measures(tiny: Tiny) -> None:
         assert all(0 <= spec.chance < 1 for spec in task.metrics)
     counted = [name for name, task in TASKS.items() if task.knowledge]
     assert counted == ["statement", "fb", "qa", "mcp_choice", "sub_fb_letters", "sub_qa_letters"]
-    assert TASKS["mcp_choice"].spec("probability").chance == 0.25
+    assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ def chat_command(
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
     with loaded.applied(lm) if loaded else nullcontext():
         if question is not None:
-            terminal.out.print(lm.chat(question, max_new_tokens=tokens), markup=False)
+            terminal.out.print(lm.chat(question, max_new_tokens=tokens))
             return
         terminal.log.print("ask a question; an empty line ends")
         while line := _next_line():
-            terminal.out.print(lm.chat(line, max_new_tokens=tokens), markup=False)
+            terminal.out.print(lm.chat(line, max_new_tokens=tokens))
 
 
 def _next_line() -> str:

@@ -234,7 +234,7 @@ def sampler(lm: LM) -> Sampler:
 
 def _print(line: str) -> None:
     shown = line.encode("utf-8", "backslashreplace").decode("utf-8")  # a folder's name may be invalid Unicode
-    terminal.out.print(" ".join(shown.split()), markup=False, soft_wrap=True)
+    terminal.out.print(" ".join(shown.split()), soft_wrap=True)
 
 
 def _silence_datasets() -> None:

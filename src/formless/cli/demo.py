@@ -41,7 +41,7 @@ def demo_command(
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
     terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
     for before, after in zip(outcome.original.answers, outcome.edited.answers, strict=True):
-        terminal.out.print(f"\n{before.question}", style="bold", markup=False)
-        terminal.out.print(f"  original:  {before.answer}", markup=False)
-        terminal.out.print(f"  unlearned: {after.answer}", markup=False)
+        terminal.out.print(f"\n{before.question}", style="bold")
+        terminal.out.print(f"  original:  {before.answer}")
+        terminal.out.print(f"  unlearned: {after.answer}")
     terminal.out.print(f"\nreport: {store.DemoFolder(out).report.resolve()}", soft_wrap=True)

@@ -41,14 +41,15 @@ def doctor_command(
     if settings:
         raise UserError("settings without a method", where="--set", remedy="give --method too")
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    _show(_findings(lm))
-    if missing := _missing_null_space(lm):
+    missing = _missing_null_space(lm)
+    _show(_findings(lm, missing))
+    if missing:
         raise missing
 
 
 def _show(findings: list[tuple[str, str]]) -> None:
     for label, text in findings:
-        terminal.out.print(f"{label:<14} {text}", markup=False, soft_wrap=True)
+        terminal.out.print(f"{label:<14} {text}", soft_wrap=True)
 
 
 def _estimate(
@@ -86,7 +87,7 @@ def _batches(size: int, max_length: int) -> str:
     return f", batches of {size}, texts of {max_length} tokens"
 
 
-def _findings(lm: LM) -> list[tuple[str, str]]:
+def _findings(lm: LM, missing: UserError | None) -> list[tuple[str, str]]:
     import torch
 
     from formless.models.families import projection_shape
@@ -109,7 +110,7 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
             "scoring",
             f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason,
         ),
-        ("rocr", f"layers {list(config.layers)}, null spaces {'missing' if _missing_null_space(lm) else 'ready'}"),
+        ("rocr", f"layers {list(config.layers)}, null spaces {'missing' if missing else 'ready'}"),
         ("edit memory", f"{scratch / 2**20:,.1f} MB beside the model for the original weights while an edit is applied"),
     ]
 

@@ -82,4 +82,4 @@ def eval_command(
     terminal.show_absent(edited or original)
     for name, path in (("record", out), ("report", report)):
         if path:
-            terminal.out.print(f"{name}: {path}", soft_wrap=True, markup=False)
+            terminal.out.print(f"{name}: {path}", soft_wrap=True)

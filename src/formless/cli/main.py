@@ -96,11 +96,12 @@ def main() -> None:
     except TyperException as error:
         code = _refuse(f"{error.format_message()} See `formless --help`.")
     except OSError as error:
-        code = _refuse(f"{error.strerror or error} [{error.filename}]")
+        place = f" [{error.filename}]" if error.filename else ""
+        code = _refuse(f"{error.strerror or error}{place}")
     sys.exit(code)
 
 
 def _refuse(message: str) -> int:
     """Print one line on standard error and return the exit code of a user's mistake."""
-    terminal.log.print(f"error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
+    terminal.log.print(f"error: {' '.join(message.split())}", style="red", soft_wrap=True)
     return 2

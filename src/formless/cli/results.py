@@ -64,27 +64,27 @@ def summarize_command(
     for chosen, text in texts:
         if chosen:
             store.write_text(chosen, text)
-            terminal.out.print(f"written: {chosen}", soft_wrap=True, markup=False)
+            terminal.out.print(f"written: {chosen}", soft_wrap=True)
 
 
 def _show_left_out(collected: CollectedRuns) -> None:
     """Print what counts nowhere, and what failed."""
     for reason, count in collected.left_out.items():
-        terminal.log.print(f"left out: {count} {reason}", soft_wrap=True, markup=False)
+        terminal.log.print(f"left out: {count} {reason}", soft_wrap=True)
     for run in collected.failed:
-        terminal.log.print(f"failed: {run.title}: {run.reason}", soft_wrap=True, markup=False)
+        terminal.log.print(f"failed: {run.title}: {run.reason}", soft_wrap=True)
 
 
 def _show_summary(summary: MethodSummary) -> None:
     """Print one method's metrics, form independence first."""
     from formless.report.tables import independence_table, is_headline, summary_tables
 
-    terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets", soft_wrap=True, markup=False)
+    terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets", soft_wrap=True)
     if summary.independence:
         terminal.show_table(independence_table(summary.independence))
     terminal.show_tables(summary_tables({key: found for key, found in summary.metrics.items() if is_headline(key)}))
     if summary.gaps:
-        terminal.out.print(f"does not count in {summary.condition.method}: {summary.gaps}", soft_wrap=True, markup=False)
+        terminal.out.print(f"does not count in {summary.condition.method}: {summary.gaps}", soft_wrap=True)
 
 
 def report_command(
@@ -107,8 +107,8 @@ def report_command(
     summaries = write_experiment_report(path, folder, baseline=baseline, command=shlex.join(["formless", *sys.argv[1:]]))
     for summary in summaries:
         gaps = f" ({summary.gaps})" if summary.gaps else ""
-        terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets{gaps}", soft_wrap=True, markup=False)
-    terminal.out.print(f"report: {path}", soft_wrap=True, markup=False)
+        terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets{gaps}", soft_wrap=True)
+    terminal.out.print(f"report: {path}", soft_wrap=True)
 
 
 def compare_command(
@@ -137,7 +137,7 @@ def compare_command(
             if titles:
                 more = f" and {len(titles) - _SHOWN} more" if len(titles) > _SHOWN else ""
                 shown = "; ".join(titles[:_SHOWN])
-                terminal.out.print(f"{what} {name}: {len(titles)} runs: {shown}{more}", soft_wrap=True, markup=False)
+                terminal.out.print(f"{what} {name}: {len(titles)} runs: {shown}{more}", soft_wrap=True)
 
 
 def _show_shared(shared: SharedRuns, names: tuple[str, str]) -> None:
@@ -149,14 +149,14 @@ def _show_shared(shared: SharedRuns, names: tuple[str, str]) -> None:
         if found.difference and found.difference.value == 0 and found.difference.ci in (None, (0, 0))
     ]  # fmt: skip
     title = f"{shared.condition.title}: {len(shared.targets)} targets, {shared.runs} runs in both"
-    terminal.out.print(title, soft_wrap=True, markup=False)
+    terminal.out.print(title, soft_wrap=True)
     differing = {key: found for key, found in shared.metrics.items() if key not in same}
     terminal.show_tables(summary_tables(differing, heads=names))
     if same:
-        terminal.out.print(f"the same in both: {', '.join(map(column_name, same))}", soft_wrap=True, markup=False)
+        terminal.out.print(f"the same in both: {', '.join(map(column_name, same))}", soft_wrap=True)
     if shared.unlike:
         note = f"{shared.unlike} of these runs asked other items, or another model, than the same run of the other folder"
-        terminal.out.print(note, soft_wrap=True, markup=False)
+        terminal.out.print(note, soft_wrap=True)
 
 
 def _shortened(text: str) -> str:

@@ -236,7 +236,7 @@ def _sweep(experiment: Experiment, folder: Path, resources: Resources, fail_fast
             return sweep(experiment, folder, resources.executor, callback, workers=resources.at_once, fail_fast=fail_fast)
     except KeyboardInterrupt:
         again = shlex.join(["formless", *sys.argv[1:]])
-        terminal.log.print(f"stopped; every finished run is kept. Resume with: {again}", soft_wrap=True, markup=False)
+        terminal.log.print(f"stopped; every finished run is kept. Resume with: {again}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -245,17 +245,17 @@ def _show(done: SweepResult, folder: Path) -> None:
     from formless.experiment.runs import ORIGINAL
 
     for result in done.failed:
-        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True, markup=False)
-        terminal.out.print(f"  log: {result.run.folder(folder).log}", soft_wrap=True, markup=False)
+        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True)
+        terminal.out.print(f"  log: {result.run.folder(folder).log}", soft_wrap=True)
     complete = len(done.results) - len(done.failed)
     counts = [f"{done.already_complete} complete before"] * bool(done.already_complete)
     counts += [f"{complete} complete now", f"{len(done.failed)} failed"]
     counts += [f"{done.missing} not reached"] * bool(done.missing)
-    terminal.out.print(f"{len(done.runs)} runs: {', '.join(counts)}", markup=False)
-    terminal.out.print(f"records: {folder}", soft_wrap=True, markup=False)
+    terminal.out.print(f"{len(done.runs)} runs: {', '.join(counts)}")
+    terminal.out.print(f"records: {folder}", soft_wrap=True)
     if not any(run.method == ORIGINAL for run in done.runs):
         note = "no run evaluates the original model: `formless summarize` will have nothing to compare with"
-        terminal.log.print(note, soft_wrap=True, markup=False)
+        terminal.log.print(note, soft_wrap=True)
 
 
 def _write_report(folder: Path) -> None:
@@ -263,7 +263,7 @@ def _write_report(folder: Path) -> None:
 
     page = ExperimentFolder(folder).report
     write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
-    terminal.out.print(f"report: {page}", soft_wrap=True, markup=False)
+    terminal.out.print(f"report: {page}", soft_wrap=True)
 
 
 def _split(text: str | None) -> list[str] | None:

@@ -37,12 +37,12 @@ def status_command(
     terminal.out.print(_counts(status))
     for run, progress in status.running:
         seconds = progress.at - progress.since
-        terminal.out.print(f"running: {run.title}: {how_far(progress)}, for {seconds:.0f} s", soft_wrap=True, markup=False)
+        terminal.out.print(f"running: {run.title}: {how_far(progress)}, for {seconds:.0f} s", soft_wrap=True)
     for result in status.failed:
-        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True, markup=False)
+        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True)
     if status.others:
-        terminal.out.print(f"{status.others} {OTHER_RUNS}", markup=False)
-    terminal.out.print(_outlook(status, folder), soft_wrap=True, markup=False)
+        terminal.out.print(f"{status.others} {OTHER_RUNS}")
+    terminal.out.print(_outlook(status, folder), soft_wrap=True)
 
 
 def _counts(status: Status) -> Table:
@@ -56,7 +56,7 @@ def _counts(status: Status) -> Table:
     counts = {state: Counter(map(_row, runs)) for state, runs in states.items()}
     table = Table(Column("model", overflow="fold"), Column("method", overflow="fold"), *states)
     for row in dict.fromkeys(key for counter in counts.values() for key in counter):
-        table.add_row(*map(escape, row), *(str(counter[row]) for counter in counts.values()))
+        table.add_row(*row, *(str(counter[row]) for counter in counts.values()))
     table.add_section()
     table.add_row("all", "", *(str(counter.total()) for counter in counts.values()))
     return table
@@ -158,7 +158,7 @@ class _Lines:
         self._print(f"{run.title}: begins")
 
     def _print(self, line: str) -> None:
-        terminal.log.print(line, soft_wrap=True, markup=False)
+        terminal.log.print(line, soft_wrap=True)
 
 
 class _Bars(_Lines):

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from formless.progress import Progress
     from formless.report.tables import Table
 
-out = Console(highlight=False)
-log = Console(stderr=True, highlight=False)
+# Text is printed as it is: paths, names and answers may hold what rich would read as markup or emoji codes.
+out = Console(highlight=False, markup=False, emoji=False)
+log = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder or hub id.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto by device.")]
@@ -35,7 +36,7 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False) -> LM:
     from formless.models.loading import load
 
     quiet_transformers()
-    with log.status(f"loading {name}"):
+    with log.status(escape(f"loading {name}")):
         if device == "spread":
             return load(name, dtype=dtype, device_map="auto", trust_remote_code=trust)
         return load(name, dtype=dtype, device=device, trust_remote_code=trust)
@@ -95,7 +96,7 @@ def progress(label: str) -> Iterator[Progress]:
             spent = time.monotonic() - start
             left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
             share = f", {100 * done // total} % done" if total else ""
-            log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True, markup=False)
+            log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True)
 
     yield print_line
 
@@ -116,16 +117,16 @@ def show_table(table: Table) -> None:
     width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
     gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
     shown = RichTable(
-        title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
+        title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
     )
     for index, name in enumerate(table.columns):
         if index < table.labels:
-            shown.add_column(escape(name), overflow="fold")
+            shown.add_column(name, overflow="fold")
         else:  # numbers are not broken
             widest = max(len(row[index]) for row in table.rows)
-            shown.add_column(escape(name), justify="right", overflow="fold", min_width=widest)
+            shown.add_column(name, justify="right", overflow="fold", min_width=widest)
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*row)
     out.print(shown)
     out.print()
 
@@ -135,7 +136,7 @@ def show_absent(record: Record) -> None:
     from formless.report.tables import absent_text
 
     if absent := absent_text(record):
-        out.print(f"not measured: {absent}", markup=False, soft_wrap=True)
+        out.print(f"not measured: {absent}", soft_wrap=True)
 
 
 def parse_layers(text: str) -> list[int]:

@@ -80,7 +80,7 @@ def unlearn_command(
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
     info = edit.info
     done = f"{info.method} forgot {info.subject} in {info.seconds:.2f} s; {_changes(info)}"
-    terminal.out.print(done, soft_wrap=True, markup=False)
+    terminal.out.print(done, soft_wrap=True)
     if "last_loss" in info.facts:
         facts = info.facts
         losses = f"loss {facts['first_loss']:.3f} to {facts['last_loss']:.3f}"
@@ -88,7 +88,7 @@ def unlearn_command(
             f"{facts['rows']} rows of {facts['file']}, {facts['steps']} steps{resumed}; {losses}", soft_wrap=True
         )
     for line in _redirections(info):
-        terminal.out.print(line, soft_wrap=True, markup=False)
+        terminal.out.print(line, soft_wrap=True)
     terminal.out.print(f"saved {terminal.adapter_size(out) / 1024:.0f} KB in {out}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ Responses = dict[Request, Response | Skipped]
 FREE_TOKENS = 40
 CHARACTERS_PER_TOKEN = 4
 GENERATED_TOKEN_COST = 2
-"""A generated token takes about as long as so many tokens of a prompt."""
+"""Number of prompt tokens that take about as long as one generated token."""
 
 
 def evaluate(
@@ -61,7 +61,7 @@ def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
-    """Ask all that was planned; see `evaluate`."""
+    """Run a plan's requests on a model and return the record; see `evaluate`."""
     start = time.perf_counter()
     queries = [job.queries(lm) for job in plan.jobs]
     free = [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
@@ -134,7 +134,8 @@ def _task_result(job: Job, queries: Sequence[Query], responses: Responses) -> Ta
         return TaskResult(task=job.task.name, split=job.split, status="absent", reason=job.absent)
     items = [_item_result(query, responses) for query in queries]
     if not job.task.records_prompts:
-        items[1:] = [item.model_copy(update={"prompt": None}) for item in items[1:]]
+        first = next((place for place, item in enumerate(items) if item.prompt), 0)
+        items = [item if place == first else item.model_copy(update={"prompt": None}) for place, item in enumerate(items)]
     return TaskResult(
         task=job.task.name, split=job.split, status="complete", metrics=job.task.summarize(items),
         skipped=sum(not item.metrics for item in items), items=items,
@@ -150,7 +151,7 @@ def _item_result(query: Query, responses: Responses) -> ItemResult:
     missing = next((response for response in own if isinstance(response, Skipped)), None)
     measured = missing or query.measure(own)
     if isinstance(measured, Skipped):
-        written = own[0] if isinstance(own[0], str) else None
+        written = own[0] if own and isinstance(own[0], str) else None
         return item.model_copy(update={"skipped": measured.reason, "answer": written})
     return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer})
 

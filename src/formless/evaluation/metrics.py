@@ -15,7 +15,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def rouge_l_recall(answer: str, reference: str) -> float:
-    """ROUGE-L recall with the figures of the package `rouge` 1.0.1, in [0, 1].
+    """Return ROUGE-L recall as the package `rouge` 1.0.1 computes it, in [0, 1].
 
     Sentences end at every full stop, words at white space. Recall is the number of different reference words that stand in a
     longest common subsequence of some reference and some answer sentence, over the number of different reference words. An
@@ -36,7 +36,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """The words of a longest common subsequence; of several, the one that the package finds."""
+    """Return the words of a longest common subsequence; of several, the one that the package finds."""
     lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
     for i, word in enumerate(one, 1):
         for j, second in enumerate(other, 1):
@@ -53,34 +53,34 @@ def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
     return found
 
 
-def normalised(text: str) -> str:
-    """SQuAD's normalisation: lower case, without punctuation, articles and surplus white space."""
+def normalized(text: str) -> str:
+    """Return a text after SQuAD's normalization: lower case, without punctuation, articles and extra white space."""
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer equals an accepted one after normalisation, else 0.
+    """Return 1 if the answer equals an accepted one after normalization, else 0.
 
-    Differs from the paper: an answer of which normalisation leaves nothing, such as BBH's `(A)` and `) )`, is compared without
+    Differs from the paper: an answer of which normalization leaves nothing, such as BBH's `(A)` and `) )`, is compared without
     its punctuation alone, or as it is. Otherwise a model that writes nothing would be right on a fifth of BBH.
     """
     return float(bool(answer.strip()) and _comparable(answer) in {_comparable(one) for one in accepted})
 
 
 def published_exact_match(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer equals an accepted one after normalisation, be it nothing, else 0."""
-    return float(normalised(answer) in {normalised(one) for one in accepted})
+    """Return 1 if the answer equals an accepted one after normalization, even if both are empty then, else 0."""
+    return float(normalized(answer) in {normalized(one) for one in accepted})
 
 
 def _comparable(text: str) -> str:
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
-    return normalised(text) or " ".join(plain.split()) or text.strip()
+    return normalized(text) or " ".join(plain.split()) or text.strip()
 
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
-    """SQuAD's F1 over normalised words, the best over the accepted answers, in [0, 1]."""
-    return max((_f1(normalised(answer).split(), normalised(one).split()) for one in accepted), default=0.0)
+    """Return SQuAD's F1 over normalized words, the best over the accepted answers, in [0, 1]."""
+    return max((_f1(normalized(answer).split(), normalized(one).split()) for one in accepted), default=0.0)
 
 
 def _f1(words: list[str], right: list[str]) -> float:
@@ -92,7 +92,7 @@ def _f1(words: list[str], right: list[str]) -> float:
 
 
 def words_of(text: str) -> list[str]:
-    """NLTK's word tokens, sentence by sentence.
+    """Return NLTK's word tokens, sentence by sentence.
 
     Differs from the paper: sentences end at `.`, `!` or `?` before white space instead of by NLTK's trained splitter, whose
     model is no part of the package. It matters only for the token of a full stop after an abbreviation.
@@ -104,37 +104,37 @@ def words_of(text: str) -> list[str]:
 
 
 def ngram_entropy(words: Sequence[str], size: int) -> float:
-    """Entropy of a text's n-gram frequencies (bits); 0 where there is at most one n-gram."""
+    """Return the entropy of a text's n-gram frequencies (bits); 0 where there is at most one n-gram."""
     counts = Counter(zip(*(words[start:] for start in range(size)), strict=False))
     total = sum(counts.values())
     return sum(-count / total * math.log2(count / total) for count in counts.values()) + 0.0
 
 
 def fluency_entropy(text: str) -> float:
-    """Mean of 2/3 of the bigram and 4/3 of the trigram entropy (bits), as ROME and RWKU measure fluency."""
+    """Return the mean of 2/3 of the bigram and 4/3 of the trigram entropy (bits), as ROME and RWKU measure fluency."""
     words = words_of(text)
     return (2 / 3 * ngram_entropy(words, 2) + 4 / 3 * ngram_entropy(words, 3)) / 2
 
 
 def repetition(text: str) -> float | None:
-    """The share of a text's word 4-grams that stood there before, in [0, 1]; nothing for fewer than four words."""
+    """Return the share of word 4-grams that occurred earlier in the text, in [0, 1]; None for fewer than four words."""
     words = words_of(text)
     grams = list(zip(*(words[start:] for start in range(REPEATED_WORDS)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def zlib_bytes(text: str) -> int:
-    """The size of a text as zlib compresses it (bytes)."""
+    """Return the size of a text as zlib compresses it (bytes)."""
     return len(zlib.compress(text.encode("utf-8", "surrogatepass")))
 
 
 def lowest_mean(values: Sequence[float], share: float) -> float:
-    """Mean of the lowest share of some values; at least one of them."""
+    """Return the mean of the lowest share of some values; at least one of them."""
     kept = sorted(values)[: max(1, int(len(values) * share))]
     return math.fsum(kept) / len(kept)
 
 
 def log_sum(logs: Sequence[float]) -> float:
-    """Log of the sum of exponentials."""
+    """Return the log of the sum of exponentials."""
     top = max(logs)
     return top + math.log(math.fsum(math.exp(value - top) for value in logs))

@@ -34,11 +34,6 @@ class Job:
     rows: Rows = ()
     absent: str | None = None
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.task.title} ({self.split})" if self.split else self.task.title
-
     def queries(self, lm: LM) -> list[Query]:
         """Return what the task puts to a model, one query for each row."""
         return [self.task.ask(lm, row, Source(file, self.split)) for file, row in self.rows]

@@ -91,6 +91,10 @@ class TaskResult(BaseModel):
         """Return a metric; one without a value where the task has no such metric or group."""
         return next((found for found in self.metrics if (found.metric, found.group) == (name, group)), Metric())
 
+    def count_skipped(self, group: str | None = None) -> int:
+        """Return the number of items without metrics, of one group if it is given."""
+        return self.skipped if group is None else sum(not item.metrics for item in self.items if item.group == group)
+
 
 class Answer(BaseModel):
     """A question asked freely.

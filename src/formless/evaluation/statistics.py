@@ -14,6 +14,9 @@ Statistic = Callable[..., Any]
 """From samples `[..., n]` and the keyword `axis` to their statistic `[...]`."""
 
 RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
+BATCH = 1_000
+"""Resamples at a time: all of them at once would need gigabytes for a large task."""
+
 CONFIDENCE = 0.95
 
 
@@ -33,7 +36,7 @@ class Metric(BaseModel):
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number that is summarised over targets.
+    """One number that is summarized over targets.
 
     Args:
         value: Usually the mean over targets.
@@ -73,14 +76,14 @@ def mean(values: Sequence[float]) -> float:
 
 
 def mean_ci(values: Sequence[float]) -> CI | None:
-    """Return the 95 % percentile bootstrap interval of a mean; None for fewer than two values."""
+    """Return the 95 % percentile bootstrap confidence interval of a mean; None for fewer than two values."""
     import numpy as np
 
     return bootstrap_ci(np.mean, values)
 
 
 def bootstrap_ci(statistic: Statistic, *samples: Sequence[float], paired: bool = True, resamples: int = RESAMPLES) -> CI | None:
-    """Return the 95 % percentile bootstrap interval of a statistic; the same for the same samples.
+    """Return the 95 % percentile bootstrap confidence interval of a statistic; the same for the same samples.
 
     Args:
         statistic: Of the samples.
@@ -99,7 +102,7 @@ def bootstrap_ci(statistic: Statistic, *samples: Sequence[float], paired: bool =
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)  # a statistic that is not finite in some resample
         found = bootstrap(
-            samples, statistic, paired=paired, vectorized=True, n_resamples=resamples, confidence_level=CONFIDENCE,
+            samples, statistic, paired=paired, vectorized=True, n_resamples=resamples, batch=BATCH, confidence_level=CONFIDENCE,
             method="percentile", rng=np.random.default_rng(0),
         )  # fmt: skip
     if not np.isfinite(found.bootstrap_distribution).all():
@@ -118,15 +121,15 @@ def relative_change_of_means(before: Any, after: Any, axis: int = -1) -> Any:
 
 
 def paired_change(pairs: Sequence[tuple[float, float]], *, relative: bool = False) -> tuple[float | None, CI | None]:
-    """Return the change of a mean over (before, after) pairs, and its 95 % paired bootstrap interval.
+    """Return the change of a mean over (before, after) pairs, and its 95 % paired bootstrap confidence interval.
 
     Args:
         pairs: Values of the same items, or targets, before and after.
         relative: Whether the change is divided by the mean before.
 
     Returns:
-        The change (None without pairs, or where a relative change has a mean of 0 before) and its interval (None for fewer
-        than two pairs, or where the mean before is 0 in some resample).
+        The change (None without pairs, or where a relative change has a mean of 0 before) and its confidence interval
+        (None for fewer than two pairs, or where the mean before is 0 in some resample).
     """
     import numpy as np
 
@@ -151,7 +154,7 @@ def auc(higher: Sequence[float], lower: Sequence[float]) -> float | None:
 
 
 def auc_ci(higher: Sequence[float], lower: Sequence[float]) -> CI | None:
-    """Return the 95 % percentile bootstrap interval of the AUC, each side resampled by itself."""
+    """Return the 95 % percentile bootstrap confidence interval of the AUC, each side resampled by itself."""
     return bootstrap_ci(_auc, higher, lower, paired=False, resamples=AUC_RESAMPLES)
 
 

@@ -45,5 +45,5 @@ def _expanded(name: str) -> list[str]:
     if name in SUITES:
         return [task for inner in SUITES[name] for task in _expanded(inner)]
     if name not in TASKS:
-        raise UnknownNameError("suite or task", name, [*SUITES, *TASKS], where="--suite")
+        raise UnknownNameError("suite or task", name, [*SUITES, *TASKS], where="suite")
     return [name]

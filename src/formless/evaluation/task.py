@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from formless.data.target import Row, Split
@@ -137,7 +137,7 @@ Aggregate: TypeAlias = Callable[[Sequence[ItemResult]], list[TaskMetric]]
 
 @dataclass(frozen=True)
 class Task:
-    """One task; its entry states everything about it.
+    """One task; its entry states everything about it. The cost of an item follows from its requests (`evaluate.cost`).
 
     Args:
         name: Short name, as in suites and records.
@@ -148,7 +148,8 @@ class Task:
         splits: The splits that it has; (None,) for a task about neither forget nor neighbor items.
         optional: Whether a target may lack the files. A neighbor file is always optional.
         groups: The groups whose metrics are reported apart, in order; an item of another group counts in the whole only.
-        aggregate: From items to metrics, where they are not means over items and groups.
+        aggregate: From items to metrics, where they are not means over items and groups. A metric that is not a mean has a
+            name that no item has, as `loss_auc`: what items have is compared as a mean over items.
         records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
     """
 
@@ -162,19 +163,6 @@ class Task:
     groups: tuple[str, ...] = ()
     aggregate: Aggregate | None = None
     records_prompts: bool = True
-    _specs: dict[str, MetricSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Index the metrics by name."""
-        self._specs.update({spec.name: spec for spec in self.metrics})
-
-    def spec(self, metric: str) -> MetricSpec:
-        """Return what the task says of a metric.
-
-        Raises:
-            KeyError: The task has no such metric.
-        """
-        return self._specs[metric]
 
     @property
     def knowledge(self) -> MetricSpec | None:

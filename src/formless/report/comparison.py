@@ -24,9 +24,9 @@ class Change:
         original: The original model's metric.
         edited: The edited model's metric.
         difference: edited - original over the items that have the metric in both records, with a paired bootstrap
-            confidence interval over items. A metric that is not a mean over items, such as an AUC, has no interval.
+            confidence interval over items. A metric that is not a mean over items, such as an AUC, has none.
         relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
-        skipped: Number of the task's items without metrics in the edited model's record.
+        skipped: Number of items of the task, or of its group, without metrics in the edited model's record.
     """
 
     key: MetricKey
@@ -130,7 +130,9 @@ def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
             n = min(old.n, new.n)
             difference = _metric(new.value - old.value, None, n)
             relative = _metric(new.value / old.value - 1 if old.value else None, None, n)
-        yield Change(key, old, new, difference, relative if relative.value is not None else None, after.skipped)
+        yield Change(
+            key, old, new, difference, relative if relative.value is not None else None, after.count_skipped(found.group)
+        )
 
 
 def _metric(value: float | None, ci: tuple[float, float] | None, n: int) -> Metric:

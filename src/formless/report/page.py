@@ -104,7 +104,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
 
 
 def _has_forgotten(change: Change) -> bool:
-    """Return whether a metric of forget items that shows knowledge is lower than before."""
+    """Return whether a metric of forget items, for which higher means more knowledge or ability, is lower than before."""
     spec, value = metric_spec(change.key), change.difference.value
     return change.key.split == "forget" and spec is not None and bool(spec.higher_is_better) and (value or 0) < 0
 
@@ -170,11 +170,13 @@ class PageContent:
         answers: Model -> (target, question) -> method -> the answer with its first seed.
         curves: Of trained methods.
         provenance: Where and with what the runs were made.
+        is_cut: Whether there were more answers than are shown.
     """
 
     answers: dict[str, dict[tuple[str, str], dict[str, str]]] = field(default_factory=dict)
     curves: dict[Condition, TrainingCurves] = field(default_factory=dict)
     provenance: RunsProvenance = field(default_factory=RunsProvenance)
+    is_cut: bool = False
     _count: int = 0
 
     def add(self, run: RunMetrics, record: Record, result: RunResult | None) -> None:
@@ -188,14 +190,12 @@ class PageContent:
         questions = self.answers.setdefault(condition.model, {})
         for answer in record.answers:
             methods = questions.setdefault((run.target, answer.question), {})
-            if self._count < ANSWERS and condition.method not in methods:
+            if condition.method in methods:
+                continue
+            self.is_cut = self._count == ANSWERS
+            if not self.is_cut:
                 self._count += 1
                 methods[condition.method] = _shortened(answer.skipped or answer.answer)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether there were more answers than are shown."""
-        return self._count == ANSWERS
 
 
 @dataclass(frozen=True)

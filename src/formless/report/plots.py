@@ -27,7 +27,7 @@ PALETTE = (
     ("#33608f", "#7ba7d8"), ("#c0683d", "#e39a72"), ("#5c8a57", "#92c18c"), ("#82609f", "#b799d3"), ("#b3902f", "#d9b960"),
     ("#3f959d", "#74c3ca"),
 )  # fmt: skip
-"""Colours of the first forms, on light and on dark pages."""
+"""Colors of the first forms, on light and on dark pages."""
 
 _GOLDEN_ANGLE = 137.508  # degrees between the hues of further forms
 _WIDTH, _BAR = 5.2, 0.15  # inches: a plot, one bar
@@ -46,7 +46,7 @@ def split_plot(changes: Sequence[Change]) -> str | None:
     """Return bars of what is known, original beside unlearned, with 95 % confidence intervals over items.
 
     Args:
-        changes: Of one split; metrics in [0, 1] that show knowledge or ability are drawn.
+        changes: Of one split; metrics in [0, 1] of which a higher value means more knowledge or ability are drawn.
 
     Returns:
         None where there is no such metric.

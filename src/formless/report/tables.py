@@ -94,7 +94,7 @@ def is_headline(key: MetricKey) -> bool:
 
 
 def number(value: float | None) -> str:
-    """Return three digits that count, so that small numbers stay readable."""
+    """Return three decimals, or scientific notation below 0.01, so that small numbers stay readable."""
     return "–" if value is None else (f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}")
 
 
@@ -134,7 +134,7 @@ def item_count(n: int, skipped: int) -> str:
 
 
 def change_text(change: Change) -> tuple[str, str]:
-    """Return the change that matters and its interval: relative for knowledge of forget and neighbor items, else absolute."""
+    """Return the change that matters with its confidence interval: relative for knowledge of a split, else absolute."""
     spec = metric_spec(change.key)
     if change.key.split and spec and spec.higher_is_better and change.relative:
         return percent(change.relative.value), percent_ci(change.relative.ci)
@@ -163,7 +163,7 @@ def record_tables(record: Record, title: str = "") -> list[Table]:
     """Return every headline metric of one model: a table for each kind of metric."""
     rows = [
         (MetricKey(result.task, result.split, found.metric, found.group),
-         (number(found.value), ci_text(found.ci), item_count(found.n, result.skipped)))
+         (number(found.value), ci_text(found.ci), item_count(found.n, result.count_skipped(found.group))))
         for result in record.tasks for found in result.metrics
     ]  # fmt: skip
     return _by_block(title, ("value", "95 % CI", "items"), rows)

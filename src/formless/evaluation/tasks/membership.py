@@ -40,11 +40,11 @@ def attack_metrics(text: str, score: TextScore) -> dict[str, float]:
     - `loss`: mean negative log-probability of its tokens (nats).
     - `zlib`: the loss over the text's size as zlib compresses it (nats per byte).
     - `min_k`: mean negative log-probability of the 20 % least probable tokens (nats; Min-K%, arXiv 2310.16789).
-    - `min_k++`: the same after each log-probability is standardised by the mean and the standard deviation that the model
+    - `min_k++`: the same after each log-probability is standardized by the mean and the standard deviation that the model
       expects at its position (Min-K%++, arXiv 2404.02936).
     """
     loss = -math.fsum(score.log_probabilities) / len(score.log_probabilities)
-    standardised = [
+    standardized = [
         (value - mean) / deviation if deviation > 0 else 0.0  # the model was certain of the next token, and right
         for value, mean, deviation in zip(score.log_probabilities, score.means, score.deviations, strict=True)
     ]
@@ -52,7 +52,7 @@ def attack_metrics(text: str, score: TextScore) -> dict[str, float]:
         "loss": loss,
         "zlib": loss / zlib_bytes(text),
         "min_k": -lowest_mean(score.log_probabilities, LOWEST),
-        "min_k++": -lowest_mean(standardised, LOWEST),
+        "min_k++": -lowest_mean(standardized, LOWEST),
     }
 
 

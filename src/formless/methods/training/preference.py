@@ -36,7 +36,7 @@ def negative_preference(log_probabilities: Tensor, reference: Tensor, beta: floa
 
 
 def simple_negative_preference(log_probabilities: Tensor, labels: Tensor, beta: float, gamma: float) -> Tensor:
-    """Compute SimNPO (arXiv 2410.07163, equation 4): NPO normalised by length, without a reference, mean over texts.
+    """Compute SimNPO (arXiv 2410.07163, equation 4): NPO normalized by length, without a reference, mean over texts.
 
         SimNPO = -(2 / beta) log sigmoid(-(beta / |y|) log p(y) - gamma)
 
