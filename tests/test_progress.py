@@ -76,3 +76,25 @@ def test_a_jupyter_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_module_imports_nothing_large() -> None:
     code = "import sys, formless.progress; print({'torch', 'tqdm', 'rich'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_disabled_bar_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_terminal(monkeypatch)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with progress_bar(True, "Paris") as report:
+        report("blanks", 1, 10)
+        report("blanks", 2, 10)
+
+
+def test_a_step_of_unknown_length_follows_one_of_known_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqdm
+
+    a_terminal(monkeypatch)
+    resets: list[object] = []
+    real = tqdm.tqdm.reset
+    monkeypatch.setattr(tqdm.tqdm, "reset", lambda bar, total=None: resets.append(total) or real(bar, total))
+    with progress_bar(True, "Paris") as report:
+        report("blanks", 10, 10)
+        for done in (1, 2, 3):
+            report("texts", done, 0)
+    assert len(resets) == 2  # one for each step

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from formless.cli import terminal
 from formless.cli.main import main
+from formless.report.tables import Table
 
 COMMAND = [sys.executable, "-m", "formless"]
 
@@ -105,3 +107,13 @@ def test_wrong_usage_is_one_line(arguments: str, monkeypatch: pytest.MonkeyPatch
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
+
+
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.out.print("saved in edits/[v1] :apple: [/x]")
+    terminal.show_table(Table("a [title]", ("name", "value"), (("[bold]", ":apple:"),)))
+    printed = capsys.readouterr().out
+    assert "saved in edits/[v1] :apple: [/x]" in printed
+    assert "a [title]" in printed
+    assert "[bold]" in printed
+    assert printed.count(":apple:") == 2

@@ -48,7 +48,7 @@ class Command:
     def refused(self, *arguments: str) -> str:
         code, out, err = self._run(*arguments)
         assert (code, out) == (2, "")
-        (line,) = err.splitlines()
+        (line,) = (line for line in err.splitlines() if ": training" not in line)  # beside the progress of a training run
         return line
 
     def edit(self, name: str) -> AdapterEdit:

@@ -37,7 +37,7 @@ def stats_command(
     from formless.models.loading import DTYPES
 
     chosen = terminal.parse_layers(layers)
-    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(chosen)).name)
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).mark)
     store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:
         raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")

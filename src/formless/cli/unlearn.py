@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from formless import store
 from formless.cli import terminal
@@ -49,7 +47,15 @@ def unlearn_command(
     from formless.data.target import Row, Target
     from formless.edits.edit import WeightEdit
     from formless.edits.loading import load_edit
-    from formless.methods.registry import METHODS, build_method, check_request, compute_edit, method_config, with_checkpoints
+    from formless.methods.registry import (
+        METHODS,
+        build_method,
+        check_request,
+        compute_edit,
+        method_config,
+        with_checkpoints,
+        with_progress,
+    )
     from formless.models.settings import settings_for
 
     store.refuse_existing(out, force=force, mark=store.EditFolder.INFO)
@@ -70,8 +76,8 @@ def unlearn_command(
         if work is not None:
             built = with_checkpoints(method, built, work)
         resumed = f", resumed after step {step}" if step else ""
-        with terminal.log.status(escape(f"{method}: {', '.join(target)}{resumed}")):
-            edit = compute_edit(method, built, lm, targets, earlier)
+        with terminal.progress(f"{method}, {', '.join(target)}{resumed}") as report:
+            edit = compute_edit(method, with_progress(method, built, report), lm, targets, earlier)
         if not merge:
             edit.save(out, force=force)
         elif isinstance(edit, WeightEdit):
@@ -110,9 +116,9 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
         raise
     except UserError:
         if is_new:
-            shutil.rmtree(work, ignore_errors=True)
+            store.remove_folder(work)
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    store.remove_folder(work)
 
 
 def _redirections(info: EditInfo) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
     models = [(choice, _settings(choice)) for choice in map(_with_dtype, experiment.models)]
     chosen = chosen_targets(experiment.data, experiment.targets)
     configs = {
-        (model, method.label): _configs(settings, method, experiment.seeds, chosen[0])
+        (model, method.label): _configs(settings, method, experiment.seeds, chosen)
         for model, settings in models
         for method in experiment.methods
     }
@@ -77,10 +77,10 @@ def chosen_targets(data: str, choice: str | int | tuple[str | int, ...]) -> list
         return known
     names = {target.subject for target in known} | {_name(target) for target in known}
     parts = (choice,) if isinstance(choice, int) or choice in names else choice
-    wanted = {_name(find_target(data, part)) for part in _parts(parts.split(",") if isinstance(parts, str) else parts)}
-    if not wanted:
+    selected = {_name(find_target(data, part)) for part in _parts(parts.split(",") if isinstance(parts, str) else parts)}
+    if not selected:
         raise UserError("no target is chosen", where="targets", remedy="e.g. all, 1-12 or 1,4,7")
-    return [target for target in known if _name(target) in wanted]
+    return [target for target in known if _name(target) in selected]
 
 
 def files_digest(paths: Iterable[Path]) -> str:
@@ -124,11 +124,11 @@ def model_digest(settings: ModelSettings, revision: str | None) -> str:
 def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:
     """Return a hash of the target's files that a method and a suite read; validate the files on the way."""
     plan = make_plan(target, suite, limit)
-    asked = {file for job in plan.jobs for file, _ in job.rows} | ({"forget_level2"} if plan.questions else set())
+    files = {file for job in plan.jobs for file, _ in job.rows} | ({"forget_level2"} if plan.questions else set())
     if file := METHODS[method].trains_on:
         target.rows(file, Row)
-        asked.add(file)
-    return files_digest(target.path(file) for file in asked)
+        files.add(file)
+    return files_digest(target.path(file) for file in files)
 
 
 def _parts(choice: tuple[str | int, ...] | list[str]) -> Iterator[str]:
@@ -167,13 +167,14 @@ def _has_accelerator() -> bool:
 
 
 def _configs(
-    settings: ModelSettings, method: MethodChoice, seeds: tuple[int, ...], target: Target
+    settings: ModelSettings, method: MethodChoice, seeds: tuple[int, ...], chosen: Sequence[Target]
 ) -> list[tuple[dict[str, Any], dict[str, str]]]:
     """Return a method's settings on one model, once for each seed if it uses one, with hashes of the files that they name."""
     name, given = method.method, method.settings
     config = method_config(settings, name, given)
-    check_request(name, config, [target], None, given)
-    takes_seeds = bool(seeds) and _takes_seed(name, config, target)
+    for target in chosen:
+        check_request(name, config, [target], None, given)
+    takes_seeds = bool(seeds) and _takes_seed(name, config, chosen[0])
     if takes_seeds and "seed" in given:
         raise UserError("the seed is given twice", where=f"methods, {method.label}", remedy="give it there or as seeds")
     options = [given | {"seed": seed} for seed in dict.fromkeys(seeds)] if takes_seeds else [given]
@@ -199,7 +200,11 @@ def _places(config: dict[str, Any], described: type[MethodConfig]) -> dict[str, 
         words = field.json_schema_extra.get("place_unless") if isinstance(field.json_schema_extra, dict) else None
         if isinstance(words, list) and config[name] not in words:
             paths[name] = Path(config[name])
-    return {f"setting {name}": place_digest(path) for name, path in paths.items() if path.exists()}
+    for name, path in paths.items():
+        if not path.exists():
+            remedy = "make it with `formless stats`, or correct the path"
+            raise UserError(f"{name}: there is no such file or folder", where=path, remedy=remedy)
+    return {f"setting {name}": place_digest(path) for name, path in paths.items()}
 
 
 def _has_retain_set(config: dict[str, Any]) -> bool:
@@ -209,14 +214,14 @@ def _has_retain_set(config: dict[str, Any]) -> bool:
 
 def _retain_files(data: str) -> list[Path]:
     """Return the files that retain sets are taken from."""
-    return [target.path(split) for target in targets(data) for split in (*TEXTS, "intro") if target.has(split)]
+    return [target.path(file) for target in targets(data) for file in (*TEXTS, "intro") if target.has(file)]
 
 
 def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[str, str]:
     """Return a hash of what determines the retain set, if there is one: the target's probes and the other targets' texts."""
     if not _has_retain_set(config):
         return {}
-    probes = files_digest(target.path(split) for split in PROBES if target.has(split))
+    probes = files_digest(target.path(file) for file in PROBES if target.has(file))
     return {"retained": probes if config.get("retain_rows") == "neighbors" else probes + texts}
 
 

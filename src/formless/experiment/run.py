@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 import traceback
@@ -34,11 +33,12 @@ from formless.experiment.progress import Heartbeat, Phase, ProgressCallback
 from formless.experiment.result import Cause, Memory, RunResult, failed_result, file_sizes, run_metrics
 from formless.experiment.runs import ORIGINAL, Run
 from formless.methods.base import Method
-from formless.methods.registry import build_method, method_config, with_checkpoints
+from formless.methods.registry import build_method, method_config, with_checkpoints, with_progress
 from formless.models.lm import LM
 from formless.models.loading import load
 from formless.models.settings import prompt_style
-from formless.store import RunFolder, remove_folder
+from formless.progress import Progress
+from formless.store import RunFolder, remove_file, remove_folder
 
 _MARK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -127,7 +127,7 @@ def _unlearn_and_evaluate(
         with steps.step("evaluating"):
             return None, original_record(lm, target, run.suite, limit=run.limit, progress=progress), None
     with steps.step("unlearning"):
-        edit = _build_method(run, folder, lm).unlearn(lm, target)
+        edit = _build_method(run, folder, lm, progress).unlearn(lm, target)
     steps.seconds["unlearning"] = edit.info.seconds  # of all attempts, if a training run was resumed
     with steps.step("evaluating"):
         if edit.info.trained_neighbors:
@@ -137,19 +137,19 @@ def _unlearn_and_evaluate(
             return edit, evaluate(lm, target, run.suite, limit=run.limit, progress=progress), None
 
 
-def _build_method(run: Run, folder: RunFolder, lm: LM) -> Method:
-    """Return the method; a training run keeps its checkpoints in the run's folder until the run is complete."""
+def _build_method(run: Run, folder: RunFolder, lm: LM, report: Progress) -> Method:
+    """Return the method. A training run reports its steps, and keeps checkpoints in the run's folder until it is complete."""
     method = build_method(run.method, method_config(lm.settings, run.method, run.config))
+    method = with_progress(run.method, method, report)
     return with_checkpoints(run.method, method, folder.checkpoints)
 
 
 def _remove_earlier(folder: RunFolder) -> None:
     """Remove what an earlier attempt left, its result first, except the log and the checkpoints."""
     for path in (folder.result, folder.record, folder.original):
-        path.unlink(missing_ok=True)
-    remove_folder(folder.edit)
-    for path in folder.unfinished():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_file(path)
+    for path in (folder.edit, *folder.unfinished()):
+        remove_folder(path) if path.is_dir() else remove_file(path)
 
 
 class Session:
@@ -199,7 +199,7 @@ class Session:
 
 
 def _load(choice: ModelChoice) -> LM:
-    options: dict[str, Any] = {"revision": choice.revision, "trust_remote_code": choice.trust_remote_code}
+    options: dict[str, Any] = {"revision": choice.revision, "trust_remote_code": choice.trust_remote_code, "progress": False}
     if choice.device == "spread":
         return load(choice.name, dtype=choice.dtype, device_map="auto", **options)
     return load(choice.name, dtype=choice.dtype, device=choice.device, **options)

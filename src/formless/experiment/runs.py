@@ -66,9 +66,14 @@ class Run(BaseModel):
     @cached_property
     def id(self) -> str:
         """A hash of everything that determines the result. The label, the device and the data's location do not."""
+        config = {
+            name: value
+            for name, value in self.config.items()
+            if name != "report_to" and f"setting {name}" not in self.inputs  # of a place, its content counts
+        }
         whole = {
             "results": RESULTS_VERSION, "model": self.inputs["model"], "dtype": self.model.dtype, "method": self.method,
-            "config": self.config, "subject": self.subject, "target": self.target, "suite": self.suite, "limit": self.limit,
+            "config": config, "subject": self.subject, "target": self.target, "suite": self.suite, "limit": self.limit,
             "style": self.style, "inputs": self.inputs,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
     from formless.models.lm import LM
+    from formless.progress import Progress
 
 Cost = Literal["none", "seconds", "minutes"]
 
@@ -72,7 +73,8 @@ class MethodConfig(BaseModel):
 class Method(Protocol):
     """A method with its settings.
 
-    An entry promises more by its fields: `ResumableMethod` where `MethodEntry.resumable` is true, `JointMethod` where
+    An entry promises more by its fields: `ResumableMethod` where `MethodEntry.resumable` is true, `ReportingMethod` where
+    `reports_progress` is true, `JointMethod` where
     `takes_several_targets` or `keeps_earlier_edits` is true.
     """
 
@@ -89,6 +91,14 @@ class ResumableMethod(Method, Protocol):
 
         The caller removes the folder once the edit is saved.
         """
+        ...
+
+
+class ReportingMethod(Method, Protocol):
+    """A method that takes long and says how far it is."""
+
+    def reporting(self, report: Progress) -> Method:
+        """Return the same method, which calls `report` as it proceeds."""
         ...
 
 
@@ -114,6 +124,7 @@ class MethodEntry:
         takes_several_targets: Whether it solves several targets together.
         keeps_earlier_edits: Whether an earlier edit can become part of the new one.
         resumable: Whether it continues from checkpoints after a kill.
+        reports_progress: Whether it reports its progress.
         cost: Rough time for one target and a model of some billion parameters on one GPU.
     """
 
@@ -126,4 +137,5 @@ class MethodEntry:
     takes_several_targets: bool = False
     keeps_earlier_edits: bool = False
     resumable: bool = False
+    reports_progress: bool = False
     cost: Cost = "minutes"

@@ -17,6 +17,7 @@ from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import STARTERS
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
+from formless.methods.training.spec import TrainingSpec
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
 from formless.models.loading import MetaModel
@@ -81,11 +82,18 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
 
 def _training(meta: MetaModel, method: str, config: TrainingConfig, bare: MemoryEstimate) -> MemoryEstimate:
     """Estimate a training step on a batch of texts of `max_length` tokens, with every token a label."""
+    spec = METHODS[method]
+    if isinstance(spec, TrainingSpec) and spec.prepare:  # it looks at a model's family and depth only
+        config = spec.prepare(cast(LM, meta), config)
+    stops_early = (
+        isinstance(spec, TrainingSpec) and spec.loss_input == "activations" and config.retain in ("none", "activations")
+    )
     size = meta.model.dtype.itemsize
     texts = 2 if FILES.get(METHODS[method].trains_on or "") is Preference else 1
     tokens = config.per_device_train_batch_size * (texts + (config.retain != "none")) * config.max_length
-    depth = meta.architecture.depth(meta.model)
-    activations = tokens * (_activation_bytes(meta, depth - min(config.layers or (0,)), full=config.full) + _logit_bytes(meta))
+    depth = (config.layer or 0) + 1 if stops_early else meta.architecture.depth(meta.model)
+    logits = 0 if stops_early else _logit_bytes(meta)
+    activations = tokens * (_activation_bytes(meta, depth - min(config.layers or (0,)), full=config.full) + logits)
     if config.full:
         count = bare.weights // size
         casts = 0 if size == FLOAT32 else bare.weights  # mixed precision casts the float32 copy

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from formless.data.target import Target
 from formless.errors import UserError
-from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ResumableMethod
+from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ReportingMethod, ResumableMethod
 from formless.methods.icu import ICU, ORIGINAL
 from formless.methods.rocr.config import ROCR
 from formless.methods.training.ascent import GA, GA_PASSAGE, GRAD_DIFF, TASK_VECTOR, WGA
@@ -22,6 +22,7 @@ from formless.methods.training.preference import DPO, DPO_REJECT, IDK_DPO, NPO, 
 from formless.methods.training.refusal import CFT, IDK_NLL, RT
 from formless.methods.training.representation import RMU
 from formless.models.settings import ModelSettings
+from formless.progress import Progress, progress_bar
 from formless.registry import Registry
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def with_checkpoints(name: str, method: Method, folder: Path) -> Method:
     return cast(ResumableMethod, method).resumable(folder) if METHODS[name].resumable else method
 
 
+def with_progress(name: str, method: Method, report: Progress) -> Method:
+    """Return a method that reports its progress if it can, else the method itself."""
+    return cast(ReportingMethod, method).reporting(report) if METHODS[name].reports_progress else method
+
+
 def compute_edit(name: str, method: Method, lm: LM, targets: Sequence[Target], keep: Edit | None = None) -> Edit:
     """Compute the edit of targets that `check_request` has accepted."""
     entry = METHODS[name]
@@ -111,6 +117,7 @@ def unlearn(
     method: str = "rocr",
     *,
     keep: Edit | None = None,
+    progress: bool | Progress = True,
     **options: Any,
 ) -> Edit:
     """Compute the edit that makes a model forget one or several concepts.
@@ -120,6 +127,7 @@ def unlearn(
         subject_or_target: The concept's name, or a target with files (methods that train need them); for ROCR also a list.
         method: Short name of the method (`formless methods` lists them).
         keep: An earlier edit that becomes part of the new one (ROCR).
+        progress: A callback, or whether a training run shows a bar in a terminal or a notebook.
         options: Settings of the method, e.g. `redirect="Donald Trump"` for ROCR.
 
     Raises:
@@ -138,4 +146,5 @@ def unlearn(
     targets = [Target(found) if isinstance(found, str) else found for found in given]
     config = method_config(lm.settings, method, options)
     check_request(method, config, targets, keep, options)
-    return compute_edit(method, build_method(method, config), lm, targets, keep)
+    with progress_bar(progress, method) as report:
+        return compute_edit(method, with_progress(method, build_method(method, config), report), lm, targets, keep)

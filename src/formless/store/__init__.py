@@ -3,7 +3,7 @@
 `layout` has the folders, file names and schema versions; `files` writes a file or a folder whole or not at all.
 """
 
-from formless.store.files import new_folder, refuse_existing, remove_folder, sync_folder, write_tensors, write_text
+from formless.store.files import new_folder, refuse_existing, remove_file, remove_folder, sync_folder, write_tensors, write_text
 from formless.store.layout import (
     EDIT_SCHEMA,
     PLAN_SCHEMA,
@@ -42,6 +42,7 @@ __all__ = [
     "original_records_folder",
     "refuse_existing",
     "refuse_newer",
+    "remove_file",
     "remove_folder",
     "sync_folder",
     "write_tensors",

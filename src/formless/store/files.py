@@ -123,14 +123,28 @@ def remove_folder(path: Path) -> None:
     """Remove a folder, if it is there, so that no reader ever sees a part of it.
 
     A process that dies meanwhile leaves the rest as `.NAME.*.part`, beside where the folder was.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     if not path.exists():
         return
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    try:
-        os.replace(path, scratch / path.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _output_errors(path):
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        try:
+            os.replace(path, scratch / path.name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with _output_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -243,6 +243,11 @@ class StatisticsFolder:
 
     path: Path
 
+    @property
+    def mark(self) -> str:
+        """The name of a file by which such a folder is known: a basis that is there, or else that of the first layer."""
+        return next((path.name for path in sorted(self.path.glob("layer_*.safetensors"))), self.basis(0).name)
+
     def basis(self, layer: int) -> Path:
         """A basis as `formless stats` writes it."""
         return self.path / f"layer_{layer}.safetensors"

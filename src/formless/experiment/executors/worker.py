@@ -12,7 +12,7 @@ import queue
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,10 +54,8 @@ class Message(BaseModel):
     fatal: str | None = None
 
 
-def work(commands: queue.SimpleQueue[str]) -> NoReturn:
-    """Execute one attempt after the other until the process is ended. Messages go to what was standard output."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def work(commands: queue.SimpleQueue[str], replies: IO[str]) -> NoReturn:
+    """Execute one attempt after the other until the process is ended, and write messages to `replies`."""
     set_up()
     session = Session()
 

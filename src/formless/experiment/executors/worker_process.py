@@ -15,9 +15,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep itself ends its workers at Ctrl-C
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever libraries print goes to the run's log, from their import on
     from formless.experiment.executors.worker import work
 
-    work(commands)
+    work(commands, replies)
 
 
 def _listen(commands: queue.SimpleQueue[str]) -> None:

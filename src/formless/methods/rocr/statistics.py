@@ -144,7 +144,7 @@ def compute_statistics(
         OutputError: `out` exists and `force` is not set, or cannot be written.
     """
     out = out.absolute()
-    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).basis(min(layers)).name)
+    store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).mark)
     if not lm.overlay.is_empty:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
@@ -162,7 +162,7 @@ def compute_statistics(
                 moments.save(partial)
     if not moments.tokens:
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
-    with store.new_folder(out, mark=store.StatisticsFolder(out).basis(moments.layers[0]).name, force=force) as new:
+    with store.new_folder(out, mark=store.StatisticsFolder(out).mark, force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
     partial.unlink(missing_ok=True)
     return prints

@@ -27,6 +27,7 @@ from formless.methods.training.spec import LossInput, TrainingSpec, default_laye
 from formless.methods.training.trainer import Checkpoints, RetainLoss, train
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors, Updates
+from formless.progress import Progress
 
 MONITORED_TOKENS, MONITORED_OTHERS = 64, 2
 CHECKPOINT_STEPS = 50
@@ -48,12 +49,14 @@ class TrainingMethod:
         config: The settings.
         work: Folder for checkpoints, from which a killed training run continues; None for no checkpoints.
         save_steps: Steps between two checkpoints.
+        report: Progress callback; None for none.
     """
 
     spec: TrainingSpec
     config: TrainingConfig
     work: Path | None = None
     save_steps: int = CHECKPOINT_STEPS
+    report: Progress | None = None
 
     def resumable(self, folder: Path) -> TrainingMethod:
         """Return the same method with checkpoints in a folder, from which it continues after a kill.
@@ -61,6 +64,10 @@ class TrainingMethod:
         The caller removes the folder once the edit is saved.
         """
         return replace(self, work=folder)
+
+    def reporting(self, report: Progress) -> TrainingMethod:
+        """Return the same method, which reports its steps."""
+        return replace(self, report=report)
 
     def unlearn(self, lm: LM, target: Target) -> Edit:
         """Train on the target's file; the model itself stays as it is.
@@ -86,7 +93,7 @@ class TrainingMethod:
             lm, examples, objective, config,
             retain_loss=_retain_loss(lm, retain_set, config, len(examples)),
             monitored=_monitored_texts(lm, target, examples, retain_set),
-            checkpoints=self._checkpoints(lm, training_set, target, retain_set),
+            checkpoints=self._checkpoints(lm, training_set, target, retain_set), report=self.report,
         )  # fmt: skip
         updates = _scaled(result.updates, spec.scale(config) if spec.scale else 1.0)
         facts = training_set.facts | result.curves.facts | ({"retain_set": retain_set.source} if retain_set else {})

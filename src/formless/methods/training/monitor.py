@@ -18,6 +18,7 @@ from formless.methods.training.collator import ForwardPass, Objective, pad_texts
 from formless.methods.training.losses import IGNORED
 from formless.methods.training.preprocessing import TokenizedText
 from formless.models.lm import LM
+from formless.progress import Progress
 
 # A loss beyond both, absolutely and over the first loss, has exploded.
 EXPLODED, GROWN = 1e4, 100
@@ -90,11 +91,12 @@ class MonitorCallback(TrainerCallback):
     Args:
         lm: The model.
         texts: The texts whose probability is measured.
+        report: Progress callback, called after every step.
     """
 
-    def __init__(self, lm: LM, texts: MonitoredTexts | None) -> None:
+    def __init__(self, lm: LM, texts: MonitoredTexts | None, report: Progress | None = None) -> None:
         self.curves = TrainingCurves([], [])
-        self._lm, self._texts = lm, texts
+        self._lm, self._texts, self._report = lm, texts, report
         self._batches: list[float] = []
         self._begun = time.perf_counter()
 
@@ -138,11 +140,13 @@ class MonitorCallback(TrainerCallback):
         step = state.global_step
         if step == state.max_steps or step % math.ceil(state.max_steps / MAX_MEASUREMENTS) == 0:
             self._measure(step)
+        if self._report:
+            self._report("training", step, state.max_steps)
 
     def on_save(self, *now: Any, **_: Any) -> None:
         """Write the curves into a checkpoint; they come last, so a checkpoint with curves is complete."""
         arguments, state = now[:2]
-        checkpoint = Path(str(arguments.output_dir)) / f"checkpoint-{state.global_step}"
+        checkpoint = store.CheckpointsFolder(Path(str(arguments.output_dir))).checkpoint(state.global_step)
         store.sync_folder(checkpoint)
         seconds = self.curves.seconds + time.perf_counter() - self._begun
         store.write_text(store.CheckpointsFolder.curves(checkpoint), json.dumps(vars(self.curves) | {"seconds": seconds}))

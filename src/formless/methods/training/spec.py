@@ -45,6 +45,7 @@ class TrainingSpec(MethodEntry):
     scale: Callable[[Any], float] | None = None
     build: Callable[[Any], Method] = field(init=False, repr=False, compare=False)
     resumable: bool = field(default=True, init=False)
+    reports_progress: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         """Build the method that follows this spec."""

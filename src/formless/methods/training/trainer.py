@@ -29,6 +29,7 @@ from formless.methods.training.preprocessing import Example, TokenizedText
 from formless.methods.training.weights import Weights, unfrozen
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Updates
+from formless.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def train(
     retain_loss: RetainLoss | None = None,
     monitored: MonitoredTexts | None = None,
     checkpoints: Checkpoints | None = None,
+    report: Progress | None = None,
 ) -> TrainingResult:
     """Train an adapter or all weights; afterwards the model is as before, whatever happens.
 
@@ -100,6 +102,7 @@ def train(
         retain_loss: A loss on the retain set.
         monitored: Texts whose probability is measured during training.
         checkpoints: Where to write checkpoints, and to resume from.
+        report: Progress callback, called after every step.
 
     Raises:
         UserError: The model's layers have no such projections, or a tracker cannot be used.
@@ -108,7 +111,7 @@ def train(
             checkpoints are damaged or of another training run.
     """
     _check_environment(lm, config)
-    monitor, dtype = MonitorCallback(lm, monitored), lm.model.dtype
+    monitor, dtype = MonitorCallback(lm, monitored, report), lm.model.dtype
     with _trainable_weights(lm, config) as weights, _output_folder(checkpoints) as folder, _quiet():
         arguments = _arguments(lm, config, dtype, folder, checkpoints)
         try:
@@ -171,7 +174,7 @@ def _output_folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
             yield Path(folder)
         return
     identity = store.CheckpointsFolder(checkpoints.folder).identity
-    is_other = identity.exists() and identity.read_text("utf-8") != checkpoints.identity
+    is_other = not identity.exists() or identity.read_text("utf-8") != checkpoints.identity
     if is_other and _last_checkpoint(checkpoints.folder):
         remedy = "repeat its settings, or delete that folder"
         raise EditError("an unfinished training run of something else is in the way", where=checkpoints.folder, remedy=remedy)
