@@ -145,3 +145,24 @@ def test_a_broken_file_is_found_before_a_model_is_loaded(experiment: Build, peop
     (people / "4_Person_4" / "forget_level1.json").unlink()
     with pytest.raises(DataError, match="lacks a file.*4_Person_4"):
         grid(experiment())
+
+
+def test_every_target_is_checked_against_the_settings(experiment: Build) -> None:
+    rocr = {"method": "rocr", "layers": [1], "basis": "none", "redirect": "Person 2"}
+    with pytest.raises(UserError, match="Person 2 would be redirected to itself"):
+        grid(experiment(methods=[rocr], targets="1-2"))
+    assert len(grid(experiment(methods=[rocr], targets="1,3"))) == 2
+
+
+def test_a_folder_that_settings_name_counts_by_its_content(experiment: Build, tmp_path: Path) -> None:
+    def runs(basis: Path) -> set[str]:
+        return ids(experiment(methods=[{"method": "rocr", "layers": [1], "basis": str(basis)}], targets=1))
+
+    with pytest.raises(UserError, match="basis: there is no such file or folder"):
+        runs(tmp_path / "missing")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "layer_1.safetensors").write_bytes(b"a basis")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    assert runs(tmp_path / "one") == runs(tmp_path / "moved")
+    (tmp_path / "moved" / "layer_1.safetensors").write_bytes(b"another basis")
+    assert runs(tmp_path / "one") != runs(tmp_path / "moved")

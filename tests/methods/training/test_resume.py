@@ -79,6 +79,9 @@ def test_checkpoints_of_another_training_run_are_refused(train: Train, tmp_path:
         with pytest.raises(EditError, match=f"of something else is in the way .{work}.: repeat its settings"):
             train(work, method, **settings)
     assert (work / "checkpoint-2").is_dir()
+    (work / "training.json").unlink()  # as if a kill had come while the folder was removed: whose is the checkpoint?
+    with pytest.raises(EditError, match="of something else is in the way"):
+        train(work, "ga")
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,12 @@ def test_plain_text_ends_with_eos_and_is_cut(tiny: Tiny) -> None:
     assert (cut.ids, cut.truncated) == (text.ids[:-1], True)
 
 
+def test_a_training_run_reports_every_step(tiny: Tiny, ada: Target) -> None:
+    seen: list[tuple[str, int, int]] = []
+    formless.unlearn(tiny(), ada, "ga", progress=lambda *step: seen.append(step), **STEPS)
+    assert seen == [("training", step, 4) for step in (1, 2, 3, 4)]
+
+
 def learned(lm: LM, text: TokenizedText) -> tuple[str, str]:
     start = next(i for i, label in enumerate(text.labels) if label != IGNORED)
     assert text.labels[start:] == text.ids[start:]
