@@ -105,7 +105,7 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         "saved was|r is 1, but the factors of model.layers.1.mlp.down_proj have rank 2",
     ),
     "half a rank": (lambda found: found.update({A: found[A].repeat(2, 1)}), "have the shapes"),
-    "rank 0": (lambda found: found.update({A: found[A][:0].clone(), B: found[B][:, :0].clone()}), r"has the shape \[0, "),
+    "rank 0": (lambda found: found.update({A: found[A][:0].clone(), B: found[B][:, :0].clone()}), r"has the shape \[0, \d+\]"),
     "a vector": (lambda found: found.update({A: found[A][0].clone()}), "have the shapes"),
     "integers": (lambda found: found.update({A: found[A].int()}), "is int32, not floating-point"),
     "complex": (lambda found: found.update({A: found[A].to(torch.complex64)}), "is complex64, not floating-point"),

@@ -70,4 +70,8 @@ def read_edit_info(path: Path) -> EditInfo:
         OSError: The file cannot be read.
         ValueError: The file is no edit.json.
     """
-    return EditInfo.model_validate(upgrade_edit_info(read_json(path)))
+    content = read_json(path)
+    try:
+        return EditInfo.model_validate(upgrade_edit_info(content))
+    except EditError as error:
+        raise EditError(error.what, where=f"{path}, {error.where}", remedy=error.remedy) from error

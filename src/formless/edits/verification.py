@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     _check_file(path)
     try:
-        tensors = load_file(path)
+        tensors = dict(sorted(load_file(path).items()))  # the file's order is by chance
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     for name, tensor in tensors.items():
