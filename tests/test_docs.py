@@ -111,7 +111,7 @@ def test_the_reference_of_settings_has_every_method_with_its_defaults() -> None:
     page = settings_reference.render_settings()
     for name in METHODS:
         assert f"\n## {name}\n" in page
-    assert re.search(r"^\| `beta` \| `0.0275` \| > 0 \| .*0\.01 to 0\.1", page, re.MULTILINE)
+    assert re.search(r"^\| `beta` \| `0.0275` \| > 0, ≤ 100 \| .*0\.01 to 0\.1", page, re.MULTILINE)
     assert re.search(r"^\| `learning_rate` \| required \| > 0, ≤ 1 \| \w", page, re.MULTILINE)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import formless
@@ -114,16 +114,21 @@ def test_saving_needs_force_to_replace_and_never_half_replaces(
 
 
 def test_another_scale_is_read_and_saved_as_it_is_meant(tiny: Tiny, tmp_path: Path) -> None:
-    lm = tiny()
-    edit = formless.unlearn(lm, "Ada", **OPTIONS)
+    """An edit that states nothing about its files may have its scale outside the factors, as long as the norms are right."""
+    edit = formless.unlearn(tiny(), "Ada", **OPTIONS)
     edit.save(tmp_path / "edit")
-    path = tmp_path / "edit" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3}))
+    for name, change in (("adapter_config.json", {"lora_alpha": 3}), ("edit.json", {"weights": None})):
+        path = tmp_path / "edit" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(EditError, match=r"the update of model.layers.1.mlp.down_proj has the norm .*, edit.json says"):
+        formless.load_edit(tmp_path / "edit")
+    weights = tmp_path / "edit" / "adapter_model.safetensors"
+    save_file({name: tensor / 3 if "lora_B" in name else tensor for name, tensor in load_file(weights).items()}, weights)
     formless.load_edit(tmp_path / "edit").save(tmp_path / "again")
     for folder in ("edit", "again"):
         loaded: Any = formless.load_edit(tmp_path / folder)
         for name, factors in edit.updates.items():  # type: ignore[attr-defined]
-            assert torch.allclose(loaded.updates[name].dense(), 3 * factors.dense())
+            assert torch.allclose(loaded.updates[name].dense(), factors.dense())
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "not an edit", "empty"])
@@ -138,5 +143,5 @@ def test_a_damaged_edit_is_named(tiny: Tiny, tmp_path: Path, damage: str) -> Non
         save_file({"other": torch.ones(1)}, weights)
     else:
         (tmp_path / "edit" / "edit.json").write_text("{}")
-    with pytest.raises(EditError, match=r"edit (lacks a file|cannot be read).*formless unlearn --out"):
+    with pytest.raises(EditError, match=r"edit (lacks a file|cannot be read|is damaged).*formless unlearn --out"):
         formless.load_edit(tmp_path / "edit")

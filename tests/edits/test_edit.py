@@ -112,10 +112,19 @@ def test_an_edit_of_version_1_is_loaded_and_applied(tiny: Tiny, edit: AdapterEdi
         assert lm.edits[0]["format"] == store.EDIT_SCHEMA
 
 
-@pytest.mark.parametrize("version", [3, "2.1"])
+@pytest.mark.parametrize("version", [0, -1, 1.5, 2.0, True, None, "2", "2.1", [2], {}])
+def test_a_format_that_is_no_version_is_refused(edit: AdapterEdit, tmp_path: Path, version: object) -> None:
+    edit.save(tmp_path / "edit")
+    path = store.EditFolder(tmp_path / "edit").info
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format": version}), "utf-8")
+    with pytest.raises(EditError, match=r"the edit has a format that is no version \[.*edit.json, format "):
+        formless.load_edit(tmp_path / "edit")
+
+
+@pytest.mark.parametrize("version", [3, 99])
 def test_a_newer_edit_is_refused_with_that_reason(edit: AdapterEdit, tmp_path: Path, version: object) -> None:
     edit.save(tmp_path / "edit")
     path = store.EditFolder(tmp_path / "edit").info
     path.write_text(json.dumps({"format": version, "something": "new"}), "utf-8")
-    with pytest.raises(EditError, match=rf"written by a newer formless \[format {version}\]: upgrade formless"):
+    with pytest.raises(EditError, match=rf"written by a newer formless \[.*edit.json, format {version}\]: upgrade formless"):
         formless.load_edit(tmp_path / "edit")

@@ -48,6 +48,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"methods": [{"method": "rocr", "label": "../up"}]}, "methods.0.label"),
         ({"methods": [{"method": "rocr", "label": ".."}]}, "methods.0.label"),
         ({"limit": 0}, "limit.*greater than or equal to 1"),
+        ({"limit": True}, "limit.*true and false are no numbers"),
+        ({"limit": float("inf")}, "limit.*finite"),
+        ({"limit": 10**12}, "limit.*less than or equal to 1000000000"),
+        ({"seeds": [1, True]}, "seeds.*true and false are no numbers"),
+        ({"seeds": [-1]}, "seeds.0.*greater than or equal to 0"),
+        ({"seeds": [2**32]}, "seeds.0.*less than 4294967296"),
+        ({"targets": True}, "targets.*true and false are no numbers"),
+        ({"targets": ["Ada", False]}, "targets.*true and false are no numbers"),
     ],
 )
 def test_a_wrong_key_is_named(keys: dict[str, Any], said: str) -> None:

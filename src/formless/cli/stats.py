@@ -20,7 +20,7 @@ def stats_command(
     layers: Annotated[str, typer.Option(help="Layers, e.g. 4,5,6.")] = "4,5,6",
     samples: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts (the paper uses 100,000).")] = None,
     pattern: Annotated[str, typer.Option(help="Files of a folder, e.g. '*/passage.json'.")] = "**/*",
-    threshold: Annotated[float, typer.Option(min=0, help="Eigenvalues under it span the null space.")] = 2e-2,
+    threshold: Annotated[float, typer.Option(help="Eigenvalues under it span the null space.")] = 2e-2,
     max_tokens: Annotated[int, typer.Option(min=1, help="Truncate each text to this length.")] = 1024,
     basis_dtype: Annotated[str, typer.Option(help="The dtype of the saved bases: float32, bfloat16 or float16.")] = "float32",
     force: terminal.ForceOption = False,
@@ -37,6 +37,9 @@ def stats_command(
     from formless.models.loading import DTYPES
 
     chosen = terminal.parse_layers(layers)
+    if not 0 < threshold <= 1e6:
+        what = f"the threshold {threshold:g} is not greater than 0 and at most 1,000,000"
+        raise UserError(what, where="--threshold", remedy="the paper uses 0.02")
     store.refuse_existing(out, force=force, mark=store.StatisticsFolder(out).mark)
     store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:

@@ -4,5 +4,6 @@
 - `adapter.py`: low-rank updates, saved as a PEFT LoRA adapter; `stack` joins two of them.
 - `difference.py`: differences of whole weights.
 - `prompt.py`: a text before every user message.
+- `verification.py`: what a saved edit states about its files, and the comparison when it is loaded.
 - `loading.py`: `load_edit` reads any of them.
 """

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
 from formless import store
+from formless.edits import verification
 from formless.edits.edit import EditInfo, WeightEdit
 from formless.errors import EditError
 from formless.models.families import is_transposed
@@ -35,40 +35,41 @@ class AdapterEdit(WeightEdit[Factors]):
         """Write adapter_model.safetensors, adapter_config.json and edit.json, all or nothing.
 
         Raises:
+            EditError: `info.layers` does not describe the updates.
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
         tensors: dict[str, Tensor] = {}
         for name, factors in self.updates.items():
             tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.down
             tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.up
+        verification.check_updates(self.info, self.updates, "updates")
         with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
-            store.write_tensors(store.EditFolder(new).weights, tensors, {"format": "pt"})
+            files = store.EditFolder(new)
+            store.write_tensors(files.weights, tensors, {"format": "pt"})
             self.adapter.save_pretrained(str(new))
-            self.info.save(new)
+            stated = verification.state_weights(files.weights, self.updates, files.adapter_config)
+            self.info.model_copy(update={"weights": stated}).save(new)
 
     @classmethod
     def load(cls, folder: Path, info: EditInfo) -> AdapterEdit:
-        """Read the adapter beside an edit.json; its scale is multiplied into the factors.
+        """Read the adapter beside an edit.json, and compare the three files; the scale is multiplied into the factors.
 
         Raises:
+            EditError: The files do not hold what was saved.
             FileNotFoundError: A file is missing.
-            ValueError: The files hold no LoRA factors.
         """
-        tensors = load_file(store.EditFolder(folder).weights)
-        store.EditFolder(folder).adapter_config.stat()  # PEFT would ask the hub for a folder that lacks it
+        files = store.EditFolder(folder)
+        factors = verification.paired_factors(verification.read_tensors(files.weights), _PREFIX, files.weights)
+        verification.check_modules(info, factors, files.weights)
+        if info.weights is not None:
+            verification.check_stated(files.weights, info.weights, factors)
+        settings = verification.check_adapter_config(files.adapter_config, info, factors)
+        scale = settings.lora_alpha / settings.r
+        updates = {name: Factors(scale * found.up.float(), found.down.float()) for name, found in factors.items()}
+        verification.check_updates(info, updates, folder)
         adapter = LoraConfig.from_pretrained(str(folder))
-        scale = adapter.lora_alpha / adapter.r
-        updates = {
-            key.removeprefix(_PREFIX).removesuffix(".lora_A.weight"): Factors(
-                scale * tensors[key.replace(".lora_A.", ".lora_B.")].float(), tensor.float()
-            )
-            for key, tensor in tensors.items()
-            if key.endswith(".lora_A.weight")
-        }
         adapter.lora_alpha = adapter.r
-        if not updates:
-            raise ValueError("it holds no LoRA factors")
-        return cls(updates, info, adapter)
+        return cls(updates, info.model_copy(update={"weights": None}), adapter)
 
     def _summary(self) -> dict[str, str]:
         size = sum(factors.up.nbytes + factors.down.nbytes for factors in self.updates.values())

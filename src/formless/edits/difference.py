@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from formless import store
+from formless.edits import verification
 from formless.edits.edit import EditInfo, WeightEdit
 from formless.models.overlay import Difference
 
@@ -18,18 +17,30 @@ class DifferenceEdit(WeightEdit[Difference]):
         """Write differences.safetensors and edit.json, all or nothing; `save_merged` writes what a server loads.
 
         Raises:
+            EditError: `info.layers` does not describe the updates.
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
+        verification.check_updates(self.info, self.updates, "updates")
         with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             tensors = {name: change.values for name, change in self.updates.items()}
-            store.write_tensors(store.EditFolder(new).differences, tensors, {"format": "pt"})
-            self.info.save(new)
+            path = store.EditFolder(new).differences
+            store.write_tensors(path, tensors, {"format": "pt"})
+            self.info.model_copy(update={"weights": verification.state_weights(path, self.updates)}).save(new)
 
     @classmethod
     def load(cls, folder: Path, info: EditInfo) -> DifferenceEdit:
-        """Read the differences beside an edit.json."""
-        tensors = load_file(store.EditFolder(folder).differences)
-        return cls({name: Difference(tensor) for name, tensor in tensors.items()}, info)
+        """Read the differences beside an edit.json, and compare them.
+
+        Raises:
+            EditError: The files do not hold what was saved.
+            FileNotFoundError: A file is missing.
+        """
+        path = store.EditFolder(folder).differences
+        updates = {name: Difference(tensor) for name, tensor in verification.read_tensors(path).items()}
+        if info.weights is not None:
+            verification.check_stated(path, info.weights, updates)
+        verification.check_updates(info, updates, folder)
+        return cls(updates, info.model_copy(update={"weights": None}))
 
     def _summary(self) -> dict[str, str]:
         size = sum(change.values.nbytes for change in self.updates.values())

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from formless import provenance, store
 from formless.errors import EditError
@@ -31,10 +31,50 @@ class LayerReport(BaseModel):
         relative_norm: The update's norm divided by the weight's norm.
     """
 
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
     module: str
-    rank: int
-    update_norm: float
-    relative_norm: float
+    rank: int = Field(ge=1)
+    update_norm: float = Field(ge=0)
+    relative_norm: float = Field(ge=0)
+
+
+class WeightStatement(BaseModel):
+    """What edit.json states about one changed weight in the file.
+
+    Args:
+        name: Name of the module or parameter.
+        shapes: Of a low-rank update `[out, rank]` and `[rank, in]`; of a difference the parameter's.
+        rank: Rank of the update; 1 for a vector.
+        dtype: Dtype in the file, e.g. "float32".
+        norm: Frobenius norm of the update.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    name: str
+    shapes: list[list[int]]
+    rank: int = Field(ge=1)
+    dtype: str
+    norm: float = Field(ge=0)
+
+
+class WeightsFile(BaseModel):
+    """What edit.json states about the file of the weights, so that loading can compare them.
+
+    Args:
+        file: Its name.
+        sha256: The hash of its content.
+        weights: What it holds.
+        adapter_config: The keys of adapter_config.json that change numbers; None for differences.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    file: str
+    sha256: str
+    weights: list[WeightStatement]
+    adapter_config: dict[str, Any] | None = None
 
 
 class EditInfo(BaseModel):
@@ -58,7 +98,11 @@ class EditInfo(BaseModel):
         seconds: Time that the method took.
         created: UTC time.
         versions: Versions of the packages.
+        weights: What the file of the weights holds. `save` states it, `load_edit` compares it and leaves it out of the
+            provenance; edits of earlier versions, edits of the prompt and merged models lack it.
     """
+
+    model_config = ConfigDict(strict=True)
 
     format: int = store.EDIT_SCHEMA
     method: str
@@ -71,12 +115,33 @@ class EditInfo(BaseModel):
     model_fingerprint: str
     dtype: str
     prefix: str | None = None
-    trained_neighbors: tuple[str, ...] = ()
+    trained_neighbors: tuple[str, ...] = Field(default=(), strict=False)
     layers: list[LayerReport]
     facts: dict[str, Any] = Field(default_factory=dict)
     seconds: float
     created: str
     versions: dict[str, str]
+    weights: WeightsFile | None = None
+
+    @field_validator("facts")
+    @classmethod
+    def _check_facts(cls, facts: dict[str, Any]) -> dict[str, Any]:
+        """Refuse facts that this package reads and that have another type."""
+        subjects = facts.get("subjects", [])
+        if not isinstance(subjects, list | tuple) or not all(isinstance(subject, str) for subject in subjects):
+            raise ValueError("subjects is no list of names")
+        for name in ("residual_reduction", "first_loss", "last_loss"):
+            if name in facts and (isinstance(facts[name], bool) or not isinstance(facts[name], int | float)):
+                raise ValueError(f"{name} is no number")
+        return facts
+
+    @model_serializer(mode="wrap")
+    def _without_empty_weights(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `weights` out where nothing is stated, so that records and prompt edits do not have it."""
+        found: dict[str, Any] = serialize(self)
+        if self.weights is None:
+            found.pop("weights", None)
+        return found
 
     @property
     def subjects(self) -> list[str]:
@@ -267,21 +332,28 @@ def upgrade_edit_info(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of an edit.json of version 1 or 2 with the names of version 2.
 
     Raises:
-        EditError: A newer formless wrote it.
+        EditError: A newer formless wrote it, or `format` is no version.
+        ValueError: Its settings or facts are no mappings.
     """
     version = info.get("format", 1)
-    if not isinstance(version, int) or version > store.EDIT_SCHEMA:
+    if type(version) is not int or version < 1:  # true is no version either
+        remedy = "restore edit.json, or compute the edit again"
+        raise EditError("the edit has a format that is no version", where=f"format {version!r}", remedy=remedy)
+    if version > store.EDIT_SCHEMA:
         raise EditError("the edit was written by a newer formless", where=f"format {version}", remedy="upgrade formless")
     if version == store.EDIT_SCHEMA:
         return dict(info)
     facts = _renamed(info.get("facts", {}), _FACT_NAMES)
     if "targets" in facts:
-        facts["targets"] = [_renamed(target, _FACT_NAMES) for target in facts["targets"]]
+        targets = facts["targets"] if isinstance(facts["targets"], list) else [None]
+        facts["targets"] = [_renamed(target, _FACT_NAMES) for target in targets]
     if "earlier_edit" in facts:
-        facts["earlier_edit"] = upgrade_edit_info(facts["earlier_edit"])
+        facts["earlier_edit"] = upgrade_edit_info(_renamed(facts["earlier_edit"], {}))
     config = _renamed(info.get("config", {}), _CONFIG_NAMES)
     return dict(info) | {"format": store.EDIT_SCHEMA, "config": config, "facts": facts}
 
 
-def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(values: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError("config, facts, facts.targets or facts.earlier_edit of edit.json have a wrong type")
     return {names.get(name, name): value for name, value in values.items()}

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from formless import store
 from formless.edits.adapter import AdapterEdit
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import Edit, EditInfo, upgrade_edit_info
 from formless.edits.prompt import PromptEdit
+from formless.edits.verification import damaged, first_problem, read_json
 from formless.errors import EditError
 
 
 def load_edit(folder: str | Path) -> Edit:
     """Read a saved edit, of the weights or of the prompt; no pickled file is ever opened.
 
+    Its files are compared with what edit.json states: names, shapes, ranks, dtypes, norms and the hash of the weights, and
+    every key of adapter_config.json that changes numbers. Of an edit of an earlier version, which states less, modules, ranks
+    and norms are compared.
+
     Args:
         folder: A folder that `Edit.save` or `formless unlearn --out` wrote.
 
     Raises:
-        EditError: The folder holds no complete edit, or a newer formless wrote it.
+        EditError: The folder holds no complete edit, its files do not hold what was saved, or a newer formless wrote it.
 
     Examples:
         >>> import formless
@@ -33,20 +36,29 @@ def load_edit(folder: str | Path) -> Edit:
         'rocr'
     """
     folder = Path(folder)
+    files = store.EditFolder(folder)
     remedy = "give a folder that `formless unlearn --out` wrote"
     try:
-        info = read_edit_info(store.EditFolder(folder).info)
+        info = read_edit_info(files.info)
+        found = [path.name for path in (files.weights, files.adapter_config, files.differences) if path.exists()]
         if info.prefix is not None:
+            if found or info.layers or info.weights is not None:
+                what = f"edit.json has a prompt prefix, beside {found[0] if found else 'edited weights'}"
+                raise damaged(what, files.info)
             return PromptEdit(info, info.prefix)
-        if store.EditFolder(folder).differences.exists():
+        if files.differences.exists() or (info.weights is not None and info.weights.file == files.differences.name):
+            if found != [files.differences.name] and files.differences.exists():
+                raise damaged(f"it has {found[0]} and {files.differences.name}", folder)
             return DifferenceEdit.load(folder, info)
         return AdapterEdit.load(folder, info)
     except FileNotFoundError as error:
         raise EditError("the edit lacks a file", where=error.filename or folder, remedy=remedy) from error
     except EditError:
         raise
-    except (OSError, ValidationError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except ValidationError as error:
+        raise EditError(f"the edit cannot be read: {first_problem(error)}", where=files.info, remedy=remedy) from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EditError(f"the edit cannot be read: {reason}", where=folder, remedy=remedy) from error
 
 
@@ -54,11 +66,12 @@ def read_edit_info(path: Path) -> EditInfo:
     """Read an edit.json of this or an earlier version.
 
     Raises:
-        EditError: A newer formless wrote it.
+        EditError: A newer formless wrote it, or it is no JSON object.
         OSError: The file cannot be read.
         ValueError: The file is no edit.json.
     """
-    content = json.loads(path.read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("edit.json is no JSON object")
-    return EditInfo.model_validate(upgrade_edit_info(content))
+    content = read_json(path)
+    try:
+        return EditInfo.model_validate(upgrade_edit_info(content))
+    except EditError as error:
+        raise EditError(error.what, where=f"{path}, {error.where}", remedy=error.remedy) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -80,13 +80,21 @@ class Experiment(BaseModel):
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
     data: str = SAMPLE
     targets: str | int | tuple[str | int, ...] = "all"
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     suite: str = "ort"
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     direct_answer: bool | None = None
     sub_token: Literal["zero-shot", "one-shot"] | None = None
     protocol: Literal["ours", "published"] | None = None
     save_edits: bool = True
+
+    @field_validator("targets", "seeds", "limit", mode="before")
+    @classmethod
+    def _refuse_true_for_a_number(cls, value: Any) -> Any:
+        """Refuse true and false, which pydantic would read as 1 and 0."""
+        if any(isinstance(each, bool) for each in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("true and false are no numbers")
+        return value
 
     @field_validator("models", "methods", mode="before")
     @classmethod

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -17,18 +17,42 @@ if TYPE_CHECKING:
     from formless.progress import Progress
 
 Cost = Literal["none", "seconds", "minutes"]
+MAX_LAYER: Final = 9_999
+
+
+def _in_ascending_order(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or list(layers) != sorted(set(layers)):
+        raise ValueError(f"the layers {list(layers)} are not in ascending order, each once, e.g. 4,5,6")
+    return layers
+
+
+Layers = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_LAYER)], ...], AfterValidator(_in_ascending_order)]
+"""Decoder layers: at least one, each once, in ascending order."""
 
 
 class MethodConfig(BaseModel):
     """The base of every method's settings: frozen, and an unknown name is an error.
 
+    Every number is finite, and true or false is no number. A setting that is a number states its smallest and largest value.
+
     A subclass that renames settings lists them in `renamed` (old name -> new name): the old names are still accepted, with a
     warning.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_true_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which pydantic would read as 1 and 0, unless the setting is a switch."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        is_switch = bool in (annotation, *get_args(annotation))
+        found = value if isinstance(value, list | tuple | set) else (value,)
+        if not is_switch and any(isinstance(each, bool) for each in found):
+            raise ValueError("true and false are not values of this setting")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -51,6 +75,19 @@ class MethodConfig(BaseModel):
                 warnings.warn(f"the setting {name} is now called {current}", FutureWarning, stacklevel=2)
             found[current] = value
         return found
+
+    @classmethod
+    def allowed_range(cls, name: str) -> str | None:
+        """Return the range of a setting that is a number, e.g. "greater than 0, at most 10"; None for other settings."""
+        words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+        constraints = cls.model_fields[name].metadata if name in cls.model_fields else []
+        found = [
+            f"{text} {getattr(constraint, kind):,.10g}"
+            for kind, text in words.items()
+            for constraint in constraints
+            if hasattr(constraint, kind)
+        ]
+        return ", ".join(found) or None
 
     def refuse_unused(self, given: Collection[str]) -> None:
         """Refuse settings that the user gave but that have no effect beside the others.

@@ -55,7 +55,9 @@ def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> M
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         known = ", ".join(config.model_fields) or "none"
-        raise UserError(f"a setting of {name} is wrong ({first['msg']})", where=where, remedy=f"settings: {known}") from error
+        allowed = config.allowed_range(str(first["loc"][0])) if first["loc"] else None
+        reason = first["msg"].removeprefix("Value error, ") + (f"; allowed: {allowed}" if allowed else "")
+        raise UserError(f"a setting of {name} is wrong ({reason})", where=where, remedy=f"settings: {known}") from error
     except ValueError as error:
         raise UserError(f"a setting of {name} is wrong", where=str(error), remedy="give it once, by its new name") from error
 

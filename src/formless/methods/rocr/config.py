@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from formless.errors import EditError, UserError
-from formless.methods.base import JointMethod, MethodConfig, MethodEntry
+from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -39,12 +39,12 @@ class TargetValueConfig(MethodConfig):
     redirect: str = "Donald Trump"
     mode: Mode = "unrelated"
     refusal: str = Field(default=" Unfortunately", min_length=1)
-    steps: int = Field(default=25, ge=1)
+    steps: int = Field(default=25, ge=1, le=100_000)
     learning_rate: float = Field(default=0.1, gt=0, le=10)
-    weight_decay: float = Field(default=0.5, ge=0)
-    kl_factor: float = Field(default=0.125, ge=0)
-    stop_loss: float = Field(default=0.05, ge=0)
-    clamp_norm_factor: float = Field(default=0.75, gt=0)
+    weight_decay: float = Field(default=0.5, ge=0, le=1e4)
+    kl_factor: float = Field(default=0.125, ge=0, le=1e4)
+    stop_loss: float = Field(default=0.05, ge=0, le=1e3)
+    clamp_norm_factor: float = Field(default=0.75, gt=0, le=1e3)
     seed: int = Field(default=42, ge=0, lt=2**32)
 
     def refuse_unused(self, given: Collection[str]) -> None:
@@ -78,16 +78,16 @@ class RocrConfig(TargetValueConfig):
     """Settings of ROCR; the defaults are the paper's for Llama-3-8B and Mistral-7B.
 
     Args:
-        layers: Edited layers, early ones, in ascending order.
+        layers: Edited layers, early ones, each once, in ascending order.
         l2: Regularisation lambda of the closed form, usually 1 to 10.
         threshold: Eigenvalues of the keys' second moment under it span the null space.
         current_value: Where the current value is read: the mean over the chat contexts, or the bare text (published code).
         basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
     """
 
-    layers: tuple[int, ...] = (4, 5, 6)
-    l2: float = Field(default=1.0, ge=0)
-    threshold: float = Field(default=2e-2, gt=0)
+    layers: Layers = (4, 5, 6)
+    l2: float = Field(default=1.0, ge=0, le=1e6)
+    threshold: float = Field(default=2e-2, gt=0, le=1e6)
     current_value: Literal["chat", "bare"] = "chat"
     basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
 
@@ -95,12 +95,9 @@ class RocrConfig(TargetValueConfig):
         """Refuse targets or an earlier edit that one solve cannot take.
 
         Raises:
-            EditError: There is no target, the layers are not ascending, a target is given twice, is forgotten by `keep` already
+            EditError: There is no target, a target is given twice, is forgotten by `keep` already
                 or is the redirect concept, or `keep` is no ROCR edit of the same layers or forgets the redirect concept.
         """
-        layers = list(self.layers)
-        if not layers or layers != sorted(set(layers)):
-            raise EditError(f"the layers {layers} are not in ascending order", where="layers", remedy="e.g. 4,5,6")
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
         if keep is not None:

@@ -63,7 +63,7 @@ class WeightedAscentConfig(GradientAscentConfig):
         alpha_weight: Exponent of a token's probability in its weight, usually 0.5 to 5; 0 is gradient ascent.
     """
 
-    alpha_weight: float = Field(default=1.0, ge=0)
+    alpha_weight: float = Field(default=1.0, ge=0, le=100)
 
 
 class TaskVectorConfig(TrainingConfig):
@@ -74,7 +74,7 @@ class TaskVectorConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
-    negation: float = Field(default=1.0, gt=0)
+    negation: float = Field(default=1.0, gt=0, le=1e3)
 
 
 GA = TrainingSpec(

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from formless.errors import UserError
-from formless.methods.base import MethodConfig
+from formless.methods.base import MAX_LAYER, Layers, MethodConfig
 
 Retain = Literal["none", "ce", "kl", "activations"]
 
@@ -35,7 +35,7 @@ class TrainingConfig(MethodConfig):
         lora_alpha: Scale of the adapter times its rank, usually `r` or `2 * r`.
         target_modules: Last parts of the trained projections' names; by default q_proj and v_proj, or the equivalent of the
             model's family.
-        layers: Decoder layers that get an adapter; all if None.
+        layers: Decoder layers that get an adapter, each once, in ascending order; all if None.
         weight_decay: Weight decay of AdamW.
         max_grad_norm: Norm to which longer gradients are clipped.
         seed: Seed of the adapter, of the choice of rows and of their order.
@@ -54,23 +54,23 @@ class TrainingConfig(MethodConfig):
     }
 
     learning_rate: float = Field(gt=0, le=1)
-    num_train_epochs: int = Field(default=5, ge=1)
-    per_device_train_batch_size: int = Field(default=8, ge=1)
-    gradient_accumulation_steps: int = Field(default=2, ge=1)
-    warmup_steps: int = Field(default=20, ge=0)
-    max_length: int = Field(default=512, ge=2)
-    max_rows: int | None = Field(default=None, ge=1)
+    num_train_epochs: int = Field(default=5, ge=1, le=100_000)
+    per_device_train_batch_size: int = Field(default=8, ge=1, le=65_536)
+    gradient_accumulation_steps: int = Field(default=2, ge=1, le=65_536)
+    warmup_steps: int = Field(default=20, ge=0, le=10**9)
+    max_length: int = Field(default=512, ge=2, le=10**9)
+    max_rows: int | None = Field(default=None, ge=1, le=10**9)
     retain: Retain = "none"
-    retain_weight: float = Field(default=1.0, gt=0)
+    retain_weight: float = Field(default=1.0, gt=0, le=1e6)
     retain_rows: Literal["targets", "neighbors"] = "targets"
-    layer: int | None = Field(default=None, ge=0)
+    layer: int | None = Field(default=None, ge=0, le=MAX_LAYER)
     full: bool = False
-    r: int = Field(default=8, ge=1)
-    lora_alpha: int = Field(default=16, ge=1)
+    r: int = Field(default=8, ge=1, le=65_536)
+    lora_alpha: int = Field(default=16, ge=1, le=10**6)
     target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
-    layers: tuple[int, ...] | None = Field(default=None, min_length=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    layers: Layers | None = None
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e9)
     seed: int = Field(default=42, ge=0, lt=2**32)
     report_to: tuple[str, ...] = ()
 

@@ -58,7 +58,7 @@ class SelfDistillationConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
-    gamma: float = Field(default=10.0, gt=0)
+    gamma: float = Field(default=10.0, gt=0, le=1e3)
 
 
 class CrossEntropyUnlearningConfig(TrainingConfig):

@@ -80,7 +80,7 @@ class NegativePreferenceConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
-    beta: float = Field(default=0.0275, gt=0)
+    beta: float = Field(default=0.0275, gt=0, le=100)
 
 
 class SimpleNegativePreferenceConfig(TrainingConfig):
@@ -92,8 +92,8 @@ class SimpleNegativePreferenceConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
-    beta: float = Field(default=4.5, gt=0)
-    gamma: float = Field(default=0.0, ge=0)
+    beta: float = Field(default=4.5, gt=0, le=100)
+    gamma: float = Field(default=0.0, ge=0, le=100)
 
 
 class DirectPreferenceConfig(TrainingConfig):
@@ -104,8 +104,8 @@ class DirectPreferenceConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
-    per_device_train_batch_size: int = Field(default=4, ge=1)
-    beta: float = Field(default=0.1, gt=0)
+    per_device_train_batch_size: int = Field(default=4, ge=1, le=65_536)
+    beta: float = Field(default=0.1, gt=0, le=100)
 
 
 class RetainingPreferenceConfig(DirectPreferenceConfig):

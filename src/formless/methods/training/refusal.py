@@ -20,7 +20,7 @@ class RefusalConfig(TrainingConfig):
     """Settings of RT; the defaults are the paper's (arXiv 2506.07795) for Llama-3-8B."""
 
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=65_536)
 
 
 class RetainingRefusalConfig(RefusalConfig):
@@ -33,7 +33,7 @@ class CounterfactualConfig(TrainingConfig):
     """Settings of CFT; the defaults are the published ones for Llama-3-8B."""
 
     learning_rate: float = Field(default=3e-5, gt=0, le=1)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=65_536)
 
 
 RT = TrainingSpec(

@@ -32,9 +32,9 @@ class MisdirectionConfig(TrainingConfig):
     """
 
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
-    coefficient: float = Field(default=20.0, gt=0)
+    coefficient: float = Field(default=20.0, gt=0, le=1e6)
     retain: Retain = "activations"
-    retain_weight: float = Field(default=100.0, gt=0)
+    retain_weight: float = Field(default=100.0, gt=0, le=1e6)
 
 
 def misdirection(batch: Batch, config: MisdirectionConfig) -> Tensor:
