@@ -163,3 +163,14 @@ def test_a_context_of_no_tokens_is_refused(folder: Path, length: object) -> None
 def test_the_meta_device_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"the device meta holds no weights \[--device\]: e.g. cpu"):
         formless.load(str(folder), device="meta")
+
+
+def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+    name = "model.layers.2.mlp.down_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors.update({name: (tensors[name] * 100).to(torch.int8)}))
+    assert f"the weight {name} has the dtype I8, which is no float" in refusal(folder)
+
+
+def test_a_field_of_the_wrong_type_is_named(folder: Path) -> None:
+    rewrite_config(folder, max_position_embeddings="x")
+    assert "'max_position_embeddings': TypeError: " in refusal(folder)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from safetensors import safe_open
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from formless.errors import ModelError
@@ -72,6 +74,30 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
         for kind, names in found.items()
     ]
     raise ModelError(f"the weights do not fit config.json: {'; '.join(parts)}", where=source, remedy=REMEDY)
+
+
+def check_dtypes(model: PreTrainedModel, source: str) -> None:
+    """Refuse a local safetensors file that stores a parameter as whole numbers, which transformers would take for floats.
+
+    Weights that their configuration calls quantized are left alone.
+
+    Args:
+        model: The loaded model.
+        source: The folder or hub id; nothing is checked at a hub.
+
+    Raises:
+        ModelError: A parameter is stored in a dtype that is no float.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return
+    names = {name for name, _ in model.named_parameters()}
+    for path in sorted(Path(source).glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - the file itself cannot be iterated over
+                dtype = str(file.get_slice(name).get_dtype())
+                is_parameter = name in names or f"{model.base_model_prefix}.{name}" in names  # masks of GPT-2 are bytes
+                if is_parameter and dtype.startswith(("I", "U", "B")) and dtype != "BF16":
+                    raise ModelError(f"the weight {name} has the dtype {dtype}, which is no float", where=path, remedy=REMEDY)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from formless.errors import ModelError, UserError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
-from formless.models.checkpoint import check_config, check_weights
+from formless.models.checkpoint import check_config, check_dtypes, check_weights
 from formless.models.families import Architecture, architecture_of
 from formless.models.lm import LM, fingerprint
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
@@ -87,6 +87,7 @@ def load(
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **checked, **common)
         model, info = loaded
         check_weights(info, source)
+        check_dtypes(model, source)
     # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
     mark = fingerprint(model)
     if device_map is None:
@@ -150,7 +151,8 @@ def _reading(what: str, source: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # transformers raises many types for broken configurations, weights and tokenizers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" For details look at")[0]
+        first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join((first, *rest[:1])) if first.endswith(":") else first.partition(" For details look at")[0]
         raise ModelError(what, where=source, remedy=reason) from error
 
 
