@@ -35,13 +35,15 @@ def model(tiny: Tiny) -> LM:
 
 @pytest.fixture
 def path(model: LM, tmp_path: Path) -> Path:
-    """A valid file of layer 1, whose basis spans the complement."""
+    """A valid file of layer 1, whose basis spans the complement; as an older one, without a hash."""
     fingerprint = Fingerprint(
         model="m", model_fingerprint=model.fingerprint, layer=1, corpus="c", samples=1, tokens=1,
         threshold=2e-2, rank=WIDTH - RANK, dimension=WIDTH, spectrum=(1.0,),
     )  # fmt: skip
     BasisProjection(orthonormal(), False, fingerprint).save(tmp_path)
-    return store.StatisticsFolder(tmp_path).basis(1)
+    path = store.StatisticsFolder(tmp_path).basis(1)
+    rewrite(path, sha256=None)
+    return path
 
 
 def rewrite(path: Path, change: Callable[[Tensor], Tensor] = lambda basis: basis, **metadata: str | None) -> None:
@@ -110,6 +112,22 @@ def test_a_basis_that_is_none_is_refused(
     load_projection(model, path.parent, 1, 2e-2)
     rewrite(path, change)
     assert said in refusal(model, path)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_another_orthonormal_basis_is_refused_by_its_hash(model: LM, path: Path, dtype: torch.dtype) -> None:
+    before = _load_basis(path)
+    before.save(path.parent, dtype=dtype)
+    assert torch.equal(_load_basis(path).basis, before.basis.to(dtype).float())
+    rewrite(path, lambda basis: basis.flip(0))
+    assert "the basis is not what was written: its hash differs" in refusal(model, path)
+
+
+def test_an_empty_basis_is_saved_and_read(path: Path) -> None:
+    before = _load_basis(path)
+    fingerprint = before.fingerprint.model_copy(update={"rank": WIDTH})
+    BasisProjection(torch.zeros(WIDTH, 0), False, fingerprint).save(path.parent)
+    assert _load_basis(path).basis.shape == (WIDTH, 0)
 
 
 @pytest.mark.parametrize(

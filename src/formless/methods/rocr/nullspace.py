@@ -16,7 +16,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.methods.rocr.nullspace_checks import REMEDY, check_basis, check_matrix, read_flag
+from formless.methods.rocr.nullspace_checks import REMEDY, basis_hash, check_basis, check_matrix, read_flag
 from formless.models.families import projection_shape
 from formless.models.lm import LM
 
@@ -133,15 +133,15 @@ class BasisProjection:
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write `layer_<l>.safetensors` with the fingerprint in its metadata."""
+        stored = self.basis.to("cpu", dtype)
         metadata = {
+            "sha256": basis_hash(stored),
             "fingerprint": self.fingerprint.model_dump_json(),
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
             "schema_version": str(store.STATISTICS_SCHEMA),
         }
-        store.write_tensors(
-            store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata
-        )
+        store.write_tensors(store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": stored}, metadata)
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
@@ -259,6 +259,8 @@ def _load_basis(path: Path) -> BasisProjection:
     is_rounded = read_flag({"is_rounded": str(basis.dtype != torch.float32)} | metadata, "is_rounded", path)
     rank = fingerprint.rank if spans_null_space else fingerprint.dimension - fingerprint.rank
     check_basis(basis, fingerprint.dimension, rank, is_rounded=is_rounded, path=path)
+    if "sha256" in metadata and basis_hash(basis) != metadata["sha256"]:  # older files have none
+        raise EditError("the basis is not what was written: its hash differs", where=path, remedy=REMEDY)
     return BasisProjection(basis.float(), spans_null_space, fingerprint, is_rounded)
 
 
