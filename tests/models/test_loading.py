@@ -1,13 +1,19 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import formless
 from formless.errors import EditError, ModelError, UnknownNameError
+from formless.models.families import known_model_types
 from formless.models.lm import LM
+from formless.models.loading import load_meta
 
 Tiny = Callable[..., LM]
 
@@ -69,3 +75,102 @@ def test_an_unknown_family_is_found_before_its_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(UnknownNameError, match="unknown model type 'opt'"):
         formless.load(str(folder))
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rewrite_config(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        formless.load(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def saved(lm: LM, folder: Path) -> Path:
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model_type", known_model_types())
+def test_every_family_loads_as_it_was_saved_and_no_weight_is_invented(tiny: Tiny, tmp_path: Path, model_type: str) -> None:
+    lm = tiny(model_type)
+    folder = saved(lm, tmp_path / "model")
+    loaded = formless.load(str(folder), device="cpu").model.state_dict()
+    for name, tensor in lm.model.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+    lost = max(load_file(folder / "model.safetensors"), key=lambda name: ("layers.3" in name or "h.3" in name, name))
+    rewrite_weights(folder, lambda tensors: tensors.__delitem__(lost))
+    assert "the weights do not fit config.json: 1 missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_tensor_of_the_file_is_needed(tiny: Tiny, tmp_path: Path, tied: bool) -> None:
+    whole = saved(tiny(tie_word_embeddings=tied), tmp_path / "whole")
+    names = sorted(load_file(whole / "model.safetensors"))
+    assert ("lm_head.weight" in names) is not tied
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        rewrite_weights(folder, lambda tensors, name=name: tensors.__delitem__(name))  # type: ignore[misc]
+        assert name in refusal(folder)
+
+
+def test_layers_too_many_and_too_few_are_named(folder: Path) -> None:
+    rewrite_config(folder, num_hidden_layers=5)
+    assert "9 missing (model.layers.4.input_layernorm.weight, " in refusal(folder)
+    assert refusal(folder).count("model.layers.4.") == 5
+    rewrite_config(folder, num_hidden_layers=3)
+    assert "9 unexpected (model.layers.3.input_layernorm.weight, " in refusal(folder)
+
+
+def test_another_shape_is_named(folder: Path) -> None:
+    rewrite_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(31)}))
+    assert "1 of another shape (model.norm.weight: [31], not [32])" in refusal(folder)
+
+
+def test_a_model_type_of_another_family_is_refused(folder: Path) -> None:
+    rewrite_config(folder, model_type="mistral")  # its parameters have the same names
+    assert "the model_type 'mistral' but the architecture LlamaForCausalLM of 'llama'" in refusal(folder)
+    with pytest.raises(ModelError, match="the model_type 'mistral'"):
+        load_meta(str(folder))
+    rewrite_config(folder, model_type="qwen2", architectures=None)
+    assert "12 missing (model.layers.0.self_attn.k_proj.bias, " in refusal(folder)
+
+
+def test_a_file_with_none_of_the_names_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": torch.ones(3), "bias": torch.ones(3)}, folder / "pytorch_model.bin")
+    said = refusal(folder)
+    assert "39 missing (lm_head.weight, model.embed_tokens.weight, ...); 2 unexpected (bias, weight)" in said
+
+
+@pytest.mark.parametrize("length", [0, -5, True])
+def test_a_context_of_no_tokens_is_refused(folder: Path, length: object) -> None:
+    rewrite_config(folder, max_position_embeddings=length)
+    assert "max_position_embeddings" in refusal(folder)
+
+
+def test_the_meta_device_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"the device meta holds no weights \[--device\]: e.g. cpu"):
+        formless.load(str(folder), device="meta")
+
+
+def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+    name = "model.layers.2.mlp.down_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors.update({name: (tensors[name] * 100).to(torch.int8)}))
+    assert f"the weight {name} has the dtype I8, which is no float" in refusal(folder)
+
+
+def test_a_field_of_the_wrong_type_is_named(folder: Path) -> None:
+    rewrite_config(folder, max_position_embeddings="x")
+    assert "'max_position_embeddings': TypeError: " in refusal(folder)

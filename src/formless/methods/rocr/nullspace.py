@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, get_lapack_funcs
 from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
+from formless.methods.rocr.nullspace_checks import REMEDY, basis_hash, check_basis, check_matrix, read_flag
 from formless.models.families import projection_shape
 from formless.models.lm import LM
 
@@ -28,7 +29,6 @@ NEGLIGIBLE = 1e-3
 
 # Rounds after which a basis stored in half precision projects as exactly as one in float32.
 ROUNDS = 3
-REMEDY = "make one with `formless stats`"
 
 
 class Fingerprint(BaseModel):
@@ -47,7 +47,7 @@ class Fingerprint(BaseModel):
         spectrum: Trace, and quantiles 0, 0.25, 0.5, 0.75, 0.95, 1 of the eigenvalues.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     model: str
     model_fingerprint: str
@@ -56,8 +56,8 @@ class Fingerprint(BaseModel):
     samples: int
     tokens: int
     threshold: float
-    rank: int
-    dimension: int
+    rank: int = Field(ge=0)
+    dimension: int = Field(ge=1)
     spectrum: tuple[float, ...]
 
 
@@ -133,15 +133,15 @@ class BasisProjection:
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write `layer_<l>.safetensors` with the fingerprint in its metadata."""
+        stored = self.basis.to("cpu", dtype)
         metadata = {
+            "sha256": basis_hash(stored),
             "fingerprint": self.fingerprint.model_dump_json(),
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
             "schema_version": str(store.STATISTICS_SCHEMA),
         }
-        store.write_tensors(
-            store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": self.basis.to(dtype)}, metadata
-        )
+        store.write_tensors(store.StatisticsFolder(folder).basis(self.fingerprint.layer), {"basis": stored}, metadata)
 
 
 def from_second_moment(moment: Tensor, threshold: float) -> tuple[Tensor, bool, Tensor]:
@@ -212,7 +212,7 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
     """Read the projection of one layer: our basis, or else the published matrix.
 
     Raises:
-        EditError: Neither exists, it cannot be read, or it was made for another model, layer or threshold.
+        EditError: Neither exists, it cannot be read, is no projection, or was made for another model, layer or threshold.
     """
     ours, published = store.StatisticsFolder(folder).basis(layer), store.StatisticsFolder(folder).published(layer)
     width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
@@ -232,15 +232,9 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
         try:
             matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises whatever the archive's reader does
-            raise EditError(
-                "the published projection cannot be read", where=published, remedy=str(error).splitlines()[0]
-            ) from error
-        if not isinstance(matrix, Tensor) or matrix.shape != (width, width):
-            shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
-            raise EditError(
-                f"the projection is {shape}, not {(width, width)}", where=published, remedy="use this model's own file"
-            )
-        return DenseProjection(matrix.float(), published)
+            what = "the published projection cannot be read"
+            raise EditError(what, where=published, remedy=_first_line(error)) from error
+        return DenseProjection(check_matrix(matrix, width, published), published)
     raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=REMEDY)
 
 
@@ -251,9 +245,24 @@ def _load_basis(path: Path) -> BasisProjection:
             basis = file.get_tensor("basis")
         fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
         version = int(metadata.get("schema_version", "1"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("fingerprint", *first["loc"])))
+        raise EditError(f"the field {field} of the basis is wrong: {first['msg']}", where=path, remedy=REMEDY) from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise EditError(f"the basis cannot be read: {str(error).splitlines()[0]}", where=path, remedy=REMEDY) from error
+        raise EditError(f"the basis cannot be read: {_first_line(error)}", where=path, remedy=REMEDY) from error
     if version > store.STATISTICS_SCHEMA:
         raise EditError("the basis was written by a newer formless", where=path, remedy="upgrade formless")
-    is_rounded = metadata.get("is_rounded", str(basis.dtype != torch.float32)) == "True"
-    return BasisProjection(basis.float(), metadata.get("spans_null_space") == "True", fingerprint, is_rounded)
+    if version < 1:
+        raise EditError(f"the schema version is {version}, not 1 or later", where=path, remedy=REMEDY)
+    spans_null_space = read_flag(metadata, "spans_null_space", path)
+    is_rounded = read_flag({"is_rounded": str(basis.dtype != torch.float32)} | metadata, "is_rounded", path)
+    rank = fingerprint.rank if spans_null_space else fingerprint.dimension - fingerprint.rank
+    check_basis(basis, fingerprint.dimension, rank, is_rounded=is_rounded, path=path)
+    if "sha256" in metadata and basis_hash(basis) != metadata["sha256"]:  # older files have none
+        raise EditError("the basis is not what was written: its hash differs", where=path, remedy=REMEDY)
+    return BasisProjection(basis.float(), spans_null_space, fingerprint, is_rounded)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

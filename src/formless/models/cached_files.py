@@ -1,0 +1,136 @@
+"""A cached folder whose files are verified: sizes each time, hashes once for each state of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from formless import store
+from formless.errors import OutputError
+
+
+class CachedFile(BaseModel):
+    """What a file was when its hash was computed.
+
+    Args:
+        size: Bytes.
+        mtime_ns: Time of the last change, in nanoseconds.
+        sha256: SHA-256 of the content.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=0)
+    mtime_ns: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class CachedFiles(BaseModel):
+    """The files of a cached folder, by name; kept in the folder itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: dict[str, CachedFile]
+
+    @property
+    def sha256(self) -> str:
+        """One hash for all names and contents."""
+        lines = (f"{file.sha256}  {name}\n" for name, file in sorted(self.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the list into its folder."""
+        store.write_text(store.cached_files_path(folder), self.model_dump_json(indent=1) + "\n")
+
+
+def list_files(folder: Path) -> CachedFiles:
+    """Compute the list of a folder's files.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    return CachedFiles(files={path.name: _cached_file(path) for path in _contents(folder)})
+
+
+def damage(folder: Path, expected: str) -> str | None:
+    """Return what is wrong with a cached folder, or None if it is whole.
+
+    Files with the listed size and time are taken as listed. The others are hashed, and the list learns their new time. Without
+    a list that can be read, all files are hashed.
+
+    Args:
+        folder: The folder.
+        expected: The hash of all files (`CachedFiles.sha256`) that a folder without a list must have.
+    """
+    try:
+        listed = _read_list(folder)
+        if listed is None:
+            found = list_files(folder)
+            if found.sha256 != expected:
+                return "it has no list of its files, and they are not the known ones"
+        else:
+            found = _compared(folder, listed)
+    except _DamageError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    if found != listed:
+        with suppress(OutputError):  # the folder is read-only: the files are hashed again next time
+            found.save(folder)
+    return None
+
+
+class _DamageError(Exception):
+    """A file is not as it was."""
+
+
+def _read_list(folder: Path) -> CachedFiles | None:
+    try:
+        return CachedFiles.model_validate_json(store.cached_files_path(folder).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _compared(folder: Path, listed: CachedFiles) -> CachedFiles:
+    """Return the list with the files' current times."""
+    present = {path.name: path for path in _contents(folder)}
+    if missing := sorted(listed.files.keys() - present.keys()):
+        raise _DamageError(f"{missing[0]} is missing")
+    if added := sorted(present.keys() - listed.files.keys()):
+        raise _DamageError(f"{added[0]} does not belong there")
+    for name, file in listed.files.items():
+        if not present[name].is_file():
+            raise _DamageError(f"{name} is no file")
+        if (size := present[name].stat().st_size) != file.size:
+            raise _DamageError(f"{name} has {size:,} bytes, not {file.size:,}")
+    found = {}
+    for name, file in listed.files.items():
+        found[name] = file if present[name].stat().st_mtime_ns == file.mtime_ns else _cached_file(present[name])
+        if found[name].sha256 != file.sha256:
+            raise _DamageError(f"the content of {name} has changed")
+    return CachedFiles(files=found)
+
+
+def _contents(folder: Path) -> list[Path]:
+    """Return everything in the folder but its list and the scratch files of writers."""
+    own = store.cached_files_path(folder).name
+    return [path for path in folder.iterdir() if path.name != own and not path.name.startswith(".")]
+
+
+def _cached_file(path: Path) -> CachedFile:
+    if not path.is_file():
+        raise _DamageError(f"{path.name} is no file")
+    state = path.stat()  # before the content: a change meanwhile is noticed the next time
+    return CachedFile(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=file_hash(path))
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
