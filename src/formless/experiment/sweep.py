@@ -12,7 +12,7 @@ from formless.experiment.config import Experiment
 from formless.experiment.executors.base import Executor
 from formless.experiment.grid import grid
 from formless.experiment.progress import RunProgress
-from formless.experiment.result import RunResult, load_result
+from formless.experiment.result import Damage, RunResult, check_result
 from formless.experiment.runs import Run, refuse_newer_plan, write_plan
 from formless.experiment.status import locked
 
@@ -22,6 +22,10 @@ class SweepCallback(Protocol):
 
     def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         """All runs are known, and the results of those that are complete already."""
+        ...
+
+    def on_damage(self, run: Run, reason: str) -> None:
+        """Files of a run that had ended are damaged; the sweep executes it again."""
         ...
 
     def on_progress(self, run: Run, progress: RunProgress) -> None:
@@ -84,15 +88,18 @@ def sweep(
     runs = grid(experiment)
     with locked(out, workers) as held:
         refuse_newer_plan(out)
-        found = [load_result(run.folder(out), run) for run in runs]
+        found = [check_result(run.folder(out), run) for run in runs]
         folder = store.ExperimentFolder(out)
         store.write_text(folder.config, experiment.as_yaml())
         write_plan(out, runs)
-        done = [result for result in found if result and result.is_complete]
+        done = [result for result in found if isinstance(result, RunResult) and result.is_complete]
         complete = {result.id for result in done}
         missing = [run for run in runs if run.id not in complete]
         _remove_rest(folder, runs)
         callback.on_begin(runs, done, workers)
+        for run, result in zip(runs, found, strict=True):
+            if isinstance(result, Damage):
+                callback.on_damage(run, result.reason)
         results: list[RunResult] = []
         working = executor(held).execute(missing, out, callback.on_progress)
         try:

@@ -50,14 +50,25 @@ def refuse_newer(content: str | bytes, newest: int, where: Path, *, error: type[
     Raises:
         UserError: The version is newer; of the kind `error`.
     """
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return
-    version = found.get("format") if isinstance(found, dict) else None
-    if isinstance(version, int) and version > newest:
+    version = _version(content)
+    if version is not None and version > newest:
         what = f"the file has the newer schema version {version}; this Formless reads up to {newest}"
         raise error(what, where=where, remedy="update Formless: pip install --upgrade formless")
+
+
+def is_older(content: str | bytes, newest: int) -> bool:
+    """Return whether a JSON file states an earlier schema version than the newest one that is read."""
+    version = _version(content)
+    return version is not None and version < newest
+
+
+def _version(content: str | bytes) -> int | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    version = found.get("format") if isinstance(found, dict) else None
+    return version if type(version) is int else None
 
 
 @dataclass(frozen=True)
