@@ -389,3 +389,55 @@ def test_large_files_are_hashed_where_their_time_has_changed(tmp_path: Path, mon
     assert listed.damage(path) == "is missing"
     path.mkdir()
     assert listed.damage(path) == "is no plain file"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"edit.json": "{}", "adapter_config.json": "{}", "adapter_model.safetensors": ""},
+        {"1_Ada/forget_level1.json": "[]"},
+        {"report.html": "a demo's"},
+        {"plan.json": '{"resources": []}'},
+        {"runs/other/plan.json": "{}"},
+        {"experiment.yaml": "a: 1", "notes.txt": "mine"},
+        {".env": "secret"},
+        {"run.json": "{}"},
+    ],
+)
+def test_nothing_is_written_into_a_folder_of_something_else(
+    experiment: Build, go: Any, tmp_path: Path, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(OutputError, match=r"the folder holds .*, and no experiment .*out\]: choose another --out"):
+        go(experiment(methods=["icu"], targets=1))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_folder_of_ours_is_gone_on_with_whatever_is_left(experiment: Build, go: Any, tmp_path: Path) -> None:
+    out, wanted = tmp_path / "out", experiment(methods=["icu"], targets=1)
+    out.mkdir()
+    (out / ".lock").write_text("{}")
+    (out / ".plan.json.x.part").write_text("{")
+    assert len(go(wanted).results) == 1
+    (out / "plan.json").write_text('{"format": 2,')
+    (out / "report.html").write_text("a page")
+    assert go(wanted).already_complete == 1
+    (out / "notes.txt").write_text("mine")
+    assert go(wanted).already_complete == 1
+    (out / "plan.json").unlink()
+    with pytest.raises(OutputError, match=r"the folder holds notes\.txt"):
+        go(wanted)
+
+
+def test_a_plan_of_another_type_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"format": 2, "runs": {"a": 1}}')
+    with pytest.raises(DataError, match=r"plan\.json, field runs: Input should be a valid"):
+        read_plan(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(DataError, match=r"the plan cannot be read .*plan\.json\]: is a directory"):
+        read_plan(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from formless import store
+from formless.errors import OutputError
 from formless.experiment.config import Experiment
 from formless.experiment.executors.base import Executor
 from formless.experiment.grid import grid
@@ -83,13 +84,16 @@ def sweep(
 
     Raises:
         UserError: The experiment cannot be executed as it is; nothing has been written or loaded.
-        OutputError: Another sweep works on the folder, or it cannot be written.
+        OutputError: The folder holds something else, another sweep works on it, or it cannot be written.
     """
+    folder = store.ExperimentFolder(out)
+    if stranger := folder.stranger():
+        remedy = "choose another --out, a new or an empty folder"
+        raise OutputError(f"the folder holds {stranger.name}, and no experiment", where=out, remedy=remedy)
     runs = grid(experiment)
     with locked(out, workers) as held:
         refuse_newer_plan(out)
         found = [check_result(run.folder(out), run) for run in runs]
-        folder = store.ExperimentFolder(out)
         store.write_text(folder.config, experiment.as_yaml())
         write_plan(out, runs)
         done = [result for result in found if isinstance(result, RunResult) and result.is_complete]
