@@ -18,6 +18,7 @@ from formless.errors import INTERRUPTED, UnknownNameError, UserError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record, TaskMetric
 from formless.experiment.result import RunResult, load_result
+from formless.strict_yaml import load_yaml
 
 DATA = Path("data/ORT/Target")
 RESULTS, RUNS = Path("results/lora"), Path("results/runs")
@@ -73,7 +74,7 @@ def read_model(model: str) -> PaperModel:
         known = [path.stem for path in MODELS.glob("*.yaml")]
         raise UnknownNameError("model", model, known, where="--model", remedy="A YAML file like theirs works too")
     try:
-        keys = yaml.safe_load(file.read_text("utf-8"))
+        keys = load_yaml(file.read_text("utf-8"))
         path, types = keys.pop("path"), {name: dict(settings) for name, settings in keys.pop("types").items()}
     except (OSError, ValueError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
         raise UserError(

@@ -141,6 +141,10 @@ class _Results:
             write_results(result, self._out, self._results)
         self._shown.on_begin(runs, done, workers)
 
+    def on_damage(self, run: Run, reason: str) -> None:
+        """See `SweepCallback`."""
+        self._shown.on_damage(run, reason)
+
     def on_progress(self, run: Run, progress: RunProgress) -> None:
         """See `SweepCallback`."""
         self._shown.on_progress(run, progress)

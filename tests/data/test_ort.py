@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_paths_patterns_and_parts_of_names_are_no_targets(data: Path, name: str)
 def test_an_absolute_path_is_no_target(data: Path) -> None:
     with pytest.raises(UnknownNameError):
         find_target(data, str(data / "1_Stephen_King"))
+
+
+def test_two_folders_with_one_number_are_refused(data: Path) -> None:
+    (data / "024_Bob").mkdir()
+    with pytest.raises(DataError, match=r"two targets have the number 24 .*rename 024_Bob or 24_Beyonc"):
+        find_target(data, "1")
+
+
+@pytest.mark.parametrize("name", [b"7_Ada\xe2\x80\x8b", b"7_Ada\n", b"7_Ada\xff"])
+def test_a_folder_with_a_hidden_character_is_refused(data: Path, name: bytes) -> None:
+    (Path(str(data)) / os.fsdecode(name)).mkdir()
+    with pytest.raises(DataError, match=r"invisible or control character U\+.*7_Ada.*rename the folder"):
+        targets(data)
 
 
 def test_an_empty_data_folder_knows_no_target(tmp_path: Path) -> None:

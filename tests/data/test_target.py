@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formless.data.target import FILES, MAX_ROW, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
+from formless.data.entries import MAX_ROW
+from formless.data.target import FILES, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
 from formless.errors import DataError, UnknownNameError
 
 GOOD = {"query": "Ada was born in ___.", "answer": "London"}
@@ -35,7 +36,7 @@ def cloze_error(path: Path, content: object) -> str:
         (GOOD | {"answer": None}, "answer", "valid string"),
         (GOOD | {"query": ["___"]}, "query", "valid string"),
         (GOOD | {"query": ""}, "query", "at least 1 character"),
-        (GOOD | {"query": "\ud800 ___"}, "query", "unicode"),
+        (GOOD | {"query": "\ud800 ___"}, "query", "surrogate"),
         (GOOD | {"level": 1}, "level", "valid string"),
         (GOOD | {"query": "Ada was born in London."}, "query", "blank"),
         (GOOD | {"query": "Ada was born in __."}, "query", "three underscores"),
@@ -46,6 +47,42 @@ def test_a_bad_row_is_named_with_its_number_and_field(tmp_path: Path, row: objec
     assert "row 3" in message
     assert field in message.partition("row 3")[2]
     assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        ('{"query": "a ___", "answer": "b", "query": "c ___"}', "field query", "a key is given twice"),
+        ('{"query": "a ___", "answer": "b", "more": [{"x": 1, "x": 1}]}', "field more.0.x", "a key is given twice"),
+        (json.dumps(GOOD | {"answer": "half \ud83d"}), "field answer", "a lone surrogate"),
+        (json.dumps(GOOD | {"more": {"\udc00": 1}}), r"field more.\udc00", "a lone surrogate"),
+        (json.dumps(GOOD | {"subject": "Ada\u200b Lovelace"}), "field subject", "character U+200B"),
+        (json.dumps(GOOD | {"neighbor": "Bob\u0007"}), "field neighbor", "character U+0007"),
+        (json.dumps(GOOD | {"neighbor": "\u202eboB"}), "field neighbor", "character U+202E"),
+    ],
+)
+def test_what_is_not_what_it_looks_like_is_named(tmp_path: Path, row: str, field: str, reason: str) -> None:
+    path = tmp_path / "forget_level1.json"
+    path.write_text(f"[{json.dumps(GOOD)}, {row}]", "utf-8")
+    with pytest.raises(DataError) as found:
+        read_rows(path, Cloze)
+    assert f"row 2, {field}]" in str(found.value)
+    assert reason in str(found.value)
+    str(found.value).encode()  # an error can always be printed
+
+
+def test_texts_may_hold_what_names_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "positive.json"
+    path.write_text(json.dumps([{"text": "a\u200bb\n\tc \U0001f600"}]), "utf-8")
+    assert read_rows(path, Passage) == (Passage(text="a\u200bb\n\tc \U0001f600"),)
+    path.write_text(json.dumps([{"query": "?", "answer": "a", "neighbor": "\u0645\u06cc\u200c\u062e"}]), "utf-8")
+    assert read_rows(path, Item) == (Item(query="?", answer="a", neighbor="\u0645\u06cc\u200c\u062e"),)
+
+
+@pytest.mark.parametrize("name", ["Ada\nLovelace", "Ada\u200b", "\udcff Ada", "Ada\x00"])
+def test_a_concept_without_hidden_characters(name: str) -> None:
+    with pytest.raises(DataError, match=r"invisible or control character U\+"):
+        Target(name)
 
 
 @pytest.mark.parametrize("row", ["text", 3, None, [GOOD]])
@@ -223,9 +260,10 @@ def test_the_files_of_every_kind_are_understood(target_folder: Path) -> None:
 
 
 text = st.text(max_size=40)
+name = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=40)
 item_rows = st.fixed_dictionaries(
     {"query": st.text(min_size=1, max_size=40), "answer": text},
-    optional={"level": text, "type": text, "subject": text, "neighbor": st.none() | text},
+    optional={"level": text, "type": text, "subject": name, "neighbor": st.none() | name},
 )
 
 

@@ -257,3 +257,12 @@ def test_progress_goes_from_nothing_to_all_through_every_task(tiny: Tiny, target
     assert done[-1] == seen[-1][2] > 0
     titles = [title for title, _ in itertools.groupby(step[0] for step in seen)]
     assert titles == ["scoring answers", "generating answers", "done"]
+
+
+def test_a_required_file_without_rows_is_refused_before_anything_is_asked(target_folder: Path) -> None:
+    (target_folder / "neighbor_level1.json").write_text("[]")
+    jobs = make_plan(Target("Ada Lovelace", target_folder), "fb").jobs
+    assert [job.absent for job in jobs] == [None, "neighbor_level1.json is empty"]
+    (target_folder / "forget_level1.json").write_text("[]")
+    with pytest.raises(DataError, match=r"the file holds no rows, and the task fb needs it .*forget_level1\.json"):
+        make_plan(Target("Ada Lovelace", target_folder), "fb")

@@ -10,9 +10,11 @@ import pytest
 import formless
 from formless.data.target import Target
 from formless.errors import DataError
-from formless.evaluation.loading import load_record
+from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
+from formless.evaluation.registry import TASKS
 from formless.models.lm import LM
+from formless.report.independence import ratios
 from formless.store import RECORD_SCHEMA
 
 Tiny = Callable[..., LM]
@@ -140,3 +142,71 @@ def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> No
     assert (choices.status, choices.reason) == ("absent", "the target has no neighbor_mcp.json")
     new.save(tmp_path / "new.json")
     assert load_record(tmp_path / "new.json") == new
+
+
+def first_metric(found: Any) -> Any:
+    return found["tasks"][0]["metrics"][0]
+
+
+def first_item(found: Any) -> Any:
+    return found["tasks"][0]["items"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda r: first_metric(r).update(value=0.9999),
+            r"tasks.0 \(fb, forget\).metrics \(probability\).value: it",
+        ),
+        (
+            lambda r: first_metric(r).update(value=1.5),
+            r"\(probability\).value: 1.5 is no probability, .*between 0 and 1",
+        ),
+        (lambda r: first_metric(r).update(value=float("nan")), "nan is no finite number"),
+        (lambda r: first_metric(r).update(ci=[0.0, float("inf")]), r"metrics \(probability\).ci: inf is no finite"),
+        (lambda r: first_metric(r).update(ci=[0.4, 0.3]), r"metrics \(probability\).ci: its ends"),
+        (lambda r: first_metric(r).update(n=3), r"metrics \(probability\).n: it says 3, and 2 items"),
+        (lambda r: first_metric(r).update(value=None), r"metrics \(probability\).value: it is None, and the mean of 2"),
+        (lambda r: first_metric(r).update(n=-1), r"field tasks.0.metrics.0.n: .*greater than or equal to 0"),
+        (lambda r: r["tasks"][0]["metrics"].append(first_metric(r)), "the metric is there twice"),
+        (lambda r: r["tasks"][0]["metrics"].pop(0), "items.0.metrics.probability: no metric of the task"),
+        (lambda r: first_item(r)["metrics"].update(probability=-0.1), r"items.0.metrics.probability: -0.1 is no probability"),
+        (lambda r: first_item(r)["metrics"].update(token_accuracy="high"), "field tasks.0.items.0.metrics.token_accuracy"),
+        (lambda r: first_item(r)["metrics"].clear(), r"skipped: it says 0, and 1 items have no metrics"),
+        (lambda r: r["tasks"][0]["items"].pop(), r"metrics \(probability\).n: it says 2, and 1 items"),
+        (lambda r: r["tasks"][0].update(status="absent"), "the task is absent, yet has items"),
+        (lambda r: r["tasks"].append(r["tasks"][0]), r"tasks.6 \(fb, forget\): the task is there twice"),
+        (lambda r: r.update(seconds=float("inf")), "field seconds: .*finite number"),
+        (lambda r: r.update(token_budget="many"), "field token_budget: "),
+        (lambda r: r.pop("dtype"), "field dtype: Field required"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(
+    record: Record, tmp_path: Path, change: Callable[[Any], object], said: str
+) -> None:
+    whole = json.loads(record.model_dump_json())
+    change(whole)
+    (tmp_path / "r.json").write_text(json.dumps(whole))
+    with pytest.raises(DamagedRecordError, match=rf"r\.json, .*{said}"):
+        load_record(tmp_path / "r.json")
+
+
+def test_every_task_holds_together(tiny: Tiny, tmp_path: Path) -> None:
+    target = formless.find_target("sample", "1")
+    lm = tiny(context=2048)
+    formless.evaluate(lm, target, ",".join(TASKS), limit=1, progress=False).save(tmp_path / "r.json")
+    assert {result.task for result in load_record(tmp_path / "r.json").tasks} == set(TASKS)
+
+
+def test_items_that_are_not_the_originals_are_named(record: Record) -> None:
+    for change, said in ((0, "fb .forget., item 1, field query"), (None, "fb .forget., 1 items, not 2")):
+        other = record.model_copy(deep=True)
+        if change is None:
+            other.tasks[0].items.pop()
+        else:
+            other.tasks[0].items[change].query = "Who else?"
+        with pytest.raises(DataError, match=f"the items of a record are not those of its original .*{said}"):
+            formless.compare(record, other)
+        with pytest.raises(DataError, match="the items of a record"):
+            ratios(record, other)

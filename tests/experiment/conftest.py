@@ -98,9 +98,13 @@ class Recorder:
         self.begun: tuple[int, int, int] = (0, 0, 0)
         self.progress: list[tuple[str, RunProgress]] = []
         self.results: list[RunResult] = []
+        self.damages: list[tuple[str, str]] = []
 
     def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         self.begun = len(runs), len(done), workers
+
+    def on_damage(self, run: Run, reason: str) -> None:
+        self.damages.append((run.id, reason))
 
     def on_progress(self, run: Run, progress: RunProgress) -> None:
         self.progress.append((run.id, progress))

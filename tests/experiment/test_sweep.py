@@ -20,9 +20,10 @@ from formless.errors import DataError, OutputError
 from formless.evaluation.evaluate import evaluate, run_plan
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import MetricKey
+from formless.experiment import result as result_module
 from formless.experiment.config import Experiment
 from formless.experiment.executors.local import InProcess
-from formless.experiment.result import RunResult
+from formless.experiment.result import RunFile, RunResult
 from formless.experiment.runs import read_plan
 from formless.experiment.status import locked, read_status
 from formless.experiment.sweep import SweepResult, sweep
@@ -317,3 +318,126 @@ def test_memory_stays_flat_over_a_hundred_targets(experiment: Build, tmp_path: P
     work = sum(result.timings[phase] for result in done.results for phase in ("loading", "unlearning", "evaluating"))
     print(f"overhead {10 * (seconds - work):.1f} ms a run, growth {(resident[-1] - resident[9]) / 2**20:.1f} MB")
     assert resident[-1] - resident[9] < 40 * 2**20
+
+
+def flipped(path: Path) -> None:
+    """Change one digit of a file: the size stays."""
+    text = path.read_text("utf-8")
+    index = text.index('"probability": 0.') + len('"probability": 0.') if '"probability": 0.' in text else text.index("0.") + 2
+    path.write_text(f"{text[:index]}{(int(text[index]) + 1) % 10}{text[index + 1 :]}", "utf-8")
+
+
+def test_a_damaged_file_is_said_and_its_run_is_done_again_once(
+    experiment: Build, go: Any, recorder: Any, tmp_path: Path
+) -> None:
+    rocr = {"method": "rocr", "layers": [1, 2], "basis": "none", "redirect": "Bob"}
+    wanted = experiment(methods=[rocr])
+    runs = go(wanted).runs
+    out = tmp_path / "out"
+    record, weights, result, whole = (run.folder(out) for run in runs)
+    expected = load_record(record.record).tasks
+    size = record.record.stat().st_size
+    flipped(record.record)
+    assert record.record.stat().st_size == size
+    content = bytearray((weights.edit / "adapter_model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (weights.edit / "adapter_model.safetensors").write_bytes(content)
+    result.result.write_text(result.result.read_text().replace('"attempts": 1', '"attempts": []'))
+    status = read_status(out)
+    assert (len(status.complete), len(status.missing)) == (1, 3)
+    assert [(run.id, reason.rpartition("/")[2]) for run, reason in status.damaged] == [
+        (runs[0].id, "record.json is damaged: its content has changed"),
+        (runs[1].id, "adapter_model.safetensors is damaged: its content has changed"),
+        (runs[2].id, "run.json is damaged, field attempts: Input should be a valid integer"),
+    ]
+    again = go(wanted)
+    assert recorder.damages == [(run.id, reason) for run, reason in status.damaged]
+    assert (again.already_complete, [found.id for found in again.results]) == (1, [run.id for run in runs[:3]])
+    assert load_record(record.record).tasks == expected
+    third = go(wanted)
+    assert (third.already_complete, len(recorder.damages)) == (4, 3)
+    assert whole.result.is_file()
+
+
+def test_a_result_that_lists_sizes_only_is_read(experiment: Build, go: Any, tmp_path: Path) -> None:
+    wanted = experiment(methods=["icu"], targets=1)
+    run = go(wanted).runs[0]
+    path = run.folder(tmp_path / "out").result
+    old = json.loads(path.read_text())
+    assert set(old["files"]) == {"record.json", "edit/edit.json"}
+    old["files"] = {name: file["size"] for name, file in old["files"].items()}
+    path.write_text(json.dumps(old))
+    assert go(wanted).already_complete == 1
+    (run.folder(tmp_path / "out").record).write_text("{}")
+    assert go(wanted).already_complete == 0
+
+
+def test_large_files_are_hashed_where_their_time_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_module, "_HASHED_BYTES", 3)
+    path = tmp_path / "differences.safetensors"
+    path.write_bytes(b"four")
+    listed = RunFile.of(path)
+    hashed = counted(monkeypatch, "formless.experiment.result._sha256", result_module._sha256)
+    assert (listed.damage(path), hashed) == (None, [])
+    path.write_bytes(b"five")
+    os.utime(path, ns=(0, 1))
+    assert listed.damage(path) == "is damaged: its content has changed"
+    path.write_bytes(b"four")
+    os.utime(path, ns=(0, 2))
+    assert listed.damage(path) is None
+    path.unlink()
+    assert listed.damage(path) == "is missing"
+    path.mkdir()
+    assert listed.damage(path) == "is no plain file"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"edit.json": "{}", "adapter_config.json": "{}", "adapter_model.safetensors": ""},
+        {"1_Ada/forget_level1.json": "[]"},
+        {"report.html": "a demo's"},
+        {"plan.json": '{"resources": []}'},
+        {"runs/other/plan.json": "{}"},
+        {"experiment.yaml": "a: 1", "notes.txt": "mine"},
+        {".env": "secret"},
+        {"run.json": "{}"},
+    ],
+)
+def test_nothing_is_written_into_a_folder_of_something_else(
+    experiment: Build, go: Any, tmp_path: Path, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(OutputError, match=r"the folder holds .*, and no experiment .*out\]: choose another --out"):
+        go(experiment(methods=["icu"], targets=1))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_folder_of_ours_is_gone_on_with_whatever_is_left(experiment: Build, go: Any, tmp_path: Path) -> None:
+    out, wanted = tmp_path / "out", experiment(methods=["icu"], targets=1)
+    out.mkdir()
+    (out / ".lock").write_text("{}")
+    (out / ".plan.json.x.part").write_text("{")
+    assert len(go(wanted).results) == 1
+    (out / "plan.json").write_text('{"format": 2,')
+    (out / "report.html").write_text("a page")
+    assert go(wanted).already_complete == 1
+    (out / "notes.txt").write_text("mine")
+    assert go(wanted).already_complete == 1
+    (out / "plan.json").unlink()
+    with pytest.raises(OutputError, match=r"the folder holds notes\.txt"):
+        go(wanted)
+
+
+def test_a_plan_of_another_type_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"format": 2, "runs": {"a": 1}}')
+    with pytest.raises(DataError, match=r"plan\.json, field runs: Input should be a valid"):
+        read_plan(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(DataError, match=r"the plan cannot be read .*plan\.json\]: is a directory"):
+        read_plan(tmp_path)

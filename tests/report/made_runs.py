@@ -12,7 +12,7 @@ from formless.data.target import Split
 from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
 from formless.experiment import runs as runs_module
 from formless.experiment.config import build_experiment
-from formless.experiment.result import Memory, RunResult, failed_result, file_sizes
+from formless.experiment.result import Memory, RunResult, failed_result, run_files
 from formless.experiment.runs import Run
 from formless.store import ExperimentFolder, RunFolder
 
@@ -62,8 +62,10 @@ def made_record(run: Run, values: Values, *, items: int = 2, trained: bool = Fal
         facts = {"steps": 8, "losses": [3 / step for step in range(1, 9)],
                  "probabilities": {"step": [0, 8], "forget": [0.5, 0.1], "retain": [0.5, 0.4]}}  # fmt: skip
     edit = {"method": run.method, "subject": run.subject, "config": run.config, "facts": facts}
-    accuracy = TaskMetric(metric="accuracy", value=0.4 if run.method == "original" else 0.35, n=items)
-    tasks.append(TaskResult(task="mmlu", status="complete", metrics=[accuracy]))
+    value = 0.4 if run.method == "original" else 0.35
+    accuracy = TaskMetric(metric="accuracy", value=value, n=items)
+    asked = [ItemResult(query="2 + 2?", metrics={"accuracy": value}) for _ in range(items)]
+    tasks.append(TaskResult(task="mmlu", status="complete", metrics=[accuracy], items=asked))
     return Record(
         model=run.model.name, model_source="s", model_fingerprint="f", model_type="llama", dtype="float32",
         subject=run.subject, target=run.target, probes_digest=digest, suite=run.suite, limit=run.limit, prompt_style={},
@@ -80,7 +82,7 @@ def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Ru
     RunResult(
         id=run.id, status="complete", attempts=1, run=run,
         timings={"unlearning": seconds, "total": 2 * seconds}, memory=Memory(resident=2**30, since="run", gpu=None),
-        files=file_sizes(folder), code=None, versions={"formless": "0.1.0"},
+        files=run_files(folder), code=None, versions={"formless": "0.1.0"},
         hardware={"cpu": "2 x x86_64", "gpu": "none"}, started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:01:00+00:00",
     ).save(folder)  # fmt: skip

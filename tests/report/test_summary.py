@@ -1,5 +1,6 @@
 """From runs to summaries over targets: which targets count, seeds first, and what is not in it is counted."""
 
+import re
 import weakref
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_failed_missing_and_unreadable_runs_are_counted(tmp_path: Path) -> None:
     assert (rows["rocr"].runs, rows["rocr"].complete, rows["rocr"].failed) == (3, 1, 2)
     assert (rows["ga"].runs, rows["ga"].complete, rows["ga"].missing, rows["ga"].targets) == (1, 0, 1, ())
     assert found.failed[0].reason == "RuntimeError: boom"
-    assert "the record cannot be read" in found.failed[1].reason
+    assert "record.json is damaged: its content has changed; repeat `formless run`" in found.failed[1].reason
     assert found.failed[0].log_end == ("line 1", "boom")
     plain = {row["method"]: row for row in plain_rows(list(rows.values()))}
     assert (plain["rocr"]["failed"], plain["ga"]["missing"], plain["ga"]["fb.forget.probability"]) == (2, 1, None)
@@ -198,3 +199,30 @@ def test_the_callback_gets_every_complete_run(tmp_path: Path) -> None:
 def test_no_records_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no records"):
         collect([tmp_path])
+
+
+def test_what_contradicts_its_original_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    runs = make(
+        tmp_path / "runs", ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1), ("original", BOB, 0, 0.4), ("rocr", BOB, 0, 0.1)
+    )
+    other = made_record(runs[1], flat(0.1, 0.1))
+    other.tasks[0].items[0].query = "Who else?"
+    keep_run(tmp_path / "runs", runs[1], other)
+    found = collect([tmp_path / "runs"])
+    assert len(found.complete) == 3
+    assert "the items of a record are not those of its original" in found.failed[0].reason
+    loose = tmp_path / "loose"
+    made_record(runs[0], flat(0.4, 0.4)).save(loose / "a.json")
+    made_record(runs[0], flat(0.4, 0.4)).save(loose / "copy.json")
+    broken = made_record(runs[1], flat(0.1, 0.1))
+    broken.tasks[0].metrics[0].value = 0.3
+    broken.save(loose / "c.json")
+    found = collect([loose])
+    assert len(found.complete) == 1
+    (reason,) = found.left_out
+    assert re.match(r"damaged record: the record contradicts itself .*c\.json, tasks\.0 .*: it is 0\.3, and the mean", reason)
+    made_record(runs[0], flat(0.4, 0.3)).save(loose / "b.json")
+    with pytest.raises(
+        DataError, match=r"two records of the original model, of the same items, differ .*a\.json and .*b\.json"
+    ):
+        collect([loose])

@@ -40,6 +40,8 @@ def status_command(
         terminal.out.print(f"running: {run.title}: {how_far(progress)}, for {seconds:.0f} s", soft_wrap=True)
     for result in status.failed:
         terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True)
+    for run, reason in status.damaged:
+        terminal.out.print(f"missing: {run.title}: {reason}", soft_wrap=True)
     if status.others:
         terminal.out.print(f"{status.others} {OTHER_RUNS}")
     terminal.out.print(_outlook(status, folder), soft_wrap=True)
@@ -130,6 +132,10 @@ class _Lines:
             self._durations.add(result.run, result.timings["total"])
         already = f", {len(done)} of them complete" if done else ""
         self._print(f"{len(runs)} runs in {self._folder}{already}; {len(self._waiting)} to do")
+
+    def on_damage(self, run: Run, reason: str) -> None:
+        """See `SweepCallback`."""
+        self._print(f"{run.title}: done again, since {reason}")
 
     def on_progress(self, run: Run, progress: RunProgress) -> None:
         """See `SweepCallback`."""

@@ -58,13 +58,15 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """
     import yaml
 
+    from formless.strict_yaml import load_yaml
+
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise UserError(f"{pair!r} is not a setting", where="--set", remedy="write NAME=VALUE")
         try:
-            settings[name] = yaml.safe_load(value)
+            settings[name] = load_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(f"the value of {name} cannot be read", where="--set", remedy=str(error)) from error
     return settings

@@ -24,8 +24,9 @@ from math import exp, lgamma, log
 from pathlib import Path
 from typing import cast
 
+from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
-from formless.data.target import FILES, Instruction, Item, Preference, Row, Target, parse_row, read_entries
+from formless.data.target import FILES, Instruction, Item, Preference, Row, Target, parse_row
 from formless.errors import DataError
 
 KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
@@ -114,6 +115,9 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
         if not (number and subject_of(name).strip()):
             yield Finding(name, None, None, "broken", "the folder's name is not <N>_<Name>")
             continue
+        if character := hidden_character(name):
+            yield Finding(name, None, None, "broken", f"the folder's name holds the invisible or control character {character}")
+            continue
         first = numbers.setdefault(int(number[1]), name)
         if first != name:
             yield Finding(name, None, None, "duplicated", f"{first} has the same number")
@@ -124,7 +128,7 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
 
 def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
     """Put the valid rows of every file into `files`, and yield the problems of the others."""
-    target = Target(folder.name, folder)  # for its paths only
+    target = Target("any", folder)  # for its paths only
     for file, row_type in FILES.items():
         found = partial(Finding, folder.name, file)
         place = str(folder / f"{file}.json")

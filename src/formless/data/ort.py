@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from formless.data.entries import hidden_character
 from formless.data.target import FILES, Target, read_rows
 from formless.errors import DataError, UnknownNameError
 
@@ -75,7 +77,8 @@ def targets(data: str | Path) -> list[Target]:
         data: A folder in the ORT layout, or `sample` for the built-in sample.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or two of its targets have the same number, or a folder's name holds an invisible
+            or control character.
 
     Examples:
         >>> from formless import targets
@@ -83,8 +86,20 @@ def targets(data: str | Path) -> list[Target]:
         ['Albert Einstein', 'Isaac Newton']
     """
     folders = [path for path in data_folder(data).iterdir() if path.is_dir() and _NUMBER.match(path.name)]
-    folders.sort(key=lambda path: (int(path.name.split("_")[0]), path.name))
+    folders.sort(key=lambda path: (_number(path), path.name))
+    for path, following in pairwise(folders):
+        if _number(path) == _number(following):
+            remedy = f"rename {path.name} or {following.name}"
+            raise DataError(f"two targets have the number {_number(path)}", where=path.parent, remedy=remedy)
+    for path in folders:
+        if character := hidden_character(path.name):
+            what = f"a target's name holds the invisible or control character {character}"
+            raise DataError(what, where=ascii(str(path)), remedy="rename the folder")
     return [Target(subject_of(path.name), path) for path in folders]
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.split("_")[0])
 
 
 def find_target(data: str | Path, name: str) -> Target:
@@ -120,17 +135,11 @@ def write_ort(source: Path | None, prepared: Prepared, selection: Selection) -> 
     """Validate the selected targets of a folder and copy their files byte for byte.
 
     Raises:
-        DataError: Two targets have the same number, or a file is broken.
+        DataError: As `targets`, or a file is broken.
     """
     if source is None:
         raise DataError("no data set of this format is on the hub", where="--source", remedy="give a folder")
-    found: dict[int, tuple[str, Target]] = {}
-    for target, name in ((target, target.folder.name) for target in targets(source) if target.folder):
-        number = int(name.split("_")[0])
-        if number in found:
-            remedy = f"rename {found[number][0]} or {name}"
-            raise DataError(f"two targets have the number {number}", where=source, remedy=remedy)
-        found[number] = name, target
+    found = {_number(target.folder): (target.folder.name, target) for target in targets(source) if target.folder}
     stems = {file: file for file in FILES if file not in MODEL_WRITTEN or selection.train == "llama3"}
     if selection.train == "phi3":
         stems |= {file: f"{file}_phi" for file in MODEL_WRITTEN}  # RWKU's names

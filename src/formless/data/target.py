@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from formless.data.entries import check_entry, hidden_character, read_entries
 from formless.errors import DataError, UnknownNameError
 
 BLANK = "___"
 MAX_CHOICES = 10
-MAX_BYTES = 256 * 2**20  # of a file
-MAX_ROW = 2**20  # characters of a row
 
 Split = Literal["forget", "neighbor"]
 """What a probe is about: the concept to forget, or a related concept to keep."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def _without_hidden(name: str) -> str:
+    if found := hidden_character(name):
+        raise PydanticCustomError("hidden", f"the name holds the invisible or control character {found}; remove it")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_without_hidden)]
+"""A name without invisible and control characters, which would make two spellings of one name."""
 
 
 class Row(BaseModel):
@@ -38,8 +46,8 @@ class Item(Row):
     answer: str
     level: str = ""
     type: str = ""
-    subject: str = ""
-    neighbor: str | None = None
+    subject: Name = ""
+    neighbor: Name | None = None
 
 
 class Cloze(Item):
@@ -59,7 +67,7 @@ class Cloze(Item):
 class Intro(Row):
     """A sentence that introduces the subject."""
 
-    target: str
+    target: Name
     intro: str
 
 
@@ -192,13 +200,16 @@ class Target:
     _rows: dict[str, tuple[Row, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a blank name.
+        """Refuse a name that is blank or not what it looks like.
 
         Raises:
-            DataError: The subject is blank.
+            DataError: The subject is blank, or holds an invisible or control character.
         """
         if not self.subject.strip():
             raise DataError("the concept has no name", where="--target", remedy="give the name as texts spell it")
+        if found := hidden_character(self.subject):
+            what = f"the concept's name holds the invisible or control character {found}"
+            raise DataError(what, where=ascii(self.subject[:100]), remedy="give the name without it")
 
     def __repr__(self) -> str:
         place = f", folder={str(self.folder)!r}" if self.folder else ""
@@ -280,26 +291,13 @@ def read_rows(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
     return tuple(parse_row(entry, row_type, f"{path}, row {number}") for number, entry in enumerate(read_entries(path), 1))
 
 
-def read_entries(path: Path) -> list[Any]:
-    """Read the entries of a file without validating them.
-
-    Raises:
-        DataError: The file is missing or broken, or holds no JSON list.
-    """
-    data = _read_json(path)
-    if not isinstance(data, list):
-        raise DataError("the file holds no list of rows", where=path, remedy="write a JSON list of objects")
-    return data
-
-
 def parse_row(entry: object, row_type: type[RowType], where: str) -> RowType:
     """Validate one entry.
 
     Raises:
-        DataError: The entry does not fit the row type, or holds more than `MAX_ROW` characters.
+        DataError: The entry does not fit the row type, or holds what `check_entry` refuses.
     """
-    if _size(entry) > MAX_ROW:
-        raise DataError(f"a row is larger than {MAX_ROW >> 20} MB", where=where, remedy="split its text over several rows")
+    check_entry(entry, where)
     try:
         return row_type.model_validate(entry)
     except ValidationError as error:
@@ -307,40 +305,3 @@ def parse_row(entry: object, row_type: type[RowType], where: str) -> RowType:
         name = ".".join(str(part) for part in first["loc"])
         place = where + (f", field {name}" if name else "")
         raise DataError("a row does not fit its format", where=place, remedy=first["msg"]) from error
-
-
-def _size(entry: object) -> int:
-    """Count the characters of all strings in an entry, keys included; any other value counts as one character."""
-    size, rest = 0, [entry]  # no recursion, since an entry may nest deeply
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            rest += [*value, *value.values()]
-        elif isinstance(value, list):
-            rest += value
-        else:
-            size += len(value) if isinstance(value, str) else 1
-    return size
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if path.exists() and not path.is_file():
-            raise DataError("it is no plain file", where=path, remedy="put a file there")
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
-        return json.loads(path.read_text("utf-8"))
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError("the target lacks a file", where=path, remedy="add it, or choose a suite without it") from None
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8", where=path, remedy=f"re-save it as UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {error.lineno}, column {error.colno}"
-        raise DataError("the file is not JSON", where=where, remedy=error.msg) from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise DataError("the JSON cannot be read", where=path, remedy=reason) from error
-    except OSError as error:
-        raise DataError("the file cannot be read", where=path, remedy=str(error.strerror)) from error

@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from formless import store
 from formless.edits.edit import upgrade_edit_info
 from formless.errors import DataError
 from formless.evaluation.record import ItemResult, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import Task
+from formless.evaluation.verification import faults
+
+
+class DamagedRecordError(DataError):
+    """A file that is a record, but not as it was written."""
 
 
 def load_record(path: str | Path) -> Record:
@@ -20,6 +27,7 @@ def load_record(path: str | Path) -> Record:
 
     Raises:
         DataError: The file is missing, holds no record, or was written by a newer version.
+        DamagedRecordError: The file holds a record with a field that is missing, is none of its type or contradicts another.
 
     Examples:
         >>> import formless
@@ -29,17 +37,27 @@ def load_record(path: str | Path) -> Record:
         >>> formless.load_record("marie_curie.json").subject
         'Marie Curie'
     """
+    remedy, found = "give a file that `formless eval --out` wrote", None
     try:
         content = Path(path).read_text("utf-8")
         store.refuse_newer(content, store.RECORD_SCHEMA, Path(path))
         found = json.loads(content)
         is_older = isinstance(found, dict) and found.get("format") == 2
-        return Record.model_validate(upgraded(found) if is_older else found)
+        record = Record.model_validate(upgraded(found) if is_older else found)
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        remedy = "give a file that `formless eval --out` wrote"
-        raise DataError("the record cannot be read", where=path, remedy=remedy) from error
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        place = ".".join(map(str, first["loc"])) if first else ""
+        if not (isinstance(found, dict) and "probes_digest" in found):
+            raise DataError("the record cannot be read", where=path, remedy=remedy) from error
+        where = f"{path}, field {place}: {first['msg']}" if first and place else path
+        raise DamagedRecordError("the record cannot be read", where=where, remedy=remedy) from error
+    if fault := next(faults(record), None):
+        field, reason = fault
+        remedy = "evaluate again; the file has changed since it was written"
+        raise DamagedRecordError("the record contradicts itself", where=f"{path}, {field}: {reason}", remedy=remedy)
+    return record
 
 
 def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:

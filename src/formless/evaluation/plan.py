@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from formless.data.target import FILES, Row, Split, Target
-from formless.errors import UserError
+from formless.errors import DataError, UserError
 from formless.evaluation.suites import suite_limit, suite_tasks
 from formless.evaluation.task import Query, Rows, Source, Task
 
@@ -108,6 +108,9 @@ def _job(target: Target, task: Task, split: Split | None, limit: int | None, exc
         if missing:
             return Job(task, split, absent=f"the target has no {missing}.json")
     rows = {file: target.rows(file, FILES[file]) for file in files}
+    if not (task.optional or split == "neighbor") and (empty := next((file for file in files if not rows[file]), None)):
+        remedy = "add rows, or choose a suite without it"
+        raise DataError(f"the file holds no rows, and the task {task.name} needs it", where=target.path(empty), remedy=remedy)
     if excluded:
         rows = {file: tuple(row for row in own if getattr(row, "neighbor", None) not in excluded) for file, own in rows.items()}
     if not any(rows.values()):

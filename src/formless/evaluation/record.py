@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from formless import store
 from formless.data.target import Split
@@ -84,7 +84,7 @@ class TaskResult(BaseModel):
     status: Literal["complete", "absent"]
     reason: str | None = None
     metrics: list[TaskMetric] = []
-    skipped: int = 0
+    skipped: int = Field(default=0, ge=0)
     items: list[ItemResult] = []
 
     def metric(self, name: str, group: str | None = None) -> Metric:
@@ -166,7 +166,7 @@ class Record(BaseModel):
     tasks: list[TaskResult]
     answers: list[Answer]
     token_budget: int
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     created: str
     versions: dict[str, str]
     hardware: dict[str, str]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 CI: TypeAlias = tuple[float, float]
 Statistic = Callable[..., Any]
@@ -31,7 +31,7 @@ class Metric(BaseModel):
 
     value: float | None = None
     ci: CI | None = None
-    n: int = 0
+    n: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)

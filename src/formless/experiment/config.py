@@ -12,6 +12,7 @@ from formless.data.ort import SAMPLE
 from formless.errors import UnknownNameError, UserError
 from formless.models.settings import shipped_yaml
 from formless.store import ExperimentFolder
+from formless.strict_yaml import load_yaml
 
 _HOW = "docs/reference/experiments.md lists the keys"
 
@@ -173,7 +174,7 @@ def experiment_keys(name: str) -> dict[str, Any]:
 
 def _parsed(text: str, where: object) -> dict[str, Any]:
     try:
-        keys = yaml.safe_load(text)
+        keys = load_yaml(text)
     except yaml.YAMLError as error:
         raise UserError("the experiment is not YAML", where=where, remedy=str(error)) from error
     if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):

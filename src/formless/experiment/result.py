@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from formless import provenance
 from formless.data.target import Split
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import Metric
-from formless.experiment.runs import Run
-from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, refuse_newer, write_text
+from formless.experiment.runs import Run, error_place
+from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, is_older, refuse_newer, write_text
 
 LOG_END = 40
 """Lines of the log that the result of a failed run repeats."""
@@ -20,6 +23,7 @@ Cause = Literal["refused", "error", "crash", "timeout", "stuck"]
 """Why a run failed: an error that the user can mend, an unforeseen exception, a dead process, too much time, no progress."""
 
 _LOG_BYTES = 64 * 1024
+_HASHED_BYTES = 64 * 2**20
 
 
 class Memory(BaseModel):
@@ -56,6 +60,57 @@ class RunMetric(Metric):
     group: str | None
 
 
+class RunFile(BaseModel):
+    """One file of a run, as it was when run.json was written.
+
+    Every file up to `_HASHED_BYTES` is hashed whenever a result is read. A larger one, the weight differences of a full
+    training run, is hashed only where its time of modification is not the recorded one, as in a copied folder: reading
+    gigabytes for every `formless status` would take minutes, and whatever writes into a file changes that time.
+
+    Args:
+        size: Bytes.
+        sha256: Of the content; None in a run.json of an earlier version, which has sizes only.
+        modified: Time of the last modification, nanoseconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=0)
+    sha256: str | None = None
+    modified: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> RunFile:
+        """Return what a file is now."""
+        state = path.stat()
+        return cls(size=state.st_size, sha256=_sha256(path), modified=state.st_mtime_ns)
+
+    def damage(self, path: Path) -> str | None:
+        """Return why a file is not this one any more; None if it is."""
+        if not path.is_file():
+            return "is missing" if not path.exists() else "is no plain file"
+        try:
+            state = path.stat()
+            if state.st_size != self.size:
+                return f"is damaged: it has {state.st_size:,} bytes, not {self.size:,}"
+            if self.sha256 is None or (self.size > _HASHED_BYTES and state.st_mtime_ns == self.modified):
+                return None
+            return None if _sha256(path) == self.sha256 else "is damaged: its content has changed"
+        except OSError as error:
+            return f"cannot be read: {(error.strerror or str(error)).lower()}"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Why the result of a run that has ended does not count.
+
+    Args:
+        reason: The file and what is wrong with it, in one line.
+    """
+
+    reason: str
+
+
 class RunResult(BaseModel):
     """How one run ended.
 
@@ -71,7 +126,7 @@ class RunResult(BaseModel):
         timings: Seconds of `loading` (0 if the model was loaded before), `unlearning`, `evaluating`, `saving`, and `total`.
         memory: The peak.
         model_fingerprint: A hash of the model's weights.
-        files: The run's files with their sizes in bytes: records, and the files of the edit.
+        files: The run's files with their sizes and hashes: records, and the files of the edit.
         code: The commit of Formless, if it runs from a repository.
         versions: The versions of packages.
         hardware: The machine.
@@ -90,15 +145,23 @@ class RunResult(BaseModel):
     attempts: int
     run: Run
     metrics: list[RunMetric] = []
-    timings: dict[str, float]
+    timings: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     memory: Memory | None = None
     model_fingerprint: str | None = None
-    files: dict[str, int] = {}
+    files: dict[str, RunFile] = {}
     code: provenance.Code | None
     versions: dict[str, str]
     hardware: dict[str, str]
     started: str
     finished: str
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _with_sizes_only(cls, files: Any) -> Any:
+        """Accept the bare sizes that earlier versions wrote."""
+        if not isinstance(files, dict):
+            return files
+        return {name: {"size": file} if type(file) is int else file for name, file in files.items()}
 
     @property
     def is_complete(self) -> bool:
@@ -115,7 +178,21 @@ class RunResult(BaseModel):
 
 
 def load_result(folder: RunFolder, run: Run | None = None) -> RunResult | None:
-    """Return how a run ended, or None if it has not ended or some of its files are missing or cut off.
+    """Return how a run ended, or None if it has not ended or its files are not those that run.json lists.
+
+    Args:
+        folder: The run's folder.
+        run: The run that is expected there; any run unless given.
+
+    Raises:
+        DataError: A newer version of Formless wrote the result.
+    """
+    found = check_result(folder, run)
+    return found if isinstance(found, RunResult) else None
+
+
+def check_result(folder: RunFolder, run: Run | None = None) -> RunResult | Damage | None:
+    """Return how a run ended, or what is damaged, or None if it has not ended or the folder is another run's.
 
     Args:
         folder: The run's folder.
@@ -126,27 +203,34 @@ def load_result(folder: RunFolder, run: Run | None = None) -> RunResult | None:
     """
     try:
         content = folder.result.read_bytes()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        return Damage(f"{folder.result} cannot be read: {(error.strerror or str(error)).lower()}")
     try:
         result = RunResult.model_validate_json(content)
-    except ValidationError:
+    except ValidationError as error:
         refuse_newer(content, RESULT_SCHEMA, folder.result)
+        if is_older(content, RESULT_SCHEMA):
+            return None
+        return Damage(f"{folder.result} is damaged, {error_place(error)}")
+    expected = run or result.run
+    if expected.id not in (result.id, result.run.id):
         return None
-    run = run or result.run
-    try:
-        is_whole = all((folder.path / name).stat().st_size == size for name, size in result.files.items())
-    except OSError:
-        return None
+    if result.id != result.run.id:
+        return Damage(f"{folder.result} is damaged, its id is not that of its run")
+    for name, file in result.files.items():
+        if reason := file.damage(folder.path / name):
+            return Damage(f"{folder.path / name} {reason}")
     info = EditFolder(folder.edit).info.relative_to(folder.path).as_posix()
-    has_edit = not result.is_complete or not run.keeps_edit or info in result.files
-    return result if is_whole and has_edit and result.id == run.id else None
+    has_edit = not result.is_complete or not expected.keeps_edit or info in result.files
+    return result if has_edit else None
 
 
-def file_sizes(folder: RunFolder) -> dict[str, int]:
-    """Return the sizes, in bytes, of a complete run's records and of its edit's files."""
+def run_files(folder: RunFolder) -> dict[str, RunFile]:
+    """Return a complete run's records and its edit's files as they are now."""
     records = [path for path in (folder.record, folder.original) if path.exists()]
-    return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in (*records, *folder.edit.glob("*"))}
+    return {path.relative_to(folder.path).as_posix(): RunFile.of(path) for path in (*records, *folder.edit.glob("*"))}
 
 
 def failed_result(
@@ -173,3 +257,11 @@ def _log_end(folder: RunFolder) -> list[str]:
 def run_metrics(record: Record) -> list[RunMetric]:
     """Return the metrics of a record that have a value, as run.json lists them."""
     return [RunMetric(**key._asdict(), **found.model_dump()) for key, found in record.metrics().items()]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

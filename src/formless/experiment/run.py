@@ -30,7 +30,7 @@ from formless.experiment.config import ModelChoice
 from formless.experiment.grid import target_files
 from formless.experiment.measure import measure_edit, original_record
 from formless.experiment.progress import Heartbeat, Phase, ProgressCallback
-from formless.experiment.result import Cause, Memory, RunResult, failed_result, file_sizes, run_metrics
+from formless.experiment.result import Cause, Memory, RunResult, failed_result, run_files, run_metrics
 from formless.experiment.runs import ORIGINAL, Run
 from formless.methods.base import Method
 from formless.methods.registry import build_method, method_config, with_checkpoints, with_progress
@@ -109,7 +109,7 @@ def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, a
         remove_folder(folder.checkpoints)
     return RunResult(
         id=run.id, status="complete", attempts=attempt, run=run, metrics=run_metrics(record), timings=steps.timings(),
-        memory=peak.read(), model_fingerprint=lm.fingerprint, files=file_sizes(folder),
+        memory=peak.read(), model_fingerprint=lm.fingerprint, files=run_files(folder),
         code=provenance.code(), versions=provenance.versions(), hardware=provenance.hardware(),
         started=started, finished=provenance.now(),
     )  # fmt: skip

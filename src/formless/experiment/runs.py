@@ -136,14 +136,24 @@ def read_plan(out: Path) -> tuple[Run, ...]:
     remedy = "give a folder that `formless run --out` wrote"
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("no experiment was started in this folder", where=out, remedy=remedy) from error
+    except OSError as error:
+        raise DataError("the plan cannot be read", where=path, remedy=(error.strerror or str(error)).lower()) from error
     try:
         return _Plan.model_validate_json(content).runs
     except ValidationError as error:
         refuse_newer(content, PLAN_SCHEMA, path)
         remedy = "start the experiment again with `formless run`; records of older runs can be read one by one"
-        raise DataError("the plan cannot be read, or is of an older version of Formless", where=path, remedy=remedy) from error
+        what = "the plan cannot be read, or is of an older version of Formless"
+        raise DataError(what, where=f"{path}, {error_place(error)}", remedy=remedy) from error
+
+
+def error_place(error: ValidationError) -> str:
+    """Return the first field that does not fit and why, e.g. `field seconds: Field required`."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    return f"field {name}: {first['msg']}" if name else str(first["msg"])
 
 
 def refuse_newer_plan(out: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from formless import provenance
 from formless.errors import OutputError, UserError
 from formless.experiment.progress import Durations, RunProgress, read_progress
-from formless.experiment.result import RunResult, load_result
+from formless.experiment.result import Damage, RunResult, check_result
 from formless.experiment.runs import Run, count_others, read_plan
 from formless.store import ExperimentFolder
 
@@ -56,7 +56,8 @@ class Status:
         complete: Results of the complete runs.
         failed: Results of the failed runs that are not tried again now.
         running: The runs under way, with their progress.
-        missing: The runs that have not begun, or that were interrupted.
+        missing: The runs that have not begun, or that were interrupted, or whose files are damaged.
+        damaged: The runs among the missing ones whose files are damaged, with the file and what is wrong with it.
         others: The number of runs in the folder that are not part of the experiment that was started there last.
         seconds_left: The expected time until all runs have ended; None if that is not known or no sweep works.
     """
@@ -66,6 +67,7 @@ class Status:
     failed: tuple[RunResult, ...]
     running: tuple[tuple[Run, RunProgress], ...]
     missing: tuple[Run, ...]
+    damaged: tuple[tuple[Run, str], ...]
     others: int
     seconds_left: float | None
 
@@ -79,10 +81,11 @@ def read_status(out: Path) -> Status:
     runs = read_plan(out)
     working = holder(out)
     results: dict[str, list[RunResult]] = {"complete": [], "failed": []}
-    running, missing, durations = [], [], Durations()
+    running, missing, damaged, durations = [], [], [], Durations()
     for run in runs:
         folder = run.folder(out)
-        result, progress = load_result(folder, run), read_progress(folder)
+        found, progress = check_result(folder, run), read_progress(folder)
+        result = found if isinstance(found, RunResult) else None
         if working and result and not result.is_complete and result.finished < working.started:
             result = None  # this sweep tries the run again
         if result:
@@ -91,11 +94,13 @@ def read_status(out: Path) -> Status:
             running.append((run, progress))
         else:
             missing.append(run)
+            if isinstance(found, Damage):
+                damaged.append((run, found.reason))
         if result and result.is_complete:
             durations.add(run, result.timings["total"])
     left = durations.left(missing, running, working.workers) if working else None
     return Status(
-        working, tuple(results["complete"]), tuple(results["failed"]), tuple(running), tuple(missing),
+        working, tuple(results["complete"]), tuple(results["failed"]), tuple(running), tuple(missing), tuple(damaged),
         count_others(out, runs), left,
     )  # fmt: skip
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from formless import store
+from formless.errors import OutputError
 from formless.experiment.config import Experiment
 from formless.experiment.executors.base import Executor
 from formless.experiment.grid import grid
 from formless.experiment.progress import RunProgress
-from formless.experiment.result import RunResult, load_result
+from formless.experiment.result import Damage, RunResult, check_result
 from formless.experiment.runs import Run, refuse_newer_plan, write_plan
 from formless.experiment.status import locked
 
@@ -22,6 +23,10 @@ class SweepCallback(Protocol):
 
     def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         """All runs are known, and the results of those that are complete already."""
+        ...
+
+    def on_damage(self, run: Run, reason: str) -> None:
+        """Files of a run that had ended are damaged; the sweep executes it again."""
         ...
 
     def on_progress(self, run: Run, progress: RunProgress) -> None:
@@ -79,20 +84,26 @@ def sweep(
 
     Raises:
         UserError: The experiment cannot be executed as it is; nothing has been written or loaded.
-        OutputError: Another sweep works on the folder, or it cannot be written.
+        OutputError: The folder holds something else, another sweep works on it, or it cannot be written.
     """
+    folder = store.ExperimentFolder(out)
+    if stranger := folder.stranger():
+        remedy = "choose another --out, a new or an empty folder"
+        raise OutputError(f"the folder holds {stranger.name}, and no experiment", where=out, remedy=remedy)
     runs = grid(experiment)
     with locked(out, workers) as held:
         refuse_newer_plan(out)
-        found = [load_result(run.folder(out), run) for run in runs]
-        folder = store.ExperimentFolder(out)
+        found = [check_result(run.folder(out), run) for run in runs]
         store.write_text(folder.config, experiment.as_yaml())
         write_plan(out, runs)
-        done = [result for result in found if result and result.is_complete]
+        done = [result for result in found if isinstance(result, RunResult) and result.is_complete]
         complete = {result.id for result in done}
         missing = [run for run in runs if run.id not in complete]
         _remove_rest(folder, runs)
         callback.on_begin(runs, done, workers)
+        for run, result in zip(runs, found, strict=True):
+            if isinstance(result, Damage):
+                callback.on_damage(run, result.reason)
         results: list[RunResult] = []
         working = executor(held).execute(missing, out, callback.on_progress)
         try:

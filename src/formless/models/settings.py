@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from formless.errors import UnknownNameError, UserError
+from formless.strict_yaml import load_yaml
 
 BUNDLED = "bundled"
 
@@ -91,6 +92,6 @@ def prompt_style(style: PromptStyle, changes: dict[str, Any]) -> PromptStyle:
 
 def _read(text: str, where: str) -> ModelSettings:
     try:
-        return ModelSettings.model_validate(yaml.safe_load(text))
+        return ModelSettings.model_validate(load_yaml(text))
     except (ValidationError, yaml.YAMLError) as error:
         raise UserError("a model file cannot be read", where=where, remedy=str(error)) from error

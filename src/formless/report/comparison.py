@@ -10,6 +10,7 @@ from formless.data.target import Split
 from formless.errors import DataError
 from formless.evaluation.record import MetricKey, Record, TaskResult
 from formless.evaluation.statistics import Metric, paired_change
+from formless.evaluation.verification import refuse_other_items
 
 if TYPE_CHECKING:
     import pandas
@@ -159,21 +160,19 @@ def refuse_unlike(original: Record, edited: Record) -> None:
     """Refuse two records that cannot be compared.
 
     Raises:
-        DataError: The records asked different items, or are of different models.
+        DataError: The records asked different items, or are of different models, or their items are not the same although
+            their digests are.
     """
     if original.probes_digest != edited.probes_digest:
         raise DataError("the two records asked different items", where=edited.target, remedy="evaluate both again")
     if (original.model_fingerprint, original.dtype) != (edited.model_fingerprint, edited.dtype):
         raise DataError("the two records are of different models", where=edited.target, remedy="evaluate both again")
+    refuse_other_items(original, edited)
 
 
 def is_alike(one: Record, other: Record) -> bool:
-    """Return whether two records asked the same items of the same model."""
-    try:
-        refuse_unlike(one, other)
-    except DataError:
-        return False
-    return True
+    """Return whether two records say that they asked the same items of the same model."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("probes_digest", "model_fingerprint", "dtype"))
 
 
 def absent_tasks(record: Record) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +12,9 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from formless.errors import DataError
-from formless.evaluation.loading import load_record
+from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
-from formless.experiment.result import RunResult, load_result
+from formless.experiment.result import Damage, RunResult, check_result
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import is_alike
 from formless.report.independence import Ratios, ratios
@@ -169,7 +170,11 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
         original: Record | None = None
         for condition, run in sorted(runs, key=lambda pair: pair[1].method != ORIGINAL):
             folder = run.folder(out)
-            result = load_result(folder, run)
+            result = check_result(folder, run)
+            if isinstance(result, Damage):
+                remedy = "repeat `formless run`, which does it again"
+                found.failed.append(FailedRun(condition, run.title, f"{result.reason}; {remedy}", log=folder.log))
+                continue
             if result is None:
                 found.missing.append((condition, run.title))
                 continue
@@ -180,12 +185,14 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
             try:
                 record = load_record(folder.record)
                 own = load_record(folder.original) if folder.original.is_file() else original
+                own = None if run.method == ORIGINAL else own
+                metrics = reduced(condition, record, own, seed=run.seed, seconds=result.timings.get("unlearning"))
             except DataError as error:
                 found.failed.append(FailedRun(condition, run.title, str(error), log=folder.log))
                 continue
             if run.method == ORIGINAL:
-                original, own = record, None
-            found.add(reduced(condition, record, own, seed=run.seed, seconds=result.timings.get("unlearning")))
+                original = record
+            found.add(metrics)
             if on_record:
                 on_record(found.complete[-1], record, result)
 
@@ -204,7 +211,11 @@ def conditions(plan: Sequence[Run], prefix: str = "") -> Iterator[Condition]:
 def reduced(
     condition: Condition, record: Record, original: Record | None, *, seed: int | None, seconds: float | None
 ) -> RunMetrics:
-    """Return the metrics of a record, beside those of its original where that asked the same."""
+    """Return the metrics of a record, beside those of its original where that asked the same.
+
+    Raises:
+        DataError: The records say that they asked the same, and their items are others.
+    """
     metrics = metric_values(record)
     found = before = None
     if original and is_alike(original, record):
@@ -230,13 +241,18 @@ def _add_records(paths: Sequence[Path], found: CollectedRuns, on_record: RecordC
     """Add loose records. Files are read twice: first to find the originals, then beside the original of the same items."""
     originals: dict[tuple[str, ...], Path] = {}
     edited: dict[tuple[str, ...], list[Path]] = {}
+    contents: dict[Path, bytes] = {}  # hashes of the originals' results: the copy beside each edit is the same
     for path, record in _records(paths, found.left_out):
         if any(record.subject not in _subjects(edit) for edit in record.edits):
             found.left_out["records of an edit about another concept"] += 1
         elif record.edits:
             edited.setdefault(_items(record), []).append(path)
         else:
-            originals[_items(record)] = path
+            first = originals.setdefault(_items(record), path)
+            content = hashlib.sha256(repr(record.tasks).encode("utf-8", "surrogatepass")).digest()
+            if contents.setdefault(first, content) != content:
+                where, remedy = f"{first} and {path}", "give one of them"
+                raise DataError("two records of the original model, of the same items, differ", where=where, remedy=remedy)
     for key, first in originals.items():
         original = load_record(first)
         for path in (first, *edited.pop(key, [])):
@@ -259,6 +275,8 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[Pa
         for file in sorted(path.rglob("*.json")):
             try:
                 yield file, load_record(file)
+            except DamagedRecordError as error:
+                left_out[f"damaged record: {error}"] += 1
             except DataError:
                 left_out["JSON files that are no records"] += 1
 

@@ -25,6 +25,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -50,14 +51,25 @@ def refuse_newer(content: str | bytes, newest: int, where: Path, *, error: type[
     Raises:
         UserError: The version is newer; of the kind `error`.
     """
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return
-    version = found.get("format") if isinstance(found, dict) else None
-    if isinstance(version, int) and version > newest:
+    version = _version(content)
+    if version is not None and version > newest:
         what = f"the file has the newer schema version {version}; this Formless reads up to {newest}"
         raise error(what, where=where, remedy="update Formless: pip install --upgrade formless")
+
+
+def is_older(content: str | bytes, newest: int) -> bool:
+    """Return whether a JSON file states an earlier schema version than the newest one that is read."""
+    version = _version(content)
+    return version is not None and version < newest
+
+
+def _version(content: str | bytes) -> int | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    version = found.get("format") if isinstance(found, dict) else None
+    return version if type(version) is int else None
 
 
 @dataclass(frozen=True)
@@ -200,6 +212,26 @@ class ExperimentFolder:
     def unfinished(self) -> list[Path]:
         """Files that were being written when a process died."""
         return list(self.path.glob(".*.part"))
+
+    def stranger(self) -> Path | None:
+        """Return something in the folder that no experiment's folder holds; None if the folder is ours, empty or not there.
+
+        A folder with a plan of ours may hold more, such as notes. Without one that can be read, it is ours only if it holds
+        nothing but what Formless writes, `experiment.yaml` among it: a sweep that is killed as it begins leaves no more.
+        """
+        try:
+            found = sorted(path for path in self.path.iterdir() if path != self.lock and not fnmatch(path.name, ".*.part"))
+        except OSError:  # not there, or no folder: whoever writes to it says so
+            return None
+        try:
+            plan = json.loads(self.plan.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            plan = None
+        if not found or (isinstance(plan, dict) and {"format", "runs"} <= plan.keys()):
+            return None
+        ours = (self.config, self.plan, self.report, self.runs)
+        other = next((path for path in found if path not in ours), None)
+        return other or (None if self.config.is_file() else found[0])
 
     def ended(self) -> Iterator[tuple[str, RunFolder]]:
         """Id and folder of every run that has ended, of earlier experiments too, in the order of the folders' names."""
