@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import formless
+from formless import store
 from formless.data.ort import find_target
 from formless.errors import DataError, OutputError
 from formless.evaluation.evaluate import evaluate, run_plan
@@ -377,7 +378,7 @@ def test_large_files_are_hashed_where_their_time_has_changed(tmp_path: Path, mon
     path = tmp_path / "differences.safetensors"
     path.write_bytes(b"four")
     listed = RunFile.of(path)
-    hashed = counted(monkeypatch, "formless.experiment.result._sha256", result_module._sha256)
+    hashed = counted(monkeypatch, "formless.experiment.result.file_sha256", store.file_sha256)
     assert (listed.damage(path), hashed) == (None, [])
     path.write_bytes(b"five")
     os.utime(path, ns=(0, 1))

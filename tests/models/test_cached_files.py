@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from formless import store
 from formless.models import cached_files
 from formless.models.cached_files import damage, list_files
 
@@ -22,12 +23,12 @@ def no_hash(path: Path) -> str:
 def test_a_file_is_hashed_once_for_each_state(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.utime(folder / "b", ns=(0, 0))
     hashed: list[str] = []
-    plain = cached_files.file_hash
+    plain = store.file_sha256
     with monkeypatch.context() as patch:
-        patch.setattr(cached_files, "file_hash", lambda path: hashed.append(path.name) or plain(path))
+        patch.setattr(store, "file_sha256", lambda path: hashed.append(path.name) or plain(path))
         assert damage(folder, "") is None
     assert hashed == ["b"]
-    monkeypatch.setattr(cached_files, "file_hash", no_hash)
+    monkeypatch.setattr(store, "file_sha256", no_hash)
     assert damage(folder, "") is None
 
 

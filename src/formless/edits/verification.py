@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from formless import store
 from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement
 from formless.errors import EditError
 from formless.models.overlay import Difference, Factors, Updates
@@ -73,7 +73,7 @@ def state_weights(path: Path, updates: Updates, adapter_config: Path | None = No
     """
     return WeightsFile(
         file=path.name,
-        sha256=_sha256(path),
+        sha256=store.file_sha256(path),
         weights=[_statement(name, change) for name, change in updates.items()],
         adapter_config=None if adapter_config is None else _stated_keys(read_json(adapter_config)),
     )
@@ -229,7 +229,7 @@ def check_stated(path: Path, stated: WeightsFile, updates: Updates) -> None:
                 raise damaged(f"{field} of {name} is {getattr(found, field)}, saved was {getattr(saved, field)}", path)
         if not _close(found.norm, saved.norm):
             raise damaged(f"the update of {name} has the norm {found.norm:.6g}, saved was {saved.norm:.6g}", path)
-    if _sha256(path) != stated.sha256:
+    if store.file_sha256(path) != stated.sha256:
         raise damaged("the content differs from what was saved (sha256)", path)
 
 
@@ -319,11 +319,6 @@ def _close(found: float, stated: float) -> bool:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

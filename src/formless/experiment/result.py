@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +13,7 @@ from formless.data.target import Split
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import Metric
 from formless.experiment.runs import Run, error_place
-from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, is_older, refuse_newer, write_text
+from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, file_sha256, is_older, refuse_newer, write_text
 
 LOG_END = 40
 """Lines of the log that the result of a failed run repeats."""
@@ -83,7 +82,7 @@ class RunFile(BaseModel):
     def of(cls, path: Path) -> RunFile:
         """Return what a file is now."""
         state = path.stat()
-        return cls(size=state.st_size, sha256=_sha256(path), modified=state.st_mtime_ns)
+        return cls(size=state.st_size, sha256=file_sha256(path), modified=state.st_mtime_ns)
 
     def damage(self, path: Path) -> str | None:
         """Return why a file is not this one any more; None if it is."""
@@ -95,7 +94,7 @@ class RunFile(BaseModel):
                 return f"is damaged: it has {state.st_size:,} bytes, not {self.size:,}"
             if self.sha256 is None or (self.size > _HASHED_BYTES and state.st_mtime_ns == self.modified):
                 return None
-            return None if _sha256(path) == self.sha256 else "is damaged: its content has changed"
+            return None if file_sha256(path) == self.sha256 else "is damaged: its content has changed"
         except OSError as error:
             return f"cannot be read: {(error.strerror or str(error)).lower()}"
 
@@ -257,11 +256,3 @@ def _log_end(folder: RunFolder) -> list[str]:
 def run_metrics(record: Record) -> list[RunMetric]:
     """Return the metrics of a record that have a value, as run.json lists them."""
     return [RunMetric(**key._asdict(), **found.model_dump()) for key, found in record.metrics().items()]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from formless import store
 from formless.errors import ModelError, OutputError, UnknownNameError
-from formless.models.cached_files import damage, file_hash, list_files
+from formless.models.cached_files import damage, list_files
 from formless.progress import Progress, progress_bar
 
 
@@ -137,7 +137,7 @@ def check_hash(gguf: Path, row: BundledModel) -> None:
     Raises:
         ModelError: The hashes differ.
     """
-    if (found := file_hash(gguf)) != row.sha256:
+    if (found := store.file_sha256(gguf)) != row.sha256:
         raise ModelError(f"the sha256 of the weights is {found}, not {row.sha256}", where=row.release, remedy="do not use them")
 
 

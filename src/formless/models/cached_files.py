@@ -124,13 +124,4 @@ def _cached_file(path: Path) -> CachedFile:
     if not path.is_file():
         raise _DamageError(f"{path.name} is no file")
     state = path.stat()  # before the content: a change meanwhile is noticed the next time
-    return CachedFile(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=file_hash(path))
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return CachedFile(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=store.file_sha256(path))

@@ -3,7 +3,16 @@
 `layout` has the folders, file names and schema versions; `files` writes a file or a folder whole or not at all.
 """
 
-from formless.store.files import new_folder, refuse_existing, remove_file, remove_folder, sync_folder, write_tensors, write_text
+from formless.store.files import (
+    file_sha256,
+    new_folder,
+    refuse_existing,
+    remove_file,
+    remove_folder,
+    sync_folder,
+    write_tensors,
+    write_text,
+)
 from formless.store.layout import (
     EDIT_SCHEMA,
     PLAN_SCHEMA,
@@ -40,6 +49,7 @@ __all__ = [
     "bundled_model_folder",
     "cache_folder",
     "cached_files_path",
+    "file_sha256",
     "is_older",
     "new_folder",
     "original_record_path",

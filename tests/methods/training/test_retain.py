@@ -98,6 +98,7 @@ def test_what_is_watched_is_not_trained_on(tiny: Tiny, ada: Target) -> None:
     ("settings", "said"),
     [
         ({"retain_weight": 5.0}, r"retain_weight has no effect here \[setting retain_weight\]: .*set retain=ce"),
+        ({"retain": "kl", "layer": 2}, r"layer has no effect here \[setting layer\]: .*set retain=activations"),
         ({"full": True, "r": 4}, r"r has no effect here \[setting r\]: .*set full=false"),
     ],
 )

@@ -53,6 +53,9 @@ class TrainingConfig(MethodConfig):
         "modules": "target_modules",
     }
 
+    moves_activations: ClassVar[bool] = False
+    """Whether the forget loss is on a layer's activations."""
+
     learning_rate: float = Field(gt=0, le=1)
     num_train_epochs: int = Field(default=5, ge=1, le=100_000)
     per_device_train_batch_size: int = Field(default=8, ge=1, le=65_536)
@@ -81,14 +84,16 @@ class TrainingConfig(MethodConfig):
         return (value,) if isinstance(value, str | int) else value
 
     def refuse_unused(self, given: Collection[str]) -> None:
-        """Refuse settings of the retain loss without one, and settings of the adapter in full training.
+        """Refuse settings of a retain loss or of the adapter in training without them.
 
         Raises:
             UserError: A setting has no effect.
         """
-        unused = {name: "retain" for name in ("retain_weight", "retain_rows") if self.retain == "none"}
+        unused = {name: "retain=ce, kl or activations" for name in ("retain_weight", "retain_rows") if self.retain == "none"}
         unused |= {name: "full=false" for name in ("r", "lora_alpha", "target_modules", "layers") if self.full}
+        if self.retain != "activations" and not self.moves_activations:
+            unused["layer"] = "retain=activations"
         for name in (self.renamed.get(name, name) for name in given):
             if name in unused:
-                remedy = f"leave it out, or set {unused[name]}" + ("=ce, kl or activations" if unused[name] == "retain" else "")
+                remedy = f"leave it out, or set {unused[name]}"
                 raise UserError(f"{name} has no effect here", where=f"setting {name}", remedy=remedy)

@@ -31,6 +31,8 @@ class MisdirectionConfig(TrainingConfig):
             1,200.
     """
 
+    moves_activations = True
+
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
     coefficient: float = Field(default=20.0, gt=0, le=1e6)
     retain: Retain = "activations"
