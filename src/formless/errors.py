@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 # Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 
+# Exit code of a defect of this package, EX_SOFTWARE of sysexits.h.
+DEFECT = 70
+
 
 class UserError(Exception):
     """A problem that the user can solve; the command line prints it as one line and exits with 2.

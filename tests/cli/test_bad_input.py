@@ -82,6 +82,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval -t 1 --edit e --report corpus.txt", "exists already [corpus.txt]"),
         ("eval -t 1 --edit existing", "the edit lacks a file [existing/edit.json]"),
         ("eval -t 1 --edit none", "the edit lacks a file [none/edit.json]"),
+        ("eval -t 1 --edit no\udcffne", "the edit lacks a file [no\\udcffne/edit.json]"),  # a name that is no UTF-8
         ("eval -t 1 --edit corpus.txt", "the edit lacks a file [corpus.txt/edit.json]"),
         ("chat --edit existing hello", "the edit lacks a file [existing/edit.json]"),
         ("stats --corpus corpus.txt -o existing", "exists already [existing]"),

@@ -111,6 +111,33 @@ def test_ctrl_c_while_torch_is_imported() -> None:
     assert process.returncode == 130
 
 
+def test_a_defect_is_one_line_and_its_traceback_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def defective(*_: object) -> None:
+        raise AssertionError("first line\nsecond \ud800 line")
+
+    monkeypatch.setattr(terminal, "load_model", defective)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["formless", "unlearn", "--target", "Paris", "--out", str(tmp_path / "edit")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    (kept,) = tmp_path.iterdir()
+    assert line.startswith("error: this is a defect of Formless (AssertionError: first line second")
+    assert line.endswith(f"; please report it with {kept}")
+    assert "in defective" in kept.read_text("utf-8")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 70
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].endswith("; please report it with the lines above")
+
+
 def test_ctrl_c_in_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt

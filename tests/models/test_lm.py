@@ -154,6 +154,30 @@ def test_a_model_without_a_chat_template_gets_plain_text(tiny: Tiny) -> None:
         lm.tokenizer.chat_template = template
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages[0]['role'] }}: ", "does not print the message"),
+        ("{{ messages[1]['content'] }}", "the chat template fails"),
+        ("{{ raise_exception('no user') }}", "the chat template fails: no user"),
+        ("{% if %}", "the chat template fails"),
+    ],
+)
+def test_a_chat_template_that_loses_the_message_is_refused(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, template: str, reason: str
+) -> None:
+    lm = tiny()
+    monkeypatch.setattr(lm.tokenizer, "chat_template", template)
+    with pytest.raises(ModelError, match=reason):
+        lm.chat_prompt("Who wrote it?")
+
+
+def test_a_chat_template_may_strip_the_message(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny()
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "<{{ messages[0]['content'] | trim }}>")
+    assert lm.chat_prompt(" Who wrote it?\n") == "<Who wrote it?>"
+
+
 def test_the_fingerprint_knows_the_model_whatever_its_dtype(tiny: Tiny) -> None:
     assert tiny().fingerprint == tiny(dtype=torch.bfloat16).fingerprint
     assert tiny().fingerprint != tiny(seed=1).fingerprint

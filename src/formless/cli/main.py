@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 from typing import Annotated
 
 import typer
@@ -21,7 +23,7 @@ from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
 from formless.cli.unlearn import unlearn_command
-from formless.errors import UserError
+from formless.errors import DEFECT, UserError
 
 INTRODUCTION = """Make a language model forget a concept, and measure what it still tells in each form of question.
 
@@ -88,7 +90,11 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """Run a command. A mistake of the user ends in one line and exit code 2, Ctrl-C in exit code 130."""
+    """Run a command.
+
+    A mistake of the user ends in one line and exit code 2, a defect of this package in one line and exit code 70, Ctrl-C in
+    exit code 130.
+    """
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
@@ -98,10 +104,35 @@ def main() -> None:
     except OSError as error:
         place = f" [{error.filename}]" if error.filename else ""
         code = _refuse(f"{error.strerror or error}{place}")
+    except Exception as error:
+        code = _report_defect(error)
     sys.exit(code)
 
 
 def _refuse(message: str) -> int:
     """Print one line on standard error and return the exit code of a user's mistake."""
-    terminal.log.print(f"error: {' '.join(message.split())}", style="red", soft_wrap=True)
+    _print_error(message)
     return 2
+
+
+def _report_defect(error: Exception) -> int:
+    """Print one line about an error that nobody foresaw, keep its traceback in a file, and return the exit code."""
+    trace = _printable("".join(traceback.format_exception(error)))
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="formless-", suffix=".txt", delete=False) as file:
+            file.write(trace)
+        advice = f"please report it with {file.name}"
+    except OSError:  # no space for a file either
+        sys.stderr.write(trace)
+        advice = "please report it with the lines above"
+    _print_error(f"this is a defect of Formless ({type(error).__name__}: {error}); {advice}")
+    return DEFECT
+
+
+def _print_error(message: str) -> None:
+    terminal.log.print(_printable(f"error: {' '.join(message.split())}"), style="red", soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Return a text with lone surrogates, as in names of files that are no UTF-8, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -107,15 +108,27 @@ class TokenizedModel:
         Args:
             message: The user message.
             cue: The start of the answer.
+
+        Raises:
+            ModelError: The template fails, or leaves the message out.
         """
         message = "".join(self.prefixes) + message
         if self.tokenizer.chat_template is None:
             return message + ("\n" if cue and not message[-1:].isspace() else "") + cue
         conversation = [{"role": "user", "content": message}]
-        text = self.tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
-        )
-        return cast(str, text) + cue
+        remedy = "use the chat template of the model's publisher"
+        try:
+            text = cast(
+                str,
+                self.tokenizer.apply_chat_template(
+                    conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
+                ),
+            )
+        except TemplateError as error:
+            raise ModelError(f"the chat template fails: {error}", where=self.name, remedy=remedy) from error
+        if message.strip() not in text:  # many templates strip the message
+            raise ModelError("the chat template does not print the message", where=self.name, remedy=remedy)
+        return text + cue
 
     def encode(self, prompt: str, answer: str = "") -> Encoded:
         """Tokenize prompt and answer as one text, with one BOS token if the model has one.
