@@ -220,7 +220,12 @@ def test_what_contradicts_its_original_is_left_out_with_the_reason(tmp_path: Pat
     found = collect([loose])
     assert len(found.complete) == 1
     (reason,) = found.left_out
-    assert re.match(r"damaged record: the record contradicts itself .*c\.json, tasks\.0 .*: it is 0\.3, and the mean", reason)
+    assert re.match(
+        r"unreadable record: the record contradicts itself .*c\.json, tasks\.0 .*: it is 0\.3, and the mean", reason
+    )
+    (loose / "c.json").write_text(made_record(runs[1], flat(0.1, 0.1)).model_copy(update={"format": 99}).model_dump_json())
+    (reason,) = collect([loose]).left_out
+    assert re.match(r"unreadable record: .* newer schema version 99; .*c\.json", reason)
     made_record(runs[0], flat(0.4, 0.3)).save(loose / "b.json")
     with pytest.raises(
         DataError, match=r"two records of the original model, of the same items, differ .*a\.json and .*b\.json"

@@ -19,15 +19,16 @@ from formless.evaluation.verification import faults
 
 
 class DamagedRecordError(DataError):
-    """A file that is a record, but not as it was written."""
+    """A file that is a record, but not as it was written, or of a newer version."""
 
 
 def load_record(path: str | Path) -> Record:
     """Read a record, of this schema version or of version 2.
 
     Raises:
-        DataError: The file is missing, holds no record, or was written by a newer version.
-        DamagedRecordError: The file holds a record with a field that is missing, is none of its type or contradicts another.
+        DataError: The file is missing or holds no record.
+        DamagedRecordError: The file holds a record of a newer version, or one with a field that is missing, is none of its
+            type or contradicts another.
 
     Examples:
         >>> import formless
@@ -37,11 +38,12 @@ def load_record(path: str | Path) -> Record:
         >>> formless.load_record("marie_curie.json").subject
         'Marie Curie'
     """
-    remedy, found = "give a file that `formless eval --out` wrote", None
+    remedy, is_record = "give a file that `formless eval --out` wrote", False
     try:
         content = Path(path).read_text("utf-8")
-        store.refuse_newer(content, store.RECORD_SCHEMA, Path(path))
         found = json.loads(content)
+        is_record = isinstance(found, dict) and "probes_digest" in found
+        store.refuse_newer(content, store.RECORD_SCHEMA, Path(path), error=DamagedRecordError if is_record else DataError)
         is_older = isinstance(found, dict) and found.get("format") == 2
         record = Record.model_validate(upgraded(found) if is_older else found)
     except DataError:
@@ -49,7 +51,7 @@ def load_record(path: str | Path) -> Record:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         place = ".".join(map(str, first["loc"])) if first else ""
-        if not (isinstance(found, dict) and "probes_digest" in found):
+        if not is_record:
             raise DataError("the record cannot be read", where=path, remedy=remedy) from error
         where = f"{path}, field {place}: {first['msg']}" if first and place else path
         raise DamagedRecordError("the record cannot be read", where=where, remedy=remedy) from error

@@ -276,7 +276,7 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[Pa
             try:
                 yield file, load_record(file)
             except DamagedRecordError as error:
-                left_out[f"damaged record: {error}"] += 1
+                left_out[f"unreadable record: {error}"] += 1
             except DataError:
                 left_out["JSON files that are no records"] += 1
 
