@@ -36,6 +36,7 @@ COMMANDS = sorted(
         for line in block.splitlines()
         if line.startswith("formless ")
     }
+    | set(re.findall(r"^    (formless .*)$", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE))
 )
 
 

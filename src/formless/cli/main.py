@@ -104,7 +104,7 @@ def main() -> None:
     except OSError as error:
         place = f" [{error.filename}]" if error.filename else ""
         code = _refuse(f"{error.strerror or error}{place}")
-    except Exception as error:
+    except Exception as error:  # the outer net: what reaches it, nobody foresaw
         code = _report_defect(error)
     sys.exit(code)
 

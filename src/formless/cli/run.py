@@ -132,9 +132,9 @@ class ExecutionOptions:
         """
         from formless.experiment.executors.base import Limits, Resources
 
-        found = {"timeout": self.timeout, "stuck": self.stuck, "retries": self.retries}
+        found: dict[str, Any] = {"timeout": self.timeout, "stuck": self.stuck, "retries": self.retries}
         given = {name: value for name, value in found.items() if value is not None}
-        limits = Limits(**given)  # type: ignore[arg-type]
+        limits = Limits(**given)
         if self.executor == "ray":
             if self.gpu:
                 raise UserError("Ray gives each actor its GPU", where="--gpu", remedy="leave it out")
@@ -177,6 +177,7 @@ def _flat(command: Callable[..., None]) -> Callable[..., None]:
 
     flat.__name__, flat.__doc__, flat.__module__ = command.__name__, command.__doc__, command.__module__
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    # `inspect.signature`, by which typer reads a command, prefers this attribute; the type of functions does not know it.
     flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return flat
 

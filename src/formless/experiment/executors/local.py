@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, cast
@@ -31,7 +32,7 @@ class InProcess:
         """See `Executor`."""
         session = Session()
         for run in runs:
-            yield execute_run(run, run.folder(out), session, lambda progress, run=run: callback(run, progress))  # type: ignore[misc]
+            yield execute_run(run, run.folder(out), session, partial(callback, run))
 
 
 @dataclass(frozen=True)
