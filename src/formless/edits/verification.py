@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import torch
 from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from formless import store
-from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement
+from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement, frobenius_norm
 from formless.errors import EditError
 from formless.models.overlay import Difference, Factors, Updates
 
@@ -249,7 +248,7 @@ def _statement(name: str, change: Factors | Difference) -> WeightStatement:
     else:
         values = change.values
         shapes, rank, dtype = [list(values.shape)], min(values.shape) if values.dim() > 1 else 1, _dtype(values)
-        norm = float(torch.linalg.norm(values.float()))
+        norm = frobenius_norm(values)
     return WeightStatement(name=name, shapes=shapes, rank=rank, dtype=dtype, norm=norm)
 
 
