@@ -17,8 +17,10 @@ from formless.errors import ModelError, UserError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
 from formless.models.checkpoint import check_config, check_dtypes, check_weights
 from formless.models.families import Architecture, architecture_of
+from formless.models.gguf_header import is_gguf
+from formless.models.gguf_models import gguf_model
 from formless.models.lm import LM, fingerprint
-from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
+from formless.models.settings import BUNDLED, ModelSettings, find_model
 from formless.progress import Progress, can_show_bars
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,14 +54,14 @@ def load(
     """Load a causal language model with its tokenizer.
 
     Args:
-        name_or_path: A short name (`formless models` lists them), a folder, or a hub id (`owner/name`).
+        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, or a hub id (`owner/name`).
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
         revision: The hub revision.
         trust_remote_code: Whether code from the model's repository may run.
         progress: Show bars while weights are downloaded and read. A callback is called while a bundled model is downloaded and
-            converted.
+            converted, or a GGUF file is converted.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
@@ -73,7 +75,7 @@ def load(
     """
     _check_dtype(dtype)
     place = _device(device)
-    settings = _settings(name_or_path)
+    settings = find_model(name_or_path)
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
@@ -81,7 +83,10 @@ def load(
         architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
+        # Read in the checkpoint's dtype and cast later, because the fingerprint is of the weights before a cast; bfloat16, in
+        # which it is computed, may be read at once, in half the memory.
+        is_cast_later = dtype == "auto" or (device_map is None and dtype != "bfloat16")
+        precision = "auto" if is_cast_later else DTYPES[dtype]
         # Shapes that differ are ignored there, and refused with their names here.
         checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **checked, **common)
@@ -111,7 +116,7 @@ def load_meta(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool
         ModelError: The dtype is unknown, or the configuration cannot be read.
     """
     _check_dtype(dtype)
-    settings = _settings(name_or_path)
+    settings = find_model(name_or_path)
     source = _source(settings, False)
     with _reading("the model's configuration cannot be read", source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -128,19 +133,16 @@ def _check_dtype(dtype: str) -> None:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
 
 
-def _settings(name_or_path: str) -> ModelSettings:
-    settings = settings_for(name_or_path)
-    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
-        raise unknown_model(name_or_path)
-    return settings
-
-
 def _source(settings: ModelSettings, progress: bool | Progress) -> str:
-    """Return the folder or hub id to read; a bundled model is downloaded first if needed."""
-    if settings.source != BUNDLED:
-        return settings.source
-    with _bars(False):
-        return str(bundled_model(settings.name, progress=progress))
+    """Return the folder or hub id to read; a bundled model is downloaded and a GGUF file converted first if needed."""
+    place = Path(settings.source)
+    if settings.source == BUNDLED:
+        with _bars(False):
+            return str(bundled_model(settings.name, progress=progress))
+    if not place.is_dir() and is_gguf(place):
+        with _bars(False):
+            return str(gguf_model(place, progress=progress))
+    return settings.source
 
 
 @contextmanager
