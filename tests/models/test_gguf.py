@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -162,8 +163,12 @@ def test_what_lies_beside_the_file_is_not_read(tiny: Tiny, file: Path) -> None:
         ({"metadata": {"attention.sliding_window": 64}}, "take attention.sliding_window for None, where the GGUF file has 64"),
         ({"change": lambda tensors: tensors.pop("blk.2.ffn_up.weight")}, r"header: 1 missing \(blk.2.ffn_up.weight\)"),
         (
-            {"change": lambda tensors: tensors.update({"rope_freqs.weight": numpy.ones(4, numpy.float32)})},
-            r"header: 1 unexpected \(rope_freqs.weight\) .*: download the file again, or load the unquantized model",
+            {"change": lambda tensors: tensors.update({"rope_factors_long.weight": numpy.ones(4, numpy.float32)})},
+            r"header: 1 unexpected \(rope_factors_long.weight\) .*: download the file again, or load the unquantized model",
+        ),
+        (
+            {"change": lambda tensors: tensors.update({"rope_freqs.weight": numpy.full(4, 2, numpy.float32)})},
+            r"scales RoPE \(rope_freqs.weight\) in another way than Llama 3 .*: load the unquantized model",
         ),
         (
             {"change": lambda tensors: tensors.update({"output_norm.weight": numpy.ones(64, numpy.float32)})},
@@ -192,6 +197,25 @@ def test_an_unknown_architecture_is_named(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_sliding_window_is_kept(tiny: Tiny, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", made_lm(tiny, "phi3"), metadata={"attention.sliding_window": 64})
     assert formless.load(str(file), device="cpu", progress=False).model.config.sliding_window == 64
+
+
+def test_the_scaled_rope_of_llama_3_is_kept(tiny: Tiny, tmp_path: Path) -> None:
+    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    lm = made_lm(tiny, "llama", rope_parameters=rope | {"original_max_position_embeddings": 8192}, head_dim=16)
+    # By hand: wavelengths 2 pi 500000^(i/8) are 6, 32, 167, 862 (under 8192/4: kept), 4443 (between), 22911 and more (divided).
+    smooth = (8192 / (2 * math.pi * 500000 ** (4 / 8)) - 1) / (4 - 1)
+    factors = numpy.array([1, 1, 1, 1, 1 / ((1 - smooth) / 32 + smooth), 32, 32, 32], numpy.float32)
+    file = write_gguf(
+        tmp_path / "tiny.gguf",
+        lm,
+        metadata={"rope.dimension_count": 16},
+        change=lambda tensors: tensors.update({"rope_freqs.weight": factors}),
+    )
+    loaded = formless.load(str(file), device="cpu", progress=False)
+    assert loaded.model.config.rope_parameters["factor"] == 32
+    ids = torch.arange(400)[None] % 250
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, lm.model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 def rewrite_type(file: Path, tensor: bytes, number: int) -> None:

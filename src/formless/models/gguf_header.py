@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ MAGIC = b"GGUF"
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2")
 """The values of `general.architecture` whose conversion is tested."""
+
+ROPE_FACTORS = "rope_freqs.weight"
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 _TOKENIZERS = ("gpt2", "llama")  # byte-level BPE and sentencepiece
 _DAMAGED = "download it again, and compare its SHA-256 with its publisher's"
@@ -59,12 +63,14 @@ class GgufHeader:
     Args:
         path: The file.
         fields: The values of the metadata, by key; of a list, its length.
-        sizes: The number of elements of each tensor, by its name in the file.
+        sizes: The number of elements of each tensor of the model, by its name in the file.
+        rope_factors: What the frequencies of RoPE are divided by, if they are scaled.
     """
 
     path: Path
     fields: Mapping[str, Any]
     sizes: Mapping[str, int]
+    rope_factors: tuple[float, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -115,13 +121,13 @@ def read_header(path: Path) -> GgufHeader:
             architecture or a quantization type is unknown; or it holds what transformers would leave out.
     """
     check_magic(path)
-    fields, sizes = _parse(path)
+    fields, sizes, rope_factors = _parse(path)
     if fields.get("split.count", 1) > 1:
         remedy = "put its parts together first (llama-gguf-split --merge)"
         raise ModelError(f"this is one of {fields['split.count']} parts of a GGUF file", where=path, remedy=remedy)
     if "general.architecture" not in fields:
         raise ModelError("the GGUF file does not name its architecture", where=path, remedy=_DAMAGED)
-    header = GgufHeader(path, fields, sizes)
+    header = GgufHeader(path, fields, sizes, rope_factors)
     if header.architecture not in ARCHITECTURES:
         raise UnknownNameError("GGUF architecture", header.architecture, ARCHITECTURES, where=path, remedy=_UNQUANTIZED)
     _check_tokenizer(header)
@@ -132,11 +138,13 @@ def read_header(path: Path) -> GgufHeader:
 def check_fields(header: GgufHeader, config: PretrainedConfig) -> None:
     """Refuse a file whose header says otherwise than the configuration that transformers made from it.
 
-    A sliding window that transformers left out is put into the configuration.
+    A sliding window and a scaled RoPE that transformers left out are put into the configuration.
 
     Raises:
         ModelError: A value differs.
     """
+    if header.rope_factors:
+        config.rope_parameters = _llama3_rope(header, config)
     for key, name in _COMPARED.items():
         if (stated := header.settings.get(key)) is None:
             continue
@@ -150,8 +158,28 @@ def check_fields(header: GgufHeader, config: PretrainedConfig) -> None:
             raise ModelError(what, where=header.path, remedy=_UNQUANTIZED)
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the metadata and the size of each tensor."""
+def _llama3_rope(header: GgufHeader, config: PretrainedConfig) -> dict[str, Any]:
+    """Return the scaled RoPE of Llama 3.1 and later, whose parameters a GGUF file holds as factors alone.
+
+    Raises:
+        ModelError: The factors are others.
+    """
+    import numpy
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, factors = copy.deepcopy(config), numpy.array(header.rope_factors)
+    base = scaled.rope_parameters["rope_theta"]
+    scaled.rope_parameters = {"rope_type": "llama3", "rope_theta": base, "factor": float(factors.max()), **_LLAMA3_ROPE}
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled, "cpu")
+    plain = base ** -(numpy.arange(len(factors)) / len(factors))
+    if len(frequencies) != len(factors) or not numpy.allclose(frequencies.numpy() * factors, plain, rtol=1e-4, atol=0):
+        what = f"the GGUF file scales RoPE ({ROPE_FACTORS}) in another way than Llama 3"
+        raise ModelError(what, where=header.path, remedy=_UNQUANTIZED)
+    return dict(scaled.rope_parameters)
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int], tuple[float, ...]]:
+    """Return the metadata, the size of each of the model's tensors, and the factors of a scaled RoPE."""
     from gguf import GGUFReader, GGUFValueType
 
     try:
@@ -169,7 +197,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ModelError("the GGUF file holds no weights", where=path, remedy="give --model a file with the model's weights")
     for kind in sorted({tensor.tensor_type for tensor in reader.tensors}):
         _check_quantization(path, kind)
-    return fields, {tensor.name: tensor.n_elements for tensor in reader.tensors}
+    sizes = {tensor.name: tensor.n_elements for tensor in reader.tensors}
+    is_llama = fields.get("general.architecture") == "llama"
+    scales = [tensor for tensor in reader.tensors if is_llama and tensor.name == ROPE_FACTORS]
+    for tensor in scales:
+        del sizes[tensor.name]
+    return fields, sizes, tuple(float(value) for tensor in scales for value in tensor.data)
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
