@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	$(BIN)/formless demo
 
 demo-large: $(VENV)/.ready
-	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite forms,choices --out demo-large
+	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite quick --out demo-large
 
 # A file's tests stay in one process, because some files share a fixture that is expensive (a cluster, a browser).
 test: $(VENV)/.ready browser

@@ -22,7 +22,7 @@ def demo_command(
 
     Example: formless demo --target "Mount Everest"
 
-    Example: formless demo --model qwen2.5-coder-1.5b --suite forms,choices --out demo-large
+    Example: formless demo --model qwen2.5-coder-1.5b --suite quick --out demo-large
     """
     from formless.data.ort import SAMPLE, find_target
     from formless.evaluation.plan import make_plan

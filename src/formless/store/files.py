@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -136,6 +137,17 @@ def remove_folder(path: Path) -> None:
             os.replace(path, scratch / path.name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that died left of their attempts to write a folder; no other may be writing it now.
+
+    Raises:
+        OutputError: The folder's parent cannot be written.
+    """
+    with _output_errors(path):
+        for scratch in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            shutil.rmtree(scratch)
 
 
 def remove_file(path: Path) -> None:
