@@ -97,7 +97,9 @@ def load(
     mark = fingerprint(model)
     if device_map is None:
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        nn.Module.to(model, device=place, dtype=cast_to)
+        nn.Module.to(model, device=place)
+        for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
+            parameter.data = parameter.data.to(cast_to)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif source != settings.source:
