@@ -64,6 +64,7 @@ def write_gguf(
     *,
     architecture: str | None = None,
     tokenizer: str | None = "gpt2",
+    bos: bool | None = None,
     template: str | None = TEMPLATE,
     metadata: dict[str, Any] | None = None,
     change: Callable[[dict[str, numpy.ndarray]], object] = lambda tensors: None,
@@ -76,6 +77,7 @@ def write_gguf(
         kind: The quantization of matrices.
         architecture: In place of the model's own.
         tokenizer: The kind of tokenizer, `gpt2` or `llama`.
+        bos: Whether texts begin with BOS; by default the file does not say.
         template: The chat template.
         metadata: More fields, after the architecture's name.
         change: Changes the tensors before they are written.
@@ -111,7 +113,6 @@ def write_gguf(
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(1)
         writer.add_pad_token_id(1)
-        writer.add_add_bos_token(False)
     elif tokenizer == "llama":
         tokens = pieces()
         writer.add_tokenizer_model("llama")
@@ -122,6 +123,8 @@ def write_gguf(
         writer.add_eos_token_id(1)
         writer.add_bos_token_id(2)
         writer.add_unk_token_id(3)
+    if bos is not None:
+        writer.add_add_bos_token(bos)
     if template is not None:
         writer.add_chat_template(template)
     tensors = gguf_tensors(lm.model, own)

@@ -27,7 +27,7 @@ from formless.models.gguf_header import ARCHITECTURES, read_header
 from formless.models.lm import LM
 from formless.models.loading import load_meta
 from formless.models.settings import find_model
-from tests.models.made_gguf import F32, Q4_0, Q8_0, expected_tokenizer, made_lm, pieces, write_gguf
+from tests.models.made_gguf import F32, Q4_0, Q8_0, expected_tokenizer, made_lm, pieces, vocabulary, write_gguf
 
 Tiny = Callable[..., LM]
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -92,6 +92,18 @@ def test_sentencepiece_tokenizers_are_read(tiny: Tiny, tmp_path: Path, architect
     prefix = [] if architecture.startswith("gemma") else ["▁"]
     assert words == ["<s>", *prefix, "c", "▁ab", "c", "▁ab"]
     assert tokenizer.decode(tokenizer("c abc é")["input_ids"], skip_special_tokens=True) == "c abc é"
+
+
+@pytest.mark.parametrize(("kind", "bos", "expected"), [
+    ("gpt2", None, False), ("gpt2", True, True), ("llama", None, True), ("llama", False, False), ("llama", True, True),
+])  # fmt: skip
+def test_texts_begin_with_bos_if_the_file_says_so(
+    tiny: Tiny, tmp_path: Path, kind: str, bos: bool | None, expected: bool
+) -> None:
+    lm = made_lm(tiny, "llama", vocab_size=len(pieces() if kind == "llama" else vocabulary()))
+    file = write_gguf(tmp_path / "tiny.gguf", lm, tokenizer=kind, bos=bos)
+    tokenizer = formless.load(str(file), device="cpu", progress=False).tokenizer
+    assert (tokenizer("ab")["input_ids"][0] == tokenizer.bos_token_id) is expected
 
 
 def test_it_loads_in_the_asked_dtype_with_one_fingerprint(file: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from formless import store
 from formless.errors import ModelError, UserError
@@ -16,7 +16,7 @@ from formless.models.gguf_header import GgufHeader, check_fields, read_header
 from formless.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _GB = 1e9
 _FLOAT32 = 4  # bytes
@@ -110,6 +110,7 @@ def convert(header: GgufHeader, folder: Path, report: Progress, *, origin: str |
         check_weights(_misfits(header, config), str(path), **fits)
         report("reading the tokenizer", 0, tensors)
         tokenizer = AutoTokenizer.from_pretrained(**source)
+        _check_bos(tokenizer, header)
         # Shapes that differ are ignored there, and refused with their names here.
         checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         with _counting(report, tensors):
@@ -168,6 +169,22 @@ def _misfits(header: GgufHeader, config: PretrainedConfig) -> dict[str, Any]:
             (name, [sizes[name]], [size]) for name, size in expected.items() if name in sizes and sizes[name] != size
         ],
     }
+
+
+def _check_bos(tokenizer: PreTrainedTokenizerBase, header: GgufHeader) -> None:
+    """Let the tokenizer begin a text with BOS if the file wants it; older versions of transformers forget that."""
+
+    def is_right() -> bool:
+        ids = cast(list[int], tokenizer("a")["input_ids"])
+        return tokenizer.bos_token_id is None or (ids[:1] == [tokenizer.bos_token_id]) == header.adds_bos
+
+    if is_right():
+        return
+    setattr(tokenizer, "add_bos_token", header.adds_bos)  # noqa: B010 - not every tokenizer declares it
+    if is_right():
+        return
+    what = f"the tokenizer cannot be made to begin texts {'with' if header.adds_bos else 'without'} its BOS token"
+    raise ModelError(what, where=header.path, remedy="update transformers, or load the unquantized model")
 
 
 def _check_finite(model: PreTrainedModel, path: Path) -> None:

@@ -24,6 +24,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 _TOKENIZERS = ("gpt2", "llama")  # byte-level BPE and sentencepiece
+_WITH_BOS = ("llama3", "llama-v3", "llama-bpe")  # byte-level tokenizers that begin each text with BOS unless the file denies it
 _DAMAGED = "download it again, and compare its SHA-256 with its publisher's"
 _UNQUANTIZED = "load the unquantized model that its publisher offers"
 
@@ -82,6 +83,13 @@ class GgufHeader:
         """The values of the architecture's own keys, without its name in front."""
         prefix = f"{self.architecture}."
         return {key.removeprefix(prefix): value for key, value in self.fields.items() if key.startswith(prefix)}
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text begins with the BOS token; where the file does not say, as llama.cpp does."""
+        named = self.fields.get("tokenizer.ggml.add_bos_token")
+        is_usual = self.fields["tokenizer.ggml.model"] == "llama" or self.fields.get("tokenizer.ggml.pre") in _WITH_BOS
+        return bool(is_usual if named is None else named)
 
     @cached_property
     def parameters(self) -> int:
