@@ -83,10 +83,7 @@ def load(
         architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        # Read in the checkpoint's dtype and cast later, because the fingerprint is of the weights before a cast; bfloat16, in
-        # which it is computed, may be read at once, in half the memory.
-        is_cast_later = dtype == "auto" or (device_map is None and dtype != "bfloat16")
-        precision = "auto" if is_cast_later else DTYPES[dtype]
+        precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
         # Shapes that differ are ignored there, and refused with their names here.
         checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **checked, **common)
@@ -97,9 +94,9 @@ def load(
     mark = fingerprint(model)
     if device_map is None:
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        nn.Module.to(model, device=place)
         for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
             parameter.data = parameter.data.to(cast_to)
+        nn.Module.to(model, device=place)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif source != settings.source:
