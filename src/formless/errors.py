@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Mapping
 
 # Exit code after Ctrl-C, as shells have it.
@@ -36,6 +37,31 @@ class UserError(Exception):
         place = f" [{where}]" if where is not None else ""
         advice = f": {remedy}" if remedy else ""
         super().__init__(" ".join(f"{what}{place}{advice}".split()))
+
+
+# What to do about an error of the system, by its number.
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path, of which a part is a file",
+    errno.EISDIR: "give a file",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free space, or choose another disk",
+    errno.EDQUOT: "free space, or choose another disk",
+    errno.EFBIG: "free space, or raise the limit of a file's size (ulimit -f)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "remove the link, which leads to itself",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.ENOMEM: "free memory",
+    errno.EIO: "check the disk",
+}
+
+
+def system_remedy(error: OSError) -> str | None:
+    """Return what to do about an error of the system, as an imperative clause; None where its own text must do."""
+    return _REMEDIES.get(error.errno or 0)
 
 
 class UnknownNameError(UserError, ValueError):

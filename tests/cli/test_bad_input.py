@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,67 @@ def test_an_edit_folder_with_a_broken_file(refused: Refused, tmp_path: Path, tar
     edit.mkdir()
     (edit / "edit.json").write_text('{"method": "rocr"}', "utf-8")
     assert "the edit cannot be read: " in refused("eval", "-t", "1", "--data", str(target_folder.parent), "--edit", str(edit))
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["unlearn", "-t", "X", "-o", ""], "the value of -o is empty"),
+        (["unlearn", "-t", "X", "-o", "new", "--model="], "the value of --model is empty"),
+        (["eval", "-t", "1", "--edit", " "], "the value of --edit is empty"),
+        (["stats", "--corpus", "", "-o", "new"], "the value of --corpus is empty"),
+        (["run", "sample", "--device", ""], "the value of --device is empty"),
+        (["doctor", "--method", ""], "the value of --method is empty"),
+        (["chat", ""], "an argument is empty"),
+        (["summarize", ""], "an argument is empty"),
+        (["data", "train", "-t", "1", "--out", ""], "the value of --out is empty"),
+    ],
+)
+def test_an_empty_value_is_not_the_current_folder(refused: Refused, arguments: list[str], said: str) -> None:
+    assert refused(*arguments) == f"error: {said}: give one, or leave it out"
+
+
+def replace_by(kind: str, path: Path) -> None:
+    """Put something in the place of a file whose reading fails or never ends."""
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "link to itself":
+        path.symlink_to(path.name)
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)  # takes no space on the disk
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to itself", "huge file"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("forget_level1.json", "eval -t 1 --data FOLDER --suite fb"),
+        ("forget_level1.json", "data forms --data FOLDER --force"),
+        ("forget_level1.json", "data prepare --source FOLDER -o new"),
+        ("facts.csv", "data new -t X -o new --facts FILE"),
+        ("corpus.json", "stats --corpus FILE -o new"),
+        ("corpus.jsonl", "stats --corpus TARGET -o new"),
+        ("record.json", "summarize FILE"),
+        ("plan.json", "status TARGET"),
+        ("plan.json", "report TARGET"),
+        ("experiment.yaml", "run FILE"),
+        ("edit.json", "eval -t 1 --edit TARGET"),
+    ],
+)
+def test_a_file_whose_reading_would_not_end(
+    refused: Refused, target_folder: Path, kind: str, name: str, arguments: str
+) -> None:
+    path = target_folder / name
+    replace_by(kind, path)
+    known = {"FOLDER": str(target_folder.parent), "TARGET": str(target_folder), "FILE": str(path)}
+    line = refused(*(known.get(word, word) for word in arguments.split()))
+    assert "]: " in line
 
 
 @pytest.mark.usefixtures("no_model")

@@ -131,6 +131,27 @@ def test_a_broken_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "two", "text": "three"}\n', "line 2: the key 'text' is given twice"),
+        ("a.json", b'[{"text": "two", "text": "three"}]', "the key 'text' is given twice"),
+        ("a.txt", b"one\n\nt\0wo\n", "line 3 holds a NUL character"),
+        ("a.jsonl", b"[" * 100_000, "line 1: it is nested too deeply"),
+        ("a.txt", b"caf\xe9\n", "can't decode"),
+    ],
+)
+def test_a_corpus_that_is_not_what_it_says(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert said in corpus_error(tmp_path / name)
+
+
+def test_a_corpus_file_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text", "utf-8")
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    assert "no plain file [" in corpus_error(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("a.txt", ""),

@@ -171,8 +171,8 @@ def test_a_missing_file_is_named(target_folder: Path) -> None:
 def test_a_folder_in_place_of_a_file_is_an_error(target_folder: Path) -> None:
     (target_folder / "passage.json").mkdir()
     target = Target("Ada Lovelace", target_folder)
-    assert not target.has("passage")
-    with pytest.raises(DataError, match=r"no plain file \[.*passage\.json\]"):
+    assert target.has("passage")  # else the tasks that need it would be left out in silence
+    with pytest.raises(DataError, match=r"cannot be read \[.*passage\.json\]: it is no plain file"):
         target.rows("passage", Passage)
 
 

@@ -153,10 +153,10 @@ def test_a_file_that_is_cut_empty_or_no_file_is_refused(saved: Path, name: str) 
     path.unlink()
     assert "lacks a file" in refusal(saved)
     path.mkdir()
-    assert "not a file" in refusal(saved)
+    assert "no plain file" in refusal(saved)
     path.rmdir()
     os.mkfifo(path)
-    assert "not a file" in refusal(saved)
+    assert "no plain file" in refusal(saved)
 
 
 def test_every_key_of_the_adapters_config_that_counts_is_compared(saved: Path) -> None:

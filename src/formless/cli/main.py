@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -23,7 +25,7 @@ from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
 from formless.cli.unlearn import unlearn_command
-from formless.errors import DEFECT, UserError
+from formless.errors import DEFECT, UserError, system_remedy
 
 INTRODUCTION = """Make a language model forget a concept, and measure what it still tells in each form of question.
 
@@ -95,18 +97,39 @@ def main() -> None:
     A mistake of the user ends in one line and exit code 2, a defect of this package in one line and exit code 70, Ctrl-C in
     exit code 130.
     """
+    arguments = sys.argv[1:] or ["--help"]
+    command = " ".join(["formless", *arguments[: 2 if arguments[0] == "data" else 1]])
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        _refuse_empty(arguments)
+        code = app(arguments, standalone_mode=False)
     except UserError as error:
         code = _refuse(str(error))
     except TyperException as error:
         code = _refuse(f"{error.format_message()} See `formless --help`.")
     except OSError as error:
-        place = f" [{error.filename}]" if error.filename else ""
-        code = _refuse(f"{error.strerror or error}{place}")
+        what = f"{error.strerror or error}, while `{command}` was running"
+        remedy = system_remedy(error) or "check that it can be used"
+        code = _refuse(str(UserError(what, where=error.filename, remedy=remedy)))
+    except MemoryError:
+        remedy = "free memory, or choose a smaller model or file"
+        code = _refuse(str(UserError("memory runs out", where=command, remedy=remedy)))
     except Exception as error:  # the outer net: what reaches it, nobody foresaw
         code = _report_defect(error)
     sys.exit(code)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty value, such as a shell's variable that is not set: as a path it would be the current folder.
+
+    Raises:
+        UserError: An argument or an option's value is blank.
+    """
+    for before, argument in pairwise(["", *arguments]):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if not value.strip() and (equals or not name):
+            option = name or (before if before.startswith("-") else "")
+            what = f"the value of {option} is empty" if option else "an argument is empty"
+            raise UserError(what, remedy="give one, or leave it out")
 
 
 def _refuse(message: str) -> int:

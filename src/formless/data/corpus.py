@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from formless.errors import DataError
+from formless.store import read_file
+from formless.strict_json import load_json
 
 HUB = "hf:"
+MAX_JSON = 2**32  # bytes of a .json file, which is read as a whole
+MAX_LINE = 64 * 2**20  # characters of a line
 SUFFIXES = (".txt", ".json", ".jsonl", ".parquet")
 
 
@@ -42,8 +46,8 @@ def _all_texts(corpus: str, pattern: str) -> Iterator[str]:
     for path in _files(Path(corpus), pattern):
         try:
             yield from _file_texts(path)
-        except (ValueError, OSError, RecursionError) as error:  # JSON, Unicode and Arrow errors are ValueErrors
-            reason = str(error).splitlines()[0]
+        except (ValueError, OSError, MemoryError) as error:  # JSON, Unicode and Arrow errors are ValueErrors
+            reason = (getattr(error, "strerror", None) or str(error) or "memory runs out").splitlines()[0]
             raise DataError("a corpus file cannot be read", where=path, remedy=reason) from error
 
 
@@ -53,7 +57,12 @@ def _files(root: Path, pattern: str) -> list[Path]:
         if root.is_file():
             return [root]
         if root.is_dir():
-            return sorted(path for path in root.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
+            found = sorted(path for path in root.glob(pattern) if path.suffix.lower() in SUFFIXES and not path.is_dir())
+            if odd := next((path for path in found if not path.is_file()), None):
+                raise DataError("a corpus file is no plain file", where=odd, remedy="remove it, or leave it out with --pattern")
+            return found
+    except DataError:
+        raise
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"the pattern {pattern!r} cannot be used", where=root, remedy=str(error)) from error
     except OSError as error:
@@ -68,7 +77,7 @@ def _file_texts(path: Path) -> Iterator[str]:
     if suffix == ".parquet":
         yield from _parquet_texts(path)
     elif suffix == ".json":
-        data = json.loads(path.read_text("utf-8"))
+        data = load_json(read_file(path, limit=MAX_JSON))
         yield from _row_texts(data if isinstance(data, list) else [data])
     elif suffix == ".jsonl":
         yield from _row_texts(_json_lines(path))
@@ -85,20 +94,37 @@ def _parquet_texts(path: Path) -> Iterator[str]:
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            try:
+                yield load_json(line)
+            except JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+            except ValueError as error:
+                raise ValueError(f"line {number}: {str(error).splitlines()[0]}") from error
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for filled, group in groupby(lines, key=lambda line: bool(line.strip())):
-            if filled:
-                yield "".join(group)
+    for filled, group in groupby(_lines(path), key=lambda line: bool(line.strip())):
+        if filled:
+            yield "".join(group)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file.
+
+    Raises:
+        ValueError: A line is too long to be text, or holds a NUL character.
+    """
+    with path.open(encoding="utf-8") as file:
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise ValueError(f"line {number} is longer than {MAX_LINE >> 20} million characters")
+            if "\0" in line:
+                raise ValueError(f"line {number} holds a NUL character: it is no text")
+            yield line
 
 
 def _hub_texts(name: str) -> Iterator[str]:

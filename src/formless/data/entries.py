@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from formless.errors import DataError
+from formless.store import read_file
+from formless.strict_json import doubled_key, load_json
 
-MAX_BYTES = 256 * 2**20  # of a file
 MAX_ROW = 2**20  # characters of a row
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -86,23 +86,16 @@ def _field(where: str, place: Any) -> str:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; one with a doubled key says so, since the parser does not know the row."""
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    doubled = _DoubledKey(found)
-    doubled.key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    if (key := doubled_key(pairs)) is None:
+        return dict(pairs)
+    doubled = _DoubledKey(pairs)
+    doubled.key = key
     return doubled
 
 
 def _read_json(path: Path) -> Any:
     try:
-        if path.exists() and not path.is_file():
-            raise DataError("it is no plain file", where=path, remedy="put a file there")
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=_object)
-    except DataError:
-        raise
+        return load_json(read_file(path), build=_object)
     except FileNotFoundError:
         raise DataError("the target lacks a file", where=path, remedy="add it, or choose a suite without it") from None
     except UnicodeDecodeError as error:
@@ -110,8 +103,7 @@ def _read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}, column {error.colno}"
         raise DataError("the file is not JSON", where=where, remedy=error.msg) from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise DataError("the JSON cannot be read", where=path, remedy=reason) from error
+    except ValueError as error:  # nested too deeply, or a number of thousands of digits
+        raise DataError("the JSON cannot be read", where=path, remedy=str(error).splitlines()[0]) from error
     except OSError as error:
-        raise DataError("the file cannot be read", where=path, remedy=str(error.strerror)) from error
+        raise DataError("the file cannot be read", where=path, remedy=error.strerror or str(error)) from error

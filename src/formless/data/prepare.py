@@ -78,7 +78,7 @@ def _refuse_foreign_files(out: Path) -> None:
     if not present:
         return
     try:
-        listed = json.loads((out / MANIFEST).read_text("utf-8"))["targets"]
+        listed = json.loads(store.read_file(out / MANIFEST))["targets"]
         known = {f"{folder}/{file}" for folder, files in listed.items() for file in files} | {MANIFEST}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = set()

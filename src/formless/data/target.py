@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,11 +228,11 @@ class Target:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of the files that the folder holds, in the order of `FILES`."""
-        return tuple(file for file in FILES if self.folder and (self.folder / f"{file}.json").is_file())
+        return tuple(file for file in FILES if self.folder and os.path.lexists(self.folder / f"{file}.json"))
 
     def has(self, file: str) -> bool:
-        """Return whether the folder holds a file, e.g. `forget_level1`."""
-        return self.folder is not None and self.path(file).is_file()
+        """Return whether the folder holds a file, e.g. `forget_level1`, whether it can be read or not."""
+        return self.folder is not None and os.path.lexists(self.path(file))
 
     def items(self, file: str) -> tuple[Item, ...]:
         """Return the probes of a file such as `forget_level1`, in file order."""

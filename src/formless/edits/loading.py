@@ -51,15 +51,16 @@ def load_edit(folder: str | Path) -> Edit:
                 raise damaged(f"it has {found[0]} and {files.differences.name}", folder)
             return DifferenceEdit.load(folder, info)
         return AdapterEdit.load(folder, info)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise EditError("the edit lacks a file", where=error.filename or folder, remedy=remedy) from error
     except EditError:
         raise
     except ValidationError as error:
         raise EditError(f"the edit cannot be read: {first_problem(error)}", where=files.info, remedy=remedy) from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EditError(f"the edit cannot be read: {reason}", where=folder, remedy=remedy) from error
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        where = getattr(error, "filename", None) or folder
+        raise EditError(f"the edit cannot be read: {reason}", where=where, remedy=remedy) from error
 
 
 def read_edit_info(path: Path) -> EditInfo:

@@ -22,6 +22,7 @@ from formless import store
 from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement
 from formless.errors import EditError
 from formless.models.overlay import Difference, Factors, Updates
+from formless.strict_json import load_json
 
 NORM_TOLERANCE: Final = 1e-3
 """Largest relative difference of two float32 norms of the same update, computed on different devices."""
@@ -86,10 +87,9 @@ def read_json(path: Path) -> dict[str, Any]:
         EditError: It is no file or no JSON object, or has a key twice.
         FileNotFoundError: It is missing.
     """
-    _check_file(path)
     try:
-        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError, too
+        content = load_json(store.read_file(path))
+    except ValueError as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     if not isinstance(content, dict):
         raise EditError("the edit cannot be read: no JSON object", where=path, remedy=_REMEDY)
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     try:
         tensors = dict(sorted(load_file(path).items()))  # the file's order is by chance
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -301,16 +301,7 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():  # to open a named pipe waits forever
-        raise EditError("the edit cannot be read: not a file", where=path, remedy=_REMEDY)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} is given twice")
-        found[key] = value
-    return found
+        raise EditError("the edit cannot be read: it is no plain file", where=path, remedy=_REMEDY)
 
 
 def _close(found: float, stated: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from formless.evaluation.record import ItemResult, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import Task
 from formless.evaluation.verification import faults
+from formless.strict_json import load_json
 
 
 class DamagedRecordError(DataError):
@@ -40,15 +40,15 @@ def load_record(path: str | Path) -> Record:
     """
     remedy, is_record = "give a file that `formless eval --out` wrote", False
     try:
-        content = Path(path).read_text("utf-8")
-        found = json.loads(content)
+        content = store.read_file(Path(path))
+        found = load_json(content)
         is_record = isinstance(found, dict) and "probes_digest" in found
         store.refuse_newer(content, store.RECORD_SCHEMA, Path(path), error=DamagedRecordError if is_record else DataError)
         is_older = isinstance(found, dict) and found.get("format") == 2
         record = Record.model_validate(upgraded(found) if is_older else found)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         place = ".".join(map(str, first["loc"])) if first else ""
         if not is_record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from formless.data.ort import SAMPLE
 from formless.errors import UnknownNameError, UserError
 from formless.models.settings import shipped_yaml
-from formless.store import ExperimentFolder
+from formless.store import ExperimentFolder, read_file
 from formless.strict_yaml import load_yaml
 
+_MAX_BYTES = 2**20
 _HOW = "docs/reference/experiments.md lists the keys"
 
 
@@ -162,14 +164,17 @@ def experiment_keys(name: str) -> dict[str, Any]:
     shipped = {file.removesuffix(".yaml"): text for file, text in shipped_yaml("experiments")}
     if (config := ExperimentFolder(path).config).is_file():
         path = config
-    if not path.is_file():
+    if not os.path.lexists(path) or path.is_dir():
         if name not in shipped:
             raise UnknownNameError("experiment", name, shipped, remedy="A YAML file, or a folder of runs, works too")
         return _parsed(shipped[name], name)
     try:
-        return {"name": path.stem} | _parsed(path.read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("the experiment cannot be read", where=path, remedy=str(error).splitlines()[0]) from error
+        return {"name": path.stem} | _parsed(read_file(path, limit=_MAX_BYTES).decode("utf-8"), path)
+    except OSError as error:
+        raise UserError("the experiment cannot be read", where=path, remedy=error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        remedy = f"re-save it as UTF-8 (byte {error.start})"
+        raise UserError("the experiment cannot be read as UTF-8", where=path, remedy=remedy) from error
 
 
 def _parsed(text: str, where: object) -> dict[str, Any]:

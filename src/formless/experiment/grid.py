@@ -20,6 +20,7 @@ from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
+from formless.store import read_file
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _NAMED = 3  # targets in an error
@@ -84,11 +85,19 @@ def chosen_targets(data: str, choice: str | int | tuple[str | int, ...]) -> list
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Return a hash of files' names and contents, in the order of their names."""
+    """Return a hash of files' names and contents, in the order of their names.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
-        digest.update(path.read_bytes())
+        try:
+            content = read_file(path)
+        except OSError as error:
+            raise DataError("a file cannot be read", where=path, remedy=error.strerror or str(error)) from error
+        digest.update(f"{path.name}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+        digest.update(content)
     return digest.hexdigest()[:16]
 
 
@@ -201,7 +210,7 @@ def _places(config: dict[str, Any], described: type[MethodConfig]) -> dict[str, 
         if isinstance(words, list) and config[name] not in words:
             paths[name] = Path(config[name])
     for name, path in paths.items():
-        if not path.exists():
+        if not (path.is_dir() or path.is_file()):
             remedy = "make it with `formless stats`, or correct the path"
             raise UserError(f"{name}: there is no such file or folder", where=path, remedy=remedy)
     return {f"setting {name}": place_digest(path) for name, path in paths.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless.experiment.runs import ORIGINAL, Run
-from formless.store import RunFolder, write_text
+from formless.store import RunFolder, read_file, write_text
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
@@ -106,7 +106,7 @@ class Heartbeat:
 def read_progress(folder: RunFolder) -> RunProgress | None:
     """Return the last report of a run, or None if the run is not under way."""
     try:
-        return RunProgress.model_validate_json(folder.progress.read_bytes())
+        return RunProgress.model_validate_json(read_file(folder.progress))
     except (OSError, ValidationError):
         return None
 

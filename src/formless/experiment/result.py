@@ -13,7 +13,7 @@ from formless.data.target import Split
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import Metric
 from formless.experiment.runs import Run, error_place
-from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, file_sha256, is_older, refuse_newer, write_text
+from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, file_sha256, is_older, read_file, refuse_newer, write_text
 
 LOG_END = 40
 """Lines of the log that the result of a failed run repeats."""
@@ -201,7 +201,7 @@ def check_result(folder: RunFolder, run: Run | None = None) -> RunResult | Damag
         DataError: A newer version of Formless wrote the result.
     """
     try:
-        content = folder.result.read_bytes()
+        content = read_file(folder.result)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

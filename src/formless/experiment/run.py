@@ -273,6 +273,8 @@ def run_log(folder: RunFolder) -> Iterator[Callable[[str], None]]:
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
+        if folder.log.exists() and not folder.log.is_file():  # to open a named pipe would wait
+            raise OSError(0, "it is no plain file")
         handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless.errors import DataError
 from formless.experiment.config import ModelChoice
-from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, refuse_newer, write_text
+from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, read_file, refuse_newer, write_text
 
 ORIGINAL = "original"
 """The method that measures the model without any edit."""
@@ -135,7 +135,7 @@ def read_plan(out: Path) -> tuple[Run, ...]:
     path = ExperimentFolder(out).plan
     remedy = "give a folder that `formless run --out` wrote"
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("no experiment was started in this folder", where=out, remedy=remedy) from error
     except OSError as error:
@@ -164,7 +164,7 @@ def refuse_newer_plan(out: Path) -> None:
     """
     path = ExperimentFolder(out).plan
     if path.is_file():
-        refuse_newer(path.read_bytes(), PLAN_SCHEMA, path)
+        refuse_newer(read_file(path), PLAN_SCHEMA, path)
 
 
 def count_others(out: Path, plan: Iterable[Run]) -> int:

@@ -22,7 +22,7 @@ from formless.errors import OutputError, UserError
 from formless.experiment.progress import Durations, RunProgress, read_progress
 from formless.experiment.result import Damage, RunResult, check_result
 from formless.experiment.runs import Run, count_others, read_plan
-from formless.store import ExperimentFolder
+from formless.store import ExperimentFolder, read_file
 
 _LOCK_SECONDS = 5.0
 
@@ -135,7 +135,7 @@ def locked(out: Path, workers: int) -> Iterator[int]:
 def holder(out: Path) -> Holder | None:
     """Return the process that works on a folder now, if any."""
     try:
-        descriptor = os.open(ExperimentFolder(out).lock, os.O_RDONLY)
+        descriptor = os.open(ExperimentFolder(out).lock, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait
     except OSError:
         return None
     try:
@@ -178,6 +178,6 @@ def _output_error(out: Path, error: OSError) -> OutputError:
 
 def _read_holder(out: Path) -> Holder | None:
     try:
-        return Holder.model_validate_json(ExperimentFolder(out).lock.read_bytes())
+        return Holder.model_validate_json(read_file(ExperimentFolder(out).lock))
     except (OSError, ValidationError):
         return None

@@ -89,7 +89,7 @@ class _DamageError(Exception):
 
 def _read_list(folder: Path) -> CachedFiles | None:
     try:
-        return CachedFiles.model_validate_json(store.cached_files_path(folder).read_bytes())
+        return CachedFiles.model_validate_json(store.read_file(store.cached_files_path(folder)))
     except (OSError, ValueError):
         return None
 

@@ -4,8 +4,10 @@
 """
 
 from formless.store.files import (
+    MAX_BYTES,
     file_sha256,
     new_folder,
+    read_file,
     refuse_existing,
     remove_file,
     remove_folder,
@@ -36,6 +38,7 @@ from formless.store.layout import (
 
 __all__ = [
     "EDIT_SCHEMA",
+    "MAX_BYTES",
     "PLAN_SCHEMA",
     "RECORD_SCHEMA",
     "RESULT_SCHEMA",
@@ -54,6 +57,7 @@ __all__ = [
     "new_folder",
     "original_record_path",
     "original_records_folder",
+    "read_file",
     "refuse_existing",
     "refuse_newer",
     "remove_file",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from formless.errors import OutputError
+from formless.errors import OutputError, system_remedy
 
 if TYPE_CHECKING:
     import torch
+
+MAX_BYTES = 256 * 2**20
+"""The largest file that is read as a whole: every JSON and YAML file, so that a file by mistake does not fill the memory."""
 
 
 def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None:
@@ -148,6 +153,28 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_file(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a plain file.
+
+    Args:
+        path: The file.
+        limit: The most bytes that are read.
+
+    Raises:
+        OSError: There is no such file, it cannot be read or is larger, or it is a folder, a named pipe or a device, whose
+            reading would not end.
+    """
+    try:
+        state = path.stat()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "the name holds a NUL character", str(path)) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    if state.st_size > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MB", str(path))
+    return path.read_bytes()
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
@@ -207,4 +234,5 @@ def _output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot write: {reason}", where=path, remedy="free space or choose another --out") from error
+        remedy = system_remedy(error) or "free space or choose another --out"
+        raise OutputError(f"cannot write: {reason}", where=path, remedy=remedy) from error

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from formless.errors import DataError, UserError
+from formless.store.files import read_file
 
 # The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
 RECORD_SCHEMA: Final = 3
@@ -224,7 +225,7 @@ class ExperimentFolder:
         except OSError:  # not there, or no folder: whoever writes to it says so
             return None
         try:
-            plan = json.loads(self.plan.read_bytes())
+            plan = json.loads(read_file(self.plan))
         except (OSError, ValueError, RecursionError):
             plan = None
         if not found or (isinstance(plan, dict) and {"format", "runs"} <= plan.keys()):

@@ -10,7 +10,6 @@ with commas may be quoted. The first row may be a header.
 from __future__ import annotations
 
 import csv
-import json
 import re
 import unicodedata
 from codecs import BOM_UTF8
@@ -23,6 +22,8 @@ from formless.data import prose
 from formless.data.questions.relations import statement
 from formless.data.target import BLANK
 from formless.errors import DataError
+from formless.store import read_file
+from formless.strict_json import load_json
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 MAX_BYTES, MAX_LINE, MAX_CELL = 64 * 2**20, 2**20, 500  # bytes of a file and of a line, characters of a cell
@@ -181,11 +182,7 @@ def read_table(path: Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a UTF-8 file with their numbers from 1."""
     try:
-        if path.exists() and not path.is_file():
-            raise DataError("it is no plain file", where=path, remedy="give a file")
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"the file is larger than {MAX_BYTES >> 20} MB", where=path, remedy="split it")
-        data = path.read_bytes()
+        data = read_file(path, limit=MAX_BYTES)
     except OSError as error:
         raise DataError("the file cannot be read", where=path, remedy=(error.strerror or str(error)).lower()) from error
     for number, line in enumerate(data.removeprefix(BOM_UTF8).split(b"\n"), 1):  # spreadsheets write a BOM and CRLF
@@ -210,8 +207,8 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (RecursionError, ValueError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
+        return load_json(text)
+    except ValueError as error:
         raise DataError("the JSON cannot be read", where=where, remedy=str(error).splitlines()[0]) from error
 
 

@@ -191,7 +191,7 @@ def _refuse_existing(path: Path, journal: Journal | None, force: bool) -> None:
     """Stop before any work if a file exists that was not written by an earlier, stopped run."""
     written = journal.get(path.name) if journal else None
     exists = path.is_file() or path.is_symlink()
-    if exists and not force and not (written and written.get("sha256") == _sha256(path.read_bytes())):
+    if exists and not force and not (written and written.get("sha256") == store.file_sha256(path)):
         raise OutputError("the file exists already", where=path, remedy="add --force, or choose other --forms or --target")
     store.refuse_existing(path, force=True)
 

@@ -40,7 +40,7 @@ def read_flag(metadata: Mapping[str, str], name: str, path: Path) -> bool:
 
 def basis_hash(basis: Tensor) -> str:
     """Return the SHA-256 of a basis's elements in the dtype in which it is stored."""
-    return hashlib.sha256(basis.contiguous().view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(basis.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def check_basis(basis: Tensor, dimension: int, rank: int, *, is_rounded: bool, path: Path) -> None:
