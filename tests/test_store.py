@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from formless import store
@@ -47,6 +48,35 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("error", [SafetensorError("no tensor"), RuntimeError("[inline_container.cc:672] unexpected pos 1")])
+def test_the_errors_of_libraries_that_write_are_one_kind(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OutputError, match=r"cannot write: .*model"), store.output_errors(tmp_path / "model"):
+        raise error
+    with pytest.raises(RuntimeError, match="something else"), store.output_errors(tmp_path / "model"):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "large"])
+def test_only_a_plain_file_of_some_size_is_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"12345")
+        assert store.read_file(path, limit=5) == b"12345"
+    with pytest.raises(OSError, match="larger than" if kind == "large" else "no plain file"):
+        store.read_file(path, limit=4)
+
+
+def test_a_name_with_a_nul_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError, match="NUL"):
+        store.read_file(Path("a\0b"))
 
 
 @contextmanager

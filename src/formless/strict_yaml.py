@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+_MAX_BITS = 4096
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which keeps the last of two equal keys, without that habit."""
@@ -26,6 +28,17 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Return a whole number; one of thousands of digits, as hexadecimal ones may have, could not even be shown."""
+    number = loader.construct_yaml_int(node)
+    if number.bit_length() > _MAX_BITS:
+        raise yaml.constructor.ConstructorError(None, None, "a number has thousands of digits", node.start_mark)
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def load_yaml(text: str) -> Any:

@@ -87,6 +87,22 @@ def test_an_edit_for_another_model_is_refused(tiny: Tiny) -> None:
         pass
 
 
+@pytest.mark.parametrize("limit", [1_000, 50_000])
+def test_a_full_disk_leaves_no_half_of_a_merged_model(tiny: Tiny, tmp_path: Path, limit: int) -> None:
+    edit = formless.unlearn(tiny(), "Ada", **OPTIONS)
+    lm = tiny()
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write: file too large .*merged.*: free space"):
+            edit.save_merged(lm, tmp_path / "merged")  # type: ignore[attr-defined]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    assert lm.overlay.is_empty
+
+
 def test_saving_needs_force_to_replace_and_never_half_replaces(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

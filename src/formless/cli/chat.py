@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from formless.cli import terminal
+from formless.errors import UserError
 
 
 def chat_command(
@@ -42,3 +43,5 @@ def _next_line() -> str:
         return terminal.log.input("> ").strip()
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise UserError("a question is not UTF-8", where="standard input", remedy="type or convert it as UTF-8") from error

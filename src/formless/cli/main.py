@@ -50,6 +50,9 @@ Start with: formless demo
     formless doctor --model MODEL
 """
 
+# How torch's allocators, and the system through libraries, say that there is no memory.
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
+
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     command = " ".join(["formless", *arguments[: 2 if arguments[0] == "data" else 1]])
     try:
-        _refuse_empty(arguments)
+        _check_arguments(arguments)
         code = app(arguments, standalone_mode=False)
     except UserError as error:
         code = _refuse(str(error))
@@ -110,19 +113,19 @@ def main() -> None:
         what = f"{error.strerror or error}, while `{command}` was running"
         remedy = system_remedy(error) or "check that it can be used"
         code = _refuse(str(UserError(what, where=error.filename, remedy=remedy)))
-    except MemoryError:
-        remedy = "free memory, or choose a smaller model or file"
-        code = _refuse(str(UserError("memory runs out", where=command, remedy=remedy)))
     except Exception as error:  # the outer net: what reaches it, nobody foresaw
-        code = _report_defect(error)
+        code = _report_defect(error, command)
     sys.exit(code)
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse an empty value, such as a shell's variable that is not set: as a path it would be the current folder.
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what no command can use.
+
+    An empty value, such as a shell's variable that is not set, would be the current folder as a path. A name that is not UTF-8
+    cannot stand in a record, and libraries do not open it.
 
     Raises:
-        UserError: An argument or an option's value is blank.
+        UserError: An argument or an option's value is blank or not UTF-8.
     """
     for before, argument in pairwise(["", *arguments]):
         name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
@@ -130,6 +133,8 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             option = name or (before if before.startswith("-") else "")
             what = f"the value of {option} is empty" if option else "an argument is empty"
             raise UserError(what, remedy="give one, or leave it out")
+        if argument != _printable(argument):
+            raise UserError("an argument is not UTF-8", where=argument, remedy="rename the file or folder, or correct the text")
 
 
 def _refuse(message: str) -> int:
@@ -138,8 +143,14 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _report_defect(error: Exception) -> int:
-    """Print one line about an error that nobody foresaw, keep its traceback in a file, and return the exit code."""
+def _report_defect(error: Exception, command: str) -> int:
+    """Print one line about an error that nobody foresaw, keep its traceback in a file, and return the exit code.
+
+    That memory runs out is no defect, and exits as a mistake of the user.
+    """
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY):
+        remedy = "free memory, or choose a smaller model, file or setting"
+        return _refuse(str(UserError("memory runs out", where=command, remedy=remedy)))
     trace = _printable("".join(traceback.format_exception(error)))
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="formless-", suffix=".txt", delete=False) as file:

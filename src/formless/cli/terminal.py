@@ -145,12 +145,15 @@ def parse_layers(text: str) -> list[int]:
     """Return `[4, 5, 6]` for `4,5,6`.
 
     Raises:
-        UserError: The text is not a list of numbers.
+        UserError: The text is not a list of numbers, or one is given twice.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        layers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text!r} is not a list of layers", where="--layers", remedy="e.g. 4,5,6") from None
+        raise UserError(f"{text[:100]!r} is not a list of layers", where="--layers", remedy="e.g. 4,5,6") from None
+    if twice := [layer for layer in layers if layers.count(layer) > 1]:
+        raise UserError(f"layer {twice[0]} is given twice", where="--layers", remedy="give each layer once")
+    return layers
 
 
 def adapter_size(folder: Path) -> int:

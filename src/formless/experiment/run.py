@@ -23,7 +23,7 @@ from formless import provenance
 from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.edits.edit import Edit
-from formless.errors import DataError, OutputError, UserError
+from formless.errors import DataError, OutputError, UserError, system_remedy
 from formless.evaluation.evaluate import evaluate
 from formless.evaluation.record import Record
 from formless.experiment.config import ModelChoice
@@ -278,7 +278,9 @@ def run_log(folder: RunFolder) -> Iterator[Callable[[str], None]]:
         handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot write: {reason}", where=folder.log, remedy="free space or choose another --out") from error
+        raise OutputError(
+            f"cannot write: {reason}", where=folder.log, remedy=system_remedy(error) or "choose another --out"
+        ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("formless.run")
     logger.setLevel(logging.INFO)

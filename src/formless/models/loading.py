@@ -180,8 +180,8 @@ def _device(name: str) -> torch.device:
             raise ModelError("the device meta holds no weights", where="--device", remedy=remedy)
         try:
             return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: a type for which torch has no code
+            reason = str(error).splitlines()[0].partition(". ")[0]
             raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy=remedy) from error
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -135,7 +135,11 @@ class TokenizedModel:
 
         A token that spans the boundary belongs to the answer.
         """
-        encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
+        except TypeError as error:
+            shown = ascii((prompt + answer)[:100])
+            raise ModelError("a text holds half a character, a lone surrogate", where=shown, remedy="correct it") from error
         ids = cast(list[int], encoding["input_ids"])
         offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
         start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -34,7 +35,7 @@ def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None
     Raises:
         OutputError: `path` exists and may not be replaced, or its folder refuses new files.
     """
-    with _output_errors(path):
+    with output_errors(path):
         if _exists(path):
             if not force:
                 raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
@@ -57,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -70,6 +71,10 @@ def write_text(path: Path, text: str) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+# What the errors of torch.save say, which keep no number of the system.
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
 @contextmanager
@@ -89,7 +94,7 @@ def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
     """
     path = path.absolute()
     refuse_existing(path, force=force, mark=mark)
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
@@ -107,10 +112,9 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(descriptor)
@@ -119,8 +123,6 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
             os.chmod(name, 0o644)
             _sync(Path(name))
             os.replace(name, path)
-        except SafetensorError as error:
-            raise OSError(0, str(error)) from error
         finally:
             Path(name).unlink(missing_ok=True)
 
@@ -135,7 +137,7 @@ def remove_folder(path: Path) -> None:
     """
     if not path.exists():
         return
-    with _output_errors(path):
+    with output_errors(path):
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
             os.replace(path, scratch / path.name)
@@ -149,7 +151,7 @@ def remove_file(path: Path) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    with _output_errors(path):
+    with output_errors(path):
         path.unlink(missing_ok=True)
 
 
@@ -228,11 +230,30 @@ def _exists(path: Path) -> bool:
 
 
 @contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors into an OutputError that names the output."""
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of the system, and those of libraries that stand for them, into one that names the output.
+
+    Raises:
+        OutputError: Something cannot be written.
+    """
     try:
         yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        remedy = system_remedy(error) or "free space or choose another --out"
+    except Exception as error:
+        found = error if isinstance(error, OSError) else _system_error(error)
+        if found is None:
+            raise
+        reason = (found.strerror or str(found)).lower()
+        remedy = system_remedy(found) or "free space or choose another --out"
         raise OutputError(f"cannot write: {reason}", where=path, remedy=remedy) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """Return the error of the system that the writer of safetensors or of torch had; None for any other error."""
+    from safetensors import SafetensorError
+
+    text = str(error)
+    if isinstance(error, SafetensorError):
+        number = re.search(r"\(os error (\d+)\)", text)
+        return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(0, text)
+    is_of_torch = isinstance(error, RuntimeError) and any(sign in text for sign in _TORCH_WRITER)
+    return OSError(0, f"torch fails to write ({text.splitlines()[0]})") if is_of_torch else None

@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
-from formless.errors import EditError, UserError
+from formless.errors import EditError, OutputError, UserError
 from formless.methods.training import collator, losses
 from formless.methods.training.collator import Batch, Objective
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
 from formless.methods.training.preference import negative_preference
 from formless.methods.training.preprocessing import Example, TokenizedText
-from formless.methods.training.trainer import train
+from formless.methods.training.trainer import Checkpoints, train
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
@@ -266,6 +266,21 @@ def test_no_logits_are_computed_where_there_is_no_label(tiny: Tiny) -> None:
     train(lm, [(text,)], NEGATIVE, config())
     handle.remove()
     assert set(places) == {4}
+
+
+@pytest.mark.parametrize("limit", [3_000, 20_000])
+def test_a_checkpoint_that_cannot_be_written_is_one_error(
+    tiny: Tiny, examples: list[Example], tmp_path: Path, limit: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    lm, checkpoints = tiny(), Checkpoints(tmp_path / "work", save_steps=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write: .*work.*: free space"):
+            train(lm, examples, DESCENT, config(), checkpoints=checkpoints)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_several_processes_are_refused(tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,6 +283,10 @@ class _UnlearningTrainer(Trainer):
         with _checkpoint_errors(checkpoint[0]):
             super()._load_from_checkpoint(*checkpoint, **more)
 
+    def _save_checkpoint(self, *arguments: Any, **more: Any) -> None:
+        with store.output_errors(Path(self.args.output_dir or ".")):
+            super()._save_checkpoint(*arguments, **more)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _checkpoint_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
