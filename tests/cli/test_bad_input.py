@@ -109,7 +109,7 @@ def test_found_before_the_model_is_loaded(refused: Refused, arguments: str, said
     [
         ("unlearn -t X -o new --model smol", "unknown model 'smol' [--model]: did you mean smollm2?"),
         ("unlearn -t X -o new --model owner/name/more", "unknown model 'owner/name/more'"),
-        ("unlearn -t X -o new --model existing", "the model cannot be loaded [existing]"),
+        ("unlearn -t X -o new --model existing", "the model's configuration cannot be read [existing]"),
         ("eval -t 1 --model smol", "unknown model 'smol'"),
         ("chat --model smol hello", "unknown model 'smol'"),
         ("doctor --model smol", "unknown model 'smol'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import formless
 from formless.cli import terminal
@@ -153,9 +155,42 @@ def test_a_trained_edit_is_merged(command: Command, full: str) -> None:
 
 def test_an_edit_of_the_prompt_is_not_merged(command: Command) -> None:
     before = command.left()
-    assert "an edit of icu cannot be merged [--merge]" in command.refused(
+    assert "icu changes no weight to merge [--merge]" in command.refused(
         *unlearn("-t", "A", "--method", "icu", "-o", "x", "--merge")
     )
+    assert command.left() == before
+
+
+def test_what_the_configuration_tells_is_refused_before_weights_are_loaded(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(*unlearn("-t", "Noor", "-o", "noor", *ROCR))
+    command("stats", "--model", "model", "--layers", "1", "--corpus", "data/1_Ada_Lovelace/positive.json", "-o", "stats")
+    shutil.copytree("model", "wide")
+    config = json.loads(Path("wide/config.json").read_text("utf-8"))
+    Path("wide/config.json").write_text(json.dumps(config | {"intermediate_size": 64}), "utf-8")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the weights were loaded first"))
+    before, basis, ga = command.left(), "basis=stats", ("-t", "1", "--data", "data", "--method", "ga", "-o", "x")
+    ask = ("-t", "1", "--data", "data", "--suite", "qa")
+    for arguments, said in {
+        unlearn("-t", "A", "-o", "x", "--set", "layers=[1,9]", "--set", "basis=none"): "no layer 9 [--layers]: choose from 0",
+        unlearn("-t", "A", "-o", "x", "--set", "layers=[1]"): "no null space is shipped for model [setting basis]",
+        unlearn("-t", "A", "-o", "x", "--set", "layers=[2]", "--set", basis): "no null space for layer 2 of model [stats]",
+        unlearn("-t", "A", "-o", "x", "--set", "layers=[1]", "--set", basis, "--set", "threshold=1"): "for another threshold",
+        unlearn(
+            *ga, "--set", "r=17"
+        ): "r is 17, and model.layers.0.self_attn.v_proj is [16, 32] [setting r]: choose at most 16",
+        unlearn(*ga, "--set", "layers=[7]"): "no layer 7",
+        unlearn(*ga, "--set", "target_modules=[w]"): "the layers have no projection 'w'",
+        unlearn(*ga, "--set", "retain=activations", "--set", "layer=8"): "no layer 8",
+        ("unlearn", "--model", "wide", "-t", "A", "-o", "x", "--keep", "noor", *ROCR): "for another model: shape (32, 48), not",
+        ("eval", "--model", "wide", "--edit", "noor", *ask): "for another model: shape (32, 48), not (32, 64)",
+        ("chat", "--model", "wide", "--edit", "noor", "hello"): "for another model: shape (32, 48), not (32, 64)",
+        ("stats", "--model", "model", "--layers", "4", "--corpus", "data", "-o", "x"): "no layer 4",
+        ("run", "--model", "model", "--data", "data", "--method", "rocr", "--suite", "qa", "-o", "x"): "no layer 4",
+        ("run", "--model", "model", "--data", "data", "--method", "icu", "--device", "gpu", "-o", "x"): "unknown device 'gpu'",
+    }.items():
+        assert said in command.refused(*arguments), arguments
     assert command.left() == before
 
 

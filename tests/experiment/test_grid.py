@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from formless.errors import DataError, UnknownNameError, UserError
 from formless.experiment.config import Experiment
 from formless.experiment.grid import grid
+from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
 Build = Callable[..., Experiment]
 
@@ -154,6 +156,15 @@ def test_every_target_is_checked_against_the_settings(experiment: Build) -> None
     assert len(grid(experiment(methods=[rocr], targets="1,3"))) == 2
 
 
+def save_basis(folder: Path, samples: int) -> None:
+    """Write a basis for layer 1 of the tiny model."""
+    fingerprint = Fingerprint(
+        model="tiny", model_fingerprint="0", layer=1, corpus="a", samples=samples, tokens=1, threshold=0.02, rank=1,
+        dimension=48, spectrum=(1.0,),
+    )  # fmt: skip
+    BasisProjection(torch.eye(48)[:, :1], True, fingerprint).save(folder)
+
+
 def test_a_folder_that_settings_name_counts_by_its_content(experiment: Build, tmp_path: Path) -> None:
     def runs(basis: Path) -> set[str]:
         return ids(experiment(methods=[{"method": "rocr", "layers": [1], "basis": str(basis)}], targets=1))
@@ -161,8 +172,8 @@ def test_a_folder_that_settings_name_counts_by_its_content(experiment: Build, tm
     with pytest.raises(UserError, match="basis: there is no such file or folder"):
         runs(tmp_path / "missing")
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "layer_1.safetensors").write_bytes(b"a basis")
+    save_basis(tmp_path / "one", samples=1)
     shutil.copytree(tmp_path / "one", tmp_path / "moved")
     assert runs(tmp_path / "one") == runs(tmp_path / "moved")
-    (tmp_path / "moved" / "layer_1.safetensors").write_bytes(b"another basis")
+    save_basis(tmp_path / "moved", samples=2)
     assert runs(tmp_path / "one") != runs(tmp_path / "moved")

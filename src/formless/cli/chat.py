@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,12 @@ def chat_command(
 
     Example: formless chat --edit edits/einstein "Who was Albert Einstein?"
     """
+    from formless.edits.edit import refuse_other_shapes
     from formless.edits.loading import load_edit
 
     loaded = load_edit(edit) if edit else None
-    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+    check = partial(refuse_other_shapes, edit=loaded) if loaded else None
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     with loaded.applied(lm) if loaded else nullcontext():
         if question is not None:
             terminal.out.print(lm.chat(question, max_new_tokens=tokens))

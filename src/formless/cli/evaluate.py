@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def eval_command(
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --out einstein.json --report einstein.html
     """
     from formless.data.ort import find_target
+    from formless.edits.edit import refuse_other_shapes
     from formless.edits.loading import load_edit
     from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit, original_record
@@ -61,7 +63,8 @@ def eval_command(
     found = find_target(data, target)
     make_plan(found, suite, limit)  # a broken file stops here, before the model is loaded
     loaded = load_edit(edit) if edit else None
-    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+    check = partial(refuse_other_shapes, edit=loaded) if loaded else None
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
     lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
     with terminal.progress(found.subject) as bar:

@@ -203,7 +203,12 @@ def run_command(
 
     Example: formless run --model smollm2 --method rocr,icu,original --data sample --targets 1-12 --out runs/first
     """
+    from formless.models.loading import find_device
+
     wanted = _experiment(experiment, out, grid, loading)
+    if execution.executor == "local" and not execution.gpu:  # else a worker may have another device than this process
+        for device in {model.device for model in wanted.models} - {"spread"}:
+            find_device(device)
     folder = out or _default_folder(experiment, wanted.name)
     done = _sweep(wanted, folder, execution.resources(), fail_fast)
     _show(done, folder)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from formless import store
 from formless.cli import terminal
 from formless.errors import UserError
+
+if TYPE_CHECKING:
+    from formless.models.loading import MetaModel
 
 
 def stats_command(
@@ -46,7 +49,12 @@ def stats_command(
         raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")
     texts = corpus_texts(corpus, pattern=pattern)
     first = next(texts)  # a corpus without text stops here, before the model is loaded
-    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+
+    def check(meta: MetaModel) -> None:
+        for layer in chosen:
+            meta.architecture.layer(meta.model, layer)
+
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
 
     with terminal.progress("statistics") as bar:
         prints = compute_statistics(

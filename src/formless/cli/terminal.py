@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from formless.errors import UserError
 if TYPE_CHECKING:
     from formless.evaluation.record import Record
     from formless.models.lm import LM
+    from formless.models.loading import MetaModel
     from formless.progress import Progress
     from formless.report.tables import Table
 
@@ -31,12 +32,25 @@ TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 
-def load_model(name: str, dtype: str, device: str, trust: bool = False) -> LM:
-    """Load a model, with a note on the terminal while it loads."""
-    from formless.models.loading import load
+def load_model(name: str, dtype: str, device: str, trust: bool = False, check: Callable[[MetaModel], None] | None = None) -> LM:
+    """Load a model, with a note on the terminal while it loads.
+
+    Args:
+        name: As in `formless.load`.
+        dtype: The same.
+        device: The same, or `spread`.
+        trust: Whether code from the model's repository may run.
+        check: Called with the model as its configuration describes it, before weights are loaded; it raises a UserError if
+            what follows cannot be done.
+    """
+    from formless.models.loading import find_device, load, load_meta
 
     quiet_transformers()
+    if device != "spread":
+        find_device(device)
     with log.status(escape(f"loading {name}")):
+        if check:
+            check(load_meta(name, dtype=dtype, trust_remote_code=trust))
         if device == "spread":
             return load(name, dtype=dtype, device_map="auto", trust_remote_code=trust)
         return load(name, dtype=dtype, device=device, trust_remote_code=trust)

@@ -16,6 +16,7 @@ from formless.errors import OutputError, UserError
 
 if TYPE_CHECKING:
     from formless.edits.edit import EditInfo
+    from formless.models.loading import MetaModel
 
 MAX_NORMS = 8
 
@@ -45,7 +46,7 @@ def unlearn_command(
     """
     from formless.data.ort import find_target
     from formless.data.target import Row, Target
-    from formless.edits.edit import WeightEdit
+    from formless.edits.edit import WeightEdit, refuse_other_shapes
     from formless.edits.loading import load_edit
     from formless.methods.registry import (
         METHODS,
@@ -68,9 +69,17 @@ def unlearn_command(
     earlier = load_edit(keep) if keep else None
     check_request(method, config, targets, earlier, options)  # before the model is loaded
     entry = METHODS[method]
+    if merge and not entry.edits_weights:
+        raise UserError(f"{method} changes no weight to merge", where="--merge", remedy="save it without --merge")
     if entry.trains_on:
         targets[0].rows(entry.trains_on, Row)
-    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+
+    def check(meta: MetaModel) -> None:
+        config.check_model(meta)
+        if earlier:
+            refuse_other_shapes(meta, earlier)
+
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     with _checkpoints(out) if entry.resumable else nullcontext((None, 0)) as (work, step):
         built = build_method(method, config)
         if work is not None:

@@ -16,6 +16,7 @@ from formless.errors import EditError
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
+    from formless.models.loading import MetaModel
     from formless.models.overlay import Difference, Factors
 
 Change = TypeVar("Change", bound="Factors | Difference")
@@ -254,6 +255,18 @@ def refuse_other_model(lm: LM, info: EditInfo) -> None:
     if lm.fingerprint != info.model_fingerprint:
         found = f"{lm.fingerprint}, made for {info.model_fingerprint} ({info.model})"
         raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
+
+
+def refuse_other_shapes(meta: MetaModel, edit: Edit) -> None:
+    """Refuse to apply an edit to a model with other weights, as far as names and shapes tell.
+
+    Raises:
+        EditError: The model lacks a weight of the edit, or has it in another shape.
+    """
+    from formless.models.overlay import check_shape
+
+    for name, change in edit.updates.items() if isinstance(edit, WeightEdit) else ():
+        check_shape(meta.model, name, change)
 
 
 def refuse_applied_edits(lm: LM) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
 from formless.data.target import Row, Target
-from formless.errors import DataError, UserError
+from formless.errors import DataError, ModelError, UserError
 from formless.evaluation.plan import make_plan
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
@@ -42,6 +42,8 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
         for model, settings in models
         for method in experiment.methods
     }
+    for model, settings in models:
+        _check_model(model, settings, experiment.methods)
     _refuse_missing(chosen, experiment.methods)
     files = {_name(target): _read_files(target, experiment) for target in chosen}
     has_retain_set = any(_has_retain_set(config) for found in configs.values() for config, _ in found)
@@ -161,6 +163,24 @@ def _settings(model: ModelChoice) -> ModelSettings:
     if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
         raise unknown_model(model.name)
     return settings
+
+
+def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[MethodChoice]) -> None:
+    """Refuse methods that do not fit a model's configuration.
+
+    A bundled model that is not unpacked yet, and a model whose configuration cannot be read, are left to their runs, so that
+    those of the other models are executed.
+    """
+    from formless.models.loading import load_meta
+
+    if settings.source == BUNDLED and not BUNDLED_MODELS[settings.name].folder.is_dir():
+        return
+    try:
+        meta = load_meta(model.name, dtype=model.dtype, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    except ModelError:
+        return
+    for method in methods:
+        method_config(settings, method.method, method.settings).check_model(meta)
 
 
 def _with_dtype(model: ModelChoice) -> ModelChoice:

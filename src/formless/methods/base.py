@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
     from formless.models.lm import LM
+    from formless.models.loading import MetaModel
     from formless.progress import Progress
 
 Cost = Literal["none", "seconds", "minutes"]
@@ -106,6 +107,13 @@ class MethodConfig(BaseModel):
             UserError: They do not fit.
         """
 
+    def check_model(self, model: LM | MetaModel) -> None:
+        """Refuse a model that does not fit these settings; called before its weights are loaded, and again with them.
+
+        Raises:
+            UserError: It does not fit.
+        """
+
 
 class Method(Protocol):
     """A method with its settings.
@@ -162,6 +170,7 @@ class MethodEntry:
         keeps_earlier_edits: Whether an earlier edit can become part of the new one.
         resumable: Whether it continues from checkpoints after a kill.
         reports_progress: Whether it reports its progress.
+        edits_weights: Whether the edit changes weights, so that it can be merged into the model.
         cost: Rough time for one target and a model of some billion parameters on one GPU.
     """
 
@@ -175,4 +184,5 @@ class MethodEntry:
     keeps_earlier_edits: bool = False
     resumable: bool = False
     reports_progress: bool = False
+    edits_weights: bool = True
     cost: Cost = "minutes"

@@ -54,6 +54,7 @@ ICU = MethodEntry(
     paper="arXiv 2506.07795",
     config=MethodConfig,
     build=Icu,
+    edits_weights=False,
     cost="none",
 )
 ORIGINAL = MethodEntry(
@@ -62,5 +63,6 @@ ORIGINAL = MethodEntry(
     paper="none",
     config=MethodConfig,
     build=Original,
+    edits_weights=False,
     cost="none",
 )

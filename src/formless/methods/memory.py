@@ -101,9 +101,8 @@ def _training(meta: MetaModel, method: str, config: TrainingConfig, bare: Memory
             bare, trainable=FLOAT32 * count + casts, gradients=3 * FLOAT32 * count, activations=activations,
             applied=bare.weights,
         )  # fmt: skip
-    # The description of an adapter looks at a model's modules and family only.
     adapter = lora_config(
-        cast(LM, meta), target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha, layers=config.layers
+        meta, target_modules=config.target_modules, r=config.r, lora_alpha=config.lora_alpha, layers=config.layers
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -72,7 +72,7 @@ def load(
         ['Paris']
     """
     _check_dtype(dtype)
-    place = _device(device)
+    place = find_device(device)
     settings = _settings(name_or_path)
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -98,12 +98,15 @@ def load(
     return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
 
 
-def load_meta(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> MetaModel:
+def load_meta(
+    name_or_path: str, *, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> MetaModel:
     """Build a model on the meta device from its configuration; no weights are downloaded or allocated.
 
     Args:
         name_or_path: As in `load`.
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes the checkpoint's own.
+        revision: The hub revision.
         trust_remote_code: Whether code from the model's repository may run.
 
     Raises:
@@ -114,7 +117,7 @@ def load_meta(name_or_path: str, *, dtype: str = "auto", trust_remote_code: bool
     settings = _settings(name_or_path)
     source = _source(settings, False)
     with _reading("the model's configuration cannot be read", source):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
         precision = DTYPES[dtype] or config.get_text_config().dtype or torch.float32
@@ -169,7 +172,12 @@ def _bars(shown: bool) -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return a device of this machine; `auto` stands for CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: The name is none, or this machine has no such device.
+    """
     if name != "auto":
         remedy = "e.g. cpu, cuda:0, mps"
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -124,25 +123,33 @@ class Overlay:
         return self._model.get_parameter(name)
 
     def _check(self, name: str, change: Factors | Difference) -> None:
-        factors = isinstance(change, Factors)
-        try:
-            module = self._model.get_submodule(name) if factors else self._model
-            weight = cast(nn.Linear, module).weight if factors else self._parameter(name)
-        except AttributeError:
-            raise EditError("the edit is for another model: no such module", where=name, remedy="load its base model") from None
+        check_shape(self._model, name, change)
+        weight = self._parameter(name + WEIGHT if isinstance(change, Factors) else name)
         if weight.is_meta or not weight.is_floating_point():
             remedy = "load the model unquantized and not offloaded, or load the saved adapter with PEFT"
             raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
         parts = (change.up, change.down) if isinstance(change, Factors) else (change.values,)
         if not all(bool(part.isfinite().all()) for part in parts):
             raise EditError("the edit holds NaN or infinity", where=name, remedy="do not use it")
-        expected, found = tuple(weight.shape), tuple(parts[0].shape)
+
+
+def check_shape(model: nn.Module, name: str, change: Factors | Difference) -> None:
+    """Refuse an update whose weight a model lacks or has in another shape; the model may be on the meta device.
+
+    Raises:
+        EditError: The edit is for another model.
+    """
+    remedy = "load its base model"
+    try:
         if isinstance(change, Factors):
-            expected, found = projection_shape(module), (change.up.shape[0], change.down.shape[1])
-        if expected != found:
-            raise EditError(
-                f"the edit is for another model: shape {found}, not {expected}", where=name, remedy="load its base model"
-            )
+            expected: tuple[int, ...] = projection_shape(model.get_submodule(name))
+            found: tuple[int, ...] = (change.up.shape[0], change.down.shape[1])
+        else:
+            expected, found = tuple(model.get_parameter(name).shape), tuple(change.values.shape)
+    except AttributeError:
+        raise EditError("the edit is for another model: no such module", where=name, remedy=remedy) from None
+    if expected != found:
+        raise EditError(f"the edit is for another model: shape {found}, not {expected}", where=name, remedy=remedy)
 
 
 def _by_parameter(updates: Updates) -> dict[str, Factors | Difference]:

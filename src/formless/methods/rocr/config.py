@@ -13,6 +13,8 @@ from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
 if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
+    from formless.models.lm import LM
+    from formless.models.loading import MetaModel
 
 Mode = Literal["unrelated", "reject", "noise"]
 
@@ -117,6 +119,17 @@ class RocrConfig(TargetValueConfig):
                 why = "forgotten by the edit to keep already" if name in forgotten else "given twice"
                 raise EditError(f"{target.subject} is {why}", where="--target", remedy="leave it out")
             seen.add(name)
+
+    def check_model(self, model: LM | MetaModel) -> None:
+        """Refuse a model without one of the layers, or without a null space that fits as far as its shapes tell.
+
+        Raises:
+            UserError: There is no such layer.
+            EditError: A null space is missing, cannot be read, or is for another layer, threshold or dimension.
+        """
+        from formless.methods.rocr.redirect import check_null_spaces
+
+        check_null_spaces(model, self)
 
     def _check_earlier_edit(self, keep: Edit) -> None:
         if keep.info.method != "rocr":

@@ -49,9 +49,8 @@ class Rocr:
         if keep is not None and not isinstance(keep, AdapterEdit):
             raise EditError("the edit to keep is no adapter", where=keep.info.subject, remedy="compute it with rocr")
         refuse_applied_edits(lm)
+        self.config.check_model(lm)
         layers = list(self.config.layers)
-        for layer in layers:
-            lm.architecture.layer(lm.model, layer)
         names = {layer: lm.architecture.down_projection_name(layer) for layer in layers}
         _check_weights(lm, list(names.values()))
         preserved = load_projections(lm, self.config)

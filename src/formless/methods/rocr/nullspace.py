@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,53 +210,83 @@ def _rotated_back(reflectors: Array, scales: Array, vectors: Array) -> Array:
     return np.concatenate([vectors[:1], rotated])
 
 
-def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Projection:
-    """Read the projection of one layer: our basis, or else the published matrix.
+def find_projection(folder: Path, layer: int, threshold: float, *, dimension: int, model: str) -> Path:
+    """Return the file of a layer's projection, our basis or else the published matrix; no matrix is read.
+
+    Args:
+        folder: The folder of null spaces.
+        layer: The layer.
+        threshold: Eigenvalues under it span the null space.
+        dimension: Of the layer's keys.
+        model: The model's name, for errors.
 
     Raises:
-        EditError: Neither exists, it cannot be read, is no projection, or was made for another model, layer or threshold.
+        EditError: Neither exists, the basis cannot be read, or it is for another layer, threshold or dimension.
     """
     ours, published = store.StatisticsFolder(folder).basis(layer), store.StatisticsFolder(folder).published(layer)
-    width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
     if ours.is_file():
-        projection = _load_basis(ours)
-        found = projection.fingerprint
-        expected = {"model_fingerprint": lm.fingerprint, "layer": layer, "threshold": threshold, "dimension": width}
-        for name, value in expected.items():
-            if getattr(found, name) != value:
-                what = f"the basis is for another {name.replace('_', ' ')}: {getattr(found, name)}, not {value}"
-                raise EditError(what, where=ours, remedy=REMEDY)
-        return projection
+        with _reading(ours), safe_open(ours, framework="pt") as file:
+            metadata = file.metadata() or {}
+            fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
+            version = int(metadata.get("schema_version", "1"))
+        _check_version(version, ours)
+        _compare(fingerprint, {"layer": layer, "threshold": threshold, "dimension": dimension}, ours)
+        return ours
     if published.is_file():
         if threshold != PUBLISHED_THRESHOLD:
             what = f"the published projections have the threshold {PUBLISHED_THRESHOLD}, not {threshold}"
             raise EditError(what, where=published, remedy=REMEDY)
-        try:
-            matrix = torch.load(published, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch raises whatever the archive's reader does
-            what = "the published projection cannot be read"
-            raise EditError(what, where=published, remedy=_first_line(error)) from error
-        return DenseProjection(check_matrix(matrix, width, published), published)
-    raise EditError(f"no null space for layer {layer} of {lm.name}", where=folder, remedy=REMEDY)
+        return published
+    raise EditError(f"no null space for layer {layer} of {model}", where=folder, remedy=REMEDY)
+
+
+def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Projection:
+    """Read the projection of one layer: our basis, or else the published matrix.
+
+    Args:
+        lm: The model.
+        folder: The folder of null spaces.
+        layer: The layer.
+        threshold: Eigenvalues under it span the null space.
+
+    Raises:
+        EditError: Neither exists, it cannot be read, is no projection, or was made for another model, layer or threshold.
+    """
+    width = projection_shape(lm.architecture.down_projection(lm.model, layer))[1]
+    path = find_projection(folder, layer, threshold, dimension=width, model=lm.settings.name)
+    if path.suffix == ".safetensors":
+        projection = _load_basis(path)
+        _compare(projection.fingerprint, {"model_fingerprint": lm.fingerprint}, path)
+        return projection
+    try:
+        matrix = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises whatever the archive's reader does
+        raise EditError("the published projection cannot be read", where=path, remedy=_first_line(error)) from error
+    return DenseProjection(check_matrix(matrix, width, path), path)
+
+
+def _check_version(version: int, path: Path) -> None:
+    if version > store.STATISTICS_SCHEMA:
+        raise EditError("the basis was written by a newer formless", where=path, remedy="upgrade formless")
+    if version < 1:
+        raise EditError(f"the schema version is {version}, not 1 or later", where=path, remedy=REMEDY)
+
+
+def _compare(found: Fingerprint, expected: Mapping[str, object], path: Path) -> None:
+    for name, value in expected.items():
+        if getattr(found, name) != value:
+            what = f"the basis is for another {name.replace('_', ' ')}: {getattr(found, name)}, not {value}"
+            raise EditError(what, where=path, remedy=REMEDY)
 
 
 def _load_basis(path: Path) -> BasisProjection:
-    try:
+    with _reading(path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             basis = file.get_tensor("basis")
         fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
         version = int(metadata.get("schema_version", "1"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, ("fingerprint", *first["loc"])))
-        raise EditError(f"the field {field} of the basis is wrong: {first['msg']}", where=path, remedy=REMEDY) from error
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise EditError(f"the basis cannot be read: {_first_line(error)}", where=path, remedy=REMEDY) from error
-    if version > store.STATISTICS_SCHEMA:
-        raise EditError("the basis was written by a newer formless", where=path, remedy="upgrade formless")
-    if version < 1:
-        raise EditError(f"the schema version is {version}, not 1 or later", where=path, remedy=REMEDY)
+    _check_version(version, path)
     spans_null_space = read_flag(metadata, "spans_null_space", path)
     is_rounded = read_flag({"is_rounded": str(basis.dtype != torch.float32)} | metadata, "is_rounded", path)
     rank = fingerprint.rank if spans_null_space else fingerprint.dimension - fingerprint.rank
@@ -262,6 +294,19 @@ def _load_basis(path: Path) -> BasisProjection:
     if "sha256" in metadata and basis_hash(basis) != metadata["sha256"]:  # older files have none
         raise EditError("the basis is not what was written: its hash differs", where=path, remedy=REMEDY)
     return BasisProjection(basis.float(), spans_null_space, fingerprint, is_rounded)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the errors of a basis's readers into an EditError."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("fingerprint", *first["loc"])))
+        raise EditError(f"the field {field} of the basis is wrong: {first['msg']}", where=path, remedy=REMEDY) from error
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise EditError(f"the basis cannot be read: {_first_line(error)}", where=path, remedy=REMEDY) from error
 
 
 def _first_line(error: Exception) -> str:

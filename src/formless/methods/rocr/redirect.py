@@ -17,10 +17,12 @@ from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
-from formless.methods.rocr.nullspace import Identity, Projection, load_projection
+from formless.methods.rocr.nullspace import Identity, Projection, find_projection, load_projection
 from formless.methods.rocr.target_value import target_values
 from formless.models.capture import Activations, ResumableForward, added
+from formless.models.families import projection_shape
 from formless.models.lm import LM
+from formless.models.loading import MetaModel
 from formless.models.overlay import Factors
 from formless.models.settings import BUNDLED
 
@@ -81,13 +83,30 @@ def load_projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
     """
     if config.basis == "none":
         return {layer: Identity() for layer in config.layers}
-    folder = Path(config.basis)
-    if config.basis == "shipped":
-        if lm.settings.source != BUNDLED:
-            remedy = "make one with `formless stats` and give it as --set basis=DIR, or preserve nothing with --set basis=none"
-            raise EditError(f"no null space is shipped for {lm.name}", where="setting basis", remedy=remedy)
-        folder = SHIPPED / lm.settings.name
+    folder = _folder(lm, config)
     return {layer: load_projection(lm, folder, layer, config.threshold) for layer in config.layers}
+
+
+def check_null_spaces(lm: LM | MetaModel, config: RocrConfig) -> None:
+    """Refuse layers that the model lacks, and null spaces that do not fit as far as that can be told without weights.
+
+    Raises:
+        UserError: The model has no such layer.
+        EditError: A projection is missing, cannot be read, or is for another layer, threshold or dimension.
+    """
+    widths = {layer: projection_shape(lm.architecture.down_projection(lm.model, layer))[1] for layer in config.layers}
+    for layer, width in widths.items() if config.basis != "none" else ():
+        find_projection(_folder(lm, config), layer, config.threshold, dimension=width, model=lm.settings.name)
+
+
+def _folder(lm: LM | MetaModel, config: RocrConfig) -> Path:
+    """Return the folder of the null spaces."""
+    if config.basis != "shipped":
+        return Path(config.basis)
+    if lm.settings.source != BUNDLED:
+        remedy = "make one with `formless stats` and give it as --set basis=DIR, or preserve nothing with --set basis=none"
+        raise EditError(f"no null space is shipped for {lm.settings.name}", where="setting basis", remedy=remedy)
+    return SHIPPED / lm.settings.name
 
 
 def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Projection]) -> Redirection:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from formless.errors import UserError
 from formless.methods.base import MAX_LAYER, Layers, MethodConfig
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+    from formless.models.loading import MetaModel
 
 Retain = Literal["none", "ce", "kl", "activations"]
 
@@ -97,3 +101,18 @@ class TrainingConfig(MethodConfig):
             if name in unused:
                 remedy = f"leave it out, or set {unused[name]}"
                 raise UserError(f"{name} has no effect here", where=f"setting {name}", remedy=remedy)
+
+    def check_model(self, model: LM | MetaModel) -> None:
+        """Refuse a model without one of the layers or projections, or with projections smaller than the adapter.
+
+        Raises:
+            UserError: The model does not fit.
+        """
+        if self.layer is not None:
+            model.architecture.layer(model.model, self.layer)
+        if not self.full:
+            from formless.methods.training.lora import lora_config
+
+            lora_config(model, target_modules=self.target_modules, r=self.r, lora_alpha=self.lora_alpha, layers=self.layers)
+        elif self.target_modules or self.layers:
+            raise UserError("full training takes no target_modules or layers", where="full", remedy="leave them out")

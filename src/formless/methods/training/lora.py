@@ -14,8 +14,9 @@ from torch import nn
 
 from formless.errors import UserError
 from formless.methods.training.weights import as_loaded
-from formless.models.families import is_transposed
+from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
+from formless.models.loading import MetaModel
 from formless.models.overlay import Factors
 
 QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
@@ -23,7 +24,12 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj
 
 
 def lora_config(
-    lm: LM, *, target_modules: tuple[str, ...] | None, r: int, lora_alpha: int, layers: tuple[int, ...] | None = None
+    lm: LM | MetaModel,
+    *,
+    target_modules: tuple[str, ...] | None,
+    r: int,
+    lora_alpha: int,
+    layers: tuple[int, ...] | None = None,
 ) -> LoraConfig:
     """Return PEFT's description of an adapter on projections of decoder layers.
 
@@ -35,7 +41,8 @@ def lora_config(
         layers: Layers that get an adapter; all if None.
 
     Raises:
-        UserError: A layer or projection does not exist, or the projections of the family are not known.
+        UserError: A layer or projection does not exist, the projections of the family are not known, or one has a smaller
+            rank than the adapter.
     """
     found = [name for name, module in lm.architecture.layer(lm.model, 0).named_modules() if _fits(module)]
     leaves = {name.rsplit(".", 1)[-1] for name in found}
@@ -57,6 +64,11 @@ def lora_config(
     numbers = r"\d+" if layers is None else f"(?:{'|'.join(map(str, layers))})"
     pattern = rf"{re.escape(within)}{numbers}\.(?:.*\.)?(?:{'|'.join(map(re.escape, known))})"
     first = next(name for name in everywhere if name.startswith(within))
+    for name in (name for name in everywhere if re.fullmatch(pattern, name)):
+        shape = projection_shape(lm.model.get_submodule(name))
+        if r > min(shape):
+            what = f"r is {r}, and {name} is {list(shape)}"
+            raise UserError(what, where="setting r", remedy=f"choose at most {min(shape)}")
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,

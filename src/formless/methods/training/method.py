@@ -108,12 +108,9 @@ class TrainingMethod:
     def _prepared(self, lm: LM) -> TrainingConfig:
         """Fill in the settings that depend on the model."""
         config: TrainingConfig = self.spec.prepare(lm, self.config) if self.spec.prepare else self.config
-        if config.layer is not None:
-            lm.architecture.layer(lm.model, config.layer)
-        elif config.retain == "activations":
+        if config.layer is None and config.retain == "activations":
             config = config.model_copy(update={"layer": default_layer(lm)})
-        if config.full and (config.target_modules or config.layers):
-            raise UserError("full training takes no target_modules or layers", where="full", remedy="leave them out")
+        config.check_model(lm)
         return config
 
     def _checkpoints(
