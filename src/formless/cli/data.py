@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from formless.cli import terminal
-from formless.errors import DataError, UserError
+from formless.errors import UserError
 
 if TYPE_CHECKING:
     from formless.data.check import Finding
@@ -158,8 +158,6 @@ def new_command(
     if facts is None and with_ == OFFLINE:
         remedy = "give a file of facts, or --with the URL of a server that writes them"
         raise UserError("there are no facts to ask about", where="--facts", remedy=remedy)
-    if intro is not None and not intro.strip():
-        raise DataError("the intro is empty", where="--intro", remedy="write a sentence, or leave it out")
     new_folder_of(subject, out, force=force)
     own = read_facts(facts, subject) if facts else None
     others = read_facts(neighbors, subject, neighbors=True) if neighbors else None
