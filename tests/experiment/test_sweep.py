@@ -440,5 +440,5 @@ def test_a_plan_of_another_type_names_the_field(tmp_path: Path) -> None:
         read_plan(tmp_path)
     (tmp_path / "plan.json").unlink()
     (tmp_path / "plan.json").mkdir()
-    with pytest.raises(DataError, match=r"the plan cannot be read .*plan\.json\]: is a directory"):
+    with pytest.raises(DataError, match=r"the plan cannot be read .*plan\.json\]: it is no plain file"):
         read_plan(tmp_path)

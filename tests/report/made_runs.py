@@ -12,7 +12,7 @@ from formless.data.target import Split
 from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
 from formless.experiment import runs as runs_module
 from formless.experiment.config import build_experiment
-from formless.experiment.result import Memory, RunResult, failed_result, run_files
+from formless.experiment.result import Memory, RunResult, failed_result, run_files, run_metrics
 from formless.experiment.runs import Run
 from formless.store import ExperimentFolder, RunFolder
 
@@ -80,7 +80,7 @@ def keep_run(out: Path, run: Run, record: Record, *, seconds: float = 1.0) -> Ru
     folder = run.folder(out)
     record.save(folder.record)
     RunResult(
-        id=run.id, status="complete", attempts=1, run=run,
+        id=run.id, status="complete", attempts=1, run=run, metrics=run_metrics(record),
         timings={"unlearning": seconds, "total": 2 * seconds}, memory=Memory(resident=2**30, since="run", gpu=None),
         files=run_files(folder), code=None, versions={"formless": "0.1.0"},
         hardware={"cpu": "2 x x86_64", "gpu": "none"}, started="2026-01-01T00:00:00+00:00",

@@ -1,5 +1,6 @@
 """From runs to summaries over targets: which targets count, seeds first, and what is not in it is counted."""
 
+import json
 import re
 import weakref
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_failed_missing_and_unreadable_runs_are_counted(tmp_path: Path) -> None:
     assert found.failed[0].log_end == ("line 1", "boom")
     plain = {row["method"]: row for row in plain_rows(list(rows.values()))}
     assert (plain["rocr"]["failed"], plain["ga"]["missing"], plain["ga"]["fb.forget.probability"]) == (2, 1, None)
+
+
+def test_a_metric_of_run_json_that_is_not_its_records_is_noticed(tmp_path: Path) -> None:
+    runs = make(tmp_path, ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1))
+    path = runs[1].folder(tmp_path).result
+    content = json.loads(path.read_text("utf-8"))
+    content["metrics"][0]["value"] += 0.25
+    path.write_text(json.dumps(content), "utf-8")
+    (failed,) = collect([tmp_path]).failed
+    assert re.search(r"run\.json says 0\.\d+ for .*, its record 0\.\d+ \[.*run\.json\]", failed.reason)
 
 
 def test_an_edit_trained_on_neighbors_is_compared_with_its_own_original(tmp_path: Path) -> None:

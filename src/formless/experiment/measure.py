@@ -73,7 +73,8 @@ def original_record(
     parts = [(job.task.name, job.split) for job in plan.jobs]
     key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
-    if cached := _cached_record(path):
+    cached = _cached_record(path)
+    if cached and (cached.model_fingerprint, cached.probes_digest, cached.edits) == (lm.fingerprint, plan.digest(lm), []):
         folder = target.folder.name if target.folder else target.subject
         return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
     with progress_bar(progress, target.subject) as report:

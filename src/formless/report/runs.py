@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from formless.errors import DataError
 from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
-from formless.experiment.result import Damage, RunResult, check_result
+from formless.experiment.result import Damage, RunResult, check_result, run_metrics
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import is_alike
 from formless.report.independence import Ratios, ratios
-from formless.store import ExperimentFolder
+from formless.store import ExperimentFolder, RunFolder
 
 SECONDS = MetricKey(None, None, "unlearning_seconds")
 _LOG_SHOWN = 12
@@ -184,6 +184,7 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
                 continue
             try:
                 record = load_record(folder.record)
+                _refuse_other_metrics(result, record, folder)
                 own = load_record(folder.original) if folder.original.is_file() else original
                 own = None if run.method == ORIGINAL else own
                 metrics = reduced(condition, record, own, seed=run.seed, seconds=result.timings.get("unlearning"))
@@ -195,6 +196,23 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
             found.add(metrics)
             if on_record:
                 on_record(found.complete[-1], record, result)
+
+
+def _refuse_other_metrics(result: RunResult, record: Record, folder: RunFolder) -> None:
+    """Refuse a run.json whose metrics are not those of its record: run.json has the record's hash, but none of itself.
+
+    Raises:
+        DataError: A value differs, or one of the two has a metric more.
+    """
+    stated, found = (
+        {(metric.task, metric.split, metric.metric, metric.group): metric.value for metric in metrics}
+        for metrics in (result.metrics, run_metrics(record))
+    )
+    for key in {**stated, **found} if stated else ():  # earlier versions stated none
+        if stated.get(key) != found.get(key):
+            name = ", ".join(filter(None, key))
+            what = f"run.json says {stated.get(key)} for {name}, its record {found.get(key)}"
+            raise DataError(what, where=folder.result, remedy="repeat `formless run` in a new folder")
 
 
 def conditions(plan: Sequence[Run], prefix: str = "") -> Iterator[Condition]:
