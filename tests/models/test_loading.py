@@ -174,3 +174,11 @@ def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
 def test_a_field_of_the_wrong_type_is_named(folder: Path) -> None:
     rewrite_config(folder, max_position_embeddings="x")
     assert "'max_position_embeddings': TypeError: " in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json"])
+def test_a_file_that_transformers_would_leave_out_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(ModelError, match=rf"no plain file \[.*{name}\]"):
+        load_meta(str(tmp_path))

@@ -18,6 +18,21 @@ NAMED = 5  # parameters in a message
 REMEDY = "use the model's own config.json with all of its weight files"
 
 
+def check_files(source: str) -> None:
+    """Refuse a local folder with a link to nowhere, a pipe or the like, which transformers would leave out in silence.
+
+    Args:
+        source: The folder or hub id; nothing is checked at a hub.
+
+    Raises:
+        ModelError: A file of the model, such as its chat template, is no plain file.
+    """
+    folder = Path(source)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    if odd := next((path for path in found if path.suffix in (".json", ".jinja", ".safetensors") and not path.is_file()), None):
+        raise ModelError("a file of the model is no plain file", where=odd, remedy="restore or remove it")
+
+
 def check_config(config: PretrainedConfig, source: str) -> None:
     """Refuse a configuration whose context length is no length, or that names the model class of another family.
 
