@@ -105,7 +105,7 @@ def main() -> None:
         place = f" [{error.filename}]" if error.filename else ""
         code = _refuse(f"{error.strerror or error}{place}")
     except Exception as error:  # the outer net: what reaches it, nobody foresaw
-        code = _report_defect(error)
+        code = _refuse(known) if (known := _circumstance(error)) else _report_defect(error)
     sys.exit(code)
 
 
@@ -113,6 +113,21 @@ def _refuse(message: str) -> int:
     """Print one line on standard error and return the exit code of a user's mistake."""
     _print_error(message)
     return 2
+
+
+def _circumstance(error: Exception) -> str | None:
+    """Return the message about an error for which the surroundings are to blame; None if that is not known.
+
+    That memory has run out is said in the words of Python, torch or the system's loader.
+    """
+    said = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in said):
+        return "memory runs out: take a smaller model or --dtype bfloat16, or raise the limit of this process"
+    encoding = sys.getfilesystemencoding()
+    if isinstance(error, UnicodeEncodeError) and error.encoding == encoding != "utf-8":
+        letter = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+        return f"a file's name holds {letter}, which the locale's encoding {encoding} lacks: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    return None
 
 
 def _report_defect(error: Exception) -> int:

@@ -116,9 +116,9 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
         raise
     except UserError:
         if is_new:
-            store.remove_folder(work)
+            store.discard(work)
         raise
-    store.remove_folder(work)
+    store.discard(work)
 
 
 def _redirections(info: EditInfo) -> list[str]:

@@ -4,8 +4,10 @@
 """
 
 from formless.store.files import (
+    discard,
     file_sha256,
     new_folder,
+    output_errors,
     refuse_existing,
     remove_file,
     remove_folder,
@@ -49,11 +51,13 @@ __all__ = [
     "bundled_model_folder",
     "cache_folder",
     "cached_files_path",
+    "discard",
     "file_sha256",
     "is_older",
     "new_folder",
     "original_record_path",
     "original_records_folder",
+    "output_errors",
     "refuse_existing",
     "refuse_newer",
     "remove_file",

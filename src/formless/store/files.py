@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
 
 from formless.errors import OutputError
 
@@ -29,7 +36,7 @@ def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None
     Raises:
         OutputError: `path` exists and may not be replaced, or its folder refuses new files.
     """
-    with _output_errors(path):
+    with output_errors(path):
         if _exists(path):
             if not force:
                 raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
@@ -52,19 +59,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    with _output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with output_errors(path), _scratch_file(path) as (descriptor, scratch):
+        with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
 
 
 @contextmanager
@@ -84,16 +85,14 @@ def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
     """
     path = path.absolute()
     refuse_existing(path, force=force, mark=mark)
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
+        with _scratch_folder(path, ".part") as scratch:
             scratch.chmod(0o755)
             yield scratch
             sync_folder(scratch)
             _replace_folder(scratch, path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        _remove_abandoned(path, ".old")
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -102,22 +101,13 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with _output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(descriptor)
-        try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata=metadata)
-            os.chmod(name, 0o644)
-            _sync(Path(name))
-            os.replace(name, path)
-        except SafetensorError as error:
-            raise OSError(0, str(error)) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
+    with output_errors(path), _scratch_file(path) as (_, scratch):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, scratch, metadata=metadata)
+        os.chmod(scratch, 0o644)
+        _sync(scratch)
+        os.replace(scratch, path)
 
 
 def remove_folder(path: Path) -> None:
@@ -128,14 +118,21 @@ def remove_folder(path: Path) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    if not path.exists():
-        return
-    with _output_errors(path):
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
+    with output_errors(path):
+        if not path.exists():
+            _remove_abandoned(path, ".part")
+            return
+        with _scratch_folder(path, ".part") as scratch:
             os.replace(path, scratch / path.name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder that is no longer needed, if it is there. Warn if that fails: nothing depends on it."""
+    try:
+        remove_folder(path) if path.is_dir() else remove_file(path)
+    except OutputError as error:
+        reason = error.what.removeprefix("cannot write: ")
+        warnings.warn(f"{path} is not needed any more, but cannot be removed ({reason}); delete it", stacklevel=2)
 
 
 def remove_file(path: Path) -> None:
@@ -144,7 +141,7 @@ def remove_file(path: Path) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    with _output_errors(path):
+    with output_errors(path):
         path.unlink(missing_ok=True)
 
 
@@ -179,16 +176,78 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    try:
+    with _scratch_folder(path, ".old") as aside:
         os.replace(path, aside / "old")
         try:
             os.replace(new, path)
         except BaseException:
             os.replace(aside / "old", path)
             raise
+
+
+@contextmanager
+def _scratch_file(path: Path) -> Iterator[tuple[int, Path]]:
+    """Yield an open file beside `path` and its name; it is removed if the block raises.
+
+    It is locked meanwhile, so that the next writer of `path` can tell it from one that a dead process left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path, ".part")
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if _lock(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield descriptor, Path(name)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _scratch_folder(path: Path, suffix: str) -> Iterator[Path]:
+    """Yield a folder beside `path` that is locked in the block and removed at its end, if it is still there."""
+    _remove_abandoned(path, ".part")
+    while True:
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix))
+        descriptor = None if sys.platform == "win32" else os.open(scratch, os.O_RDONLY)
+        if descriptor is None or _lock(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield scratch
+    finally:
+        for _ in range(2):  # whatever a passing error left of it
+            shutil.rmtree(scratch, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a scratch file or folder until it is closed; return False if it has been taken for abandoned and removed."""
+    if sys.platform == "win32":
+        return True
+    with suppress(OSError):  # the file system has no locks, so nothing is taken for abandoned either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _remove_abandoned(path: Path, suffix: str) -> None:
+    """Remove the scratch files and folders of `path` that no living process writes."""
+    if sys.platform == "win32":
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{suffix}"):
+        with suppress(OSError):  # somebody's who may not be disturbed: another process holds it, or another user owns it
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _exists(path: Path) -> bool:
@@ -201,10 +260,30 @@ def _exists(path: Path) -> bool:
 
 
 @contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors into an OutputError that names the output."""
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk, also those that libraries word themselves, into an OutputError that names the output.
+
+    Raises:
+        OutputError: Something could not be written.
+    """
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot write: {reason}", where=path, remedy="free space or choose another --out") from error
+        raise _output_error(error.strerror or str(error), path) from error
+    except Exception as error:
+        if (reason := _disk_error(error)) is None:
+            raise
+        raise _output_error(reason, path) from error
+
+
+def _output_error(reason: str, path: Path) -> OutputError:
+    return OutputError(f"cannot write: {reason.lower()}", where=path, remedy="free space or choose another --out")
+
+
+def _disk_error(error: Exception) -> str | None:
+    """Return the reason if an error is one of the disk in the words of Rust, as of safetensors, or of torch.save."""
+    if found := re.search(r"([^:]*) \(os error \d+\)", str(error)):
+        return found[1].strip()
+    if isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter|iostream", str(error)):
+        return "torch could not write every byte"
+    return None

@@ -295,8 +295,17 @@ class StatisticsFolder:
 
 
 def cache_folder() -> Path:
-    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`."""
-    return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
+    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`.
+
+    Raises:
+        UserError: No home folder is known.
+    """
+    if named := os.environ.get("FORMLESS_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "formless"
+    except RuntimeError as error:
+        raise UserError("no home folder is known", where="HOME", remedy="set FORMLESS_CACHE to a folder") from error
 
 
 def original_records_folder() -> Path:

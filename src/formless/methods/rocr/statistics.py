@@ -164,7 +164,7 @@ def compute_statistics(
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
     with store.new_folder(out, mark=store.StatisticsFolder(out).mark, force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
-    partial.unlink(missing_ok=True)
+    store.discard(partial)
     return prints
 
 

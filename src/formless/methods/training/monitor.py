@@ -147,7 +147,8 @@ class MonitorCallback(TrainerCallback):
         """Write the curves into a checkpoint; they come last, so a checkpoint with curves is complete."""
         arguments, state = now[:2]
         checkpoint = store.CheckpointsFolder(Path(str(arguments.output_dir))).checkpoint(state.global_step)
-        store.sync_folder(checkpoint)
+        with store.output_errors(checkpoint):
+            store.sync_folder(checkpoint)
         seconds = self.curves.seconds + time.perf_counter() - self._begun
         store.write_text(store.CheckpointsFolder.curves(checkpoint), json.dumps(vars(self.curves) | {"seconds": seconds}))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,7 +199,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint; incomplete ones are removed, so that the Trainer never reads them."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for broken in [path for path in found if not store.CheckpointsFolder.curves(path).exists()]:
-        shutil.rmtree(broken)
+        store.remove_folder(broken)
     return next((path for path in reversed(found) if path.exists()), None)
 
 
@@ -290,6 +289,10 @@ class _UnlearningTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _checkpoint_errors(checkpoint):
             super()._load_rng_state(checkpoint)
+
+    def _save_checkpoint(self, *state: Any, **more: Any) -> None:
+        with store.output_errors(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(*state, **more)
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *_: Any, **__: Any) -> Any:
         """Compute the loss of one batch."""
