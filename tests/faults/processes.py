@@ -58,6 +58,8 @@ class Command:
 
     def __init__(self, context: ForkServerContext, folder: Path, *arguments: str, limits: Limits | None = None) -> None:
         self.folder = folder
+        for name in ("stdout", "stderr"):
+            (folder / name).unlink(missing_ok=True)
         self.process: BaseProcess = context.Process(target=child, args=(folder, arguments, limits or {}))
         self.process.start()
 
@@ -68,6 +70,11 @@ class Command:
             assert self.process.is_alive(), f"it ended before: {self.ended()}"
             assert time.monotonic() < deadline
             time.sleep(0.005)
+
+    def says(self, words: str) -> Callable[[], bool]:
+        """Return a condition: the command has printed some words on standard error."""
+        path = self.folder / "stderr"
+        return lambda: path.exists() and words in path.read_text("utf-8", "replace")
 
     def send(self, number: int) -> None:
         """Send a signal to the process alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 import resource
+import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from formless import store
+from formless.cli import terminal
 from formless.errors import UserError
 from formless.models.lm import LM
 from tests.experiment.conftest import write_target
@@ -167,3 +169,27 @@ def test_memory_runs_out(
         assert re.search("failed: .*(memory|large)", ended.out), ended
     else:
         assert_one_line(ended, "(?i)error: .*(memory|large)")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "memory runs out: take a smaller model"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), "memory runs out"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory runs out"),
+        (UnicodeEncodeError("ascii", "a\xeb", 1, 2, "ordinal not in range(128)"), r"holds \xeb, which the locale's encoding"),
+        (UnicodeEncodeError("cp437", "a\xeb", 1, 2, "no such letter"), "this is a defect of Formless"),
+    ],
+)  # fmt: skip
+def test_the_surroundings_are_told_from_defects(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_model(*_: object) -> None:
+        raise error
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(terminal, "load_model", load_model)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    ended = formless(tmp_path, "chat", "hello")
+    assert (ended.code, ended.out) == (70 if "defect" in said else 2, "")
+    assert said in ended.error

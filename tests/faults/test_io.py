@@ -118,7 +118,7 @@ CASES = {
         (*UNLEARN, "--method", "ga", "--data", "people", *settings([*TRAINING[:-1], "full=true"])),
         lambda folder: tensors(folder / "out"), few=4,
     ),
-    "run": Case(("run", "x.yaml", "--out", "out"), runs, write_experiment, few=10),
+    "run": Case(("run", "x.yaml", "--out", "out"), runs, write_experiment, few=6),
     "stats": Case(
         ("stats", "--model", "model", "--corpus", "corpus.txt", "--layers", "1", "--threshold", "1e-4", "--out", "out"),
         lambda folder: tensors(folder / "out"),
@@ -170,6 +170,7 @@ def assert_told(ended: Ended, faults: Faults) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*(is not kept|cannot be removed)")
 @pytest.mark.parametrize("name", CASES)
 def test_a_command_whose_call_fails_is_repeated(
     name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +283,7 @@ def read_edit(folder: Path) -> dict[str, Any]:
 def test_an_edit_is_saved_whole_or_not_at_all(kind: str, tiny: Callable[..., LM], tmp_path: Path) -> None:
     write_target(tmp_path / "people", 1)
     edit = edits(tiny(), tmp_path / "people")[kind]
-    assert assert_saved_once(lambda path: edit.save(path, force=True), read_edit, tmp_path / kind, few=8) >= 30
+    assert assert_saved_once(lambda path: edit.save(path, force=True), read_edit, tmp_path / kind, few=8) >= 20
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_sigterm_while_modules_are_imported(loaded: str, folder: Path) -> None:
 
 @POLITE
 def test_a_sweep_with_workers(number: int, server: ForkServerContext, folder: Path) -> None:
-    write_experiment(folder, ["icu", GA | {"num_train_epochs": 80}], "1")
+    write_experiment(folder, ["icu", GA | {"num_train_epochs": 60}], "1")
     arguments = ("run", "x.yaml", "--out", "out", "--workers", "1")
     command = Command(server, folder, *arguments)
     command.wait_for(lambda: list(folder.glob("out/runs/*/ga/*/*/training/checkpoint-*/curves.json")))
@@ -149,6 +149,7 @@ def test_signals_at_random_moments(server: ForkServerContext, folder: Path) -> N
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL) * (12 if ALL else 4):
         command = Command(server, folder, *arguments)
         awaited = len(known) + moments.choice((0, 0, 1))  # so there is work left, however fast the machine is
+        command.wait_for(command.says("runs in out"))
         command.wait_for(lambda: len(list(folder.glob("out/runs/*/*/*/*/run.json"))) >= awaited)  # noqa: B023
         time.sleep(moments.uniform(0, 0.3))
         if len(finished(folder)) >= 15:

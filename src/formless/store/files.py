@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if sys.platform != "win32":
     import fcntl
 
-from formless.errors import OutputError
+from formless.errors import OutputError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -268,6 +268,8 @@ def output_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:  # says already what is wrong
+        raise
     except OSError as error:
         raise _output_error(error.strerror or str(error), path) from error
     except Exception as error:
