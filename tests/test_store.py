@@ -226,6 +226,20 @@ def test_a_folder_that_cannot_be_moved_aside_leaves_no_scratch(tmp_path: Path, m
     assert contents(tmp_path) == {}
 
 
+def test_scratch_of_the_dead_is_removed_and_of_the_living_kept(tmp_path: Path) -> None:
+    path = tmp_path / "edit"
+    (tmp_path / ".edit.abcd1234.part").mkdir()
+    (tmp_path / ".edit.abcd1234.part" / "content").write_text("half")
+    (tmp_path / ".edit.efgh5678.part").write_text("half")
+    (tmp_path / ".edit.mine.part").write_text("no scratch file of ours")
+    with store.new_folder(path, mark="content", force=True) as folder:
+        (folder / "content").write_text("first")
+        assert {found.name for found in tmp_path.iterdir()} == {folder.name, ".edit.mine.part"}
+        write_folder(path, 3)  # another writer meanwhile
+        assert contents(folder) == {"content": b"first"}
+    assert contents(tmp_path) == {"edit": b"", "edit/content": b"first", ".edit.mine.part": b"no scratch file of ours"}
+
+
 def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> None:
     store.refuse_existing(tmp_path / "free", force=False)
     (tmp_path / "file").write_text("old")
