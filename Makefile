@@ -5,6 +5,7 @@
 # make docs       build the documentation site into site/, strictly
 # make coverage   the lines of the package that make test-fast reaches, as a table
 # make browser    install a headless browser, as root on Debian; without one the tests of pages are skipped
+# make faults     every fault of every file, and every call that saves something fails once: an hour
 # make bench      times beside plain implementations of the published way
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes of one thread each.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast coverage browser check docs bench clean
+.PHONY: demo test test-fast coverage browser check docs faults bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
@@ -44,6 +45,10 @@ check: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(BIN)/mkdocs build --strict
+
+faults: $(VENV)/.ready
+	$(BIN)/python -m tools.faults
+	FORMLESS_FAULTS=all $(PYTEST) tests/faults
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

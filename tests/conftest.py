@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,17 @@ def rwku() -> Path:
 @pytest.fixture(scope="session")
 def letters() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with one token per byte, and a chat template."""
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
+    """Build a random model of a family: four layers, hidden 32, MLP 48."""
+    return partial(tiny_model, letters)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer with one token per byte, and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=tokens, merges=[]))
@@ -91,39 +103,45 @@ def letters() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny(letters: PreTrainedTokenizerFast) -> Callable[..., LM]:
-    """Build a random model of a family: four layers, hidden 32, MLP 48."""
-
-    def build(
-        model_type: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0, context: int = 512, **more: Any
-    ) -> LM:
-        torch.manual_seed(seed)
-        sizes = {
-            "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "max_position_embeddings": context, "bos_token_id": 0, "eos_token_id": 1,
-        }  # fmt: skip
-        extra = SIZES[model_type] | more
-        if model_type == "gemma3":
-            vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-            text = sizes | {"num_key_value_heads": 2, "head_dim": 8}
-            config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
-        elif model_type in ("gpt2", "gptj"):
-            names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
-            kept = {names.get(k, k): v for k, v in sizes.items() if k not in ("intermediate_size", "max_position_embeddings")}
-            config = AutoConfig.for_model(model_type, n_positions=context, **kept, **extra)
-        else:
-            config = AutoConfig.for_model(model_type, **sizes, **extra)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        return LM(model, letters, f"tiny-{model_type}", settings=ModelSettings(name=f"tiny-{model_type}", source="tests/tiny"))
-
-    return build
+def tiny_model(
+    letters: PreTrainedTokenizerFast,
+    model_type: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    context: int = 512,
+    **more: Any,
+) -> LM:
+    """Return a random model of a family: four layers, hidden 32, MLP 48."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "max_position_embeddings": context, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    extra = SIZES[model_type] | more
+    if model_type == "gemma3":
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        text = sizes | {"num_key_value_heads": 2, "head_dim": 8}
+        config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    elif model_type in ("gpt2", "gptj"):
+        names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+        kept = {names.get(k, k): v for k, v in sizes.items() if k not in ("intermediate_size", "max_position_embeddings")}
+        config = AutoConfig.for_model(model_type, n_positions=context, **kept, **extra)
+    else:
+        config = AutoConfig.for_model(model_type, **sizes, **extra)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return LM(model, letters, f"tiny-{model_type}", settings=ModelSettings(name=f"tiny-{model_type}", source="tests/tiny"))
 
 
 @pytest.fixture
 def target_folder(tmp_path: Path) -> Path:
     """A data set with one small complete target."""
-    folder = tmp_path / "data" / "1_Ada_Lovelace"
+    return write_small_target(tmp_path / "data")
+
+
+def write_small_target(data: Path) -> Path:
+    """Write a small target with every form of question into a data set."""
+    folder = data / "1_Ada_Lovelace"
     folder.mkdir(parents=True)
     common = {"subject": "Ada Lovelace", "level": "1", "type": "cloze"}
     cloze = [

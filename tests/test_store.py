@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from formless import store
 from formless.errors import DataError, EditError, OutputError
@@ -256,6 +257,20 @@ def test_a_folder_that_cannot_be_moved_aside_leaves_no_scratch(tmp_path: Path, m
     assert contents(tmp_path) == {}
 
 
+def test_scratch_of_the_dead_is_removed_and_of_the_living_kept(tmp_path: Path) -> None:
+    path = tmp_path / "edit"
+    (tmp_path / ".edit.abcd1234.part").mkdir()
+    (tmp_path / ".edit.abcd1234.part" / "content").write_text("half")
+    (tmp_path / ".edit.efgh5678.part").write_text("half")
+    (tmp_path / ".edit.mine.part").write_text("no scratch file of ours")
+    with store.new_folder(path, mark="content", force=True) as folder:
+        (folder / "content").write_text("first")
+        assert {found.name for found in tmp_path.iterdir()} == {folder.name, ".edit.mine.part"}
+        write_folder(path, 3)  # another writer meanwhile
+        assert contents(folder) == {"content": b"first"}
+    assert contents(tmp_path) == {"edit": b"", "edit/content": b"first", ".edit.mine.part": b"no scratch file of ours"}
+
+
 def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> None:
     store.refuse_existing(tmp_path / "free", force=False)
     (tmp_path / "file").write_text("old")
@@ -265,13 +280,59 @@ def test_refuse_existing_lets_free_and_forced_outputs_pass(tmp_path: Path) -> No
 
 
 def test_a_newer_schema_version_is_refused_and_nothing_else(tmp_path: Path) -> None:
-    for content in ('{"format": 3}', b'{"format": 1}', "{}", "[1]", "{", b"\xff", '{"format": "9"}'):
+    for content in ({"format": 3}, {"format": 1}, {}, [1], None, {"format": "9"}, {"format": True}):
         store.refuse_newer(content, 3, tmp_path)
     said = rf"newer schema version 4; this Formless reads up to 3 \[{tmp_path}\]: update Formless"
     with pytest.raises(DataError, match=said):
-        store.refuse_newer('{"format": 4}', 3, tmp_path)
+        store.refuse_newer({"format": 4}, 3, tmp_path)
     with pytest.raises(EditError, match=said):
-        store.refuse_newer('{"format": 4}', 3, tmp_path, error=EditError)
+        store.refuse_newer({"format": 4}, 3, tmp_path, error=EditError)
+
+
+def test_a_document_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    store.write_document(path, {"format": 1, "text": "é\n", "numbers": [1, 2.5, 1e-7], "none": None})
+    assert store.read_document(path, 1) == {"format": 1, "text": "é\n", "numbers": [1, 2.5, 1e-7], "none": None}
+    whole = path.read_text("utf-8")
+    path.write_text(json.dumps(json.loads(whole), sort_keys=True), "utf-8")  # spaces and the order of keys are free
+    assert store.read_document(path, 1)["numbers"] == [1, 2.5, 1e-7]
+    for old, new in (("2.5", "2.4"), ("é", "e"), ("null", "0"), ('"format": 1,', "")):
+        path.write_text(whole.replace(old, new), "utf-8")
+        with pytest.raises(ValueError, match="not what was written"):
+            store.read_document(path, 1)
+    path.write_text(whole.replace('"format": 1', '"format": 2'), "utf-8")  # told as newer, not as damaged
+    with pytest.raises(DataError, match="newer schema version 2"):
+        store.read_document(path, 1)
+
+
+def test_what_json_does_not_have_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    store.write_document(path, {"text": "a\udcff", "number": float("nan")})
+    assert store.read_document(path, 1) == {"text": "a?", "number": None}
+
+
+def test_tensors_are_read_as_they_were_written_or_not_at_all(tmp_path: Path) -> None:
+    path, tensors = (
+        tmp_path / "a.safetensors",
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(3, 0, dtype=torch.bfloat16)},
+    )
+    store.write_tensors(path, tensors, {"key": "value"})
+    found, metadata = store.read_tensors(path)
+    assert metadata == {"key": "value"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    with safe_open(path, "pt") as file:
+        stated = file.metadata()
+    for changed, notes in (
+        (tensors | {"a": tensors["a"] * 2}, stated),
+        (tensors | {"a": tensors["a"].flatten()}, stated),
+        ({"a": tensors["a"]}, stated),
+        (tensors, stated | {"key": "other"}),
+    ):
+        save_file(changed, path, metadata=notes)
+        with pytest.raises(ValueError, match="not what was written"):
+            store.read_tensors(path)
+    save_file(tensors, path)  # an older file has no hash
+    assert store.read_tensors(path)[0].keys() == tensors.keys()
 
 
 def test_runs_that_have_ended_are_found_in_order(tmp_path: Path) -> None:

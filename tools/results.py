@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 README_RESULT = "sample_forms"
 MARKS = "<!-- table: {name}, written by `python -m tools.results` -->\n", "<!-- end of table -->"
 
-TOPICS = ("Forgetting and retention", "Training methods", "Speed and memory", "Data")
+TOPICS = ("Forgetting and retention", "Training methods", "Speed and memory", "Data", "Robustness")
 
 
 class Column(BaseModel):
@@ -75,7 +75,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str
-    topic: Literal["Forgetting and retention", "Training methods", "Speed and memory", "Data"]
+    topic: Literal["Forgetting and retention", "Training methods", "Speed and memory", "Data", "Robustness"]
     about: str
     date: date
     versions: dict[str, str]

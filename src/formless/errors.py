@@ -14,6 +14,12 @@ from collections.abc import Iterable, Mapping
 # Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 
+# Exit code after SIGTERM, which kill, systemd, Docker and batch systems send.
+TERMINATED = 143
+
+# Exit code when the reader of the output has gone, as after SIGPIPE.
+NO_READER = 141
+
 # Exit code of a defect of this package, EX_SOFTWARE of sysexits.h.
 DEFECT = 70
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Pairs = list[tuple[str, Any]]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def doubled_key(pairs: Pairs) -> str | None:
@@ -42,3 +45,35 @@ def load_json(text: str | bytes, build: Callable[[Pairs], Any] = unique_keys) ->
         return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=build)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def check_json(content: object) -> None:
+    """Refuse what Python reads, but JSON does not have.
+
+    Args:
+        content: The value of a JSON text.
+
+    Raises:
+        ValueError: A number is NaN or infinite, or a text holds half a character; the message names the field.
+    """
+    if fault := next(_faults(content), None):
+        raise ValueError(fault)
+
+
+def _faults(content: object, place: str = "") -> Iterator[str]:
+    """Yield what is wrong, depth first."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _faults(key, place)
+            yield from _faults(value, f"{place}.{key}" if place else key)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            yield from _faults(value, f"{place}.{number}" if place else str(number))
+    elif isinstance(content, float) and not math.isfinite(content):
+        yield f"{content} is no finite number{_at(place)}"
+    elif isinstance(content, str) and _SURROGATE.search(content):
+        yield f"a text holds half a character, a lone surrogate{_at(place)}"
+
+
+def _at(place: str) -> str:
+    return f", field {place.encode('ascii', 'backslashreplace').decode()}" if place else ""

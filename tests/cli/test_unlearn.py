@@ -170,6 +170,7 @@ def test_what_the_configuration_tells_is_refused_before_weights_are_loaded(
     config = json.loads(Path("wide/config.json").read_text("utf-8"))
     Path("wide/config.json").write_text(json.dumps(config | {"intermediate_size": 64}), "utf-8")
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the weights were loaded first"))
+    texts = "data/1_Ada_Lovelace/positive.json"
     before, basis, ga = command.left(), "basis=stats", ("-t", "1", "--data", "data", "--method", "ga", "-o", "x")
     ask = ("-t", "1", "--data", "data", "--suite", "qa")
     for arguments, said in {
@@ -186,7 +187,7 @@ def test_what_the_configuration_tells_is_refused_before_weights_are_loaded(
         ("unlearn", "--model", "wide", "-t", "A", "-o", "x", "--keep", "noor", *ROCR): "for another model: shape (32, 48), not",
         ("eval", "--model", "wide", "--edit", "noor", *ask): "for another model: shape (32, 48), not (32, 64)",
         ("chat", "--model", "wide", "--edit", "noor", "hello"): "for another model: shape (32, 48), not (32, 64)",
-        ("stats", "--model", "model", "--layers", "4", "--corpus", "data", "-o", "x"): "no layer 4",
+        ("stats", "--model", "model", "--layers", "4", "--corpus", texts, "-o", "x"): "no layer 4",
         ("run", "--model", "model", "--data", "data", "--method", "rocr", "--suite", "qa", "-o", "x"): "no layer 4",
         ("run", "--model", "model", "--data", "data", "--method", "icu", "--device", "gpu", "-o", "x"): "unknown device 'gpu'",
     }.items():

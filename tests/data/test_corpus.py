@@ -42,7 +42,7 @@ def test_a_text_file_holds_one_text_per_paragraph(tmp_path: Path, newline: str) 
         ([{"text": " one "}, {"text": ""}, {"text": "two", "title": "2"}], ["one", "two"]),
         (["one", " ", "two"], ["one", "two"]),
         ({"text": "one"}, ["one"]),
-        ([{"title": "no text"}, 3, None, {"text": None}, {"text": ["x"]}, {"text": "one"}], ["one"]),
+        ([None, {"text": None}, {"text": "one"}], ["one"]),
     ],
     ids=["rows", "strings", "one-row", "rows-without-text"],
 )
@@ -51,8 +51,16 @@ def test_a_json_file_holds_rows_or_strings(tmp_path: Path, content: object, text
     assert texts_of(tmp_path / "a.json") == texts
 
 
+@pytest.mark.parametrize("row", [{"title": "no text"}, 3, {"text": ["x"]}, {"text": 3}, ["x"]])
+def test_a_row_without_a_text_is_named(tmp_path: Path, row: object) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(["one", row]), "utf-8")
+    assert "a.json]: row 2 has no text" in corpus_error(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text(f'"one"\n{json.dumps(row)}\n', "utf-8")
+    assert "a.jsonl]: row 2 has no text" in corpus_error(tmp_path / "a.jsonl")
+
+
 def test_a_jsonl_file_holds_a_row_or_string_per_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "é one"}\n\n"two"\n{"title": "none"}\n{"text": "th\\nree"}', "utf-8")
+    (tmp_path / "a.jsonl").write_text('{"text": "é one"}\n\n"two"\n{"text": null}\n{"text": "th\\nree"}', "utf-8")
     assert texts_of(tmp_path / "a.jsonl") == ["é one", "two", "th\nree"]
 
 
@@ -157,7 +165,7 @@ def test_a_corpus_file_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> No
         ("a.txt", ""),
         ("a.txt", "\n \n\t\n"),
         ("a.json", "[]"),
-        ("a.json", '[{"title": "x"}]'),
+        ("a.json", '[{"text": null}]'),
         ("a.jsonl", "\n"),
         ("a.png", "x"),
     ],

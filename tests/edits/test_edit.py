@@ -103,6 +103,7 @@ def test_an_edit_of_version_1_is_loaded_and_applied(tiny: Tiny, edit: AdapterEdi
     path = store.EditFolder(tmp_path / "edit").info
     content = json.loads(path.read_text("utf-8"))
     content["format"] = 1
+    del content["sha256"]
     content["facts"]["residual_met"] = content["facts"].pop("residual_reduction")
     path.write_text(json.dumps(content), "utf-8")
     loaded = formless.load_edit(str(tmp_path / "edit"))
@@ -116,7 +117,7 @@ def test_an_edit_of_version_1_is_loaded_and_applied(tiny: Tiny, edit: AdapterEdi
 def test_a_format_that_is_no_version_is_refused(edit: AdapterEdit, tmp_path: Path, version: object) -> None:
     edit.save(tmp_path / "edit")
     path = store.EditFolder(tmp_path / "edit").info
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format": version}), "utf-8")
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format": version, "sha256": None}), "utf-8")
     with pytest.raises(EditError, match=r"the edit has a format that is no version \[.*edit.json, format "):
         formless.load_edit(tmp_path / "edit")
 
@@ -126,5 +127,5 @@ def test_a_newer_edit_is_refused_with_that_reason(edit: AdapterEdit, tmp_path: P
     edit.save(tmp_path / "edit")
     path = store.EditFolder(tmp_path / "edit").info
     path.write_text(json.dumps({"format": version, "something": "new"}), "utf-8")
-    with pytest.raises(EditError, match=rf"written by a newer formless \[.*edit.json, format {version}\]: upgrade formless"):
+    with pytest.raises(EditError, match=rf"newer schema version {version}; .*\[.*edit.json\]: update Formless"):
         formless.load_edit(tmp_path / "edit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -26,6 +27,7 @@ from formless.experiment.progress import RunProgress
 from formless.experiment.result import RunResult, run_metrics
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
+from formless.store import RESULT_SCHEMA, read_document
 from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
@@ -88,7 +90,7 @@ def work(experiment: Experiment, out: Path) -> None:
 
 def results(out: Path) -> dict[str, RunResult]:
     """What the folder holds; every result once, and whole."""
-    found = [RunResult.model_validate_json(path.read_bytes()) for path in out.glob("runs/*/*/*/*/run.json")]
+    found = [RunResult.model_validate(read_document(path, RESULT_SCHEMA)) for path in out.glob("runs/*/*/*/*/run.json")]
     assert len({result.id for result in found}) == len(found)
     return {result.id: result for result in found}
 
@@ -229,7 +231,9 @@ def test_a_killed_training_run_goes_on_from_its_checkpoint(
         work(wanted, out)
     monkeypatch.setattr(os, "replace", replace)
     (curves,) = out.glob("runs/*/*/*/*/training/checkpoint-*/curves.json")
-    curves.write_text(curves.read_text().replace('"losses": [', '"losses": [12345.0, ', 1))  # a resumed run remembers it
+    content = json.loads(curves.read_text("utf-8"))
+    content["losses"].insert(0, 12345.0)  # a resumed run remembers it
+    curves.write_text(json.dumps({name: value for name, value in content.items() if name != "sha256"}), "utf-8")
     work(wanted, out)
     work(wanted, twin)
     (result,) = results(out).values()

@@ -23,6 +23,7 @@ from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult
 from formless.experiment.sweep import SweepResult, sweep
+from formless.store import RESULT_SCHEMA, read_document
 from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
@@ -109,7 +110,7 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
     assert (result.run.label, result.cause, result.attempts) == ("hang", "crash", 1)
     assert result.reason == "the actor was lost: The actor is dead because its worker process has died"
     folder = result.run.folder(tmp_path / "out").path
-    written = RunResult.model_validate_json((folder / "run.json").read_bytes())
+    written = RunResult.model_validate(read_document(folder / "run.json", RESULT_SCHEMA))
     assert "on standard output: hang" in "\n".join(written.log_end)
     assert {path.name for path in folder.iterdir()} == {"run.json", "log.txt"}
     here = sweep(wanted, tmp_path / "here", lambda hold: InProcess(), recorder)

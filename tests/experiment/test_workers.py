@@ -22,6 +22,7 @@ from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
 from formless.experiment.result import RunResult
 from formless.experiment.sweep import SweepResult, sweep
+from formless.store import RESULT_SCHEMA, read_document
 from tests.experiment.conftest import values
 
 Build = Callable[..., Experiment]
@@ -69,7 +70,7 @@ def test_whatever_happens_to_a_worker_the_others_go_on(experiment: Build, go: An
     ends = {}
     for label, result in found.items():
         folder = result.run.folder(tmp_path / "out").path
-        written = RunResult.model_validate_json((folder / "run.json").read_bytes())
+        written = RunResult.model_validate(read_document(folder / "run.json", RESULT_SCHEMA))
         assert (written.status, written.cause, written.attempts) == (result.status, result.cause, 1)
         assert {path.name for path in folder.iterdir()} <= {"run.json", "record.json", "log.txt", "edit"}
         ends[label] = "\n".join(written.log_end)

@@ -65,7 +65,7 @@ def test_layers_offloaded_to_disk_are_scored_but_not_edited(folder: Path, tmp_pa
 )
 def test_a_broken_folder_is_named_in_one_line(folder: Path, file: str, content: bytes) -> None:
     (folder / file).write_bytes(content)
-    with pytest.raises(ModelError, match="the model cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="the model cannot be loaded|the model's configuration is no JSON object") as caught:
         formless.load(str(folder))
     assert "\n" not in str(caught.value)
 
@@ -169,6 +169,42 @@ def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
     rewrite_weights(folder, lambda tensors: tensors.update({name: (tensors[name] * 100).to(torch.int8)}))
     assert f"the weight {name} has the dtype I8, which is no float" in refusal(folder)
+
+
+def test_weights_of_whole_numbers_in_a_pickled_file_are_refused(folder: Path) -> None:
+    name, weights = "model.layers.2.mlp.down_proj.weight", folder / "model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert formless.load(str(folder)).architecture
+    torch.save(tensors | {name: (tensors[name] * 100).to(torch.int8)}, folder / "pytorch_model.bin")
+    assert f"the weight {name} has the dtype int8, which is no float" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    name = "model.layers.2.mlp.down_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors[name][1].fill_(value))
+    assert f"the weight {name} holds NaN or infinity" in refusal(folder)
+
+
+def test_numbers_that_no_configuration_has_are_refused_before_anything_is_built(folder: Path) -> None:
+    rewrite_config(folder, num_hidden_layers=10**30)
+    assert "num_hidden_layers is 1e+30, more than 10,000" in refusal(folder)
+
+
+def test_a_special_token_without_an_embedding_is_refused(folder: Path, tiny: Tiny) -> None:
+    tokenizer = tiny().tokenizer
+    tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>", pad_token="<new>")
+    tokenizer.save_pretrained(folder)
+    assert "the tokenizer's pad_token '<new>' has the id 258, and the model 258 embeddings" in refusal(folder)
+
+
+@pytest.mark.parametrize("character", ["\0", "\ufeff"])
+def test_a_chat_template_with_a_character_that_nobody_sees_is_refused(folder: Path, character: str) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text("utf-8") + character, "utf-8")
+    assert f"the chat template holds the character U+{ord(character):04X}" in refusal(folder)
 
 
 def test_a_field_of_the_wrong_type_is_named(folder: Path) -> None:

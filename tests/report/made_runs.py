@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from formless.data.target import Split
+from formless.edits.edit import EditInfo
 from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
 from formless.experiment import runs as runs_module
 from formless.experiment.config import build_experiment
@@ -61,7 +62,10 @@ def made_record(run: Run, values: Values, *, items: int = 2, trained: bool = Fal
     if trained:
         facts = {"steps": 8, "losses": [3 / step for step in range(1, 9)],
                  "probabilities": {"step": [0, 8], "forget": [0.5, 0.1], "retain": [0.5, 0.4]}}  # fmt: skip
-    edit = {"method": run.method, "subject": run.subject, "config": run.config, "facts": facts}
+    edit = EditInfo(
+        method=run.method, subject=run.subject, config=run.config, facts=facts, model=run.model.name, model_source="s",
+        model_revision=None, model_fingerprint="f", dtype="float32", layers=[], seconds=0.0, created="", versions={},
+    ).model_dump(mode="json")  # fmt: skip
     value = 0.4 if run.method == "original" else 0.35
     accuracy = TaskMetric(metric="accuracy", value=value, n=items)
     asked = [ItemResult(query="2 + 2?", metrics={"accuracy": value}) for _ in range(items)]

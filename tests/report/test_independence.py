@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from formless.data.target import Split
+from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
@@ -21,7 +22,11 @@ Means = Mapping[tuple[str, Split], float]
 def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "d") -> Record:
     """A record whose forms have two items each, at the mean."""
     tasks = [scored_task(form, split, mean) for (form, split), mean in means.items()]
-    edits = [{"method": "rocr", "subject": "Ada", "config": {}}] if edited else []
+    edit = EditInfo(
+        method="rocr", subject="Ada", config={}, model="m", model_source="s", model_revision=None, model_fingerprint="f",
+        dtype="float32", layers=[], seconds=0.0, created="", versions={},
+    )  # fmt: skip
+    edits = [edit.model_dump(mode="json")] if edited else []
     return Record(
         model="m", model_source="s", model_fingerprint="f", model_type="llama", dtype="float32", subject="Ada", target=target,
         probes_digest=digest, suite="ort", limit=None, prompt_style={}, edits=edits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 
 from formless.cli import terminal
 from formless.errors import UserError
+
+_MAX_LINE = 2**20
 
 
 def chat_command(
@@ -43,7 +46,13 @@ def chat_command(
 
 def _next_line() -> str:
     try:
-        return terminal.log.input("> ").strip()
+        if sys.stdin.isatty():
+            return terminal.log.input("> ").strip()
+        line = sys.stdin.readline(_MAX_LINE + 1)
+        if len(line) > _MAX_LINE:
+            what = f"a question is longer than {_MAX_LINE:,} characters"
+            raise UserError(what, where="standard input", remedy="give questions, one in each line")
+        return line.strip()
     except EOFError:
         return ""
     except UnicodeDecodeError as error:

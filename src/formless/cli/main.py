@@ -51,7 +51,7 @@ Start with: formless demo
 """
 
 # How torch's allocators, and the system through libraries, say that there is no memory.
-_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "failed to map segment")
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -114,7 +114,7 @@ def main() -> None:
         remedy = system_remedy(error) or "check that it can be used"
         code = _refuse(str(UserError(what, where=error.filename, remedy=remedy)))
     except Exception as error:  # the outer net: what reaches it, nobody foresaw
-        code = _report_defect(error, command)
+        code = _report_defect(error) if (known := _circumstance(error, command)) is None else _refuse(str(known))
     sys.exit(code)
 
 
@@ -143,14 +143,24 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _report_defect(error: Exception, command: str) -> int:
-    """Print one line about an error that nobody foresaw, keep its traceback in a file, and return the exit code.
+def _circumstance(error: Exception, command: str) -> UserError | None:
+    """Return the message about an error for which the surroundings are to blame; None if that is not known.
 
-    That memory runs out is no defect, and exits as a mistake of the user.
+    That memory has run out is said in the words of Python, torch or the system's loader.
     """
-    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY):
-        remedy = "free memory, or choose a smaller model, file or setting"
-        return _refuse(str(UserError("memory runs out", where=command, remedy=remedy)))
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+        remedy = "free memory, or choose a smaller model, file or setting, or --dtype bfloat16"
+        return UserError("memory runs out", where=command, remedy=remedy)
+    encoding = sys.getfilesystemencoding()
+    if isinstance(error, UnicodeEncodeError) and error.encoding == encoding != "utf-8":
+        letter = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+        what = f"a file's name holds {letter}, which the locale's encoding {encoding} lacks"
+        return UserError(what, where=command, remedy="set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
+    return None
+
+
+def _report_defect(error: Exception) -> int:
+    """Print one line about an error that nobody foresaw, keep its traceback in a file, and return the exit code."""
     trace = _printable("".join(traceback.format_exception(error)))
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="formless-", suffix=".txt", delete=False) as file:

@@ -14,7 +14,7 @@ import typer
 
 from formless.cli import terminal
 from formless.cli.status import sweep_progress
-from formless.errors import INTERRUPTED, UserError
+from formless.errors import INTERRUPTED, OutputError, UserError
 from formless.store import ExperimentFolder
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def run_command(
         for device in {model.device for model in wanted.models} - {"spread"}:
             find_device(device)
     folder = out or _default_folder(experiment, wanted.name)
-    done = _sweep(wanted, folder, execution.resources(), fail_fast)
+    done = _sweep(wanted, folder, execution.resources(), fail_fast, experiment)
     _show(done, folder)
     if report:
         _write_report(folder)
@@ -233,13 +233,24 @@ def _default_folder(experiment: str | None, name: str) -> Path:
     return Path("runs") / name
 
 
-def _sweep(experiment: Experiment, folder: Path, resources: Resources, fail_fast: bool) -> SweepResult:
-    """Execute the runs; Ctrl-C ends in exit code 130 and says how to resume."""
+def _sweep(experiment: Experiment, folder: Path, resources: Resources, fail_fast: bool, source: str | None) -> SweepResult:
+    """Execute the runs; Ctrl-C ends in exit code 130 and says how to resume.
+
+    Raises:
+        UserError: A key of the experiment is wrong; it names the source too.
+    """
     from formless.experiment.sweep import sweep
 
     try:
         with sweep_progress(folder) as callback:
             return sweep(experiment, folder, resources.executor, callback, workers=resources.at_once, fail_fast=fail_fast)
+    except OutputError:
+        raise
+    except UserError as error:
+        if source is None:
+            raise
+        where = f"{source}, {error.where}" if error.where else source
+        raise UserError(error.what, where=where, remedy=error.remedy) from error
     except KeyboardInterrupt:
         again = shlex.join(["formless", *sys.argv[1:]])
         terminal.log.print(f"stopped; every finished run is kept. Resume with: {again}", soft_wrap=True)

@@ -125,9 +125,9 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
         raise
     except UserError:
         if is_new:
-            store.remove_folder(work)
+            store.discard(work)
         raise
-    store.remove_folder(work)
+    store.discard(work)
 
 
 def _redirections(info: EditInfo) -> list[str]:

@@ -143,8 +143,13 @@ def _hub_texts(name: str) -> Iterator[str]:
 
 
 def _row_texts(rows: Iterable[Any]) -> Iterator[str]:
-    """Yield plain strings and the strings in the field `text` of rows; other rows are skipped."""
-    for row in rows:
-        text = row.get("text") if isinstance(row, dict) else row
-        if isinstance(text, str):
-            yield text
+    """Yield plain strings and the strings in the field `text` of rows.
+
+    Raises:
+        ValueError: A row has no text; null counts as an empty one.
+    """
+    for number, row in enumerate(rows, 1):
+        text = row.get("text", row) if isinstance(row, dict) else row
+        if not isinstance(text, str | None):
+            raise ValueError(f"row {number} has no text: write a string, or an object with a string as text")
+        yield text or ""

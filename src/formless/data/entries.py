@@ -50,8 +50,8 @@ def check_entry(entry: object, where: str) -> None:
         where: The file and row, for errors.
 
     Raises:
-        DataError: A key is given twice, a text is no Unicode text, or the entry holds more than `MAX_ROW` characters, keys
-            included; any value but a string counts as one.
+        DataError: A key is given twice, a text is no Unicode text or holds NUL, or the entry holds more than `MAX_ROW`
+            characters, keys included; any value but a string counts as one.
     """
     size = 0
     rest: list[tuple[Any, Any]] = [(entry, ())]  # each value with its place; no recursion, since an entry may nest deeply
@@ -66,6 +66,8 @@ def check_entry(entry: object, where: str) -> None:
             rest += [(inner, (place, number)) for number, inner in enumerate(value)]
         elif isinstance(value, str):
             size += len(value)
+            if "\0" in value:
+                raise DataError("a text holds a NUL character", where=_field(where, place), remedy="remove it")
             if _SURROGATE.search(value):
                 remedy = "write the character itself, or both halves of its escape"
                 raise DataError("a text holds half a character, a lone surrogate", where=_field(where, place), remedy=remedy)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from formless import store
 from formless.errors import OutputError, UserError
 
 KEY = "OPENAI_API_KEY"
@@ -223,8 +224,8 @@ class Journal:
         self._entries[key] = entry
 
     def remove(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file; warn if that fails, since all that it holds has been used."""
+        store.discard(self.path)
 
     def _content(self) -> bytes:
         try:

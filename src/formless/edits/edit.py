@@ -151,7 +151,7 @@ class EditInfo(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write edit.json into a folder."""
-        store.write_text(store.EditFolder(folder).info, self.model_dump_json(indent=2) + "\n")
+        store.write_document(store.EditFolder(folder).info, self.model_dump(mode="json"))
 
 
 class Edit(Protocol):

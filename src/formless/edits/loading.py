@@ -11,7 +11,7 @@ from formless.edits.adapter import AdapterEdit
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import Edit, EditInfo, upgrade_edit_info
 from formless.edits.prompt import PromptEdit
-from formless.edits.verification import damaged, first_problem, read_json
+from formless.edits.verification import damaged, first_problem
 from formless.errors import EditError
 
 
@@ -71,7 +71,14 @@ def read_edit_info(path: Path) -> EditInfo:
         OSError: The file cannot be read.
         ValueError: The file is no edit.json.
     """
-    content = read_json(path)
+    if path.exists() and not path.is_file():
+        raise damaged("it is no plain file", path)
+    try:
+        content = store.read_document(path, store.EDIT_SCHEMA, error=EditError)
+    except EditError:
+        raise
+    except ValueError as error:
+        raise damaged(str(error).splitlines()[0], path) from error
     try:
         return EditInfo.model_validate(upgrade_edit_info(content))
     except EditError as error:

@@ -14,15 +14,12 @@ from typing import Any, Final, Literal, cast
 import torch
 from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from formless import store
 from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement
 from formless.errors import EditError
 from formless.models.overlay import Difference, Factors, Updates
-from formless.strict_json import load_json
 
 NORM_TOLERANCE: Final = 1e-3
 """Largest relative difference of two float32 norms of the same update, computed on different devices."""
@@ -88,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: It is missing.
     """
     try:
-        content = load_json(store.read_file(path))
+        content = store.read_json(path)
     except ValueError as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     if not isinstance(content, dict):
@@ -105,8 +102,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     _check_file(path)
     try:
-        tensors = dict(sorted(load_file(path).items()))  # the file's order is by chance
-    except (SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        tensors, _ = store.read_tensors(path, compares=False)  # edit.json states more about them
+    except ValueError as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

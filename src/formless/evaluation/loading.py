@@ -15,7 +15,6 @@ from formless.evaluation.record import ItemResult, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import Task
 from formless.evaluation.verification import faults
-from formless.strict_json import load_json
 
 
 class DamagedRecordError(DataError):
@@ -38,28 +37,38 @@ def load_record(path: str | Path) -> Record:
         >>> formless.load_record("marie_curie.json").subject
         'Marie Curie'
     """
-    remedy, is_record = "give a file that `formless eval --out` wrote", False
+    remedy, path = "give a file that `formless eval --out` wrote", Path(path)
+    is_record = _looks_like_a_record(path)
+    kind = DamagedRecordError if is_record else DataError
     try:
-        content = store.read_file(Path(path))
-        found = load_json(content)
-        is_record = isinstance(found, dict) and "probes_digest" in found
-        store.refuse_newer(content, store.RECORD_SCHEMA, Path(path), error=DamagedRecordError if is_record else DataError)
-        is_older = isinstance(found, dict) and found.get("format") == 2
-        record = Record.model_validate(upgraded(found) if is_older else found)
+        found = store.read_document(path, store.RECORD_SCHEMA, error=kind)
+        record = Record.model_validate(upgraded(found) if found.get("format") == 2 else found)
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         place = ".".join(map(str, first["loc"])) if first else ""
-        if not is_record:
-            raise DataError("the record cannot be read", where=path, remedy=remedy) from error
-        where = f"{path}, field {place}: {first['msg']}" if first and place else path
-        raise DamagedRecordError("the record cannot be read", where=where, remedy=remedy) from error
+        reason = f", field {place}: {first['msg']}" if first and place else f": {_reason(error)}" if is_record else ""
+        raise kind("the record cannot be read", where=f"{path}{reason}", remedy=remedy) from error
     if fault := next(faults(record), None):
         field, reason = fault
         remedy = "evaluate again; the file has changed since it was written"
         raise DamagedRecordError("the record contradicts itself", where=f"{path}, {field}: {reason}", remedy=remedy)
     return record
+
+
+def _looks_like_a_record(path: Path) -> bool:
+    """Return whether a file holds the field that every record has, however damaged the rest is."""
+    try:
+        return path.is_file() and b'"probes_digest"' in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def upgraded(old: Mapping[str, Any]) -> dict[str, Any]:

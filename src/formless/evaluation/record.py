@@ -79,7 +79,7 @@ class TaskResult(BaseModel):
         items: In file order.
     """
 
-    task: str
+    task: str = Field(pattern=r"^[\w-]+$")
     split: Split | None = None
     status: Literal["complete", "absent"]
     reason: str | None = None
@@ -190,7 +190,7 @@ class Record(BaseModel):
         Raises:
             OutputError: The file cannot be written.
         """
-        store.write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+        store.write_document(Path(path), self.model_dump(mode="json"))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return one row for each item, with a column for each metric; requires pandas."""

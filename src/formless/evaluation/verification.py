@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
+from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.record import Record, TaskMetric, TaskResult
 from formless.evaluation.registry import TASKS
@@ -17,6 +20,12 @@ TOLERANCE = 1e-6  # of sums in float32
 
 def faults(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the fields that contradict each other or hold what cannot be, each with the reason."""
+    for number, edit in enumerate(record.edits):
+        try:
+            EditInfo.model_validate(edit)
+        except ValidationError as error:
+            first = error.errors()[0]
+            yield ".".join(map(str, ("edits", number, *first["loc"]))), first["msg"]
     seen = set()
     for number, result in enumerate(record.tasks):
         place = f"tasks.{number} ({result.task}{f', {result.split}' if result.split else ''})"
@@ -28,6 +37,8 @@ def faults(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _task_faults(result: TaskResult) -> Iterator[tuple[str, str]]:
+    if result.task in TASKS and result.split not in TASKS[result.task].splits:
+        yield "split", f"the task has no split {result.split!r}"
     if result.status == "absent" and (result.items or result.metrics):
         yield "status", "the task is absent, yet has items or metrics"
     if result.skipped != (own := sum(not item.metrics for item in result.items)):

@@ -71,7 +71,7 @@ def original_record(
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     plan = make_plan(target, suite, limit, excluded_neighbors=excluded_neighbors)
     parts = [(job.task.name, job.split) for job in plan.jobs]
-    key = [RESULTS_VERSION, lm.fingerprint, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
+    key = [RESULTS_VERSION, lm.fingerprint, lm.setup_hash, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
     path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
     cached = _cached_record(path)
     if cached and (cached.model_fingerprint, cached.probes_digest, cached.edits) == (lm.fingerprint, plan.digest(lm), []):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from formless.errors import OutputError
 from formless.experiment.runs import ORIGINAL, Run
 from formless.store import RunFolder, read_file, write_text
 
@@ -74,8 +75,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Report that the run is alive and as far as before.
 
-        Raises:
-            OutputError: progress.json cannot be written.
+        A report that cannot be written is left out: no result needs it.
         """
         now = time.monotonic()
         if now - self._called < _CALL_EVERY:
@@ -85,11 +85,13 @@ class Heartbeat:
         self._callback(progress)
         if now - self._written >= _WRITE_EVERY:
             self._written = now
-            write_text(self._path, progress.model_dump_json())
+            with suppress(OutputError):
+                write_text(self._path, progress.model_dump_json())
 
     def stop(self) -> None:
         """Remove progress.json: the run has ended."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     @contextmanager
     def watching(self, lm: LM) -> Iterator[None]:

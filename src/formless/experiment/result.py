@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from formless import provenance
 from formless.data.target import Split
+from formless.errors import UserError
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import Metric
 from formless.experiment.runs import Run, error_place
-from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, file_sha256, is_older, read_file, refuse_newer, write_text
+from formless.store import RESULT_SCHEMA, EditFolder, RunFolder, file_sha256, read_document, write_document
 
 LOG_END = 40
 """Lines of the log that the result of a failed run repeats."""
@@ -173,7 +174,7 @@ class RunResult(BaseModel):
         Raises:
             OutputError: The file cannot be written.
         """
-        write_text(folder.result, self.model_dump_json(indent=2) + "\n")
+        write_document(folder.result, self.model_dump(mode="json"))
 
 
 def load_result(folder: RunFolder, run: Run | None = None) -> RunResult | None:
@@ -201,18 +202,20 @@ def check_result(folder: RunFolder, run: Run | None = None) -> RunResult | Damag
         DataError: A newer version of Formless wrote the result.
     """
     try:
-        content = read_file(folder.result)
+        content = read_document(folder.result, RESULT_SCHEMA)
+        if type(content.get("format")) is int and content["format"] < RESULT_SCHEMA:
+            return None
+        result = RunResult.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return Damage(f"{folder.result} cannot be read: {(error.strerror or str(error)).lower()}")
-    try:
-        result = RunResult.model_validate_json(content)
     except ValidationError as error:
-        refuse_newer(content, RESULT_SCHEMA, folder.result)
-        if is_older(content, RESULT_SCHEMA):
-            return None
         return Damage(f"{folder.result} is damaged, {error_place(error)}")
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        return Damage(f"{folder.result} is damaged: {error}")
     expected = run or result.run
     if expected.id not in (result.id, result.run.id):
         return None

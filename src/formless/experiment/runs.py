@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from formless.errors import DataError
+from formless.errors import DataError, UserError
 from formless.experiment.config import ModelChoice
-from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, read_file, refuse_newer, write_text
+from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, read_document, read_json, refuse_newer, write_document
 
 ORIGINAL = "original"
 """The method that measures the model without any edit."""
@@ -123,7 +123,7 @@ def write_plan(out: Path, runs: Sequence[Run]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    write_text(ExperimentFolder(out).plan, _Plan(runs=tuple(runs)).model_dump_json(indent=1) + "\n")
+    write_document(ExperimentFolder(out).plan, _Plan(runs=tuple(runs)).model_dump(mode="json"))
 
 
 def read_plan(out: Path) -> tuple[Run, ...]:
@@ -135,18 +135,18 @@ def read_plan(out: Path) -> tuple[Run, ...]:
     path = ExperimentFolder(out).plan
     remedy = "give a folder that `formless run --out` wrote"
     try:
-        content = read_file(path)
+        return _Plan.model_validate(read_document(path, PLAN_SCHEMA)).runs
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("no experiment was started in this folder", where=out, remedy=remedy) from error
     except OSError as error:
         raise DataError("the plan cannot be read", where=path, remedy=(error.strerror or str(error)).lower()) from error
-    try:
-        return _Plan.model_validate_json(content).runs
-    except ValidationError as error:
-        refuse_newer(content, PLAN_SCHEMA, path)
+    except UserError:
+        raise
+    except ValueError as error:
+        reason = error_place(error) if isinstance(error, ValidationError) else str(error)
         remedy = "start the experiment again with `formless run`; records of older runs can be read one by one"
         what = "the plan cannot be read, or is of an older version of Formless"
-        raise DataError(what, where=f"{path}, {error_place(error)}", remedy=remedy) from error
+        raise DataError(what, where=f"{path}, {reason}", remedy=remedy) from error
 
 
 def error_place(error: ValidationError) -> str:
@@ -163,8 +163,11 @@ def refuse_newer_plan(out: Path) -> None:
         DataError: The plan's schema version is newer.
     """
     path = ExperimentFolder(out).plan
-    if path.is_file():
-        refuse_newer(read_file(path), PLAN_SCHEMA, path)
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):  # not there, or damaged: the sweep writes it anew
+        return
+    refuse_newer(content, PLAN_SCHEMA, path)
 
 
 def count_others(out: Path, plan: Iterable[Run]) -> int:

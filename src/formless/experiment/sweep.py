@@ -120,6 +120,7 @@ def sweep(
 def _remove_rest(folder: store.ExperimentFolder, runs: Sequence[Run]) -> None:
     """Remove what a sweep that was killed may have left beside its results."""
     for path in folder.unfinished():
-        path.unlink()
-    for run in runs:
-        run.folder(folder.path).progress.unlink(missing_ok=True)
+        store.discard(path)
+    for place in (run.folder(folder.path) for run in runs):
+        for path in (*place.unfinished(), place.progress):
+            store.discard(path)

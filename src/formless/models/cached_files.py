@@ -43,7 +43,7 @@ class CachedFiles(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write the list into its folder."""
-        store.write_text(store.cached_files_path(folder), self.model_dump_json(indent=1) + "\n")
+        store.write_document(store.cached_files_path(folder), self.model_dump(mode="json"))
 
 
 def list_files(folder: Path) -> CachedFiles:
@@ -89,7 +89,7 @@ class _DamageError(Exception):
 
 def _read_list(folder: Path) -> CachedFiles | None:
     try:
-        return CachedFiles.model_validate_json(store.read_file(store.cached_files_path(folder)))
+        return CachedFiles.model_validate(store.read_document(store.cached_files_path(folder), 1))
     except (OSError, ValueError):
         return None
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from formless import store
 from formless.errors import ModelError
 
 NAMED = 5  # parameters in a message
@@ -18,19 +21,47 @@ NAMED = 5  # parameters in a message
 REMEDY = "use the model's own config.json with all of its weight files"
 
 
-def check_files(source: str) -> None:
-    """Refuse a local folder with a link to nowhere, a pipe or the like, which transformers would leave out in silence.
+FILES = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+MAX_LAYERS = 10_000
+MAX_SIZE = 2**31 - 1
+"""The largest layer count and the largest size in a configuration; larger ones would fill the memory before any check."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model's folder with a file that cannot be read, or a config.json that no model has.
 
     Args:
-        source: The folder or hub id; nothing is checked at a hub.
+        folder: The folder; one without config.json is left to transformers.
 
     Raises:
-        ModelError: A file of the model, such as its chat template, is no plain file.
+        ModelError: A file is a named pipe, a device or a link that leads nowhere, or config.json is no JSON object, has a key
+            twice, or a number that is not finite or too large.
     """
-    folder = Path(source)
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    if odd := next((path for path in found if path.suffix in (".json", ".jinja", ".safetensors") and not path.is_file()), None):
-        raise ModelError("a file of the model is no plain file", where=odd, remedy="restore or remove it")
+    for path in sorted(folder.iterdir()):
+        if not (path.is_file() or (path.is_dir() and path.suffix not in FILES)):
+            raise ModelError("a file of the model is no plain file", where=path, remedy="remove it, or put the file there")
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    try:
+        content = store.read_json(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise ModelError("the model's configuration cannot be read", where=path, remedy=reason.splitlines()[0]) from error
+    if not isinstance(content, dict):
+        raise ModelError("the model's configuration is no JSON object", where=path, remedy=REMEDY)
+    for place, value in _whole_numbers(content):
+        largest = MAX_LAYERS if "layer" in place.rpartition(".")[2] else MAX_SIZE
+        if abs(value) > largest:
+            raise ModelError(f"{place} is {value:.3g}, more than {largest:,}", where=path, remedy=REMEDY)
+
+
+def _whole_numbers(content: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _whole_numbers(value, f"{place}{key}.")
+        elif isinstance(value, int):
+            yield f"{place}{key}", value
 
 
 def check_config(config: PretrainedConfig, source: str) -> None:
@@ -57,6 +88,47 @@ def check_config(config: PretrainedConfig, source: str) -> None:
     if own not in named and (wrong := [name for name in named if name in others]):
         what = f"config.json has the model_type {model_type!r} but the architecture {wrong[0]} of {others[wrong[0]]!r}"
         raise ModelError(what, where=source, remedy="use the model's own config.json")
+
+
+def check_finite(model: PreTrainedModel, source: str) -> None:
+    """Refuse weights that hold NaN or infinity; every weight is read once.
+
+    Args:
+        model: The loaded model; weights on the meta device are left out.
+        source: The folder or hub id, for the message.
+
+    Raises:
+        ModelError: A weight is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta and parameter.is_floating_point():
+            total = parameter.detach().sum(dtype=torch.float32)  # not finite if one value is not; faster than isfinite of each
+            if not bool(total.isfinite()) and not bool(parameter.isfinite().all()):
+                raise ModelError(f"the weight {name} holds NaN or infinity", where=source, remedy=REMEDY)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str) -> None:
+    """Refuse a tokenizer whose special tokens have no embedding, or whose chat template holds what nobody can see.
+
+    Args:
+        tokenizer: The tokenizer.
+        model: The model.
+        source: The folder or hub id, for the message.
+
+    Raises:
+        ModelError: A token or a template is wrong.
+    """
+    rows = int(next(model.get_input_embeddings().parameters()).shape[0])
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if isinstance(number, int) and number >= rows:
+            what = f"the tokenizer's {name} {getattr(tokenizer, name)!r} has the id {number}, and the model {rows} embeddings"
+            raise ModelError(what, where=source, remedy="use the model's own tokenizer files")
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates or ""]:
+        if odd := re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]", template):
+            what = f"the chat template holds the character U+{ord(odd[0]):04X}"
+            raise ModelError(what, where=source, remedy="use the chat template of the model's publisher")
 
 
 def check_weights(info: Mapping[str, Any], source: str) -> None:
@@ -92,7 +164,7 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
 
 
 def check_dtypes(model: PreTrainedModel, source: str) -> None:
-    """Refuse a local safetensors file that stores a parameter as whole numbers, which transformers would take for floats.
+    """Refuse a local file that stores a parameter as whole numbers, which transformers would take for floats.
 
     Weights that their configuration calls quantized are left alone.
 
@@ -106,13 +178,21 @@ def check_dtypes(model: PreTrainedModel, source: str) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         return
     names = {name for name, _ in model.named_parameters()}
-    for path in sorted(Path(source).glob("model*.safetensors")):
+    for path, stored in _stored_dtypes(Path(source)):
+        for name, dtype in stored.items():
+            is_parameter = name in names or f"{model.base_model_prefix}.{name}" in names  # masks of GPT-2 are bytes
+            if is_parameter and not dtype.startswith(("F", "BF", "float", "bfloat")):
+                raise ModelError(f"the weight {name} has the dtype {dtype}, which is no float", where=path, remedy=REMEDY)
+
+
+def _stored_dtypes(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the files of a model's weights with the dtype of every tensor; no values are read."""
+    for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - the file itself cannot be iterated over
-                dtype = str(file.get_slice(name).get_dtype())
-                is_parameter = name in names or f"{model.base_model_prefix}.{name}" in names  # masks of GPT-2 are bytes
-                if is_parameter and dtype.startswith(("I", "U", "B")) and dtype != "BF16":
-                    raise ModelError(f"the weight {name} has the dtype {dtype}, which is no float", where=path, remedy=REMEDY)
+            yield path, {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        tensors = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+        yield path, {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

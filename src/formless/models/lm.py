@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import html
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,6 +78,19 @@ class LM(TokenizedModel):
             "layers": str(self.architecture.depth(self.model)),
             "edits": ", ".join(_edit_name(info) for info in self.edits) or "none",
         }
+
+    @cached_property
+    def setup_hash(self) -> str:
+        """A hash of what changes results beside the weights: the configuration and the tokenizer."""
+        free = ("_name_or_path", "transformers_version", "dtype", "architectures")
+        config = {name: value for name, value in self.model.config.to_dict().items() if name not in free}
+        if (backend := getattr(self.tokenizer, "backend_tokenizer", None)) is not None:
+            state = backend.to_str()
+            tokens = state[state.find('"added_tokens"') :]  # padding and truncation, before it, change at each call
+        else:
+            tokens = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        parts = json.dumps([config, self.tokenizer.special_tokens_map], sort_keys=True, default=str)
+        return hashlib.sha256((parts + tokens).encode("utf-8", "surrogatepass")).hexdigest()
 
     @contextmanager
     def overlaid(self, updates: Updates, info: dict[str, Any]) -> Iterator[LM]:

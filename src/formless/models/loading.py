@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from formless.errors import ModelError, UserError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
-from formless.models.checkpoint import check_config, check_dtypes, check_files, check_weights
+from formless.models.checkpoint import check_config, check_dtypes, check_finite, check_folder, check_tokenizer, check_weights
 from formless.models.families import Architecture, architecture_of
 from formless.models.lm import LM, fingerprint
 from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
@@ -77,7 +77,6 @@ def load(
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
-        check_files(source)
         config = AutoConfig.from_pretrained(source, **common)
         architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
@@ -89,6 +88,8 @@ def load(
         model, info = loaded
         check_weights(info, source)
         check_dtypes(model, source)
+        check_tokenizer(tokenizer, model, source)
+        check_finite(model, source)
     # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
     mark = fingerprint(model)
     if device_map is None:
@@ -118,7 +119,6 @@ def load_meta(
     settings = _settings(name_or_path)
     source = _source(settings, False)
     with _reading("the model's configuration cannot be read", source):
-        check_files(source)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
@@ -143,6 +143,8 @@ def _settings(name_or_path: str) -> ModelSettings:
 def _source(settings: ModelSettings, progress: bool | Progress) -> str:
     """Return the folder or hub id to read; a bundled model is downloaded first if needed."""
     if settings.source != BUNDLED:
+        if (folder := Path(settings.source)).is_dir():
+            check_folder(folder)
         return settings.source
     with _bars(False):
         return str(bundled_model(settings.name, progress=progress))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,13 +137,11 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
     found = CollectedRuns()
     loose: list[Path] = []
     for path in paths:
-        if ExperimentFolder(path).plan.is_file():
+        if os.path.lexists(ExperimentFolder(path).plan):
             _add_runs(path, found, on_record, f"{path.resolve().name}/" if len(paths) > 1 else "")
         else:
             loose.append(path)
     _add_records(loose, found, on_record)
-    if not (found.planned or found.left_out):
-        raise DataError("no records", where=paths[0], remedy="give files that `formless eval --out` wrote, or a folder of runs")
     return found
 
 
@@ -290,13 +289,18 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[Pa
         if not path.is_dir():
             yield path, load_record(path)
             continue
+        is_empty = True
         for file in sorted(path.rglob("*.json")):
             try:
                 yield file, load_record(file)
+                is_empty = False
             except DamagedRecordError as error:
                 left_out[f"unreadable record: {error}"] += 1
+                is_empty = False
             except DataError:
                 left_out["JSON files that are no records"] += 1
+        if is_empty:
+            raise DataError("no records", where=path, remedy="give files that `formless eval --out` wrote, or a folder of runs")
 
 
 def _described(record: Record) -> tuple[Condition, int | None]:

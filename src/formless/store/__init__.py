@@ -1,10 +1,20 @@
 """The only place that knows where runs, records, edits, statistics and caches lie, and how files are written whole.
 
-`layout` has the folders, file names and schema versions; `files` writes a file or a folder whole or not at all.
+`layout` has the folders, file names and schema versions; `files` writes a file or a folder whole or not at all; `documents`
+reads and writes JSON and tensors with a hash of their content.
 """
 
+from formless.store.documents import (
+    read_document,
+    read_json,
+    read_tensors,
+    refuse_newer,
+    write_document,
+    write_tensors,
+)
 from formless.store.files import (
     MAX_BYTES,
+    discard,
     file_sha256,
     new_folder,
     output_errors,
@@ -13,7 +23,6 @@ from formless.store.files import (
     remove_file,
     remove_folder,
     sync_folder,
-    write_tensors,
     write_text,
 )
 from formless.store.layout import (
@@ -31,10 +40,8 @@ from formless.store.layout import (
     bundled_model_folder,
     cache_folder,
     cached_files_path,
-    is_older,
     original_record_path,
     original_records_folder,
-    refuse_newer,
 )
 
 __all__ = [
@@ -53,18 +60,22 @@ __all__ = [
     "bundled_model_folder",
     "cache_folder",
     "cached_files_path",
+    "discard",
     "file_sha256",
-    "is_older",
     "new_folder",
     "original_record_path",
     "original_records_folder",
     "output_errors",
+    "read_document",
     "read_file",
+    "read_json",
+    "read_tensors",
     "refuse_existing",
     "refuse_newer",
     "remove_file",
     "remove_folder",
     "sync_folder",
+    "write_document",
     "write_tensors",
     "write_text",
 ]

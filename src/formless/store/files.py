@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
 
 from formless.errors import OutputError, system_remedy
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_BYTES = 256 * 2**20
 """The largest file that is read as a whole: every JSON and YAML file, so that a file by mistake does not fill the memory."""
@@ -58,19 +60,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with output_errors(path), scratch_file(path) as (descriptor, scratch):
+        with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
 
 
 # What the errors of torch.save say, which keep no number of the system.
@@ -96,35 +92,12 @@ def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
     refuse_existing(path, force=force, mark=mark)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
+        with _scratch_folder(path, ".part") as scratch:
             scratch.chmod(0o755)
             yield scratch
             sync_folder(scratch)
             _replace_folder(scratch, path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
-    """
-    from safetensors.torch import save_file
-
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(descriptor)
-        try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata=metadata)
-            os.chmod(name, 0o644)
-            _sync(Path(name))
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        _remove_abandoned(path, ".old")
 
 
 def remove_folder(path: Path) -> None:
@@ -135,14 +108,21 @@ def remove_folder(path: Path) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    if not path.exists():
-        return
     with output_errors(path):
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
+        if not path.exists():
+            _remove_abandoned(path, ".part")
+            return
+        with _scratch_folder(path, ".part") as scratch:
             os.replace(path, scratch / path.name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder that is no longer needed, if it is there. Warn if that fails: nothing depends on it."""
+    try:
+        remove_folder(path) if path.is_dir() else remove_file(path)
+    except OutputError as error:
+        reason = error.what.removeprefix("cannot write: ")
+        warnings.warn(f"{path} is not needed any more, but cannot be removed ({reason}); delete it", stacklevel=2)
 
 
 def remove_file(path: Path) -> None:
@@ -190,10 +170,11 @@ def file_sha256(path: Path) -> str:
 def sync_folder(folder: Path) -> None:
     """Wait until everything in a folder is on the disk, so that a file written afterwards proves that it is there."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -208,16 +189,78 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    try:
+    with _scratch_folder(path, ".old") as aside:
         os.replace(path, aside / "old")
         try:
             os.replace(new, path)
         except BaseException:
             os.replace(aside / "old", path)
             raise
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[tuple[int, Path]]:
+    """Yield an open file beside `path` and its name; it is removed if the block raises.
+
+    It is locked meanwhile, so that the next writer of `path` can tell it from one that a dead process left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path, ".part")
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if _lock(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield descriptor, Path(name)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _scratch_folder(path: Path, suffix: str) -> Iterator[Path]:
+    """Yield a folder beside `path` that is locked in the block and removed at its end, if it is still there."""
+    _remove_abandoned(path, ".part")
+    while True:
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix))
+        descriptor = None if sys.platform == "win32" else os.open(scratch, os.O_RDONLY)
+        if descriptor is None or _lock(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield scratch
+    finally:
+        for _ in range(2):  # whatever a passing error left of it
+            shutil.rmtree(scratch, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a scratch file or folder until it is closed; return False if it has been taken for abandoned and removed."""
+    if sys.platform == "win32":
+        return True
+    with suppress(OSError):  # the file system has no locks, so nothing is taken for abandoned either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _remove_abandoned(path: Path, suffix: str) -> None:
+    """Remove the scratch files and folders of `path` that no living process writes."""
+    if sys.platform == "win32":
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{suffix}"):
+        with suppress(OSError):  # somebody's who may not be disturbed: another process holds it, or another user owns it
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _exists(path: Path) -> bool:
@@ -248,12 +291,13 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """Return the error of the system that the writer of safetensors or of torch had; None for any other error."""
+    """Return the error of the system that a library's writer had; None for any other error."""
     from safetensors import SafetensorError
 
     text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):  # in the words of Rust: safetensors, tokenizers
+        return OSError(int(number[1]), os.strerror(int(number[1])))
     if isinstance(error, SafetensorError):
-        number = re.search(r"\(os error (\d+)\)", text)
-        return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(0, text)
+        return OSError(0, text)
     is_of_torch = isinstance(error, RuntimeError) and any(sign in text for sign in _TORCH_WRITER)
     return OSError(0, f"torch fails to write ({text.splitlines()[0]})") if is_of_torch else None

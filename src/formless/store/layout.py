@@ -21,7 +21,6 @@ $FORMLESS_CACHE/                original records and bundled models
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from formless.errors import DataError, UserError
-from formless.store.files import read_file
+from formless.errors import UserError
+from formless.store.documents import read_json
 
 # The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
 RECORD_SCHEMA: Final = 3
@@ -38,39 +37,6 @@ RESULT_SCHEMA: Final = 2
 PLAN_SCHEMA: Final = 2
 EDIT_SCHEMA: Final = 2
 STATISTICS_SCHEMA: Final = 1
-
-
-def refuse_newer(content: str | bytes, newest: int, where: Path, *, error: type[UserError] = DataError) -> None:
-    """Refuse a JSON file of a newer schema version than this version of Formless reads.
-
-    Args:
-        content: The file's content; anything but a mapping with a whole number as `format` passes.
-        newest: The newest version that is read, e.g. `RECORD_SCHEMA`.
-        where: The file, for the message.
-        error: The kind of error.
-
-    Raises:
-        UserError: The version is newer; of the kind `error`.
-    """
-    version = _version(content)
-    if version is not None and version > newest:
-        what = f"the file has the newer schema version {version}; this Formless reads up to {newest}"
-        raise error(what, where=where, remedy="update Formless: pip install --upgrade formless")
-
-
-def is_older(content: str | bytes, newest: int) -> bool:
-    """Return whether a JSON file states an earlier schema version than the newest one that is read."""
-    version = _version(content)
-    return version is not None and version < newest
-
-
-def _version(content: str | bytes) -> int | None:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    version = found.get("format") if isinstance(found, dict) else None
-    return version if type(version) is int else None
 
 
 @dataclass(frozen=True)
@@ -225,8 +191,8 @@ class ExperimentFolder:
         except OSError:  # not there, or no folder: whoever writes to it says so
             return None
         try:
-            plan = json.loads(read_file(self.plan))
-        except (OSError, ValueError, RecursionError):
+            plan = read_json(self.plan)
+        except (OSError, ValueError):
             plan = None
         if not found or (isinstance(plan, dict) and {"format", "runs"} <= plan.keys()):
             return None
@@ -296,8 +262,17 @@ class StatisticsFolder:
 
 
 def cache_folder() -> Path:
-    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`."""
-    return Path(os.environ.get("FORMLESS_CACHE") or Path.home() / ".cache" / "formless")
+    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`.
+
+    Raises:
+        UserError: No home folder is known.
+    """
+    if named := os.environ.get("FORMLESS_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "formless"
+    except RuntimeError as error:
+        raise UserError("no home folder is known", where="HOME", remedy="set FORMLESS_CACHE to a folder") from error
 
 
 def original_records_folder() -> Path:

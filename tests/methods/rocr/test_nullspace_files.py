@@ -42,7 +42,7 @@ def path(model: LM, tmp_path: Path) -> Path:
     )  # fmt: skip
     BasisProjection(orthonormal(), False, fingerprint).save(tmp_path)
     path = store.StatisticsFolder(tmp_path).basis(1)
-    rewrite(path, sha256=None)
+    rewrite(path, content_sha256=None)
     return path
 
 
@@ -120,7 +120,7 @@ def test_another_orthonormal_basis_is_refused_by_its_hash(model: LM, path: Path,
     before.save(path.parent, dtype=dtype)
     assert torch.equal(_load_basis(path).basis, before.basis.to(dtype).float())
     rewrite(path, lambda basis: basis.flip(0))
-    assert "the basis is not what was written: its hash differs" in refusal(model, path)
+    assert "its content is not what was written: the hash (content_sha256) differs" in refusal(model, path)
 
 
 def test_an_empty_basis_is_saved_and_read(path: Path) -> None:

@@ -93,5 +93,7 @@ def test_a_damaged_checkpoint_is_named(train: Train, tmp_path: Path, name: str) 
     with pytest.raises(Killed):
         train(work, "ga", kill_at=3)
     (work / "checkpoint-2" / name).write_bytes(b"[1")
-    with pytest.raises(EditError, match=f"the checkpoint cannot be read: .*{work / 'checkpoint-2'}.: delete it"):
+    with pytest.raises(
+        EditError, match=rf"the checkpoint .*\[{work / 'checkpoint-2' / name}\]: delete {work / 'checkpoint-2'}$"
+    ):
         train(work, "ga")

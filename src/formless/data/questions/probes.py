@@ -146,14 +146,14 @@ def build_forms(
     outputs = {target.folder: _outputs(target, forms) for target in chosen}
     if lacking := [target.folder for target in chosen if names and not outputs[target.folder]]:
         raise DataError("the target has no level 1", where=lacking[0], remedy="add forget_level1.json")
-    journals = {target.folder: Journal(_folder(target) / JOURNAL) for target in chosen if server}
+    journals = {target.folder: Journal(_folder(target) / JOURNAL) for target in chosen}
     for target in chosen:
         for path, _, _ in outputs[target.folder]:
-            _refuse_existing(path, journals.get(target.folder), force)
+            _refuse_existing(path, journals[target.folder], force)
 
     pool, done = Pool.of(everything), {}
     for target in chosen:
-        journal = journals.get(target.folder)
+        journal = journals[target.folder]
         choose = _chooser(target, pool, seed, server, journal)
         built: dict[Path, Built] = {}
         for path, items, form in outputs[target.folder]:
@@ -164,8 +164,7 @@ def build_forms(
                 reporting = _reporting(choose, name, len(items), progress if server else None)
                 built[path] = multiple_choice(items, reporting, seed=seed, name=f"{target.subject}/{path.stem}")
         for path, content in built.items():
-            if journal:
-                journal.add(path.name, sha256=_sha256(content.text().encode()))
+            journal.add(path.name, sha256=_sha256(content.text().encode()))
             store.write_text(path, content.text())
             done[f"{_folder(target).name}/{path.stem}"] = content
     for journal in journals.values():
@@ -187,17 +186,17 @@ def _with_subject(item: Item, subject: str) -> Item:
     return item if item.subject else item.model_copy(update={"subject": subject})
 
 
-def _refuse_existing(path: Path, journal: Journal | None, force: bool) -> None:
+def _refuse_existing(path: Path, journal: Journal, force: bool) -> None:
     """Stop before any work if a file exists that was not written by an earlier, stopped run."""
-    written = journal.get(path.name) if journal else None
+    written = journal.get(path.name)
     exists = path.is_file() or path.is_symlink()
     if exists and not force and not (written and written.get("sha256") == store.file_sha256(path)):
         raise OutputError("the file exists already", where=path, remedy="add --force, or choose other --forms or --target")
     store.refuse_existing(path, force=True)
 
 
-def _chooser(target: Target, pool: Pool, seed: int, server: Server | None, journal: Journal | None) -> Choose:
-    if server is None or journal is None:
+def _chooser(target: Target, pool: Pool, seed: int, server: Server | None, journal: Journal) -> Choose:
+    if server is None:
         return lambda item: pool.distractors(item, target.subject, seed=seed)
     return lambda item: _ask_server(server, item, target.subject, pool, journal)
 

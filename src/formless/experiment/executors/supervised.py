@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar, cast
@@ -115,7 +116,8 @@ class Worker(ABC):
         if self.attempt:
             progress = self.attempt.folder.progress
             for path in progress.parent.glob(f"*{progress.name}*"):  # also a file that was being written
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 W = TypeVar("W", bound=Worker)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
-from formless.methods.rocr.nullspace_checks import REMEDY, basis_hash, check_basis, check_matrix, read_flag
+from formless.methods.rocr.nullspace_checks import REMEDY, check_basis, check_matrix, read_flag
 from formless.models.families import projection_shape
 from formless.models.lm import LM
 
@@ -137,7 +139,6 @@ class BasisProjection:
         """Write `layer_<l>.safetensors` with the fingerprint in its metadata."""
         stored = self.basis.to("cpu", dtype)
         metadata = {
-            "sha256": basis_hash(stored),
             "fingerprint": self.fingerprint.model_dump_json(),
             "spans_null_space": str(self.spans_null_space),
             "is_rounded": str(self.is_rounded or dtype != torch.float32),
@@ -224,7 +225,9 @@ def find_projection(folder: Path, layer: int, threshold: float, *, dimension: in
         EditError: Neither exists, the basis cannot be read, or it is for another layer, threshold or dimension.
     """
     ours, published = store.StatisticsFolder(folder).basis(layer), store.StatisticsFolder(folder).published(layer)
-    if ours.is_file():
+    if os.path.lexists(ours):
+        if not ours.is_file():
+            raise EditError("the basis cannot be read: it is no plain file", where=ours, remedy=REMEDY)
         with _reading(ours), safe_open(ours, framework="pt") as file:
             metadata = file.metadata() or {}
             fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
@@ -232,7 +235,7 @@ def find_projection(folder: Path, layer: int, threshold: float, *, dimension: in
         _check_version(version, ours)
         _compare(fingerprint, {"layer": layer, "threshold": threshold, "dimension": dimension}, ours)
         return ours
-    if published.is_file():
+    if os.path.lexists(published):
         if threshold != PUBLISHED_THRESHOLD:
             what = f"the published projections have the threshold {PUBLISHED_THRESHOLD}, not {threshold}"
             raise EditError(what, where=published, remedy=REMEDY)
@@ -259,6 +262,7 @@ def load_projection(lm: LM, folder: Path, layer: int, threshold: float) -> Proje
         _compare(projection.fingerprint, {"model_fingerprint": lm.fingerprint}, path)
         return projection
     try:
+        _refuse_changed_archive(path)
         matrix = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever the archive's reader does
         raise EditError("the published projection cannot be read", where=path, remedy=_first_line(error)) from error
@@ -281,9 +285,8 @@ def _compare(found: Fingerprint, expected: Mapping[str, object], path: Path) -> 
 
 def _load_basis(path: Path) -> BasisProjection:
     with _reading(path):
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            basis = file.get_tensor("basis")
+        tensors, metadata = store.read_tensors(path)
+        basis = tensors["basis"]
         fingerprint = Fingerprint.model_validate_json(metadata["fingerprint"])
         version = int(metadata.get("schema_version", "1"))
     _check_version(version, path)
@@ -291,9 +294,22 @@ def _load_basis(path: Path) -> BasisProjection:
     is_rounded = read_flag({"is_rounded": str(basis.dtype != torch.float32)} | metadata, "is_rounded", path)
     rank = fingerprint.rank if spans_null_space else fingerprint.dimension - fingerprint.rank
     check_basis(basis, fingerprint.dimension, rank, is_rounded=is_rounded, path=path)
-    if "sha256" in metadata and basis_hash(basis) != metadata["sha256"]:  # older files have none
-        raise EditError("the basis is not what was written: its hash differs", where=path, remedy=REMEDY)
     return BasisProjection(basis.float(), spans_null_space, fingerprint, is_rounded)
+
+
+def _refuse_changed_archive(path: Path) -> None:
+    """Compare the checksums in a file of `torch.save`, which torch does not.
+
+    Raises:
+        ValueError: A part of the archive has changed, or the file is no plain file.
+        OSError: It cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError("it is no plain file")
+    if zipfile.is_zipfile(path):  # files of the time before torch 1.6 are no archives
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} in it has changed (CRC-32)")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,11 +35,6 @@ def read_flag(metadata: Mapping[str, str], name: str, path: Path) -> bool:
     if value not in ("True", "False"):
         raise EditError(f"{name} is {value!r}, neither 'True' nor 'False'", where=path, remedy=REMEDY)
     return value == "True"
-
-
-def basis_hash(basis: Tensor) -> str:
-    """Return the SHA-256 of a basis's elements in the dtype in which it is stored."""
-    return hashlib.sha256(basis.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def check_basis(basis: Tensor, dimension: int, rank: int, *, is_rounded: bool, path: Path) -> None:

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from formless import store
@@ -84,13 +83,15 @@ class SecondMoments:
             EditError: The sums belong to other settings or texts.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("settings") != self._settings:
-                    raise self._other(path)
-                self.sums = {layer: file.get_tensor(str(layer)) for layer in self.layers}
-        except SafetensorError as error:
-            raise EditError("an unfinished computation cannot be read", where=path, remedy="delete that file") from error
+            sums, metadata = store.read_tensors(path)
+            if metadata.get("settings") != self._settings:
+                raise self._other(path)
+            self.sums = {layer: sums[str(layer)] for layer in self.layers}
+        except EditError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            what = f"an unfinished computation cannot be read ({error})"
+            raise EditError(what, where=path, remedy="delete that file") from error
         for layer in self.layers:
             device = next(self.lm.architecture.layer(self.lm.model, layer).parameters()).device
             self.sums[layer] = self.sums[layer].to("cpu" if device.type in ("mps", "meta") else device)
@@ -164,7 +165,7 @@ def compute_statistics(
         raise EditError("the corpus has no tokens", where=corpus, remedy="give a corpus with text")
     with store.new_folder(out, mark=store.StatisticsFolder(out).mark, force=force) as new:
         prints = [_save_basis(moments, layer, corpus, threshold, new, dtype) for layer in moments.layers]
-    partial.unlink(missing_ok=True)
+    store.discard(partial)
     return prints
 
 

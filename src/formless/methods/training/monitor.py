@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -101,8 +100,22 @@ class MonitorCallback(TrainerCallback):
         self._begun = time.perf_counter()
 
     def resume(self, checkpoint: Path) -> None:
-        """Continue the curves of a checkpoint."""
-        self.curves = TrainingCurves(**json.loads(store.CheckpointsFolder.curves(checkpoint).read_text("utf-8")))
+        """Continue the curves of a checkpoint, whose files must be those that were saved.
+
+        Raises:
+            EditError: A file is missing or has changed, or the curves cannot be read.
+        """
+        path, remedy = store.CheckpointsFolder.curves(checkpoint), f"delete {checkpoint}"
+        try:
+            content = store.read_document(path, 1)
+            files: dict[str, str] = content.pop("files")
+            self.curves = TrainingCurves(**content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EditError(f"the checkpoint cannot be read: {error}", where=path, remedy=remedy) from error
+        for name, saved in files.items():
+            if not (checkpoint / name).is_file() or store.file_sha256(checkpoint / name) != saved:
+                what = "the checkpoint is damaged: a file is not what was saved"
+                raise EditError(what, where=checkpoint / name, remedy=remedy)
 
     def add_loss(self, loss: float) -> None:
         """Record the loss of one batch.
@@ -144,12 +157,15 @@ class MonitorCallback(TrainerCallback):
             self._report("training", step, state.max_steps)
 
     def on_save(self, *now: Any, **_: Any) -> None:
-        """Write the curves into a checkpoint; they come last, so a checkpoint with curves is complete."""
+        """Write the curves into a checkpoint, with the hashes of its files; they come last: with curves, it is complete."""
         arguments, state = now[:2]
         checkpoint = store.CheckpointsFolder(Path(str(arguments.output_dir))).checkpoint(state.global_step)
-        store.sync_folder(checkpoint)
+        with store.output_errors(checkpoint):
+            store.sync_folder(checkpoint)
         seconds = self.curves.seconds + time.perf_counter() - self._begun
-        store.write_text(store.CheckpointsFolder.curves(checkpoint), json.dumps(vars(self.curves) | {"seconds": seconds}))
+        files = {path.name: store.file_sha256(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
+        content = vars(self.curves) | {"seconds": seconds, "files": files}
+        store.write_document(store.CheckpointsFolder.curves(checkpoint), content)
 
     def _measure(self, step: int) -> None:
         if self._texts:

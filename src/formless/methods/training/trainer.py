@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,7 +199,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint; incomplete ones are removed, so that the Trainer never reads them."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for broken in [path for path in found if not store.CheckpointsFolder.curves(path).exists()]:
-        shutil.rmtree(broken)
+        store.remove_folder(broken)
     return next((path for path in reversed(found) if path.exists()), None)
 
 
@@ -209,7 +208,7 @@ def _checkpoint_errors(checkpoint: str | Path | None) -> Iterator[None]:
     """Turn whatever the readers of a damaged checkpoint raise into one error."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, EditError):
         raise
     except Exception as error:  # readers of weights, states and JSON raise whatever they like
         reason = str(error).partition("\n")[0] or type(error).__name__
