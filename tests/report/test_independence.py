@@ -12,8 +12,9 @@ from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
-from formless.report.independence import combined, independence
-from formless.report.tables import independence_table
+from formless.evaluation.suites import suite_tasks
+from formless.report.independence import combined, counted_forms, independence
+from formless.report.tables import counted_text, independence_table
 from tests.report.made_runs import scored_task
 
 Means = Mapping[tuple[str, Split], float]
@@ -67,6 +68,26 @@ def test_a_choice_counts_above_chance_and_only_where_something_is_known() -> Non
     assert found.forgetting["mcp_choice"].value == pytest.approx(1 - 0.1 / 0.4)
     assert "mcp_choice" not in found.retention
     assert found.combined is None  # no form is left on the neighbors
+
+
+def test_letters_have_a_row_and_do_not_count() -> None:
+    whole = {"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.5)}
+    more = tuple(split | {"sub_fb_letters": (0.02, 0.02), "sub_qa_letters": (0.02, 0.01)} for split in whole)
+    few, many = independence([pair(*whole)]), independence([pair(*more)])
+    assert many.forgetting["sub_fb_letters"].value == 0
+    assert (many.gap, many.combined, many.counted) == (few.gap, few.combined, {"fb": 1, "qa": 1})
+    named = {row[0]: row[1] for row in independence_table(many).rows}
+    assert named["form gap"] == named["combined"] == "Fill in the blank; Question"
+
+
+def test_a_form_that_counts_in_some_targets_says_in_how_many() -> None:
+    found = independence([pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {}), pair({"fb": (0.4, 0.1)}, {}, "2_X")])
+    assert counted_text(found) == "Fill in the blank; Question (1 of 2 targets)"
+
+
+@pytest.mark.parametrize("suite", ["forms,choices", "quick", "ort"])
+def test_the_suites_agree_on_the_counted_forms(suite: str) -> None:
+    assert set(counted_forms()) <= {task.name for task in suite_tasks(suite)}
 
 
 def targets(changes: list[tuple[float, float]]) -> list[tuple[Record, Record]]:

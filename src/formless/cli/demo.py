@@ -22,8 +22,9 @@ def demo_command(
     from formless.data.ort import SAMPLE, find_target
     from formless.experiment.measure import measure_edit
     from formless.methods.registry import unlearn
+    from formless.report.independence import independence
     from formless.report.page import write_report
-    from formless.report.tables import comparison_tables
+    from formless.report.tables import comparison_tables, independence_table
 
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
@@ -31,7 +32,7 @@ def demo_command(
     edit = unlearn(lm, found)
     terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
-        outcome = measure_edit(lm, edit, found, "forms", progress=bar)
+        outcome = measure_edit(lm, edit, found, "forms,choices", progress=bar)
     with store.new_folder(out, mark=store.DemoFolder.REPORT, force=True) as folder:
         files = store.DemoFolder(folder)
         edit.save(files.edit)
@@ -40,6 +41,8 @@ def demo_command(
         command = f'formless demo --target "{found.subject}"'
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
     terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
+    found_alike = independence([(outcome.original, outcome.edited)])
+    terminal.show_table(independence_table(found_alike, "form independence"))
     for before, after in zip(outcome.original.answers, outcome.edited.answers, strict=True):
         terminal.out.print(f"\n{before.question}", style="bold")
         terminal.out.print(f"  original:  {before.answer}")

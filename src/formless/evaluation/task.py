@@ -119,7 +119,9 @@ class MetricSpec:
         higher_is_better: Whether a higher value shows more knowledge or ability; None where it shows neither. An edit is to
             lower such a metric on forget items and to keep it elsewhere.
         chance: Its value for a model that knows nothing.
-        shows_knowledge: Whether forgetting, retention and form gap are computed from it.
+        shows_knowledge: Whether forgetting and retention are computed from it.
+        is_counted: Whether form gap and combined metric count it, where it shows knowledge. Not where `chance` leaves open what
+            a model gets that knows nothing: a form at its floor would look like one that forgets nothing.
         headline: Whether short tables for people show it; records, CSV files and tables of all metrics always do.
     """
 
@@ -129,6 +131,7 @@ class MetricSpec:
     higher_is_better: bool | None = True
     chance: float = 0.0
     shows_knowledge: bool = False
+    is_counted: bool = True
     headline: bool = True
 
 

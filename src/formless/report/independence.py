@@ -4,12 +4,14 @@ A form is a task whose entry has a metric that shows knowledge. Per target and f
 
 - forgetting = 1 - edited / original, of the metric's mean over forget items;
 - retention = edited / original, over neighbor items;
-- form gap = the largest forgetting minus the smallest, over the target's forms;
-- combined = the harmonic mean of F and R. F is the harmonic mean of forgetting over forms, R that of retention over forms,
-  both clipped to [0, 1] first: a form that forgot nothing makes it 0, and so does a form that lost its neighbors.
+- form gap = the largest forgetting minus the smallest, over the target's counted forms;
+- combined = the harmonic mean of F and R. F is the harmonic mean of forgetting over counted forms, R that of retention, both
+  clipped to [0, 1] first: a form that forgot nothing makes it 0, and so does a form that lost its neighbors.
 
 Where a metric has a chance level, both ratios are taken above chance, and the form counts only where the original's confidence
-interval lies above chance: where nothing is known, nothing can be forgotten.
+interval lies above chance: where nothing is known, nothing can be forgotten. A form whose entry does not know what a model gets
+without knowledge (letter by letter) has forgetting and retention of its own, and is not counted. Counted forms are named beside
+every value, since values over other forms cannot be compared.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ K = TypeVar("K")
 FORGETTING, RETENTION, FORM_GAP, COMBINED = (
     MetricKey(None, None, name) for name in ("forgetting", "retention", "form_gap", "combined")
 )
-"""Metrics over all forms; forgetting and retention stand for their means over forms."""
+"""Metrics over the counted forms; forgetting and retention stand for their means over forms."""
 
 
 def forgetting_key(form: str) -> MetricKey:
@@ -62,15 +64,22 @@ class Ratios:
         return {form: 1 - ratio for form, ratio in self.forget.items()}
 
     @property
+    def counted(self) -> Ratios:
+        """The ratios of the forms that form gap and combined metric count."""
+        counted = counted_forms()
+        return Ratios(*({form: own[form] for form in own if form in counted} for own in (self.forget, self.neighbor)))
+
+    @property
     def gap(self) -> float | None:
-        """The form gap; None for fewer than two forms."""
-        forgetting = self.forgetting.values()
+        """The form gap; None for fewer than two counted forms."""
+        forgetting = self.counted.forgetting.values()
         return max(forgetting) - min(forgetting) if len(forgetting) > 1 else None
 
     @property
     def combined(self) -> float | None:
-        """The combined metric; None without a form on both splits."""
-        return combined(self.forget, self.neighbor) if self.forget and self.neighbor else None
+        """The combined metric; None without a counted form on both splits."""
+        counted = self.counted
+        return combined(counted.forget, counted.neighbor) if counted.forget and counted.neighbor else None
 
     @property
     def swapped(self) -> Ratios:
@@ -81,9 +90,10 @@ class Ratios:
         """Return the metrics of form independence that this target has."""
         found = {forgetting_key(form): value for form, value in self.forgetting.items()}
         found |= {retention_key(form): value for form, value in self.neighbor.items()}
+        counted = self.counted
         whole = {
-            FORGETTING: mean(list(self.forgetting.values())) if self.forget else None,
-            RETENTION: mean(list(self.neighbor.values())) if self.neighbor else None,
+            FORGETTING: mean(list(counted.forgetting.values())) if counted.forget else None,
+            RETENTION: mean(list(counted.neighbor.values())) if counted.neighbor else None,
             FORM_GAP: self.gap,
             COMBINED: self.combined,
         }
@@ -97,12 +107,14 @@ class Independence:
     Args:
         forgetting: By form; p is of a one-sided sign-flip test against no forgetting.
         retention: By form; p is of a two-sided sign-flip test against full retention.
-        gap: Of targets with at least two forms; p is of a permutation test of whether forms differ at all.
-        combined: Of targets with a form on both splits; p is of a one-sided test that swaps original and edited model.
+        counted: The forms that gap and combined metric count, with the number of targets in which each does.
+        gap: Of targets with at least two counted forms; p is of a permutation test of whether forms differ at all.
+        combined: Of targets with a counted form on both splits; p is of a one-sided test that swaps original and edited model.
     """
 
     forgetting: Mapping[str, Estimate]
     retention: Mapping[str, Estimate]
+    counted: Mapping[str, int]
     gap: Estimate | None
     combined: Estimate | None
 
@@ -116,6 +128,11 @@ class Independence:
 def forms() -> dict[str, MetricSpec]:
     """Return the metric that shows knowledge, of every task that has one, in the order of the registry."""
     return {name: task.knowledge for name, task in TASKS.items() if task.knowledge}
+
+
+def counted_forms() -> tuple[str, ...]:
+    """Return the forms that form gap and combined metric count where the original model knows anything."""
+    return tuple(name for name, spec in forms().items() if spec.is_counted)
 
 
 def independence(pairs: Sequence[tuple[Record, Record]]) -> Independence:
@@ -142,16 +159,17 @@ def independence_of(targets: Sequence[Sequence[Ratios]]) -> Independence:
     forgetting = [mean_over_seeds([seed.forgetting for seed in seeds]) for seeds in targets]
     retention = [mean_over_seeds([seed.neighbor for seed in seeds]) for seeds in targets]
     gaps = _means([seed.gap for seed in seeds] for seeds in targets)
-    both = [found for seeds in targets if (found := [seed for seed in seeds if seed.forget and seed.neighbor])]
-    whole = _means([seed.combined for seed in seeds] for seeds in both)
-    swapped = _means([seed.swapped.combined for seed in seeds] for seeds in both)
+    counted = [mean_over_seeds([seed.counted.forgetting for seed in seeds]) for seeds in targets]
+    whole = _means([seed.combined for seed in seeds] for seeds in targets)
+    swapped = _means([seed.swapped.combined for seed in seeds] for seeds in targets)
     return Independence(
         forgetting={form: mean_estimate(values, sign_flip_p(values, "greater")) for form, values in _by_form(forgetting)},
         retention={
             form: mean_estimate(values, sign_flip_p([value - 1 for value in values], "two-sided"))
             for form, values in _by_form(retention)
         },
-        gap=mean_estimate(gaps, range_p(forgetting)) if gaps else None,
+        counted={form: len(values) for form, values in _by_form(counted)},
+        gap=mean_estimate(gaps, range_p(counted)) if gaps else None,
         combined=mean_estimate(whole, swap_p(whole, swapped)) if whole else None,
     )
 

@@ -33,6 +33,7 @@ from formless.report.tables import (
     absent_text,
     ci_text,
     column_name,
+    counted_text,
     detail_table,
     difference,
     independence_table,
@@ -64,7 +65,7 @@ def _environment(**filters: Callable[..., Any]) -> Environment:
         loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, percent=percent, ci=ci_text, title=metric_title, **filters)
+    environment.filters.update(number=number, percent=percent, ci=ci_text, title=metric_title, counted=counted_text, **filters)
     return environment
 
 

@@ -194,13 +194,22 @@ def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricK
 
 
 def independence_table(found: Independence, title: str = "") -> Table:
-    """Return forgetting and retention by form, the form gap and the combined metric."""
+    """Return forgetting and retention by form, the form gap and the combined metric beside the forms that they count."""
+    counted = counted_text(found)
     rows = tuple(
-        (key.metric.replace("_", " "), task_title(key.task) if key.task else "", number(estimate.value),
+        (key.metric.replace("_", " "), task_title(key.task) if key.task else counted, number(estimate.value),
          ci_text(estimate.ci), p_value(estimate.p), str(estimate.n))
         for key, estimate in found.estimates().items()
     )  # fmt: skip
     return Table(title, ("metric", "form", "value", "95 % CI", "p", "targets"), rows, labels=2)
+
+
+def counted_text(found: Independence) -> str:
+    """Return the forms that form gap and combined metric count; with the number of targets, where not all targets have one."""
+    most = max(found.counted.values(), default=0)
+    return "; ".join(
+        task_title(form) + (f" ({count} of {most} targets)" if count < most else "") for form, count in found.counted.items()
+    )
 
 
 # --- Tables over targets
