@@ -30,7 +30,7 @@ def demo_command(
     found = find_target(SAMPLE, target)
     lm = terminal.load_model("smollm2", "auto", "auto")
     edit = unlearn(lm, found)
-    terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
+    terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
         outcome = measure_edit(lm, edit, found, "forms,choices", progress=bar)
     with store.new_folder(out, mark=store.DemoFolder.REPORT, force=True) as folder:

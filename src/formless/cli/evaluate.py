@@ -72,6 +72,9 @@ def eval_command(
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
         original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
         edited = outcome.edited if loaded else None
+    if loaded and found.subject not in loaded.info.subjects:
+        others = ", ".join(loaded.info.subjects)
+        terminal.log.print(f"warning: the edit was made for {others}, not for {found.subject}", soft_wrap=True)
     if out:
         (edited or original).save(out)
     if report and edited:
