@@ -8,6 +8,7 @@ import pytest
 from formless.evaluation.statistics import (
     Metric,
     bootstrap_ci,
+    change_estimate,
     mean_ci,
     mean_estimate,
     mean_metric,
@@ -31,6 +32,20 @@ def test_a_mean_over_nothing() -> None:
     assert mean_metric([0.25]) == Metric(value=0.25, ci=None, n=1)
     with pytest.raises(ValueError, match="no target"):
         mean_estimate([])
+
+
+def test_few_targets_have_values_and_no_interval() -> None:
+    found = mean_estimate([0.783, 0.786])
+    assert (found.ci, found.n, found.values) == (None, 2, (0.783, 0.786))
+    assert mean_estimate([0.1, 0.2, 0.3, 0.4]).ci is None
+    five = mean_estimate([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert (five.ci, five.values) == (mean_ci([0.1, 0.2, 0.3, 0.4, 0.5]), ())
+    change = change_estimate([(0.4, 0.1), (0.2, 0.1)], relative=True)
+    assert change is not None
+    assert change.value == pytest.approx(0.2 / 0.6 - 1)
+    assert (change.ci, change.values) == (None, pytest.approx((-0.75, -0.5)))
+    assert change_estimate([]) is None
+    assert (change_estimate([(0.4, 0.1)] * 5) or found).ci == pytest.approx((-0.3, -0.3))
 
 
 def test_changes_are_paired() -> None:

@@ -103,7 +103,7 @@ def test_the_paired_tests_are_those_of_brute_force() -> None:
     falls = np.array([1 - fb for fb, _ in changes])
     means = [np.mean(np.array(signs) * falls) for signs in itertools.product([1, -1], repeat=4)]
     assert found.forgetting["fb"].p == pytest.approx(np.mean(np.array(means) >= falls.mean() - 1e-12))
-    assert found.forgetting["fb"].ci is not None
+    assert found.forgetting["fb"].values == pytest.approx(falls)
     assert found.forgetting["fb"].n == 4
     both = [({"fb": fb, "qa": qa}, {"fb": 0.9, "qa": 0.9}) for fb, qa in changes]
     actual = [combined(*one) for one in both]

@@ -147,6 +147,7 @@ def _show_shared(shared: SharedRuns, names: tuple[str, str]) -> None:
     same = [
         key for key, found in shared.metrics.items()
         if found.difference and found.difference.value == 0 and found.difference.ci in (None, (0, 0))
+        and not any(found.difference.values)
     ]  # fmt: skip
     title = f"{shared.condition.title}: {len(shared.targets)} targets, {shared.runs} runs in both"
     terminal.out.print(title, soft_wrap=True)

@@ -18,6 +18,8 @@ BATCH = 1_000
 """Resamples at a time: all of them at once would need gigabytes for a large task."""
 
 CONFIDENCE = 0.95
+MIN_TARGETS = 5
+"""Fewer targets have no confidence interval: a bootstrap of so few spans little more than their own values."""
 
 
 class Metric(BaseModel):
@@ -40,16 +42,18 @@ class Estimate:
 
     Args:
         value: Usually the mean over targets.
-        ci: 95 % bootstrap confidence interval over targets; None for fewer than two targets.
+        ci: 95 % bootstrap confidence interval over targets; None for fewer than `MIN_TARGETS` targets.
         n: Number of targets.
         p: Two- or one-sided p-value of the permutation test that the function which returns it names; None where
             nothing was tested.
+        values: Each target's value, where there are too few targets for a confidence interval.
     """
 
     value: float
     ci: CI | None
     n: int
     p: float | None = None
+    values: tuple[float, ...] = ()
 
 
 def mean_metric(values: Sequence[float]) -> Metric:
@@ -58,14 +62,31 @@ def mean_metric(values: Sequence[float]) -> Metric:
 
 
 def mean_estimate(values: Sequence[float], p: float | None = None) -> Estimate:
-    """Return the mean over targets with its confidence interval.
+    """Return the mean over targets with its confidence interval, or with each value where there are too few targets.
 
     Raises:
         ValueError: There is no target.
     """
     if not values:
         raise ValueError("a mean over no target")
+    if len(values) < MIN_TARGETS:
+        return Estimate(mean(values), None, len(values), p, tuple(values))
     return Estimate(mean(values), mean_ci(values), len(values), p)
+
+
+def change_estimate(pairs: Sequence[tuple[float, float]], *, relative: bool = False) -> Estimate | None:
+    """Return the change of a mean over targets, from (before, after) pairs: see `paired_change`.
+
+    Returns:
+        None without pairs, or where a relative change has a mean of 0 before. Of too few targets, with each target's change.
+    """
+    value, ci = paired_change(pairs, relative=relative)
+    if value is None:
+        return None
+    if len(pairs) >= MIN_TARGETS:
+        return Estimate(value, ci, len(pairs))
+    changes = (paired_change([pair], relative=relative)[0] for pair in pairs)
+    return Estimate(value, None, len(pairs), values=tuple(change for change in changes if change is not None))
 
 
 def mean(values: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
+from formless.evaluation.statistics import MIN_TARGETS
 from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
@@ -44,6 +45,7 @@ from formless.report.tables import (
     number,
     percent,
     percent_ci,
+    spread_text,
     task_title,
 )
 
@@ -65,7 +67,9 @@ def _environment(**filters: Callable[..., Any]) -> Environment:
         loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, percent=percent, ci=ci_text, title=metric_title, counted=counted_text, **filters)
+    environment.filters.update(
+        number=number, percent=percent, ci=ci_text, title=metric_title, counted=counted_text, spread=spread_text, **filters
+    )
     return environment
 
 
@@ -89,7 +93,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     sections = [(title, split, [one for one in shown if one.key.split == split]) for split, title in SECTIONS.items()]
     plots = [(title, split_plot(changes)) for title, split, changes in sections if split]
     filters: Filters = {
-        "has_forgotten": _has_forgotten,
+        "tone": tone,
         "percent_ci": percent_ci,
         "difference": difference,
         "facts": edit_facts,
@@ -104,10 +108,20 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     return comparison
 
 
-def _has_forgotten(change: Change) -> bool:
-    """Return whether a metric of forget items, for which higher means more knowledge or ability, is lower than before."""
-    spec, value = metric_spec(change.key), change.difference.value
-    return change.key.split == "forget" and spec is not None and bool(spec.higher_is_better) and (value or 0) < 0
+def tone(change: Change) -> str:
+    """Return the class of a change whose confidence interval leaves out 0, by whether an edit is to bring it about.
+
+    Returns:
+        `fell` where the target's metric fell. `warned` where it rose, and where a neighbor's or an ability's got worse. Else
+        nothing: also for a metric of which neither direction is better.
+    """
+    spec, ci = metric_spec(change.key), change.difference.ci
+    if spec is None or spec.higher_is_better is None or ci is None or ci[0] <= 0 <= ci[1]:
+        return ""
+    is_lower = (ci[1] < 0) == spec.higher_is_better
+    if change.key.split == "forget":
+        return "fell" if is_lower else "warned"
+    return "warned" if is_lower else ""
 
 
 def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -248,7 +262,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
         overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, SECONDS), collected=collected, counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
         listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
-        form_colors=form_colors(), reversed_map=column_name(FORM_GAP),
+        form_colors=form_colors(), min_targets=MIN_TARGETS, reversed_map=column_name(FORM_GAP),
     )  # fmt: skip
     store.write_text(path, page)
     return summaries

@@ -118,6 +118,14 @@ def percent_ci(ci: CI | None) -> str:
     return "" if ci is None else " … ".join(_whole_percent(100 * bound) for bound in ci)
 
 
+def spread_text(found: Estimate | None, *, relative: bool = False) -> str:
+    """Return the confidence interval of a mean over targets, or each target's value where they are too few for one."""
+    if found is None or found.ci:
+        return (percent_ci if relative else ci_text)(found.ci if found else None)
+    values = ", ".join(map(percent if relative else number, found.values))
+    return f"each: {values}" if found.n > 1 else ""
+
+
 def _whole_percent(value: float) -> str:
     """Return whole percents, with a tenth where a whole one would hide the sign."""
     return f"{value:+.1f}" if abs(value) < 1 else f"{value:+.0f}"
@@ -175,7 +183,7 @@ def summary_tables(
     """Return the headline metrics that have a baseline, beside it: a table for each kind of metric."""
     rows = [
         (key, (number(found.baseline.value), number(found.value.value), difference(found.difference.value),
-               ci_text(found.difference.ci), percent(found.relative.value if found.relative else None), str(found.value.n)))
+               spread_text(found.difference), percent(found.relative.value if found.relative else None), str(found.value.n)))
         for key, found in metrics.items() if found.baseline and found.difference
     ]  # fmt: skip
     return _by_block(title, (*heads, "difference", "95 % CI", "change", "n"), rows)
@@ -198,7 +206,7 @@ def independence_table(found: Independence, title: str = "") -> Table:
     counted = counted_text(found)
     rows = tuple(
         (key.metric.replace("_", " "), task_title(key.task) if key.task else counted, number(estimate.value),
-         ci_text(estimate.ci), p_value(estimate.p), str(estimate.n))
+         spread_text(estimate), p_value(estimate.p), str(estimate.n))
         for key, estimate in found.estimates().items()
     )  # fmt: skip
     return Table(title, ("metric", "form", "value", "95 % CI", "p", "targets"), rows, labels=2)
@@ -262,10 +270,10 @@ def detail_table(summary: MethodSummary) -> Table:
 
 def _details(found: Summary) -> tuple[str, ...]:
     baseline = number(found.baseline.value) if found.baseline else ""
-    absolute = (difference(found.difference.value), ci_text(found.difference.ci)) if found.difference else ("", "")
-    relative = (percent(found.relative.value), percent_ci(found.relative.ci)) if found.relative else ("", "")
+    absolute = (difference(found.difference.value), spread_text(found.difference)) if found.difference else ("", "")
+    relative = (percent(found.relative.value), spread_text(found.relative, relative=True)) if found.relative else ("", "")
     value = found.value
-    return baseline, number(value.value), ci_text(value.ci), *absolute, *relative, p_value(value.p), str(value.n)
+    return baseline, number(value.value), spread_text(value), *absolute, *relative, p_value(value.p), str(value.n)
 
 
 def _short(found: Summary | None) -> str:
