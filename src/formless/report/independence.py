@@ -11,7 +11,7 @@ A form is a task whose entry has a metric that shows knowledge. Per target and f
 Where a metric has a chance level, both ratios are taken above chance, and the form counts only where the original's confidence
 interval lies above chance: where nothing is known, nothing can be forgotten. A form whose entry does not know what a model gets
 without knowledge (letter by letter) has forgetting and retention of its own, and is not counted. Counted forms are named beside
-every value, since values over other forms cannot be compared.
+every value, since values over other forms cannot be compared. A form on which the edit cannot act is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Estimate, mean, mean_estimate, range_p, sign_flip_p, swap_p
 from formless.evaluation.task import MetricSpec
-from formless.report.comparison import item_pairs, refuse_unlike
+from formless.report.comparison import acts_on, item_pairs, refuse_unlike
 
 K = TypeVar("K")
 
@@ -196,7 +196,7 @@ def _ratios(original: Record, edited: Record, split: Split) -> dict[str, float]:
     found = {}
     for form, spec in forms().items():
         before, after = original.task(form, split), edited.task(form, split)
-        if before is None or after is None:
+        if before is None or after is None or not acts_on(edited, before, after):
             continue
         ci = before.metric(spec.name).ci
         if spec.chance and (ci is None or ci[0] <= spec.chance):

@@ -143,6 +143,8 @@ def item_count(n: int, skipped: int) -> str:
 
 def change_text(change: Change) -> tuple[str, str]:
     """Return the change that matters with its confidence interval: relative for knowledge of a split, else absolute."""
+    if not change.applicable:
+        return "not applicable", ""
     spec = metric_spec(change.key)
     if change.key.split and spec and spec.higher_is_better and change.relative:
         return percent(change.relative.value), percent_ci(change.relative.ci)
