@@ -9,6 +9,7 @@ from formless.evaluation.statistics import (
     Metric,
     bootstrap_ci,
     change_estimate,
+    holm,
     mean_ci,
     mean_estimate,
     mean_metric,
@@ -89,6 +90,13 @@ def test_sign_flips_are_exact_for_few_targets() -> None:
     assert sign_flip_p(values, "greater") == pytest.approx(np.mean([mean >= np.mean(values) - 1e-12 for mean in means]))
     assert sign_flip_p([0.5], "greater") is None
     assert (sign_flip_p([0.5] * 30, "greater") or 1) < 0.001
+
+
+def test_several_tests_are_corrected_by_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # 3 x .01, 2 x .03 twice, 4 x .005
+    assert holm([0.6, None, 0.7]) == [1.0, None, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
 
 
 def test_swaps_exchange_both_sides_of_a_target() -> None:

@@ -226,6 +226,24 @@ def _permutation_p(samples: tuple[Sequence[float], ...], alternative: str) -> fl
     return float(found.pvalue)
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for testing several hypotheses at once, by Holm's step-down method.
+
+    The k-th smallest of m is multiplied by m + 1 - k, none is smaller than one before it, and none exceeds 1. The chance of any
+    false rejection among them is then at most the level of the test, however they depend on each other.
+
+    Args:
+        p_values: Of one family of tests; None where nothing was tested, which counts as no test.
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    found: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        found[place] = largest
+    return found
+
+
 def range_p(targets: Sequence[dict[str, float]]) -> float | None:
     """Return the p-value of a permutation test of whether several conditions differ, each target having some of them.
 

@@ -17,7 +17,7 @@ from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
@@ -259,7 +259,8 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content) for name in names],
-        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, SECONDS), collected=collected, counts=_counts(collected),
+        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, NOISE_GAP, SECONDS), collected=collected,
+        counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
         listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
         form_colors=form_colors(), min_targets=MIN_TARGETS, reversed_map=column_name(FORM_GAP),

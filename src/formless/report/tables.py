@@ -14,12 +14,12 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import CI, Estimate
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import Change, Comparison, absent_tasks
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, Independence
+from formless.report.independence import DERIVED, Independence
 from formless.report.summary import MethodSummary, Summary, metric_keys
 
 Plain = dict[str, str | int | float | None]
 
-_DERIVED = {key.metric for key in (FORGETTING, RETENTION, FORM_GAP, COMBINED)}
+_DERIVED = {key.metric for key in DERIVED}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "…": r"\ldots{}",
@@ -123,7 +123,7 @@ def spread_text(found: Estimate | None, *, relative: bool = False) -> str:
     if found is None or found.ci:
         return (percent_ci if relative else ci_text)(found.ci if found else None)
     values = ", ".join(map(percent if relative else number, found.values))
-    return f"each: {values}" if found.n > 1 else ""
+    return f"each: {values}" if found.n > 1 and values else ""
 
 
 def _whole_percent(value: float) -> str:
