@@ -147,7 +147,9 @@ class Task:
         ask: From a model, a row of a file and where it comes from to a query. The model renders prompts; it does not run.
         splits: The splits that it has; (None,) for a task about neither forget nor neighbor items.
         optional: Whether a target may lack the files. A neighbor file is always optional.
+        types: The types of the rows that it asks; all rows unless given.
         groups: The groups whose metrics are reported apart, in order; an item of another group counts in the whole only.
+        grouped_by: What the groups are, e.g. `mention`; tasks with the same groups stand in one table of task x group.
         aggregate: From items to metrics, where they are not means over items and groups. A metric that is not a mean has a
             name that no item has, as `loss_auc`: what items have is compared as a mean over items.
         records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
@@ -160,7 +162,9 @@ class Task:
     ask: Callable[[LM, Any, Source], Query]
     splits: tuple[Split | None, ...] = (None,)
     optional: bool = True
+    types: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    grouped_by: str = ""
     aggregate: Aggregate | None = None
     records_prompts: bool = True
 
