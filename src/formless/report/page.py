@@ -17,12 +17,14 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.mentions import TITLES, MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
     form_colors,
     forms_plot,
     gap_plot,
+    mention_plot,
     scatter_plot,
     split_plot,
     training_plot,
@@ -97,10 +99,16 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
+        maps=_mention_plots(comparison_maps(comparison)),
         answers=list(zip(original.answers, edited.answers, strict=True)),
     )  # fmt: skip
     store.write_text(path, page)
     return comparison
+
+
+def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
+    """Return the heat maps of form by mention with their titles."""
+    return [(TITLES[found.split].capitalize(), mention_plot(found)) for found in maps]
 
 
 def _has_forgotten(change: Change) -> bool:
@@ -240,6 +248,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     names = dict.fromkeys(summary.condition.model for summary in summaries)
     provenance = content.provenance
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
+    filters["mentions"] = lambda summary: _mention_plots(summary_maps(summary))
     page = _environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
