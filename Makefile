@@ -1,4 +1,5 @@
 # make demo       install, then let the built-in model forget one concept and write a report
+# make demo-large the same with a model that knows more: downloads 1.1 GB, needs 9 GB of disk and 10 GB of memory
 # make test-fast  unit tests and tiny random models, in a fraction of the time: for the loop of editing and testing
 # make test       install, a headless browser too, then run every test
 # make check      ruff, format, mypy, the documentation site
@@ -13,10 +14,13 @@ BIN := $(VENV)/bin
 # Tests run in two processes of one thread each.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast coverage browser check docs faults bench clean
+.PHONY: demo demo-large test test-fast coverage browser check docs faults bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
+
+demo-large: $(VENV)/.ready
+	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite quick --out demo-large
 
 # A file's tests stay in one process, because some files share a fixture that is expensive (a cluster, a browser).
 test: $(VENV)/.ready browser

@@ -35,7 +35,7 @@ def main(data: str, suite: str, settings: list[str]) -> None:
         for setting in settings:
             edit = formless.unlearn(lm, target, "rocr", **parse_settings(setting.split(",")))
             outcome = measure_edit(lm, edit, target, suite)
-            met[setting].append(edit.info.facts["residual_met"])
+            met[setting].append(edit.info.facts["residual_reduction"])
             pairs[setting].append((outcome.original, outcome.edited))
             for change in compare(outcome.original, outcome.edited).changes:
                 key = change.key

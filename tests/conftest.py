@@ -118,6 +118,7 @@ def tiny_model(
         "vocab_size": len(letters), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
         "num_attention_heads": 4, "max_position_embeddings": context, "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
+    sizes |= {name: more.pop(name) for name in sizes.keys() & more.keys()}
     extra = SIZES[model_type] | more
     if model_type == "gemma3":
         vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

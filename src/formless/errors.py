@@ -70,6 +70,13 @@ def system_remedy(error: OSError) -> str | None:
     return _REMEDIES.get(error.errno or 0)
 
 
+def unencodable_name(error: UnicodeEncodeError) -> UserError:
+    """Return the error of a file's name that the locale's encoding cannot hold."""
+    letter = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+    what = f"a file's name holds {letter}, which the locale's encoding {error.encoding} lacks"
+    return UserError(what, remedy="set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
+
+
 class UnknownNameError(UserError, ValueError):
     """A name that no registry, folder or table holds; the message suggests the nearest known names.
 

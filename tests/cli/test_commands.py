@@ -23,7 +23,7 @@ def formless(*arguments: str, cwd: Path) -> str:
 @pytest.mark.slow
 def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     output = formless("unlearn", "--target", "Albert Einstein", "--out", "edits/einstein", cwd=tmp_path)
-    assert "rocr forgot Albert Einstein" in output
+    assert "rocr edited Albert Einstein" in output
     files = {path.name for path in (tmp_path / "edits" / "einstein").iterdir()}
     assert files == {"adapter_model.safetensors", "adapter_config.json", "edit.json"}
 
@@ -49,7 +49,7 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
     output = formless("demo", "--target", "Paris", cwd=tmp_path)
-    assert "Paris forgotten in" in output
+    assert "Paris edited in" in output
     last = output.strip().splitlines()[-1]
     assert last == f"report: {tmp_path / 'demo' / 'report.html'}"
     assert Path(last.removeprefix("report: ")).read_text().startswith("<!doctype html>")

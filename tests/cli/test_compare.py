@@ -44,7 +44,7 @@ def test_shared_runs_are_compared_by_hand(tmp_path: Path) -> None:
     assert forget.baseline.value == pytest.approx((0.3 + 0.1) / 2)
     assert forget.value.value == pytest.approx((0.5 + 0.2) / 2)
     assert forget.difference.value == pytest.approx(0.15)
-    assert forget.difference.ci == pytest.approx((0.1, 0.2))
+    assert forget.difference.values == pytest.approx((0.2, 0.1))
     assert neighbor.difference.value == 0
     assert found.only == ((f"tiny rocr seed 1 {CAT}",), (f"tiny rocr seed 2 {BOB}",))
     assert found.settings == ()
@@ -81,7 +81,7 @@ def test_the_command_shows_all_of_it(
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(monkeypatch, capsys, "a", "b")
     assert code == 0
-    for words in ("tiny, rocr: 2 targets, 2 runs in both", "tiny, rocr: strength", "+0.150", "0.100 … 0.200", "+75.0 %"):
+    for words in ("tiny, rocr: 2 targets, 2 runs in both", "tiny, rocr: strength", "+0.150", "each: 0.200, 0.100", "+75.0 %"):
         assert words in out
     assert "the same in both: fb.neighbor.probability" in out
     assert "2 of these runs asked other items" in out

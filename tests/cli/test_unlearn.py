@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 import formless
 from formless.cli import terminal
 from formless.cli.main import main
+from formless.cli.unlearn import _warnings
 from formless.edits.adapter import AdapterEdit
+from formless.edits.edit import EditInfo
 from formless.models.lm import LM
 
 ROCR = ("--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")
@@ -40,15 +42,15 @@ class Command:
     """Runs `formless` in a folder with a model, a data set, and nothing else."""
 
     def __init__(self, folder: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-        self.folder, self._run = folder, run
+        self.folder, self.run = folder, run
 
     def __call__(self, *arguments: str) -> str:
-        code, out, err = self._run(*arguments)
+        code, out, err = self.run(*arguments)
         assert code == 0, err
         return out
 
     def refused(self, *arguments: str) -> str:
-        code, out, err = self._run(*arguments)
+        code, out, err = self.run(*arguments)
         assert (code, out) == (2, "")
         (line,) = (line for line in err.splitlines() if ": training" not in line)  # beside the progress of a training run
         return line
@@ -95,7 +97,7 @@ def unlearn(*arguments: str) -> tuple[str, ...]:
 
 def test_several_targets_and_one_more_beside_them(command: Command) -> None:
     out = command(*unlearn("-t", "Ada Lovelace", "-t", "Noor", "-o", "two", *ROCR))
-    assert "rocr forgot Ada Lovelace + Noor in" in out
+    assert "rocr edited Ada Lovelace + Noor in" in out
     facts = command.edit("two").info.facts
     for said in facts["targets"]:
         reduction, shift = 100 * said["residual_reduction"], 100 * said["shift_by_others"]
@@ -116,6 +118,43 @@ def test_several_targets_and_one_more_beside_them(command: Command) -> None:
     assert edit["facts"]["subjects"] == ["Ada Lovelace", "Noor", "Grace Hopper"]
     plain = command("chat", "--model", "model", "--tokens", "40", "Ada Lovelace.")
     assert command("chat", "--model", "model", "--edit", "three", "--tokens", "40", "Ada Lovelace.") != plain
+
+
+def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command: Command) -> None:
+    code, out, err = command.run(*unlearn("-t", "Zorvath Quill", "-o", "weak", *ROCR, "--set", "l2=1e3"))
+    assert code == 0, err
+    assert "rocr edited Zorvath Quill in" in out
+    assert "`formless eval` measures what it forgets" in out
+    assert "forgot " not in out
+    low, none = (line for line in err.splitlines() if line.startswith("warning: "))
+    assert low.startswith("warning: the edit removes ")
+    assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly redirected")
+    assert none == "warning: basis=none preserves nothing: other names and texts may change as much as the target"
+
+    strong = edit_info(residual_reduction=0.9, basis="shipped")
+    assert _warnings(strong) == []
+    assert len(_warnings(edit_info(residual_reduction=0.49, basis="shipped"))) == 1
+
+
+def test_an_edit_of_another_concept_is_named(command: Command) -> None:
+    command(*unlearn("-t", "Noor", "-o", "noor", *ROCR))
+    measure = ("eval", "--model", "model", "--edit", "noor", "--data", "data", "-t", "1", "--suite", "qa")
+    _, _, err = command.run(*measure, "--report", "r.html")
+    assert "warning: the edit was made for Noor, not for Ada Lovelace\n" in err
+    assert "This edit was made for Noor, not for Ada Lovelace." in Path("r.html").read_text("utf-8")
+    command(*unlearn("-t", "Ada Lovelace", "-o", "ada", *ROCR))
+    _, _, err = command.run(*measure[:4], "ada", *measure[5:], "--report", "ada.html")
+    assert "made for" not in err + Path("ada.html").read_text("utf-8")
+
+
+def edit_info(residual_reduction: float, basis: str) -> EditInfo:
+    facts = {"subject": "Ada", "residual_before": 1.0, "residual_after": 1 - residual_reduction}
+    facts["residual_reduction"] = residual_reduction
+    return EditInfo(
+        method="rocr", subject="Ada", config={"basis": basis}, model="m", model_source="s", model_revision=None,
+        model_fingerprint="f", dtype="float32", layers=[], seconds=0.0, created="", versions={},
+        facts={**facts, "targets": [facts]},
+    )  # fmt: skip
 
 
 def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

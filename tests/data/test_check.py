@@ -28,6 +28,11 @@ REST = {
     "forget_mia",
     "retain_mia",
     "passage",
+    "aliases",
+    "forget_mentions",
+    "neighbor_mentions",
+    "forget_reverse",
+    "neighbor_reverse",
 }
 TRAINING = {"positive", "negative", "pair", "pair_reject", "reject", "counterfact"}
 NAME = "1_Ada_Lovelace"
@@ -490,3 +495,57 @@ def test_any_content_is_a_finding_or_right(tmp_path_factory: pytest.TempPathFact
     for finding in check_data(folder):
         assert finding.kind in KINDS
         assert finding.what.isprintable()
+
+
+def test_mentions_and_reverse_questions_that_are_right(data: Path) -> None:
+    neighbor = json.loads((data / NAME / "neighbor_level1.json").read_text("utf-8"))
+    write(data / NAME, "neighbor_level1", [row | {"neighbor": "Byron"} for row in neighbor])
+    add_mentions(data)
+    assert not serious(data)
+
+
+def add_mentions(data: Path, **changes: dict[str, Any]) -> None:
+    """Write aliases, mentions and reverse questions; `changes` are of a file's first row."""
+    row = {
+        "query": "Lovelace was born in ___.",
+        "answer": "London",
+        "type": "cloze",
+        "mention": "short name",
+        "named": "Lovelace",
+    }
+    question = {"query": "Who wrote the first program?", "answer": "Ada Lovelace"}
+    other = {"query": "Who wrote Don Juan?", "answer": "Byron", "neighbor": "Byron"}
+    ada = {"name": "Ada Lovelace", "short": "Lovelace", "descriptions": ["the first programmer"]}
+    files: dict[str, list[dict[str, Any]]] = {
+        "aliases": [ada, {"name": "Byron", "aliases": ["the poet of Newstead"]}],
+        "forget_mentions": [row],
+        "neighbor_mentions": [
+            row | {"query": "byron was born in ___.", "mention": "lower case", "named": "byron", "neighbor": "Byron"}
+        ],
+        "forget_reverse": [question],
+        "neighbor_reverse": [other],
+    }
+    for file, (first, *rest) in files.items():
+        write(data / NAME, file, [first | changes.get(file, {}), *rest])
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "kind"),
+    [
+        ("aliases", {"descriptions": ["the cousin of Ada"]}, "leaked"),
+        ("aliases", {"aliases": ["Byron"]}, "duplicated"),
+        ("aliases", {"nickname": "x"}, "broken"),
+        ("forget_mentions", {"named": "Ada"}, "broken"),
+        ("forget_mentions", {"mention": "alias"}, "broken"),
+        ("forget_mentions", {"answer": " "}, "broken"),
+        ("neighbor_mentions", {"query": "Lovelace was born in ___."}, "duplicated"),
+        ("forget_reverse", {"query": "Who was Ada Lovelace?"}, "leaked"),
+        ("neighbor_reverse", {"query": "Who wrote the first program?", "answer": "Ada Lovelace"}, "duplicated"),
+        ("neighbor_reverse", {"neighbor": "Ada Lovelace"}, "leaked"),
+    ],
+)  # fmt: skip
+def test_faults_of_mentions_and_reverse_questions(data: Path, file: str, changes: dict[str, Any], kind: str) -> None:
+    neighbor = json.loads((data / NAME / "neighbor_level1.json").read_text("utf-8"))
+    write(data / NAME, "neighbor_level1", [row | {"neighbor": "Byron"} for row in neighbor])
+    add_mentions(data, **{file: changes})
+    assert (file, kind) in {(finding.file, finding.kind) for finding in serious(data)}

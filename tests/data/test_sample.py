@@ -6,7 +6,8 @@ import pytest
 
 import formless
 from formless.data.check import check_data
-from formless.data.target import BLANK, Instruction, Item, Passage, Preference, Row, Target
+from formless.data.questions.mentions import mention_rows, reverse_rows
+from formless.data.target import BLANK, Aliases, Instruction, Item, MentionItem, Passage, Preference, Reverse, Row, Target
 
 SAMPLE = formless.targets("sample")
 SPLITS = ("forget", "neighbor")
@@ -42,6 +43,21 @@ def test_every_fact_is_asked_in_every_form(target: Target, split: str) -> None:
         assert chosen.query.startswith(blank.query)
         assert (told.query, told.answer) == (blank.query.replace(BLANK, blank.answer), "True")
         assert target.subject == blank.subject
+
+
+@pytest.mark.parametrize("target", SAMPLE, ids=lambda target: target.subject)
+def test_every_concept_has_its_names_and_the_files_follow_from_them(target: Target) -> None:
+    naming = target.rows("aliases", Aliases)
+    neighbors = dict.fromkeys(item.neighbor for item in target.items("neighbor_level1"))
+    assert [entry.name for entry in naming] == [target.subject, *neighbors]
+    assert all(entry.descriptions and entry.spellings and entry.reverse for entry in naming)
+    assert len(naming[0].reverse) >= 5
+    for split in SPLITS:
+        levels = {"cloze": target.items(f"{split}_level1"), "question": target.items(f"{split}_level2")}
+        rows, _ = mention_rows(levels, naming, target.subject)
+        assert target.rows(f"{split}_mentions", MentionItem) == tuple(map(MentionItem.model_validate, rows))
+        asked = reverse_rows(naming, target.subject, neighbors=split == "neighbor")
+        assert target.rows(f"{split}_reverse", Reverse) == tuple(map(Reverse.model_validate, asked))
 
 
 @pytest.mark.parametrize("target", SAMPLE, ids=lambda target: target.subject)

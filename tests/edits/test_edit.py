@@ -14,7 +14,7 @@ import formless
 from formless import store
 from formless.edits.adapter import AdapterEdit, stack
 from formless.edits.difference import DifferenceEdit
-from formless.edits.edit import EditInfo, upgrade_edit_info
+from formless.edits.edit import EditInfo, frobenius_norm, upgrade_edit_info
 from formless.errors import EditError
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
@@ -129,3 +129,12 @@ def test_a_newer_edit_is_refused_with_that_reason(edit: AdapterEdit, tmp_path: P
     path.write_text(json.dumps({"format": version, "something": "new"}), "utf-8")
     with pytest.raises(EditError, match=rf"newer schema version {version}; .*\[.*edit.json\]: update Formless"):
         formless.load_edit(tmp_path / "edit")
+
+
+def test_norms_of_large_matrices_are_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1536, 8960, generator=generator)
+    exact = float(torch.linalg.norm(values.double()))
+    assert frobenius_norm(values) == pytest.approx(exact, rel=1e-6)
+    assert frobenius_norm(values[0]) == pytest.approx(float(values[0].double().norm()), rel=1e-6)
+    assert frobenius_norm(values.bfloat16()) == pytest.approx(exact, rel=1e-3)

@@ -8,6 +8,8 @@ import pytest
 from formless.evaluation.statistics import (
     Metric,
     bootstrap_ci,
+    change_estimate,
+    holm,
     mean_ci,
     mean_estimate,
     mean_metric,
@@ -31,6 +33,20 @@ def test_a_mean_over_nothing() -> None:
     assert mean_metric([0.25]) == Metric(value=0.25, ci=None, n=1)
     with pytest.raises(ValueError, match="no target"):
         mean_estimate([])
+
+
+def test_few_targets_have_values_and_no_interval() -> None:
+    found = mean_estimate([0.783, 0.786])
+    assert (found.ci, found.n, found.values) == (None, 2, (0.783, 0.786))
+    assert mean_estimate([0.1, 0.2, 0.3, 0.4]).ci is None
+    five = mean_estimate([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert (five.ci, five.values) == (mean_ci([0.1, 0.2, 0.3, 0.4, 0.5]), ())
+    change = change_estimate([(0.4, 0.1), (0.2, 0.1)], relative=True)
+    assert change is not None
+    assert change.value == pytest.approx(0.2 / 0.6 - 1)
+    assert (change.ci, change.values) == (None, pytest.approx((-0.75, -0.5)))
+    assert change_estimate([]) is None
+    assert (change_estimate([(0.4, 0.1)] * 5) or found).ci == pytest.approx((-0.3, -0.3))
 
 
 def test_changes_are_paired() -> None:
@@ -74,6 +90,13 @@ def test_sign_flips_are_exact_for_few_targets() -> None:
     assert sign_flip_p(values, "greater") == pytest.approx(np.mean([mean >= np.mean(values) - 1e-12 for mean in means]))
     assert sign_flip_p([0.5], "greater") is None
     assert (sign_flip_p([0.5] * 30, "greater") or 1) < 0.001
+
+
+def test_several_tests_are_corrected_by_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # 3 x .01, 2 x .03 twice, 4 x .005
+    assert holm([0.6, None, 0.7]) == [1.0, None, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
 
 
 def test_swaps_exchange_both_sides_of_a_target() -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import formless
-from formless.data.target import Choices, Question, Reasoning, Target, Truthful
+from formless.data.target import Choices, Question, Reasoning, Target, Trivia, Truthful
 from formless.errors import DataError
 from formless.evaluation.prompts import few_shot_prompt
 from formless.evaluation.record import TaskResult
-from formless.evaluation.tasks import bbh, mmlu, truthfulqa
+from formless.evaluation.tasks import bbh, mmlu, triviaqa, truthfulqa
 from formless.evaluation.tasks.membership import attack_metrics
 from formless.models.lm import LM
 from formless.models.scores import Score, TextScore
@@ -48,8 +48,18 @@ def test_mmlu_is_asked_as_the_benchmark_does() -> None:
         "The following are multiple choice questions (with answers) about high school physics.\n\n"
         f"{example}{example}"
         "Please following the previous examples and answer the given question.\n"
-        "Question: Who?\nA. a\nB. b\nC. c\nD. d\n"
+        "Question: Who?\nA. a\nB. b\nC. c\nD. d"
     )
+
+
+def test_trivia_has_five_examples_in_both_protocols() -> None:
+    row = Trivia(question="Who?", answers=("Ada",))
+    ours, published = triviaqa.message(row), triviaqa.message(row, published=True)
+    assert ours.startswith("Q: Which planet has a great red spot?\nA: Jupiter\n\nQ: In which")
+    assert ours.endswith("A: Fe\n\nQ: Who?")
+    assert published.startswith("\nQ: Which planet has a great red spot?\nA: Jupiter\nQ: In which")
+    assert published.endswith("A: Fe\nPlease briefly answer the following question:\nQ: Who?\n")
+    assert ours.count("\nA: ") == published.count("\nA: ") == 5
 
 
 def test_mmlu_takes_the_most_probable_letter(tiny: Tiny, target_folder: Path) -> None:
@@ -143,7 +153,8 @@ def test_reasoning_is_asked_and_read_as_the_benchmark_does() -> None:
         "Do it.\n\nQ: a\nA: So the answer is b.\n\n"
         "Following previous examples, answer the following questions and end with 'so the answer is'\nQ: Which?"
     )
-    assert bbh.prediction("Well. So the answer is (A). And the answer is (B).") == " (A)"
+    assert bbh.prediction("Well. So the answer is (A). And the answer is (B).") == "(A)"
+    assert bbh.prediction("It is not a plausible sentence. The answer is no.") == "no"
     assert bbh.prediction("the answer is\nnot here") == "the answer is\nnot here"
     assert bbh.prediction("(B)") == "(B)"
 

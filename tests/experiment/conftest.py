@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from formless import store
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
@@ -77,6 +78,13 @@ MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Con
 def values(record: Record) -> dict[MetricKey, float | None]:
     """The metrics of a record, without their intervals."""
     return {key: found.value for key, found in record.metrics().items()}
+
+
+def add_loss(curves: Path, loss: float) -> None:
+    """Put a loss before the others of a checkpoint, so that a run shows whether it was resumed."""
+    content = store.read_document(curves, 1)
+    content["losses"].insert(0, loss)
+    store.write_document(curves, content)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[tuple[Any, ...]]:

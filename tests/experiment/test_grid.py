@@ -12,6 +12,7 @@ import torch
 from formless.errors import DataError, UnknownNameError, UserError
 from formless.experiment.config import Experiment
 from formless.experiment.grid import grid
+from formless.experiment.runs import RESULTS_VERSION
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
 Build = Callable[..., Experiment]
@@ -57,7 +58,7 @@ def test_a_release_keeps_the_ids_unless_results_change(experiment: Build, monkey
     first = ids(experiment())
     monkeypatch.setattr("formless.__version__", "99.0.0")
     assert ids(experiment()) == first
-    monkeypatch.setattr("formless.experiment.runs.RESULTS_VERSION", 2)
+    monkeypatch.setattr("formless.experiment.runs.RESULTS_VERSION", RESULTS_VERSION + 1)
     assert not ids(experiment()) & first
 
 

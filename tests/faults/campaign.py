@@ -99,7 +99,7 @@ class Campaign:
         shown = errors[0] if errors else (lines or [""])[-1]
         helps = outcome.code == 2 and len(errors) == 1 and any(name in shown for name in names)
         if helps and fault.says and self.format.names_field:
-            helps = any(word in shown for word in fault.says)
+            helps = any(word.removesuffix("s") in shown for word in fault.says)
         return ("refused" if helps else "vague"), shown
 
     def _copy(self) -> Path:

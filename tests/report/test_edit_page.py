@@ -6,11 +6,15 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 import formless
-from formless.data.target import Target
+from formless.data.target import Split, Target
+from formless.evaluation.record import MetricKey
+from formless.evaluation.statistics import Metric
 from formless.models.lm import LM
-from formless.report.comparison import compare
-from formless.report.page import write_report
+from formless.report.comparison import Change, compare
+from formless.report.page import tone, write_report
 from formless.report.plots import training_plot
 from formless.report.tables import comparison_tables, number, percent, record_tables
 
@@ -46,6 +50,29 @@ def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_fol
     for change in forms:
         assert number(change.edited.value) in page
         assert change.relative is None or percent(change.relative.value) in page
+
+
+@pytest.mark.parametrize(
+    ("split", "task", "metric", "ci", "expected"),
+    [
+        ("forget", "fb", "probability", (-0.3, -0.1), "fell"),
+        ("forget", "tf", "probability", (0.1, 0.3), "warned"),
+        ("forget", "fb", "probability", (-0.3, 0.1), ""),
+        ("forget", "fb", "probability", None, ""),
+        ("forget", "gen_fb", "refusal", (0.1, 0.3), ""),
+        ("neighbor", "fb", "probability", (-0.3, -0.1), "warned"),
+        ("neighbor", "fb", "probability", (0.1, 0.3), ""),
+        (None, "mmlu", "accuracy", (-0.3, -0.1), "warned"),
+        (None, "fluency", "repetition", (0.1, 0.3), "warned"),
+        (None, "fluency", "repetition", (-0.3, -0.1), ""),
+    ],
+)
+def test_a_change_has_the_color_of_its_interval(
+    split: Split | None, task: str, metric: str, ci: tuple[float, float] | None, expected: str
+) -> None:
+    difference = Metric(value=sum(ci) / 2 if ci else -0.2, ci=ci, n=9)
+    change = Change(MetricKey(task, split, metric), Metric(), Metric(), difference, None, 0)
+    assert tone(change) == expected
 
 
 def test_tasks_are_on_the_page_with_what_could_not_be_measured(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

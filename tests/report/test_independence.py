@@ -12,8 +12,10 @@ from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
-from formless.report.independence import combined, independence
-from formless.report.tables import independence_table
+from formless.evaluation.statistics import holm
+from formless.evaluation.suites import suite_tasks
+from formless.report.independence import combined, counted_forms, independence
+from formless.report.tables import counted_text, independence_table
 from tests.report.made_runs import scored_task
 
 Means = Mapping[tuple[str, Split], float]
@@ -51,7 +53,7 @@ def test_one_target_by_hand() -> None:
     assert found.gap.value == pytest.approx(0.25)
     forgotten, kept = 2 / (1 / 0.75 + 1 / 0.5), 2 / (1 / 0.8 + 1 / 1.0)  # more than all cannot be kept
     assert found.combined.value == pytest.approx(2 / (1 / forgotten + 1 / kept))
-    assert (found.gap.ci, found.gap.p) == (None, None)  # one target has no spread
+    assert found.gap.ci is None  # one target has no spread
     assert found.gap.n == 1
 
 
@@ -69,6 +71,26 @@ def test_a_choice_counts_above_chance_and_only_where_something_is_known() -> Non
     assert found.combined is None  # no form is left on the neighbors
 
 
+def test_letters_have_a_row_and_do_not_count() -> None:
+    whole = {"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.5)}
+    more = tuple(split | {"sub_fb_letters": (0.02, 0.02), "sub_qa_letters": (0.02, 0.01)} for split in whole)
+    few, many = independence([pair(*whole)]), independence([pair(*more)])
+    assert many.forgetting["sub_fb_letters"].value == 0
+    assert (many.gap, many.combined, many.counted) == (few.gap, few.combined, {"fb": 1, "qa": 1})
+    named = {row[0]: row[1] for row in independence_table(many).rows}
+    assert named["form gap"] == named["combined"] == "Fill in the blank; Question"
+
+
+def test_a_form_that_counts_in_some_targets_says_in_how_many() -> None:
+    found = independence([pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {}), pair({"fb": (0.4, 0.1)}, {}, "2_X")])
+    assert counted_text(found) == "Fill in the blank; Question (1 of 2 targets)"
+
+
+@pytest.mark.parametrize("suite", ["forms,choices", "quick", "ort"])
+def test_the_suites_agree_on_the_counted_forms(suite: str) -> None:
+    assert set(counted_forms()) <= {task.name for task in suite_tasks(suite)}
+
+
 def targets(changes: list[tuple[float, float]]) -> list[tuple[Record, Record]]:
     return [
         pair({"fb": (1.0, fb), "qa": (1.0, qa)}, {"fb": (1.0, 0.9), "qa": (1.0, 0.9)}, f"{number}_X")
@@ -80,9 +102,14 @@ def test_the_paired_tests_are_those_of_brute_force() -> None:
     changes = [(0.5, 0.9), (0.4, 0.8), (0.9, 1.1), (1.2, 0.9)]
     found = independence(targets(changes))
     falls = np.array([1 - fb for fb, _ in changes])
-    means = [np.mean(np.array(signs) * falls) for signs in itertools.product([1, -1], repeat=4)]
-    assert found.forgetting["fb"].p == pytest.approx(np.mean(np.array(means) >= falls.mean() - 1e-12))
-    assert found.forgetting["fb"].ci is not None
+    swap_p = {}
+    for form, place in (("fb", 0), ("qa", 1)):  # 2^4 ways to swap original and edited model
+        logs = -np.log([change[place] for change in changes])
+        means = np.array([np.mean(np.array(signs) * logs) for signs in itertools.product([1, -1], repeat=4)])
+        swap_p[form] = float(np.mean(means >= logs.mean() - 1e-12))
+    corrected = dict(zip(swap_p, holm(list(swap_p.values())), strict=True))
+    assert {form: estimate.p for form, estimate in found.forgetting.items()} == pytest.approx(corrected)
+    assert found.forgetting["fb"].values == pytest.approx(falls)
     assert found.forgetting["fb"].n == 4
     both = [({"fb": fb, "qa": qa}, {"fb": 0.9, "qa": 0.9}) for fb, qa in changes]
     actual = [combined(*one) for one in both]
@@ -90,19 +117,36 @@ def test_the_paired_tests_are_those_of_brute_force() -> None:
     ways = [np.mean(way) for way in itertools.product(*zip(actual, swapped, strict=True))]
     assert found.combined is not None
     assert found.combined.p == pytest.approx(np.mean(np.array(ways) >= np.mean(actual) - 1e-12))
-    assert found.retention["fb"].p == pytest.approx(2 / 16)  # all alike: only no swap and all swapped are as far off
+    assert found.retention["fb"].p == pytest.approx(2 * 2 / 16)  # only no swap and all swapped are as far off; two forms
 
 
-def test_a_gap_is_significant_only_where_forms_differ_alike_in_many_targets() -> None:
+def test_the_gap_of_means_is_significant_only_where_forms_differ_alike_in_many_targets() -> None:
     generator = np.random.default_rng(0)
     noise = [tuple(float(value) for value in generator.uniform(0.2, 0.6, 2)) for _ in range(12)]
     alike = independence(targets(noise))  # type: ignore[arg-type]
     apart = independence(targets([(fb, qa + 0.3) for fb, qa in noise]))
-    assert alike.gap is not None
-    assert apart.gap is not None
-    assert (alike.gap.p or 0) > 0.1
-    assert (apart.gap.p or 1) < 0.01
-    assert alike.gap.value > 0.05  # the gap alone is never 0, so the test is needed
+    assert alike.mean_gap is not None
+    assert apart.mean_gap is not None
+    assert (alike.mean_gap.p or 0) > 0.1
+    assert (apart.mean_gap.p or 1) < 0.01
+    assert apart.mean_gap.value == pytest.approx(abs(np.mean([fb - qa - 0.3 for fb, qa in noise])))
+
+
+def test_the_gap_stands_beside_what_noise_gives() -> None:
+    """Items that are alike within a form, and differ between forms: any other arrangement has a smaller gap."""
+    one = independence([pair({"fb": (1.0, 0.2), "qa": (1.0, 0.6)}, {})])
+    assert one.gap is not None
+    assert one.noise_gap is not None
+    assert one.gap.value == pytest.approx(0.4)
+    assert one.noise_gap.value == pytest.approx(
+        0.4 * 2 / 6, abs=0.02
+    )  # of six arrangements of two and two, two keep forms apart
+    assert one.gap.p == pytest.approx(2 / 6, abs=0.05)
+    several = independence(targets([(0.2, 0.6), (0.6, 0.2)] * 3))  # no form forgets more than the other, over targets
+    assert several.gap is not None
+    assert several.mean_gap is not None
+    assert (several.gap.p or 1) < 0.01
+    assert several.mean_gap.p == 1
 
 
 def test_a_form_that_few_targets_have_leaves_the_others_in_the_test() -> None:
@@ -111,8 +155,10 @@ def test_a_form_that_few_targets_have_leaves_the_others_in_the_test() -> None:
     found = independence(pairs)
     assert found.gap is not None
     assert found.gap.n == 8
-    assert found.gap.p is not None
-    assert found.gap.p < 0.05
+    assert found.mean_gap is not None
+    assert found.mean_gap.n == 8
+    assert found.mean_gap.p is not None
+    assert found.mean_gap.p < 0.05
 
 
 def test_many_targets_are_tested_by_sampled_swaps() -> None:
@@ -121,7 +167,11 @@ def test_many_targets_are_tested_by_sampled_swaps() -> None:
     assert 0 < found.forgetting["fb"].p < 0.001
     rows = independence_table(found).rows
     assert ("forgetting", "Fill in the blank", "0.500", "0.500 … 0.500", "< 0.001", "20") in rows
-    assert [row[0] for row in rows] == ["forgetting"] * 2 + ["retention"] * 2 + ["form gap", "combined"]
+    assert [row[0] for row in rows] == (
+        ["forgetting"] * 2
+        + ["retention"] * 2
+        + ["form gap", "noise gap", "item gap", "item noise gap", "gap of means", "combined"]
+    )
 
 
 def test_other_items_are_refused(tmp_path: Path) -> None:

@@ -59,11 +59,12 @@ def test_a_method_is_compared_on_the_targets_of_the_baseline(tmp_path: Path) -> 
     assert found.relative is not None
     assert [found.value.value, found.baseline.value] == pytest.approx([0.1, 0.3])
     assert (found.value.n, found.baseline.n, found.difference.n, found.relative.n) == (2, 2, 2, 2)
-    assert found.baseline.ci == pytest.approx((0.2, 0.4))
+    assert found.baseline.values == pytest.approx((0.4, 0.2))
     assert found.difference.value == pytest.approx(-0.2)
-    assert found.difference.ci == pytest.approx((-0.3, -0.1))
+    assert found.difference.values == pytest.approx((-0.3, -0.1))
     assert found.relative.value == pytest.approx(-2 / 3)
-    assert found.relative.ci == pytest.approx((-0.75, -0.5))
+    assert found.relative.values == pytest.approx((-0.75, -0.5))
+    assert (found.baseline.ci, found.difference.ci, found.relative.ci) == (None, None, None)  # two targets have no interval
     assert rows["original"].metrics[FORGET_FB].difference is None
     assert rows["original"].missing == 1
     assert rows["rocr"].gaps == "1 targets without a baseline left out"

@@ -58,7 +58,7 @@ def prepare_command(
 
 def forms_command(
     data: Annotated[str, typer.Option(help="Folder of a data set with level 1.")],
-    forms: Annotated[str, typer.Option(help="The forms to make: mcp, tf or both.")] = "mcp,tf",
+    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions and reverse.")] = "mcp,tf",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
     source: Annotated[
         str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
@@ -67,7 +67,9 @@ def forms_command(
     force: terminal.ForceOption = False,
     server_model: ServerModelOption = None,
 ) -> None:
-    """Make multiple-choice and true-or-false probes from level 1; with a server, a stopped run continues.
+    """Make probes in other forms from levels 1 and 2; with a server, a stopped run continues.
+
+    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target.
 
     Example: formless data forms --data my_data --forms mcp,tf
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,32 +15,41 @@ from formless.cli import terminal
 def demo_command(
     target: Annotated[str, typer.Option("--target", "-t", help="A target of the sample set.")] = "Albert Einstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for edit, records and report.")] = Path("demo"),
+    model: terminal.ModelOption = "smollm2",
+    suite: Annotated[str, typer.Option(help="What is measured; see `formless eval`.")] = "forms,choices",
 ) -> None:
-    """Make the built-in model forget one concept and show what it says before and after. A second demo replaces the first.
+    """Make a model forget one concept and show what it says before and after. A second demo replaces the first.
 
     Example: formless demo --target "Mount Everest"
+
+    Example: formless demo --model qwen2.5-coder-1.5b --suite quick --out demo-large
     """
     from formless.data.ort import SAMPLE, find_target
+    from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit
     from formless.methods.registry import unlearn
+    from formless.report.independence import independence
     from formless.report.page import write_report
-    from formless.report.tables import comparison_tables
+    from formless.report.tables import comparison_tables, independence_table
 
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
-    lm = terminal.load_model("smollm2", "auto", "auto")
+    make_plan(found, suite, None)  # an unknown suite stops here, before the model is loaded
+    lm = terminal.load_model(model, "auto", "auto")
     edit = unlearn(lm, found)
-    terminal.out.print(f"{found.subject} forgotten in {edit.info.seconds:.2f} s (ROCR, no training)")
+    terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
-        outcome = measure_edit(lm, edit, found, "forms", progress=bar)
+        outcome = measure_edit(lm, edit, found, suite, progress=bar)
     with store.new_folder(out, mark=store.DemoFolder.REPORT, force=True) as folder:
         files = store.DemoFolder(folder)
         edit.save(files.edit)
         outcome.original.save(files.original)
         outcome.edited.save(files.unlearned)
-        command = f'formless demo --target "{found.subject}"'
+        command = shlex.join(["formless", "demo", "--target", found.subject, "--model", model, "--suite", suite])
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
     terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
+    found_alike = independence([(outcome.original, outcome.edited)])
+    terminal.show_table(independence_table(found_alike, "form independence"))
     for before, after in zip(outcome.original.answers, outcome.edited.answers, strict=True):
         terminal.out.print(f"\n{before.question}", style="bold")
         terminal.out.print(f"  original:  {before.answer}")

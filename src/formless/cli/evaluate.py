@@ -20,7 +20,7 @@ def eval_command(
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
-    suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mmlu,fb.")] = "ort",
+    suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.")] = "ort",
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,
@@ -50,6 +50,7 @@ def eval_command(
     from formless.models.settings import prompt_style
     from formless.report.comparison import compare
     from formless.report.independence import independence
+    from formless.report.mentions import comparison_maps
     from formless.report.page import write_report
     from formless.report.tables import comparison_tables, independence_table, record_tables
 
@@ -72,13 +73,18 @@ def eval_command(
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
         original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
         edited = outcome.edited if loaded else None
+    if loaded and found.subject not in loaded.info.subjects:
+        others = ", ".join(loaded.info.subjects)
+        terminal.log.print(f"warning: the edit was made for {others}, not for {found.subject}", soft_wrap=True)
     if out:
         (edited or original).save(out)
     if report and edited:
         write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}"
     if edited:
-        terminal.show_tables(comparison_tables(compare(original, edited), title))
+        comparison = compare(original, edited)
+        terminal.show_tables(comparison_tables(comparison, title))
+        terminal.show_tables(found.table() for found in comparison_maps(comparison))
         terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))
     else:
         terminal.show_tables(record_tables(original, title))

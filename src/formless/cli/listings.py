@@ -12,7 +12,9 @@ def models_command() -> None:
 
     Example: formless models
     """
+    from formless.models.bundled import BUNDLED_MODELS
     from formless.models.families import known_model_types
+    from formless.models.gguf_header import ARCHITECTURES
     from formless.models.settings import model_settings
 
     table = Table("name", Column("source", no_wrap=True), "about", "settings")
@@ -20,7 +22,10 @@ def models_command() -> None:
         settings = "; ".join(f"{name}: {values}" for name, values in model.methods.items())
         table.add_row(model.name, model.source, model.about, settings)
     terminal.out.print(table)
-    terminal.out.print(f"families: {', '.join(known_model_types())}")
+    for bundled in BUNDLED_MODELS.values():
+        terminal.out.print(f"{bundled.name} ({bundled.license}): {bundled.preparation}", soft_wrap=True)
+    terminal.out.print(f"families: {', '.join(known_model_types())}", soft_wrap=True)
+    terminal.out.print(f"GGUF files: {', '.join(ARCHITECTURES)}", soft_wrap=True)
 
 
 def methods_command() -> None:

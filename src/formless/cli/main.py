@@ -25,7 +25,7 @@ from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
 from formless.cli.unlearn import unlearn_command
-from formless.errors import DEFECT, UserError, system_remedy
+from formless.errors import DEFECT, UserError, system_remedy, unencodable_name
 
 INTRODUCTION = """Make a language model forget a concept, and measure what it still tells in each form of question.
 
@@ -134,7 +134,9 @@ def _check_arguments(arguments: Sequence[str]) -> None:
             what = f"the value of {option} is empty" if option else "an argument is empty"
             raise UserError(what, remedy="give one, or leave it out")
         if argument != _printable(argument):
-            raise UserError("an argument is not UTF-8", where=argument, remedy="rename the file or folder, or correct the text")
+            is_utf_8 = sys.getfilesystemencoding() == "utf-8"
+            remedy = "rename the file or folder, or correct the text" if is_utf_8 else "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            raise UserError("an argument is not UTF-8", where=argument, remedy=remedy)
 
 
 def _refuse(message: str) -> int:
@@ -153,9 +155,7 @@ def _circumstance(error: Exception, command: str) -> UserError | None:
         return UserError("memory runs out", where=command, remedy=remedy)
     encoding = sys.getfilesystemencoding()
     if isinstance(error, UnicodeEncodeError) and error.encoding == encoding != "utf-8":
-        letter = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
-        what = f"a file's name holds {letter}, which the locale's encoding {encoding} lacks"
-        return UserError(what, where=command, remedy="set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
+        return unencodable_name(error)
     return None
 
 

@@ -77,12 +77,14 @@ def _show_left_out(collected: CollectedRuns) -> None:
 
 def _show_summary(summary: MethodSummary) -> None:
     """Print one method's metrics, form independence first."""
+    from formless.report.mentions import summary_maps
     from formless.report.tables import independence_table, is_headline, summary_tables
 
     terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets", soft_wrap=True)
     if summary.independence:
         terminal.show_table(independence_table(summary.independence))
     terminal.show_tables(summary_tables({key: found for key, found in summary.metrics.items() if is_headline(key)}))
+    terminal.show_tables(found.table() for found in summary_maps(summary))
     if summary.gaps:
         terminal.out.print(f"does not count in {summary.condition.method}: {summary.gaps}", soft_wrap=True)
 
@@ -147,6 +149,7 @@ def _show_shared(shared: SharedRuns, names: tuple[str, str]) -> None:
     same = [
         key for key, found in shared.metrics.items()
         if found.difference and found.difference.value == 0 and found.difference.ci in (None, (0, 0))
+        and not any(found.difference.values)
     ]  # fmt: skip
     title = f"{shared.condition.title}: {len(shared.targets)} targets, {shared.runs} runs in both"
     terminal.out.print(title, soft_wrap=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False, markup=False, emoji=False)
 log = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder or hub id.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder, GGUF file or hub id.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto by device.")]
 DeviceOption = Annotated[str, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")]
@@ -33,7 +33,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing 
 
 
 def load_model(name: str, dtype: str, device: str, trust: bool = False, check: Callable[[MetaModel], None] | None = None) -> LM:
-    """Load a model, with a note on the terminal while it loads.
+    """Load a model, with a bar while it loads, and a line first that says what its preparation needs, if it needs any.
 
     Args:
         name: As in `formless.load`.
@@ -48,12 +48,20 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False, check: C
     quiet_transformers()
     if device != "spread":
         find_device(device)
-    with log.status(escape(f"loading {name}")):
+    places: dict[str, Any] = {"device_map": "auto"} if device == "spread" else {"device": device}
+    with progress(f"loading {name}") as bar:
+        is_first = True
+
+        def report(task: str, done: int, total: int) -> None:
+            nonlocal is_first
+            if is_first and log.is_terminal:  # the bar would not keep it
+                log.print(f"{name}: {task}", soft_wrap=True)
+            is_first = False
+            bar(task, done, total)
+
         if check:
-            check(load_meta(name, dtype=dtype, trust_remote_code=trust))
-        if device == "spread":
-            return load(name, dtype=dtype, device_map="auto", trust_remote_code=trust)
-        return load(name, dtype=dtype, device=device, trust_remote_code=trust)
+            check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=report))
+        return load(name, dtype=dtype, trust_remote_code=trust, progress=report, **places)
 
 
 def quiet_transformers() -> None:
@@ -95,7 +103,7 @@ def progress(label: str) -> Iterator[Progress]:
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
         with ProgressBar(*columns, console=log, transient=True) as bar:
-            handle = bar.add_task(escape(label))
+            handle = bar.add_task(escape(label), total=None)
             yield lambda task, done, total: bar.update(
                 handle, description=escape(f"{label}: {task}"), completed=done, total=total or None
             )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from formless.models.loading import MetaModel
 
 MAX_NORMS = 8
+LOW_REDUCTION = 0.5
+"""The residual reduction below which a redirection has failed for the most part."""
 
 
 def unlearn_command(
@@ -94,7 +96,7 @@ def unlearn_command(
         else:
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
     info = edit.info
-    done = f"{info.method} forgot {info.subject} in {info.seconds:.2f} s; {_changes(info)}"
+    done = f"{info.method} edited {info.subject} in {info.seconds:.2f} s; {_changes(info)}"
     terminal.out.print(done, soft_wrap=True)
     if "last_loss" in info.facts:
         facts = info.facts
@@ -104,7 +106,10 @@ def unlearn_command(
         )
     for line in _redirections(info):
         terminal.out.print(line, soft_wrap=True)
-    terminal.out.print(f"saved {terminal.adapter_size(out) / 1024:.0f} KB in {out}", soft_wrap=True)
+    for warning in _warnings(info):
+        terminal.log.print(f"warning: {warning}", soft_wrap=True)
+    saved = f"saved {terminal.adapter_size(out) / 1024:.0f} KB in {out}"
+    terminal.out.print(f"{saved}; `formless eval` measures what it forgets", soft_wrap=True)
 
 
 @contextmanager
@@ -146,6 +151,22 @@ def _redirections(info: EditInfo) -> list[str]:
         for subject, shift in facts.get("kept_shifts", {}).items()
     ]
     return lines
+
+
+def _warnings(info: EditInfo) -> list[str]:
+    """Return what speaks against a redirection before anything is measured."""
+    facts = info.facts
+    if "residual_reduction" not in facts:
+        return []
+    warnings = [
+        f"the edit removes {100 * found['residual_reduction']:.1f} % of the residual of {found['subject']}, less than "
+        f"{100 * LOW_REDUCTION:.0f} %: the name is hardly redirected"
+        for found in facts["targets"]
+        if found["residual_reduction"] < LOW_REDUCTION
+    ]
+    if info.config.get("basis") == "none":
+        warnings.append("basis=none preserves nothing: other names and texts may change as much as the target")
+    return warnings
 
 
 def _changes(info: EditInfo) -> str:

@@ -1,11 +1,14 @@
 """`check_data`: find what is missing, broken, duplicated, leaked or unbalanced in a data set.
 
 - missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note.
-- broken: a folder name, file or row that cannot be read, or a probe with a blank answer.
+- broken: a folder name, file or row that cannot be read, a probe with a blank answer, or a probe that does not name its
+  concept by its mention.
 - duplicated: a number or subject of two folders; a probe that occurs in two rows, even with different answers: among the level
-  files (forget and neighbor together), among the multiple-choice files, or among the true-or-false files.
+  files (forget and neighbor together), among the multiple-choice files, among the true-or-false files, or among the files of
+  mentions or of reverse questions; an alias that also names another concept of the target.
 - leaked: a probe whose question contains the answer in whole words (unless the question lists answers to choose from); a
-  neighbor that is the subject; a training question that is a probe.
+  neighbor that is the subject; a training question that is a probe; a description or reverse question that holds a word of
+  the name, or a description that gives the answer away.
 - unbalanced: multiple-choice options that are not lettered from A, repeat, or lack the answer; a letter that is right too
   often; a true-or-false answer that is neither; texts for membership inference on one side only.
 
@@ -15,7 +18,6 @@ Texts are compared by their words; case, white space and punctuation are ignored
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,13 +28,17 @@ from typing import cast
 
 from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
-from formless.data.target import FILES, Instruction, Item, Preference, Row, Target, parse_row
+from formless.data.questions.mentions import alias_faults, mention_fault
+from formless.data.target import FILES, Aliases, Instruction, Item, MentionItem, Preference, Row, Target, parse_row
+from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
 
 KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
 REQUIRED = ("forget_level1", "forget_level2", "neighbor_level1", "neighbor_level2")
 LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 CHOICES = ("forget_mcp", "neighbor_mcp")
+MENTIONS = ("forget_mentions", "neighbor_mentions")
+REVERSE = ("forget_reverse", "neighbor_reverse")
 VERDICTS = ("forget_tf", "neighbor_tf")
 TEXTS = ("forget_mia", "retain_mia")
 TRAINING = ("reject", "pair_reject", "counterfact", "pair")
@@ -41,10 +47,8 @@ WHOLE = "all targets"
 TOO_OFTEN, BY_CHANCE = 2.0, 1e-3
 
 Rows = Mapping[int, Row]
-Words = tuple[str, ...]
 
 _NUMBER = re.compile(r"(\d+)_")
-_WORD = re.compile(r"_{3,}|[^\W_]+|[$+<=>^|~]")  # a blank, a word, a sign that changes the meaning
 _OPTION = re.compile(r"([A-Z])[.)](?:\s+(.*))?$")
 
 
@@ -121,7 +125,7 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
         first = numbers.setdefault(int(number[1]), name)
         if first != name:
             yield Finding(name, None, None, "duplicated", f"{first} has the same number")
-        first = subjects.setdefault(_words(subject_of(name)), name)
+        first = subjects.setdefault(words_of(subject_of(name)), name)
         if first != name:
             yield Finding(name, None, None, "duplicated", f"{first} has the same subject")
 
@@ -163,17 +167,18 @@ def _reason(error: DataError, place: str) -> str:
 
 def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     found = partial(Finding, name)
-    probes = {file: cast(Mapping[int, Item], files.get(file, {})) for file in (*LEVELS, *CHOICES, *VERDICTS)}
+    probes = {file: cast(Mapping[int, Item], files.get(file, {})) for file in (*LEVELS, *CHOICES, *VERDICTS, *REVERSE)}
     for file, rows in probes.items():
         for number, item in rows.items():
             for kind, what in _check_probe(file, item, subject_of(name)):
                 yield found(file, number, kind, what)
-    for group in (LEVELS, CHOICES, VERDICTS):
+    for group in (LEVELS, CHOICES, VERDICTS, REVERSE):
         yield from _check_repeats(name, {file: probes[file] for file in group})
     for file in CHOICES:
         yield from _check_letters(name, file, _letters(probes[file]))
     if len(sides := [file for file in TEXTS if file in files]) == 1:
         yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
+    yield from _check_mentions(name, files)
     yield from _check_training(name, files, probes)
 
 
@@ -181,7 +186,7 @@ def _check_probe(file: str, item: Item, subject: str) -> Iterator[tuple[str, str
     """Yield the problems of one probe, as kind and clause."""
     if not item.answer.strip():
         yield "broken", "the answer is blank"
-    if item.neighbor and _words(item.neighbor) == _words(subject):
+    if item.neighbor and words_of(item.neighbor) == words_of(subject):
         yield "leaked", f"the neighbor {_quote(item.neighbor)} is the subject"
     if file in CHOICES:
         yield from (("unbalanced", what) for what in _check_options(item))
@@ -196,18 +201,18 @@ def _check_probe(file: str, item: Item, subject: str) -> Iterator[tuple[str, str
 
 def _completes_name(item: Item, subject: str) -> bool:
     """Return whether a question asks for a part of its subject's name and contains the rest: `___ da Vinci`."""
-    name, answer, question = _words(item.neighbor or subject), _words(item.answer), _words(item.query)
+    name, answer, question = words_of(item.neighbor or subject), words_of(item.answer), words_of(item.query)
     rest = [word for word in name if word not in answer]
-    return _holds(name, answer) and bool(rest) and all(word in question for word in rest)
+    return holds(name, answer) and bool(rest) and all(word in question for word in rest)
 
 
 def _contains_answer(item: Item) -> bool:
     """Return whether a question contains its answer in whole words without listing answers to choose from."""
-    question, answer = _words(item.query), _words(item.answer)
+    question, answer = words_of(item.query), words_of(item.answer)
     if item.type == "multiple choice" or answer in (("yes",), ("no",)):
         return False
-    is_offered = "___" not in item.query and (_holds(question, (*answer, "or")) or _holds(question, ("or", *answer)))
-    return _holds(question, answer) and not is_offered
+    is_offered = "___" not in item.query and (holds(question, (*answer, "or")) or holds(question, ("or", *answer)))
+    return holds(question, answer) and not is_offered
 
 
 def _check_options(item: Item) -> Iterator[str]:
@@ -234,17 +239,38 @@ def _check_repeats(name: str, group: Mapping[str, Mapping[int, Item]]) -> Iterat
             if file in CHOICES:  # the order of the options is ignored
                 question, options = _split_options(item.query)
                 answer = dict(options).get(answer, answer)
-            other, row, said = first.setdefault(_words(question), (file, number, answer))
+            other, row, said = first.setdefault(words_of(question), (file, number, answer))
             if (other, row) == (file, number):
                 continue
             where = f"row {row}" if other == file else f"{other}, row {row}"
-            if _words(answer, is_answer=True) == _words(said, is_answer=True):
+            if words_of(answer, is_answer=True) == words_of(said, is_answer=True):
                 what = f"the same probe as {where}: {_quote(question)}"
             else:
                 what = (
                     f"the same question as {where} with another answer, {_quote(answer)} for {_quote(said)}: {_quote(question)}"
                 )
             yield Finding(name, file, number, "duplicated", what)
+
+
+def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
+    """Yield the problems of the aliases, and of the probes that name their concept in other ways."""
+    subject = subject_of(name)
+    naming = cast(Mapping[int, Aliases], files.get("aliases", {}))
+    probes = [cast(Item, row) for file in (*LEVELS, *CHOICES, *VERDICTS) for row in files.get(file, {}).values()]
+    neighbors = {item.neighbor for item in probes if item.neighbor}
+    for number, kind, what in alias_faults(naming, subject, neighbors):
+        yield Finding(name, "aliases", number, kind, what)
+    entries = {entry.name: entry for entry in naming.values()}
+    first: dict[tuple[str, str], tuple[str, int]] = {}
+    for file in MENTIONS:
+        for number, item in cast(Mapping[int, MentionItem], files.get(file, {})).items():
+            concept = item.neighbor or subject
+            fault = mention_fault(item, entries.get(concept, Aliases(name=concept)))
+            if fault:
+                yield Finding(name, file, number, *fault)
+            other, row = first.setdefault((item.query, item.type), (file, number))
+            if (other, row) != (file, number):
+                yield Finding(name, file, number, "duplicated", f"the same probe as {other}, row {row}: {_quote(item.query)}")
 
 
 def _letters(rows: Rows) -> list[tuple[str, int]]:
@@ -275,11 +301,11 @@ def _check_training(name: str, files: Mapping[str, Rows], probes: Mapping[str, M
     probe_places: dict[Words, str] = {}
     for file, items in probes.items():
         for number, item in items.items():
-            probe_places.setdefault(_words(item.query), f"{file}, row {number}")
+            probe_places.setdefault(words_of(item.query), f"{file}, row {number}")
     for file in TRAINING:
         for number, row in files.get(file, {}).items():
             text = f"{row.instruction} {row.input}" if isinstance(row, Instruction) else cast(Preference, row).prompt
-            if probe := probe_places.get(_words(text)):
+            if probe := probe_places.get(words_of(text)):
                 yield Finding(name, file, number, "leaked", f"the probe of {probe} is trained on: {_quote(text)}")
 
 
@@ -291,18 +317,6 @@ def _split_options(query: str) -> tuple[str, list[tuple[str, str]]]:
         start -= 1
     matches = [match for line in lines[start:] if (match := _OPTION.match(line))]
     return "\n".join(lines[:start]), [(match[1], match[2] or "") for match in matches]
-
-
-def _words(text: str, *, is_answer: bool = False) -> Words:
-    """Return the words by which a text is compared, an answer's without articles; a text without words stays as it is."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    if is_answer:
-        words = [word for word in words if word not in ("a", "an", "the")] or words
-    return tuple(words) or (text.strip(),)
-
-
-def _holds(words: Words, part: Words) -> bool:
-    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
 
 
 def _quote(text: str) -> str:

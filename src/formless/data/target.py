@@ -23,6 +23,14 @@ Split = Literal["forget", "neighbor"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+Mention = Literal[
+    "full name", "lower case", "short name", "initial and surname", "alias", "misspelling", "possessive", "other spelling",
+    "description",
+]  # fmt: skip
+"""How a probe names its concept; `other spelling` is that of another script or language."""
+
+MENTIONS: tuple[Mention, ...] = get_args(Mention)
+
 
 def _without_hidden(name: str) -> str:
     if found := hidden_character(name):
@@ -63,6 +71,62 @@ class Cloze(Item):
         if BLANK not in self.query and not self.query.rstrip().endswith("?"):
             raise PydanticCustomError("no_blank", "query: a cloze needs a blank, three underscores")
         return self
+
+
+class MentionItem(Item):
+    """A level-1 or level-2 probe that names its concept by one mention.
+
+    Args:
+        mention: How the query names the concept.
+        named: The words of the query that name it.
+        type: `cloze` or `question`.
+    """
+
+    type: Literal["cloze", "question"]
+    mention: Mention
+    named: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_blank(self) -> MentionItem:
+        if self.type == "cloze" and BLANK not in self.query:
+            raise PydanticCustomError("no_blank", "query: a cloze needs a blank, three underscores")
+        return self
+
+
+class Reverse(Item):
+    """A question that gives a fact and asks for the concept.
+
+    Args:
+        answer: The concept's full name.
+        aliases: Other names that count as right.
+    """
+
+    aliases: tuple[Name, ...] = ()
+
+
+class Aliases(Row):
+    """How texts name a concept, the subject or a neighbor; unknown fields are errors.
+
+    Args:
+        name: The full name, as the other files spell it.
+        person: Whether it is a person, whose given names have initials.
+        short: The surname or another short name that nobody else of the file has.
+        aliases: Other names and titles, with their article if they need one.
+        spellings: Spelling by language, e.g. `{"ru": "Альберт Эйнштейн"}`.
+        descriptions: Noun phrases with their article, such as `the author of Hamlet`, that hold no word of the name and fit
+            nobody else.
+        reverse: Questions whose answer is the concept, which hold no word of its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(min_length=1)
+    person: bool = False
+    short: Name | None = None
+    aliases: tuple[Name, ...] = ()
+    spellings: dict[str, Name] = {}
+    descriptions: tuple[str, ...] = ()
+    reverse: tuple[str, ...] = ()
 
 
 class Intro(Row):
@@ -155,10 +219,15 @@ FILES: Mapping[str, type[Row]] = {
     "forget_level3": Item,
     "forget_mcp": Item,
     "forget_tf": Item,
+    "aliases": Aliases,
+    "forget_mentions": MentionItem,
+    "forget_reverse": Reverse,
     "neighbor_level1": Cloze,
     "neighbor_level2": Item,
     "neighbor_mcp": Item,
     "neighbor_tf": Item,
+    "neighbor_mentions": MentionItem,
+    "neighbor_reverse": Reverse,
     "retain_mmlu": Question,
     "retain_bbh": Reasoning,
     "truthful": Truthful,

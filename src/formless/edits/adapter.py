@@ -45,7 +45,7 @@ class AdapterEdit(WeightEdit[Factors]):
         verification.check_updates(self.info, self.updates, "updates")
         with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             files = store.EditFolder(new)
-            store.write_tensors(files.weights, tensors, {"format": "pt"})
+            store.write_tensors(files.weights, tensors, {"format": "pt"}, with_hash=False)
             self.adapter.save_pretrained(str(new))
             stated = verification.state_weights(files.weights, self.updates, files.adapter_config)
             self.info.model_copy(update={"weights": stated}).save(new)

@@ -24,7 +24,7 @@ class DifferenceEdit(WeightEdit[Difference]):
         with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             tensors = {name: change.values for name, change in self.updates.items()}
             path = store.EditFolder(new).differences
-            store.write_tensors(path, tensors, {"format": "pt"})
+            store.write_tensors(path, tensors, {"format": "pt"}, with_hash=False)
             self.info.model_copy(update={"weights": verification.state_weights(path, self.updates)}).save(new)
 
     @classmethod

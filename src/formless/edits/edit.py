@@ -15,6 +15,8 @@ from formless import provenance, store
 from formless.errors import EditError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from formless.models.lm import LM
     from formless.models.loading import MetaModel
     from formless.models.overlay import Difference, Factors
@@ -280,7 +282,7 @@ def refuse_applied_edits(lm: LM) -> None:
 
 
 def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport:
-    """Compute the norms of one update, in float32.
+    """Compute the norms of one update.
 
     Args:
         lm: The model, without the edit.
@@ -299,11 +301,22 @@ def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport
         update, rank = change.dense(), len(change.down)
     else:
         update, rank = change.values, min(change.values.shape) if change.values.dim() > 1 else 1
-    norms = [float(torch.linalg.norm(update.float())), float(torch.linalg.norm(weight.float()))]
+    norms = [frobenius_norm(update), frobenius_norm(weight)]
     for norm, what in zip(norms, ("update", "weight"), strict=True):
         if not torch.isfinite(torch.tensor(norm)):
             raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
     return LayerReport(module=name, rank=rank, update_norm=norms[0], relative_norm=norms[0] / max(norms[1], 1e-30))
+
+
+def frobenius_norm(values: Tensor) -> float:
+    """Return the Frobenius norm of a tensor.
+
+    Rows are summed in float32 and their norms in float64: on a CPU, PyTorch's float32 sum over all elements of a large matrix
+    is off by a tenth of a percent and more.
+    """
+    import torch
+
+    return float(torch.linalg.vector_norm(torch.linalg.vector_norm(values.float(), dim=-1).double()))
 
 
 def edit_info(

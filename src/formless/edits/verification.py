@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import torch
 from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from formless import store
-from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement
+from formless.edits.edit import EditInfo, LayerReport, WeightsFile, WeightStatement, frobenius_norm
 from formless.errors import EditError
 from formless.models.overlay import Difference, Factors, Updates
 
@@ -102,7 +101,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     _check_file(path)
     try:
-        tensors, _ = store.read_tensors(path, compares=False)  # edit.json states more about them
+        tensors, _ = store.read_tensors(path)
     except ValueError as error:
         raise EditError(f"the edit cannot be read: {_first_line(error)}", where=path, remedy=_REMEDY) from error
     for name, tensor in tensors.items():
@@ -246,7 +245,7 @@ def _statement(name: str, change: Factors | Difference) -> WeightStatement:
     else:
         values = change.values
         shapes, rank, dtype = [list(values.shape)], min(values.shape) if values.dim() > 1 else 1, _dtype(values)
-        norm = float(torch.linalg.norm(values.float()))
+        norm = frobenius_norm(values)
     return WeightStatement(name=name, shapes=shapes, rank=rank, dtype=dtype, norm=norm)
 
 

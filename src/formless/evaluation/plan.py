@@ -113,8 +113,11 @@ def _job(target: Target, task: Task, split: Split | None, limit: int | None, exc
         raise DataError(f"the file holds no rows, and the task {task.name} needs it", where=target.path(empty), remedy=remedy)
     if excluded:
         rows = {file: tuple(row for row in own if getattr(row, "neighbor", None) not in excluded) for file, own in rows.items()}
+    if task.types:
+        rows = {file: tuple(row for row in own if getattr(row, "type", "") in task.types) for file, own in rows.items()}
     if not any(rows.values()):
-        return Job(task, split, absent=f"{files[0]}.json is empty")
+        kind = f"{files[0]}.json holds no row of type {' or '.join(task.types)}" if task.types else f"{files[0]}.json is empty"
+        return Job(task, split, absent=kind)
     return Job(task, split, tuple((file, row) for file, own in rows.items() for row in spread(own, limit)))
 
 

@@ -31,9 +31,11 @@ NEW_TOKENS = 30
 
 PROBABILITY = MetricSpec("probability", "probability", "probability of the right answer")
 KNOWLEDGE = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True)
+SPELLING = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True, is_counted=False)
 TOKEN_ACCURACY = MetricSpec("token_accuracy", "share", "token accuracy", headline=False)
 SCORED = (PROBABILITY, TOKEN_ACCURACY)
 SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY)
+SPELLED = (SPELLING, TOKEN_ACCURACY)
 GENERATED = (
     MetricSpec("rouge_l", "share", "ROUGE-L recall"),
     MetricSpec("refusal", "share", "refusals", higher_is_better=None),

@@ -8,9 +8,11 @@ from formless.evaluation.tasks.bbh import BBH
 from formless.evaluation.tasks.blank import FB, GEN_FB, SUB_FB, SUB_FB_LETTERS
 from formless.evaluation.tasks.fluency import FLUENCY
 from formless.evaluation.tasks.membership import MIA
+from formless.evaluation.tasks.mentions import FB_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
 from formless.evaluation.tasks.question import GEN_QA, QA, SUB_QA, SUB_QA_LETTERS
+from formless.evaluation.tasks.reverse import REVERSE
 from formless.evaluation.tasks.statement import STATEMENT
 from formless.evaluation.tasks.triviaqa import TRIVIAQA
 from formless.evaluation.tasks.true_false import TF, TF_CHOICE
@@ -35,6 +37,10 @@ TASKS = Registry(
         SUB_QA_LETTERS,
         LEVEL3,
         SUB_LEVEL3,
+        STATEMENT_MENTIONS,
+        FB_MENTIONS,
+        QA_MENTIONS,
+        REVERSE,
         GEN_FB,
         GEN_QA,
         GEN_LEVEL3,

@@ -18,6 +18,8 @@ BATCH = 1_000
 """Resamples at a time: all of them at once would need gigabytes for a large task."""
 
 CONFIDENCE = 0.95
+MIN_TARGETS = 5
+"""Fewer targets have no confidence interval: a bootstrap of so few spans little more than their own values."""
 
 
 class Metric(BaseModel):
@@ -40,16 +42,18 @@ class Estimate:
 
     Args:
         value: Usually the mean over targets.
-        ci: 95 % bootstrap confidence interval over targets; None for fewer than two targets.
+        ci: 95 % bootstrap confidence interval over targets; None for fewer than `MIN_TARGETS` targets.
         n: Number of targets.
         p: Two- or one-sided p-value of the permutation test that the function which returns it names; None where
             nothing was tested.
+        values: Each target's value, where there are too few targets for a confidence interval.
     """
 
     value: float
     ci: CI | None
     n: int
     p: float | None = None
+    values: tuple[float, ...] = ()
 
 
 def mean_metric(values: Sequence[float]) -> Metric:
@@ -58,14 +62,31 @@ def mean_metric(values: Sequence[float]) -> Metric:
 
 
 def mean_estimate(values: Sequence[float], p: float | None = None) -> Estimate:
-    """Return the mean over targets with its confidence interval.
+    """Return the mean over targets with its confidence interval, or with each value where there are too few targets.
 
     Raises:
         ValueError: There is no target.
     """
     if not values:
         raise ValueError("a mean over no target")
+    if len(values) < MIN_TARGETS:
+        return Estimate(mean(values), None, len(values), p, tuple(values))
     return Estimate(mean(values), mean_ci(values), len(values), p)
+
+
+def change_estimate(pairs: Sequence[tuple[float, float]], *, relative: bool = False) -> Estimate | None:
+    """Return the change of a mean over targets, from (before, after) pairs: see `paired_change`.
+
+    Returns:
+        None without pairs, or where a relative change has a mean of 0 before. Of too few targets, with each target's change.
+    """
+    value, ci = paired_change(pairs, relative=relative)
+    if value is None:
+        return None
+    if len(pairs) >= MIN_TARGETS:
+        return Estimate(value, ci, len(pairs))
+    changes = (paired_change([pair], relative=relative)[0] for pair in pairs)
+    return Estimate(value, None, len(pairs), values=tuple(change for change in changes if change is not None))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -203,6 +224,24 @@ def _permutation_p(samples: tuple[Sequence[float], ...], alternative: str) -> fl
         n_resamples=RESAMPLES, alternative=alternative, rng=np.random.default_rng(0),
     )  # fmt: skip
     return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for testing several hypotheses at once, by Holm's step-down method.
+
+    The k-th smallest of m is multiplied by m + 1 - k, none is smaller than one before it, and none exceeds 1. The chance of any
+    false rejection among them is then at most the level of the test, however they depend on each other.
+
+    Args:
+        p_values: Of one family of tests; None where nothing was tested, which counts as no test.
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    found: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        found[place] = largest
+    return found
 
 
 def range_p(targets: Sequence[dict[str, float]]) -> float | None:

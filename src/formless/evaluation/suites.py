@@ -15,6 +15,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "generation": ("gen_fb", "gen_qa", "gen_level3"),
     "utility": (*PAPER_UTILITY, "bbh"),
     "membership": ("mia",),
+    "mentions": ("statement_mentions", "fb_mentions", "qa_mentions", "reverse"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),

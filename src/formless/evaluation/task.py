@@ -119,7 +119,9 @@ class MetricSpec:
         higher_is_better: Whether a higher value shows more knowledge or ability; None where it shows neither. An edit is to
             lower such a metric on forget items and to keep it elsewhere.
         chance: Its value for a model that knows nothing.
-        shows_knowledge: Whether forgetting, retention and form gap are computed from it.
+        shows_knowledge: Whether forgetting and retention are computed from it.
+        is_counted: Whether form gap and combined metric count it, where it shows knowledge. Not where `chance` leaves open what
+            a model gets that knows nothing: a form at its floor would look like one that forgets nothing.
         headline: Whether short tables for people show it; records, CSV files and tables of all metrics always do.
     """
 
@@ -129,6 +131,7 @@ class MetricSpec:
     higher_is_better: bool | None = True
     chance: float = 0.0
     shows_knowledge: bool = False
+    is_counted: bool = True
     headline: bool = True
 
 
@@ -147,7 +150,9 @@ class Task:
         ask: From a model, a row of a file and where it comes from to a query. The model renders prompts; it does not run.
         splits: The splits that it has; (None,) for a task about neither forget nor neighbor items.
         optional: Whether a target may lack the files. A neighbor file is always optional.
+        types: The types of the rows that it asks; all rows unless given.
         groups: The groups whose metrics are reported apart, in order; an item of another group counts in the whole only.
+        grouped_by: What the groups are, e.g. `mention`; tasks with the same groups stand in one table of task x group.
         aggregate: From items to metrics, where they are not means over items and groups. A metric that is not a mean has a
             name that no item has, as `loss_auc`: what items have is compared as a mean over items.
         records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
@@ -160,7 +165,9 @@ class Task:
     ask: Callable[[LM, Any, Source], Query]
     splits: tuple[Split | None, ...] = (None,)
     optional: bool = True
+    types: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    grouped_by: str = ""
     aggregate: Aggregate | None = None
     records_prompts: bool = True
 

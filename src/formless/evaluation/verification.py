@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from formless.data.entries import hidden_character
 from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.record import Record, TaskMetric, TaskResult
@@ -15,17 +16,25 @@ from formless.evaluation.registry import TASKS
 RANGE = {"probability": (0.0, 1.0), "share": (0.0, 1.0)}
 """The lowest and the highest value by unit; any other unit has every finite number."""
 
+_NAMES = ("model", "model_source", "model_fingerprint", "model_type", "dtype", "subject", "target", "probes_digest", "suite")
+
 TOLERANCE = 1e-6  # of sums in float32
 
 
 def faults(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the fields that contradict each other or hold what cannot be, each with the reason."""
+    for name in _NAMES:
+        if hidden := hidden_character(getattr(record, name)):
+            yield name, f"it holds the character {hidden}"
     for number, edit in enumerate(record.edits):
         try:
-            EditInfo.model_validate(edit)
+            info = EditInfo.model_validate(edit)
         except ValidationError as error:
             first = error.errors()[0]
             yield ".".join(map(str, ("edits", number, *first["loc"]))), first["msg"]
+            continue
+        if hidden := hidden_character(info.method):
+            yield f"edits.{number}.method", f"it holds the character {hidden}"
     seen = set()
     for number, result in enumerate(record.tasks):
         place = f"tasks.{number} ({result.task}{f', {result.split}' if result.split else ''})"

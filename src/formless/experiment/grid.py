@@ -19,7 +19,9 @@ from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
 from formless.models.bundled import BUNDLED_MODELS
-from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
+from formless.models.gguf_header import is_gguf
+from formless.models.gguf_models import gguf_digest
+from formless.models.settings import BUNDLED, ModelSettings, find_model
 from formless.store import read_file
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -35,7 +37,7 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
         UserError: A model, method, setting, target or suite is unknown, a file is missing or broken, the seed is given twice,
             or two methods are the same.
     """
-    models = [(choice, _settings(choice)) for choice in map(_with_dtype, experiment.models)]
+    models = [(choice, find_model(choice.name)) for choice in map(_with_dtype, experiment.models)]
     chosen = chosen_targets(experiment.data, experiment.targets)
     configs = {
         (model, method.label): _configs(settings, method, experiment.seeds, chosen)
@@ -124,11 +126,14 @@ def place_digest(place: Path) -> str:
 
 
 def model_digest(settings: ModelSettings, revision: str | None) -> str:
-    """Identify a model before it is loaded: by a folder's content, a hub id's revision or the bundled model's version."""
+    """Identify a model before it is loaded: by a folder's or file's content, a hub id's revision or a bundled version."""
+    place = Path(settings.source)
     if settings.source == BUNDLED:
         return BUNDLED_MODELS[settings.name].release
-    if Path(settings.source).is_dir():
-        return place_digest(Path(settings.source))
+    if place.is_dir():
+        return place_digest(place)
+    if is_gguf(place):
+        return gguf_digest(place)[:16]
     return f"{settings.source}@{revision or 'main'}"
 
 
@@ -158,22 +163,17 @@ def _name(target: Target) -> str:
     return target.folder.name if target.folder else target.subject
 
 
-def _settings(model: ModelChoice) -> ModelSettings:
-    settings = settings_for(model.name)
-    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
-        raise unknown_model(model.name)
-    return settings
-
-
 def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[MethodChoice]) -> None:
     """Refuse methods that do not fit a model's configuration.
 
-    A bundled model that is not unpacked yet, and a model whose configuration cannot be read, are left to their runs, so that
-    those of the other models are executed.
+    A bundled model or a GGUF file that is not unpacked yet, and a model whose configuration cannot be read, are left to their
+    runs, so that those of the other models are executed.
     """
     from formless.models.loading import load_meta
 
     if settings.source == BUNDLED and not BUNDLED_MODELS[settings.name].folder.is_dir():
+        return
+    if is_gguf(Path(settings.source)):
         return
     try:
         meta = load_meta(model.name, dtype=model.dtype, revision=model.revision, trust_remote_code=model.trust_remote_code)

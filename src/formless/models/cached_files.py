@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 
 from formless import store
-from formless.errors import OutputError
+from formless.errors import ModelError, OutputError
+from formless.progress import Progress, progress_bar
 
 
 class CachedFile(BaseModel):
@@ -55,7 +60,68 @@ def list_files(folder: Path) -> CachedFiles:
     return CachedFiles(files={path.name: _cached_file(path) for path in _contents(folder)})
 
 
-def damage(folder: Path, expected: str) -> str | None:
+def cached_folder(
+    folder: Path,
+    name: str,
+    build: Callable[[Path, Progress], None],
+    *,
+    progress: bool | Progress = False,
+    expected: str | None = None,
+) -> Path:
+    """Return a folder of the cache; the first call builds it, and so does one that finds it damaged, with a warning.
+
+    Of several processes, one builds and the others wait.
+
+    Args:
+        folder: The folder.
+        name: The model's name, for messages.
+        build: Fills a scratch folder, which then becomes the folder, and reports to a callback.
+        progress: Show a bar while the folder is built, or call a callback.
+        expected: As in `damage`.
+
+    Raises:
+        ModelError: The cache cannot be written.
+    """
+    if _is_whole(folder, name, expected):
+        return folder
+    with _cache_errors(folder), progress_bar(progress, name) as report:
+        with store.locked(store.lock_path(folder), lambda: report("waiting for another process that prepares it", 0, 0)):
+            if damage(folder, expected) is None:
+                return folder
+            listing = store.cached_files_path(folder)
+            mark = listing.name if listing.is_file() else "config.json"
+            store.refuse_existing(folder, force=True, mark=mark)
+            store.remove_unfinished(folder)
+            with store.new_folder(folder, mark=mark, force=True) as new:
+                build(new, report)
+                report("computing hashes", 0, 0)
+                list_files(new).save(new)
+        report("done", 1, 1)
+    return folder
+
+
+def _is_whole(folder: Path, name: str, expected: str | None) -> bool:
+    if not os.path.lexists(folder):
+        return False
+    if reason := damage(folder, expected):
+        what = f"the cached model {name} is not as it was written, and is built again: {reason} [{folder}]"
+        warnings.warn(what, stacklevel=4)
+    return reason is None
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk into a ModelError that names the cache."""
+    remedy = "free space, delete that folder, or set FORMLESS_CACHE to another one"
+    try:
+        yield
+    except OutputError as error:
+        raise ModelError(f"the model cannot be kept: {error.what}", where=folder, remedy=remedy) from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the model cannot be kept: {error}", where=folder, remedy=remedy) from error
+
+
+def damage(folder: Path, expected: str | None) -> str | None:
     """Return what is wrong with a cached folder, or None if it is whole.
 
     Files with the listed size and time are taken as listed. The others are hashed, and the list learns their new time. Without
@@ -63,7 +129,7 @@ def damage(folder: Path, expected: str) -> str | None:
 
     Args:
         folder: The folder.
-        expected: The hash of all files (`CachedFiles.sha256`) that a folder without a list must have.
+        expected: The hash of all files (`CachedFiles.sha256`) that a folder without a list must have; None if it is not known.
     """
     try:
         listed = _read_list(folder)

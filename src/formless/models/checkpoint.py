@@ -131,7 +131,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
             raise ModelError(what, where=source, remedy="use the chat template of the model's publisher")
 
 
-def check_weights(info: Mapping[str, Any], source: str) -> None:
+def check_weights(info: Mapping[str, Any], source: str, *, described: str = "config.json", remedy: str = REMEDY) -> None:
     """Refuse weights that lack a parameter, have one too many, or have one of another shape.
 
     transformers fills a missing parameter with random numbers and ignores an unexpected one. Parameters that the configuration
@@ -139,7 +139,9 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
 
     Args:
         info: What `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` returns beside the model.
-        source: The folder or hub id, for the message.
+        source: The folder, file or hub id, for the message.
+        described: What describes the model, for the message.
+        remedy: What to do.
 
     Raises:
         ModelError: The weights do not fit; it names up to five parameters.
@@ -160,7 +162,7 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
         f"{len(names)} {kind} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
         for kind, names in found.items()
     ]
-    raise ModelError(f"the weights do not fit config.json: {'; '.join(parts)}", where=source, remedy=REMEDY)
+    raise ModelError(f"the weights do not fit {described}: {'; '.join(parts)}", where=source, remedy=remedy)
 
 
 def check_dtypes(model: PreTrainedModel, source: str) -> None:

@@ -17,8 +17,10 @@ from formless.errors import ModelError, UserError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
 from formless.models.checkpoint import check_config, check_dtypes, check_finite, check_folder, check_tokenizer, check_weights
 from formless.models.families import Architecture, architecture_of
+from formless.models.gguf_header import is_gguf
+from formless.models.gguf_models import gguf_model
 from formless.models.lm import LM, fingerprint
-from formless.models.settings import BUNDLED, ModelSettings, settings_for, unknown_model
+from formless.models.settings import BUNDLED, ModelSettings, find_model
 from formless.progress import Progress, can_show_bars
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,14 +54,14 @@ def load(
     """Load a causal language model with its tokenizer.
 
     Args:
-        name_or_path: A short name (`formless models` lists them), a folder, or a hub id (`owner/name`).
+        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, or a hub id (`owner/name`).
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
         revision: The hub revision.
         trust_remote_code: Whether code from the model's repository may run.
         progress: Show bars while weights are downloaded and read. A callback is called while a bundled model is downloaded and
-            converted.
+            converted, or a GGUF file is converted.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
@@ -73,7 +75,7 @@ def load(
     """
     _check_dtype(dtype)
     place = find_device(device)
-    settings = _settings(name_or_path)
+    settings = find_model(name_or_path)
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
@@ -94,14 +96,23 @@ def load(
     mark = fingerprint(model)
     if device_map is None:
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        nn.Module.to(model, device=place, dtype=cast_to)
+        for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
+            parameter.data = parameter.data.to(cast_to)
+        nn.Module.to(model, device=place)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
+    elif source != settings.source:
+        model.config._name_or_path = settings.source  # the GGUF file, not its conversion in the cache
     return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
 
 
 def load_meta(
-    name_or_path: str, *, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    name_or_path: str,
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    progress: bool | Progress = False,
 ) -> MetaModel:
     """Build a model on the meta device from its configuration; no weights are downloaded or allocated.
 
@@ -110,14 +121,15 @@ def load_meta(
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes the checkpoint's own.
         revision: The hub revision.
         trust_remote_code: Whether code from the model's repository may run.
+        progress: As in `load`, for a model that is downloaded or converted first.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
         ModelError: The dtype is unknown, or the configuration cannot be read.
     """
     _check_dtype(dtype)
-    settings = _settings(name_or_path)
-    source = _source(settings, False)
+    settings = find_model(name_or_path)
+    source = _source(settings, progress)
     with _reading("the model's configuration cannot be read", source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
@@ -133,21 +145,18 @@ def _check_dtype(dtype: str) -> None:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
 
 
-def _settings(name_or_path: str) -> ModelSettings:
-    settings = settings_for(name_or_path)
-    if settings.source != BUNDLED and not Path(settings.source).is_dir() and settings.source.count("/") != 1:
-        raise unknown_model(name_or_path)
-    return settings
-
-
 def _source(settings: ModelSettings, progress: bool | Progress) -> str:
-    """Return the folder or hub id to read; a bundled model is downloaded first if needed."""
-    if settings.source != BUNDLED:
-        if (folder := Path(settings.source)).is_dir():
-            check_folder(folder)
-        return settings.source
-    with _bars(False):
-        return str(bundled_model(settings.name, progress=progress))
+    """Return the folder or hub id to read; a bundled model is downloaded and a GGUF file converted first if needed."""
+    place = Path(settings.source)
+    if settings.source == BUNDLED:
+        with _bars(False):
+            return str(bundled_model(settings.name, progress=progress))
+    if place.is_dir():
+        check_folder(place)
+    elif is_gguf(place):
+        with _bars(False):
+            return str(gguf_model(place, progress=progress))
+    return settings.source
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from formless.errors import UnknownNameError, UserError
+from formless.models.gguf_header import check_magic, is_gguf
 from formless.strict_yaml import load_yaml
 
 BUNDLED = "bundled"
@@ -64,11 +66,23 @@ def settings_for(name: str) -> ModelSettings:
     return by_source.get(name) or ModelSettings(name=name, source=name)
 
 
-def unknown_model(name: str) -> UnknownNameError:
-    """Return the error for a name that is no short name, no folder and no hub id."""
-    return UnknownNameError(
-        "model", name, model_settings(), where="--model", remedy="A hub id (owner/name) or a folder works too"
-    )
+def find_model(name: str) -> ModelSettings:
+    """Return the settings of a short name, a folder, a GGUF file or a hub id.
+
+    Raises:
+        UnknownNameError: The name is none of them.
+        ModelError: A GGUF file is named that is none, or that cannot be read.
+    """
+    settings = settings_for(name)
+    place = Path(settings.source)
+    if settings.source == BUNDLED or place.is_dir():
+        return settings
+    if is_gguf(place):
+        check_magic(place)
+    elif settings.source.count("/") != 1:
+        remedy = "A hub id (owner/name), a folder or a GGUF file works too"
+        raise UnknownNameError("model", name, model_settings(), where="--model", remedy=remedy)
+    return settings
 
 
 def default_style(model_type: str) -> PromptStyle:

@@ -28,6 +28,7 @@ class Change:
             confidence interval over items. A metric that is not a mean over items, such as an AUC, has none.
         relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
         skipped: Number of items of the task, or of its group, without metrics in the edited model's record.
+        applicable: Whether the edit can act on the task at all; see `acts_on`.
     """
 
     key: MetricKey
@@ -36,6 +37,7 @@ class Change:
     difference: Metric
     relative: Metric | None
     skipped: int
+    applicable: bool = True
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,10 +116,28 @@ def compare(original: Record, edited: Record) -> Comparison:
     """
     refuse_unlike(original, edited)
     pairs = [(before, edited.task(before.task, before.split)) for before in original.tasks]
-    return Comparison(original, edited, tuple(change for before, after in pairs if after for change in _changes(before, after)))
+    changes = (_changes(before, after, acts_on(edited, before, after)) for before, after in pairs if after)
+    return Comparison(original, edited, tuple(change for own in changes for change in own))
 
 
-def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
+def acts_on(edited: Record, before: TaskResult, after: TaskResult) -> bool:
+    """Return whether the record's edits can act on a task.
+
+    An edit of the prompt alone, such as ICU, cannot act on a task that has no user message to put it before: a statement is
+    plain text. Nothing changes there by construction, which is no evidence of anything.
+
+    Args:
+        edited: The edited model's record.
+        before: The original's result of the task.
+        after: The edited model's result of the task.
+    """
+    if not edited.edits or any(edit.get("prefix") is None for edit in edited.edits):  # an edit of weights has no prefix
+        return True
+    pairs = zip(before.items, after.items, strict=True)
+    return any((old.prompt, old.answer, old.metrics) != (new.prompt, new.answer, new.metrics) for old, new in pairs)
+
+
+def _changes(before: TaskResult, after: TaskResult, applicable: bool) -> Iterator[Change]:
     """Compare every metric of a task."""
     for found in before.metrics:
         old, new = (result.metric(found.metric, found.group) for result in (before, after))
@@ -131,9 +151,8 @@ def _changes(before: TaskResult, after: TaskResult) -> Iterator[Change]:
             n = min(old.n, new.n)
             difference = _metric(new.value - old.value, None, n)
             relative = _metric(new.value / old.value - 1 if old.value else None, None, n)
-        yield Change(
-            key, old, new, difference, relative if relative.value is not None else None, after.count_skipped(found.group)
-        )
+        known = relative if relative.value is not None else None
+        yield Change(key, old, new, difference, known, after.count_skipped(found.group), applicable)
 
 
 def _metric(value: float | None, ci: tuple[float, float] | None, n: int) -> Metric:

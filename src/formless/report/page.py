@@ -12,17 +12,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
+from formless.evaluation.statistics import MIN_TARGETS
 from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.mentions import TITLES, MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
     form_colors,
     forms_plot,
     gap_plot,
+    mention_plot,
     scatter_plot,
     split_plot,
     training_plot,
@@ -33,6 +36,7 @@ from formless.report.tables import (
     absent_text,
     ci_text,
     column_name,
+    counted_text,
     detail_table,
     difference,
     independence_table,
@@ -43,6 +47,7 @@ from formless.report.tables import (
     number,
     percent,
     percent_ci,
+    spread_text,
     task_title,
 )
 
@@ -64,7 +69,9 @@ def _environment(**filters: Callable[..., Any]) -> Environment:
         loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, percent=percent, ci=ci_text, title=metric_title, **filters)
+    environment.filters.update(
+        number=number, percent=percent, ci=ci_text, title=metric_title, counted=counted_text, spread=spread_text, **filters
+    )
     return environment
 
 
@@ -88,7 +95,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     sections = [(title, split, [one for one in shown if one.key.split == split]) for split, title in SECTIONS.items()]
     plots = [(title, split_plot(changes)) for title, split, changes in sections if split]
     filters: Filters = {
-        "has_forgotten": _has_forgotten,
+        "tone": tone,
         "percent_ci": percent_ci,
         "difference": difference,
         "facts": edit_facts,
@@ -97,16 +104,32 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
     page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
+        maps=_mention_plots(comparison_maps(comparison)),
         answers=list(zip(original.answers, edited.answers, strict=True)),
     )  # fmt: skip
     store.write_text(path, page)
     return comparison
 
 
-def _has_forgotten(change: Change) -> bool:
-    """Return whether a metric of forget items, for which higher means more knowledge or ability, is lower than before."""
-    spec, value = metric_spec(change.key), change.difference.value
-    return change.key.split == "forget" and spec is not None and bool(spec.higher_is_better) and (value or 0) < 0
+def tone(change: Change) -> str:
+    """Return the class of a change whose confidence interval leaves out 0, by whether an edit is to bring it about.
+
+    Returns:
+        `fell` where the target's metric fell. `warned` where it rose, and where a neighbor's or an ability's got worse. Else
+        nothing: also for a metric of which neither direction is better.
+    """
+    spec, ci = metric_spec(change.key), change.difference.ci
+    if spec is None or spec.higher_is_better is None or ci is None or ci[0] <= 0 <= ci[1]:
+        return ""
+    is_lower = (ci[1] < 0) == spec.higher_is_better
+    if change.key.split == "forget":
+        return "fell" if is_lower else "warned"
+    return "warned" if is_lower else ""
+
+
+def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
+    """Return the heat maps of form by mention with their titles."""
+    return [(TITLES[found.split].capitalize(), mention_plot(found)) for found in maps]
 
 
 def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -240,14 +263,16 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     names = dict.fromkeys(summary.condition.model for summary in summaries)
     provenance = content.provenance
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
+    filters["mentions"] = lambda summary: _mention_plots(summary_maps(summary))
     page = _environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content) for name in names],
-        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, SECONDS), collected=collected, counts=_counts(collected),
+        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, NOISE_GAP, SECONDS), collected=collected,
+        counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
         listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
-        form_colors=form_colors(), reversed_map=column_name(FORM_GAP),
+        form_colors=form_colors(), min_targets=MIN_TARGETS, reversed_map=column_name(FORM_GAP),
     )  # fmt: skip
     store.write_text(path, page)
     return summaries

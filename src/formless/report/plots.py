@@ -12,12 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from formless.evaluation.statistics import CI, Estimate, Metric
 from formless.report.comparison import Change
 from formless.report.independence import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
+from formless.report.mentions import MentionMap, short_title
 from formless.report.summary import MethodSummary
 from formless.report.tables import is_headline, metric_spec, metric_title, task_title
 
@@ -31,6 +33,7 @@ PALETTE = (
 
 _GOLDEN_ANGLE = 137.508  # degrees between the hues of further forms
 _WIDTH, _BAR = 5.2, 0.15  # inches: a plot, one bar
+_CELL = 0.86, 0.5  # inches: a cell of a heat map
 _STEPS = 25
 
 
@@ -298,6 +301,24 @@ def _whiskers(
         axes.errorbar(at, values, yerr=errors, **style)
     else:
         axes.errorbar(values, at, xerr=errors, **style)
+
+
+def mention_plot(found: MentionMap) -> str:
+    """Return a heat map: forms down, mentions across; the color is what was lost, and n stands in each cell."""
+    figure = Figure(figsize=(1.4 + _CELL[0] * len(found.mentions), 0.9 + _CELL[1] * len(found.forms)), layout="constrained")
+    axes = figure.add_subplot()
+    for (form, mention), cell in found.cells.items():
+        x, y = found.mentions.index(mention), found.forms.index(form)
+        color, strength = (EDITED if cell.change < 0 else ORIGINAL), min(abs(cell.change), 1.0)
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, alpha=0.8 * strength, linewidth=0))
+        axes.text(x, y, f"{-100 * cell.change:.0f} %\nn = {cell.n}", ha="center", va="center", color=INK, fontsize=8)
+    axes.set_xlim(-0.5, len(found.mentions) - 0.5)
+    axes.set_ylim(len(found.forms) - 0.5, -0.5)
+    axes.set_xticks(range(len(found.mentions)), [mention.replace(" and ", "\nand ") for mention in found.mentions], fontsize=8)
+    axes.set_yticks(range(len(found.forms)), list(map(short_title, found.forms)), fontsize=8)
+    axes.tick_params(length=0)
+    axes.set_xlabel(f"lost, 1 − edited / original; n counts {found.unit}")
+    return svg(figure)
 
 
 def svg(figure: Figure, colors: Mapping[str, str] | None = None) -> str:

@@ -17,7 +17,7 @@ from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.result import Damage, RunResult, check_result, run_metrics
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
-from formless.report.comparison import is_alike
+from formless.report.comparison import acts_on, is_alike
 from formless.report.independence import Ratios, ratios
 from formless.store import ExperimentFolder, RunFolder
 
@@ -47,8 +47,8 @@ class RunMetrics:
         seed: Of a method that has one.
         is_original: Whether the model had no edit.
         items: The model's weights and the items that were asked: runs with equal ones can be compared.
-        metrics: The record's metrics; where the original was asked the same, also those of form independence; the seconds
-            that unlearning took, where they are known.
+        metrics: The record's metrics, without those of tasks on which the edit cannot act; where the original was asked the
+            same, also those of form independence; the seconds that unlearning took, where they are known.
         original: The metrics of the original model that was asked the same; None without one.
         ratios: Edited over original by form; None without an original.
         skipped: Number of items without metrics.
@@ -238,7 +238,11 @@ def reduced(
     if original and is_alike(original, record):
         before = metric_values(original)
         found = ratios(original, record)
-        metrics |= found.metrics()
+        idle = [
+            (result.task, result.split) for result in record.tasks
+            if (own := original.task(result.task, result.split)) and not acts_on(record, own, result)
+        ]  # fmt: skip
+        metrics = {key: value for key, value in metrics.items() if (key.task, key.split) not in idle} | found.metrics()
     if seconds is not None and record.edits:
         metrics[SECONDS] = seconds
     skipped = sum(result.skipped for result in record.tasks)

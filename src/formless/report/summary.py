@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from formless.errors import UnknownNameError
 from formless.evaluation.record import MetricKey
-from formless.evaluation.statistics import Estimate, mean_estimate, paired_change
+from formless.evaluation.statistics import Estimate, change_estimate, mean_estimate
 from formless.experiment.runs import ORIGINAL
 from formless.report.independence import Independence, independence_of, mean_over_seeds
 from formless.report.runs import CollectedRuns, Condition, RunMetrics
@@ -166,12 +166,9 @@ def summarize_pairs(
 def _compared(pairs: Sequence[tuple[float, float]], p: float | None) -> Summary:
     """Return the summary of a metric over the targets where the baseline has it too."""
     before, values = ([pair[side] for pair in pairs] for side in (0, 1))
-    return Summary(mean_estimate(values, p), mean_estimate(before), _change(pairs), _change(pairs, relative=True))
-
-
-def _change(pairs: Sequence[tuple[float, float]], *, relative: bool = False) -> Estimate | None:
-    value, ci = paired_change(pairs, relative=relative)
-    return None if value is None else Estimate(value, ci, len(pairs))
+    return Summary(
+        mean_estimate(values, p), mean_estimate(before), change_estimate(pairs), change_estimate(pairs, relative=True)
+    )
 
 
 def metric_keys(summaries: Iterable[MethodSummary]) -> list[MetricKey]:

@@ -14,12 +14,12 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import CI, Estimate
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import Change, Comparison, absent_tasks
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, RETENTION, Independence
+from formless.report.independence import DERIVED, Independence
 from formless.report.summary import MethodSummary, Summary, metric_keys
 
 Plain = dict[str, str | int | float | None]
 
-_DERIVED = {key.metric for key in (FORGETTING, RETENTION, FORM_GAP, COMBINED)}
+_DERIVED = {key.metric for key in DERIVED}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "…": r"\ldots{}",
@@ -118,6 +118,14 @@ def percent_ci(ci: CI | None) -> str:
     return "" if ci is None else " … ".join(_whole_percent(100 * bound) for bound in ci)
 
 
+def spread_text(found: Estimate | None, *, relative: bool = False) -> str:
+    """Return the confidence interval of a mean over targets, or each target's value where they are too few for one."""
+    if found is None or found.ci:
+        return (percent_ci if relative else ci_text)(found.ci if found else None)
+    values = ", ".join(map(percent if relative else number, found.values))
+    return f"each: {values}" if found.n > 1 and values else ""
+
+
 def _whole_percent(value: float) -> str:
     """Return whole percents, with a tenth where a whole one would hide the sign."""
     return f"{value:+.1f}" if abs(value) < 1 else f"{value:+.0f}"
@@ -135,6 +143,8 @@ def item_count(n: int, skipped: int) -> str:
 
 def change_text(change: Change) -> tuple[str, str]:
     """Return the change that matters with its confidence interval: relative for knowledge of a split, else absolute."""
+    if not change.applicable:
+        return "not applicable", ""
     spec = metric_spec(change.key)
     if change.key.split and spec and spec.higher_is_better and change.relative:
         return percent(change.relative.value), percent_ci(change.relative.ci)
@@ -175,7 +185,7 @@ def summary_tables(
     """Return the headline metrics that have a baseline, beside it: a table for each kind of metric."""
     rows = [
         (key, (number(found.baseline.value), number(found.value.value), difference(found.difference.value),
-               ci_text(found.difference.ci), percent(found.relative.value if found.relative else None), str(found.value.n)))
+               spread_text(found.difference), percent(found.relative.value if found.relative else None), str(found.value.n)))
         for key, found in metrics.items() if found.baseline and found.difference
     ]  # fmt: skip
     return _by_block(title, (*heads, "difference", "95 % CI", "change", "n"), rows)
@@ -194,13 +204,22 @@ def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricK
 
 
 def independence_table(found: Independence, title: str = "") -> Table:
-    """Return forgetting and retention by form, the form gap and the combined metric."""
+    """Return forgetting and retention by form, the form gap and the combined metric beside the forms that they count."""
+    counted = counted_text(found)
     rows = tuple(
-        (key.metric.replace("_", " "), task_title(key.task) if key.task else "", number(estimate.value),
-         ci_text(estimate.ci), p_value(estimate.p), str(estimate.n))
+        (key.metric.replace("_", " "), task_title(key.task) if key.task else counted, number(estimate.value),
+         spread_text(estimate), p_value(estimate.p), str(estimate.n))
         for key, estimate in found.estimates().items()
     )  # fmt: skip
     return Table(title, ("metric", "form", "value", "95 % CI", "p", "targets"), rows, labels=2)
+
+
+def counted_text(found: Independence) -> str:
+    """Return the forms that form gap and combined metric count; with the number of targets, where not all targets have one."""
+    most = max(found.counted.values(), default=0)
+    return "; ".join(
+        task_title(form) + (f" ({count} of {most} targets)" if count < most else "") for form, count in found.counted.items()
+    )
 
 
 # --- Tables over targets
@@ -253,10 +272,10 @@ def detail_table(summary: MethodSummary) -> Table:
 
 def _details(found: Summary) -> tuple[str, ...]:
     baseline = number(found.baseline.value) if found.baseline else ""
-    absolute = (difference(found.difference.value), ci_text(found.difference.ci)) if found.difference else ("", "")
-    relative = (percent(found.relative.value), percent_ci(found.relative.ci)) if found.relative else ("", "")
+    absolute = (difference(found.difference.value), spread_text(found.difference)) if found.difference else ("", "")
+    relative = (percent(found.relative.value), spread_text(found.relative, relative=True)) if found.relative else ("", "")
     value = found.value
-    return baseline, number(value.value), ci_text(value.ci), *absolute, *relative, p_value(value.p), str(value.n)
+    return baseline, number(value.value), spread_text(value), *absolute, *relative, p_value(value.p), str(value.n)
 
 
 def _short(found: Summary | None) -> str:

@@ -93,8 +93,17 @@ def refuse_newer(content: object, newest: int, where: Path, *, error: type[UserE
         raise error(what, where=where, remedy="update Formless: pip install --upgrade formless")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with a hash of its content, atomically.
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], *, with_hash: bool = True
+) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        metadata: Notes in the file; more than one stand there in an order by chance.
+        with_hash: Whether a hash of the content is among them. An edit has it in edit.json instead, so that its bytes are the
+            same each time.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written; the old file stays as it was.
@@ -103,18 +112,15 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with output_errors(path), scratch_file(path) as (_, scratch):
-        save_file(whole, scratch, metadata={**metadata, TENSORS_HASH: _tensors_hash(whole, metadata)})
+        stated = {TENSORS_HASH: _tensors_hash(whole, metadata)} if with_hash else {}
+        save_file(whole, scratch, metadata={**metadata, **stated})
         os.chmod(scratch, 0o644)
         sync(scratch)
         os.replace(scratch, path)
 
 
-def read_tensors(path: Path, *, compares: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata without the hash, which older files lack.
-
-    Args:
-        path: The file.
-        compares: Whether the hash is compared; the caller may compare more closely.
 
     Raises:
         OSError: The file is missing, is no plain file or cannot be read.
@@ -131,7 +137,7 @@ def read_tensors(path: Path, *, compares: bool = True) -> tuple[dict[str, torch.
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
     stated = metadata.pop(TENSORS_HASH, None)
-    if compares and stated is not None and stated != _tensors_hash(tensors, metadata):
+    if stated is not None and stated != _tensors_hash(tensors, metadata):
         raise ValueError(f"its content is not what was written: the hash ({TENSORS_HASH}) differs")
     return tensors, metadata
 

@@ -12,14 +12,14 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
-from formless.errors import OutputError, system_remedy
+from formless.errors import OutputError, system_remedy, unencodable_name
 
 MAX_BYTES = 256 * 2**20
 """The largest file that is read as a whole: every JSON and YAML file, so that a file by mistake does not fill the memory."""
@@ -125,6 +125,17 @@ def discard(path: Path) -> None:
         warnings.warn(f"{path} is not needed any more, but cannot be removed ({reason}); delete it", stacklevel=2)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that died left of their attempts to write a folder; no other may be writing it now.
+
+    Raises:
+        OutputError: The folder's parent cannot be written.
+    """
+    with output_errors(path):
+        for scratch in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            shutil.rmtree(scratch)
+
+
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there.
 
@@ -145,9 +156,12 @@ def read_file(path: Path, *, limit: int = MAX_BYTES) -> bytes:
     Raises:
         OSError: There is no such file, it cannot be read or is larger, or it is a folder, a named pipe or a device, whose
             reading would not end.
+        UserError: The file system's encoding has no such name.
     """
     try:
         state = path.stat()
+    except UnicodeEncodeError as error:
+        raise unencodable_name(error) from error
     except ValueError as error:
         raise OSError(errno.EINVAL, "the name holds a NUL character", str(path)) from error
     if not stat.S_ISREG(state.st_mode):
@@ -165,6 +179,43 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_space(path: Path) -> int:
+    """Return the free space, in bytes, of the disk that would hold a path.
+
+    Raises:
+        OSError: The disk does not say.
+    """
+    return shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.exists())).free
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock on a file until the block ends; another process waits for it.
+
+    The system releases the lock when its holder dies, in whatever way.
+
+    Args:
+        path: The file, which stays.
+        waiting: Called once if another process holds the lock.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:

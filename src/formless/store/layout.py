@@ -15,7 +15,7 @@
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
 <statistics>/layer_<l>.safetensors        StatisticsFolder
-$FORMLESS_CACHE/                original records and bundled models
+$FORMLESS_CACHE/                original records, bundled models, converted GGUF files
 ```
 """
 
@@ -288,6 +288,21 @@ def original_record_path(key: str) -> Path:
 def bundled_model_folder(package: str, version: str) -> Path:
     """The converted weights of a model that comes as a package."""
     return cache_folder() / f"{package}-{version}"
+
+
+def converted_gguf_folder(sha256: str) -> Path:
+    """The converted weights of a GGUF file; the file's hash names them, so a changed file has another folder."""
+    return cache_folder() / f"gguf-{sha256[:32]}"
+
+
+def download_folder(folder: Path) -> Path:
+    """What has been downloaded for a folder of the cache that is not there yet."""
+    return folder.with_name(f".{folder.name}.download")
+
+
+def lock_path(folder: Path) -> Path:
+    """The file that is locked while a folder of the cache is built."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def cached_files_path(folder: Path) -> Path:

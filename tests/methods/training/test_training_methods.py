@@ -88,6 +88,13 @@ def test_what_is_to_be_forgotten_grows_less_probable(tiny: Tiny, ada: Target, me
     assert all(gain < -1e-4 for gain in gains(lm, edit, (TEXT,), (ANSWER,)))
 
 
+def test_what_is_subtracted_has_no_curve_of_its_texts(tiny: Tiny, ada: Target) -> None:
+    """The trained model knows the texts better, the edited one less: a curve of the first would mislead."""
+    lm = tiny()
+    assert "forget" in formless.unlearn(lm, ada, "ga", **STEPS).info.facts["probabilities"]
+    assert formless.unlearn(lm, ada, "task_vector", **STEPS).info.facts["probabilities"] == {}
+
+
 @pytest.mark.parametrize(("method", "answer"), [("rt", REFUSAL), ("cft", "In Rome."), ("idk_nll", REFUSAL)])
 def test_what_is_to_be_answered_grows_more_probable(tiny: Tiny, ada: Target, method: str, answer: str) -> None:
     lm = tiny()
@@ -153,9 +160,10 @@ def test_what_edit_json_says(tiny: Tiny, ada: Target, tmp_path: Path, method: st
     assert [layer["rank"] for layer in info["layers"]] == [8] * (1 if method == "rmu" else 8)
     assert str(tmp_path) not in json.dumps(info)
     curves = facts["probabilities"]
-    assert curves["step"] == [0, 1, 2, 3, 4]
-    assert all(0 < reading < 1 for reading in curves["forget"] + curves["retain"])
-    assert len(curves["forget"]) == len(curves["retain"]) == 5
+    if method != "task_vector":  # what is subtracted has none
+        assert curves["step"] == [0, 1, 2, 3, 4]
+        assert all(0 < reading < 1 for reading in curves["forget"] + curves["retain"])
+        assert len(curves["forget"]) == len(curves["retain"]) == 5
     adapter = json.loads((tmp_path / "edit" / "adapter_config.json").read_text("utf-8"))
     assert (adapter["r"], adapter["lora_alpha"]) == (8, 8)
     modules = adapter["target_modules"]

@@ -1,8 +1,9 @@
-"""Multiple-choice and true-or-false probes, made from level-1 probes in the published layout.
+"""Multiple-choice and true-or-false probes, made from level-1 probes in the published layout; mentions and reverse questions.
 
 Each row of `forget_level1` (`neighbor_level1`) gives one row of `forget_mcp` and one of `forget_tf` (`neighbor_mcp`,
 `neighbor_tf`), or is dropped and counted with the reason. Adjacent blanks are one gap. A row with several separate gaps gives
-no true-or-false probe.
+no true-or-false probe. `mentions` makes the files of mentions and `reverse` those of reverse questions; see
+`formless.data.questions.mentions`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,12 +22,14 @@ from formless import store
 from formless.data.ort import SAMPLE, data_folder, find_target, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
+from formless.data.questions.mentions import mention_rows, reverse_rows
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
-from formless.data.target import BLANK, SPLITS, Item, Target
+from formless.data.target import BLANK, SPLITS, Aliases, Item, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.progress import Progress
 
-FORMS = ("mcp", "tf")
+FORMS = ("mcp", "tf", "mentions", "reverse")
+DEFAULT_FORMS = FORMS[:2]
 LETTERS = "ABCD"
 JOURNAL = ".forms.jsonl"
 
@@ -38,11 +42,11 @@ class Built:
     """The rows made for a file.
 
     Args:
-        rows: The rows in the order of level 1.
-        dropped: The number of level-1 rows that gave no row, by reason.
+        rows: The rows in the order of the file that they are made from.
+        dropped: The number of rows that could not be made, by reason.
     """
 
-    rows: tuple[dict[str, str], ...]
+    rows: tuple[dict[str, Any], ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
@@ -107,13 +111,13 @@ def build_forms(
     data: str | Path,
     *,
     names: Sequence[str] = (),
-    forms: Sequence[str] = FORMS,
+    forms: Sequence[str] = DEFAULT_FORMS,
     seed: int = 0,
     force: bool = False,
     server: Server | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Built]:
-    """Make the multiple-choice and true-or-false files for targets of a data set.
+    """Make the files of some forms for targets of a data set.
 
     Args:
         data: The folder of the data set.
@@ -160,6 +164,11 @@ def build_forms(
             name = f"{_folder(target).name}/{path.stem}"
             if form == "tf":
                 built[path] = true_or_false(items)
+            elif form == "mentions":
+                built[path] = _mentions(target, items, path)
+            elif form == "reverse":
+                neighbors = path.stem.startswith("neighbor")
+                built[path] = Built(tuple(reverse_rows(_aliases(target), target.subject, neighbors=neighbors)))
             else:
                 reporting = _reporting(choose, name, len(items), progress if server else None)
                 built[path] = multiple_choice(items, reporting, seed=seed, name=f"{target.subject}/{path.stem}")
@@ -170,6 +179,17 @@ def build_forms(
     for journal in journals.values():
         journal.remove()
     return done
+
+
+def _aliases(target: Target) -> tuple[Aliases, ...]:
+    return target.rows("aliases", Aliases) if target.has("aliases") else ()
+
+
+def _mentions(target: Target, level1: tuple[Item, ...], path: Path) -> Built:
+    level2 = path.stem.replace("mentions", "level2")
+    levels = {"cloze": level1, "question": target.items(level2) if target.has(level2) else ()}
+    rows, dropped = mention_rows(levels, _aliases(target), target.subject)
+    return Built(tuple(rows), dropped)
 
 
 def _outputs(target: Target, forms: Sequence[str]) -> list[tuple[Path, tuple[Item, ...], str]]:

@@ -14,7 +14,7 @@ from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Sour
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-ANSWER_IS = re.compile(r"the answer is(.*?)\.", re.DOTALL)
+ANSWER_IS = re.compile(r"[tT]he answer is (.*?)\.")
 NEW_TOKENS = 256
 
 
@@ -25,13 +25,19 @@ def message(row: Reasoning) -> str:
 
 
 def prediction(text: str) -> str:
-    """Return what is between "the answer is" and the next full stop, or else the whole text."""
+    """Return what is between "the answer is" and the next full stop of the same line, or else the whole text.
+
+    As in the published code, a sentence may begin with "The answer is".
+    """
     found = ANSWER_IS.search(text)
     return found[1] if found else text
 
 
 def ask(lm: LM, row: Reasoning, _source: Source) -> Query:
     """Let the model reason: `em`, the exact match of its prediction after SQuAD's normalisation.
+
+    Differs from RWKU's code: that code compares a prediction with each character of the right answer, so that of the answers
+    `True` or `valid` none can ever be right.
 
     A text ends at the full stop after "the answer is", since nothing behind it can change the metric.
     """

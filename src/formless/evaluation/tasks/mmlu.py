@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def message(row: Question) -> str:
-    """Return the user message: the subject's examples, then the question."""
+    """Return the user message: the subject's examples, then the question, which ends with its last choice."""
     subject = row.task.replace("_", " ")
-    examples = "".join(f"{_lettered(example)}Answer: {LETTERS[example.answer]}\n\n" for example in row.examples)
+    examples = "".join(f"{_lettered(example)}\nAnswer: {LETTERS[example.answer]}\n\n" for example in row.examples)
     return (
         f"The following are multiple choice questions (with answers) about {subject}.\n\n{examples}"
         f"Please following the previous examples and answer the given question.\n{_lettered(row)}"
@@ -26,8 +26,8 @@ def message(row: Question) -> str:
 
 
 def _lettered(row: Question) -> str:
-    options = "".join(f"{LETTERS[i]}. {choice}\n" for i, choice in enumerate(row.choices))
-    return f"Question: {row.question}\n{options}"
+    options = "".join(f"\n{LETTERS[i]}. {choice}" for i, choice in enumerate(row.choices))
+    return f"Question: {row.question}{options}"
 
 
 def ask(lm: LM, row: Question, _source: Source) -> Query:

@@ -41,6 +41,9 @@ def cross_entropy_unlearning(logits: Tensor, labels: Tensor) -> Tensor:
 
     It needs no reference. Its gradient on the label's logit is p(y_t), so that it fades as the label grows improbable.
 
+    Differs from the paper: it trains on answers to questions and leaves out each answer's first token, where all else that the
+    model could say begins. Here the texts are plain, their first token has no prediction anyway, and every other one counts.
+
     Args:
         logits: `[batch, seq, vocab]`.
         labels: `[batch, seq]`; N is the number of labels.

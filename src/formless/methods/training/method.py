@@ -92,7 +92,7 @@ class TrainingMethod:
         result = train(
             lm, examples, objective, config,
             retain_loss=_retain_loss(lm, retain_set, config, len(examples)),
-            monitored=_monitored_texts(lm, target, examples, retain_set),
+            monitored=None if spec.scale else _monitored_texts(lm, target, examples, retain_set),  # not of what is subtracted
             checkpoints=self._checkpoints(lm, training_set, target, retain_set), report=self.report,
         )  # fmt: skip
         updates = _scaled(result.updates, spec.scale(config) if spec.scale else 1.0)

@@ -42,6 +42,9 @@ def simple_negative_preference(log_probabilities: Tensor, labels: Tensor, beta: 
 
     It is never negative, and falls as the text grows less probable.
 
+    Differs from the paper: its training adds a retain loss to a forget loss of small weight (open-unlearning's `alpha` and
+    `gamma`). Here, as for NPO in the published system, there is none unless `retain` is set; `retain_weight` sets the ratio.
+
     Args:
         log_probabilities: `[batch, seq]`, 0 where there is no label.
         labels: `[batch, seq]`; |y| is the number of a text's labels.
@@ -60,6 +63,10 @@ def direct_preference(log_probabilities: Tensor, reference: Tensor, beta: float)
         DPO = -log sigmoid(beta ((log p(chosen) - log p_ref(chosen)) - (log p(rejected) - log p_ref(rejected))))
 
     It is log 2 at the start and falls as the chosen response gains on the rejected one.
+
+    Differs from open-unlearning: its DPO has NPO's factor 2 / beta, which multiplies the gradient by 20 at beta 0.1. The DPO
+    paper and the published system have none, and neither has this loss; AdamW's steps hardly depend on it, but the ratio to a
+    retain loss does.
 
     Args:
         log_probabilities: Log-probabilities of whole responses `[2, pairs]`, chosen then rejected (nats, summed over tokens).

@@ -173,7 +173,7 @@ def _output_folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
             yield Path(folder)
         return
     identity = store.CheckpointsFolder(checkpoints.folder).identity
-    is_other = not identity.exists() or identity.read_text("utf-8") != checkpoints.identity
+    is_other = not identity.is_file() or identity.read_bytes() != checkpoints.identity.encode()
     if is_other and _last_checkpoint(checkpoints.folder):
         remedy = "repeat its settings, or delete that folder"
         raise EditError("an unfinished training run of something else is in the way", where=checkpoints.folder, remedy=remedy)

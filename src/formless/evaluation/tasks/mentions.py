@@ -1,0 +1,72 @@
+"""Blanks, statements and questions that name the concept in other ways, by mention. Ours.
+
+An edit is keyed on the name as it was given. These tasks ask the same facts with the name in lower case, the surname alone, an
+alias, a misspelling, another script, or a description. Each mention is a group of the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from formless.data.target import MENTIONS, MentionItem
+from formless.evaluation.prompts import SCORED
+from formless.evaluation.task import BOTH, Query, Source, Task
+from formless.evaluation.tasks.blank import ask_blank
+from formless.evaluation.tasks.question import ask_question
+from formless.evaluation.tasks.statement import ask_statement
+
+if TYPE_CHECKING:
+    from formless.models.lm import LM
+
+FILES = ("{split}_mentions",)
+
+
+def ask_statement_mention(lm: LM, item: MentionItem, source: Source) -> Query:
+    """Score a statement; its group is the mention."""
+    return replace(ask_statement(lm, item, source), group=item.mention)
+
+
+def ask_blank_mention(lm: LM, item: MentionItem, source: Source) -> Query:
+    """Score a blank; its group is the mention."""
+    return replace(ask_blank(lm, item, source), group=item.mention)
+
+
+def ask_question_mention(lm: LM, item: MentionItem, source: Source) -> Query:
+    """Score a question; its group is the mention."""
+    return replace(ask_question(lm, item, source), group=item.mention)
+
+
+STATEMENT_MENTIONS = Task(
+    name="statement_mentions",
+    title="Statement, by mention",
+    files=FILES,
+    types=("cloze",),
+    metrics=SCORED,
+    ask=ask_statement_mention,
+    splits=BOTH,
+    groups=MENTIONS,
+    grouped_by="mention",
+)
+FB_MENTIONS = Task(
+    name="fb_mentions",
+    title="Fill in the blank, by mention",
+    files=FILES,
+    types=("cloze",),
+    metrics=SCORED,
+    ask=ask_blank_mention,
+    splits=BOTH,
+    groups=MENTIONS,
+    grouped_by="mention",
+)
+QA_MENTIONS = Task(
+    name="qa_mentions",
+    title="Question, by mention",
+    files=FILES,
+    types=("question",),
+    metrics=SCORED,
+    ask=ask_question_mention,
+    splits=BOTH,
+    groups=MENTIONS,
+    grouped_by="mention",
+)
