@@ -20,21 +20,11 @@ from formless.cli import terminal
 from formless.errors import UserError
 from formless.models.lm import LM
 from tests.experiment.conftest import write_target
-from tests.faults.commands import GA, ROCR, assert_one_line, formless, lay_out, save_model, scratch, shell
-from tests.faults.processes import Command, fork_server
+from tests.faults.commands import GA, ROCR, assert_one_line, formless, lay_out, scratch, shell
+from tests.faults.processes import Command
 
 GONE = "mkdir gone; cd gone; rmdir ../gone;"
 NAME = "Zoë 株"
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tiny, tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    return fork_server()
 
 
 @pytest.fixture(scope="module")

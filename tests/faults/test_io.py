@@ -45,7 +45,6 @@ from tests.faults.commands import (
     formless,
     lay_out,
     metrics,
-    save_model,
     scratch,
     tensors,
     texts,
@@ -146,11 +145,6 @@ CASES = {
         lambda folder: texts(folder, "a.*"), finish_runs, few=4,
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tiny, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,12 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import yaml
 
-from formless.models.lm import LM
 from tests.experiment.conftest import add_loss, write_target
 from tests.experiment.test_workers import alive
 from tests.faults.commands import (
@@ -25,29 +23,18 @@ from tests.faults.commands import (
     formless,
     lay_out,
     metrics,
-    save_model,
     scratch,
     start,
     tensors,
 )
 from tests.faults.injection import ALL
-from tests.faults.processes import Command, fork_server
+from tests.faults.processes import Command
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 POLITE = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 MAPS = Path("/proc/self/maps")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MAPS.exists(), reason="no /proc")]
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tiny, tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    return fork_server()
 
 
 @pytest.fixture
