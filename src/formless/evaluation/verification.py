@@ -33,8 +33,9 @@ def faults(record: Record) -> Iterator[tuple[str, str]]:
             first = error.errors()[0]
             yield ".".join(map(str, ("edits", number, *first["loc"]))), first["msg"]
             continue
-        if hidden := hidden_character(info.method):
-            yield f"edits.{number}.method", f"it holds the character {hidden}"
+        for name, texts in (("method", [info.method]), ("subject", [info.subject]), ("facts.subjects", info.subjects)):
+            if hidden := next(filter(None, map(hidden_character, texts)), None):
+                yield f"edits.{number}.{name}", f"it holds the character {hidden}"
     seen = set()
     for number, result in enumerate(record.tasks):
         place = f"tasks.{number} ({result.task}{f', {result.split}' if result.split else ''})"
