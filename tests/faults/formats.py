@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ def _records_and_data() -> Iterator[Format]:
         yield Format(f"{title}, checked", file, ("data",), (examples.check_data(),), faults, said_as=(name,))
     yield Format("training texts", f"data/{examples.TARGET}/positive.json", measured, (examples.train("new"),), _rows)
     yield Format("facts, JSON", "facts.json", (), (examples.make_data("facts.json"),), _rows)
-    yield Format("facts, CSV", "facts.csv", (), (examples.make_data("facts.csv"),), _text)
+    yield Format("facts, CSV", "facts.csv", (), (examples.make_data("facts.csv"),), _cut_text)
     yield Format("corpus, JSON", "corpus.json", ("model",), (examples.compute_statistics("new"),), _corpus)
     yield Format("experiment", "experiment.yaml", measured, (examples.sweep("experiment.yaml", "new"),), _settings)
 
@@ -165,7 +166,8 @@ def _foreign_json(path: Path) -> Iterator[Fault]:
 
 
 def _foreign_tensors(path: Path) -> Iterator[Fault]:
-    yield from (fault for fault in file_faults(binary=True) if "bit" not in fault.place)
+    """Yield faults of a model's weights; with a changed bit, or with zeros, they are another model's."""
+    yield from (fault for fault in file_faults(binary=True) if not re.search("bit|zeros", fault.place))
     yield from tensor_faults(path, values=False)
 
 
@@ -193,9 +195,13 @@ def _text(path: Path) -> Iterator[Fault]:
     yield from file_faults(binary=False)
 
 
+def _cut_text(path: Path, optional: bool = False) -> Iterator[Fault]:
+    """Yield faults of a text; one that is cut at its very end is another text."""
+    yield from (fault for fault in file_faults(binary=False, optional=optional) if fault.place != "to 99 %")
+
+
 def _optional_text(path: Path) -> Iterator[Fault]:
-    """Yield faults of a template; one that is cut at its very end is another template."""
-    yield from (fault for fault in file_faults(binary=False, optional=True) if fault.place != "to 99 %")
+    yield from _cut_text(path, optional=True)
 
 
 def _binary(path: Path) -> Iterator[Fault]:

@@ -115,6 +115,14 @@ def test_a_metric_of_run_json_that_is_not_its_records_is_noticed(tmp_path: Path)
     assert re.search(r"run\.json says 0\.\d+ for .*, its record 0\.\d+ \[.*run\.json\]", failed.reason)
 
 
+def test_the_folder_of_an_experiment_that_lost_its_plan_is_no_folder_of_loose_records(tmp_path: Path) -> None:
+    make(tmp_path, ("original", ADA, 0, 0.4), ("rocr", ADA, 0, 0.1))
+    (tmp_path / "experiment.yaml").write_text("models: [tiny]\n", "utf-8")
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(DataError, match="no experiment was started in this folder"):
+        collect([tmp_path])
+
+
 def test_an_edit_trained_on_neighbors_is_compared_with_its_own_original(tmp_path: Path) -> None:
     original, edited = made_run("original", ADA), made_run("ga", ADA)
     keep_run(tmp_path, original, made_record(original, flat(0.4, 0.5), digest="all neighbors"))

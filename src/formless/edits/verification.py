@@ -196,7 +196,7 @@ def check_updates(info: EditInfo, updates: Updates, where: object) -> None:
     """
     layers = check_modules(info, updates, where)
     for name, change in updates.items():
-        layer, found = layers[name], _statement(name, change)
+        layer, found = layers[name], _checked(name, change, where)
         if found.rank != layer.rank:
             raise damaged(f"{name} has rank {found.rank}, edit.json says {layer.rank}", where)
         if not _close(found.norm, layer.update_norm):
@@ -219,7 +219,7 @@ def check_stated(path: Path, stated: WeightsFile, updates: Updates) -> None:
     expected = {weight.name: weight for weight in stated.weights}
     _check_names(updates, expected, path, "edited weight")
     for name, change in updates.items():
-        found, saved = _statement(name, change), expected[name]
+        found, saved = _checked(name, change, path), expected[name]
         for field in ("shapes", "rank", "dtype"):
             if getattr(found, field) != getattr(saved, field):
                 raise damaged(f"{field} of {name} is {getattr(found, field)}, saved was {getattr(saved, field)}", path)
@@ -247,6 +247,14 @@ def _statement(name: str, change: Factors | Difference) -> WeightStatement:
         shapes, rank, dtype = [list(values.shape)], min(values.shape) if values.dim() > 1 else 1, _dtype(values)
         norm = frobenius_norm(values)
     return WeightStatement(name=name, shapes=shapes, rank=rank, dtype=dtype, norm=norm)
+
+
+def _checked(name: str, change: Factors | Difference, where: object) -> WeightStatement:
+    """Return the statement of an update from a file, whose values may be too large to square."""
+    try:
+        return _statement(name, change)
+    except ValidationError as error:
+        raise damaged(f"the update of {name} has no finite norm", where) from error
 
 
 def _check_names(found: Mapping[str, Any], expected: Mapping[str, Any] | list[str], where: object, kind: str) -> None:

@@ -33,6 +33,8 @@ def faults(record: Record) -> Iterator[tuple[str, str]]:
             first = error.errors()[0]
             yield ".".join(map(str, ("edits", number, *first["loc"]))), first["msg"]
             continue
+        if not isinstance(info.config.get("seed"), int | None):
+            yield f"edits.{number}.config.seed", "it is no whole number"
         for name, texts in (("method", [info.method]), ("subject", [info.subject]), ("facts.subjects", info.subjects)):
             if hidden := next(filter(None, map(hidden_character, texts)), None):
                 yield f"edits.{number}.{name}", f"it holds the character {hidden}"

@@ -137,7 +137,8 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
     found = CollectedRuns()
     loose: list[Path] = []
     for path in paths:
-        if os.path.lexists(ExperimentFolder(path).plan):
+        experiment = ExperimentFolder(path)
+        if os.path.lexists(experiment.plan) or experiment.config.is_file():
             _add_runs(path, found, on_record, f"{path.resolve().name}/" if len(paths) > 1 else "")
         else:
             loose.append(path)
