@@ -1,6 +1,6 @@
 """Try every fault of every file that Formless reads, and write the table of docs/results.
 
-python -m tools.faults     # half an hour of two CPU cores; writes docs/results/faults.json, exits with 1 if anything is wrong
+python -m tools.faults     # ten minutes of two CPU cores; writes docs/results/faults.json, exits with 1 if anything is wrong
 python -m tools.faults --every 4     # a part of it
 """
 
