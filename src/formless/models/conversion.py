@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from formless import store
-from formless.errors import ModelError, UserError
+from formless.errors import ModelError
 from formless.models.gguf_header import GgufHeader, check_fields, read_header
 from formless.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 _GB = 1e9
 _FLOAT32 = 4  # bytes
@@ -97,11 +97,11 @@ def convert(header: GgufHeader, folder: Path, report: Progress, *, origin: str |
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from formless.models.checkpoint import check_config, check_weights
+    from formless.models.checkpoint import check_config, check_finite, check_weights, transformers_errors
 
     path, tensors = header.path, len(header.sizes)
     fits = {"described": "the GGUF file's header", "remedy": "download the file again, or load the unquantized model"}
-    with _reading(path), _alone(path) as place:
+    with transformers_errors("the GGUF file cannot be converted", path), _alone(path) as place:
         source: dict[str, Any] = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
         report("reading the configuration", 0, tensors)
         config = AutoConfig.from_pretrained(**source)
@@ -117,7 +117,7 @@ def convert(header: GgufHeader, folder: Path, report: Progress, *, origin: str |
             loaded: Any = AutoModelForCausalLM.from_pretrained(**source, config=config, dtype=torch.float32, **checked)
         model, info = loaded
         check_weights(info, str(path), **fits)
-        _check_finite(model, path)
+        check_finite(model, str(path), remedy=fits["remedy"])
     report("writing", tensors, tensors)
     # The weights are plain float32 now; save_pretrained refuses a model that still says that it is quantized.
     if hasattr(model.config, "quantization_config"):
@@ -187,33 +187,27 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, header: GgufHeader) -> None:
     raise ModelError(what, where=header.path, remedy="update transformers, or load the unquantized model")
 
 
-def _check_finite(model: PreTrainedModel, path: Path) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            remedy = "download it again, and compare its SHA-256 with its publisher's"
-            raise ModelError(f"the weight {name} has elements that are not finite", where=path, remedy=remedy)
-
-
 @contextmanager
 def _counting(report: Progress, total: int) -> Iterator[None]:
     """Let transformers report each tensor in place of its own progress bar, where it still has one."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils
+
+    names = vars(modeling_gguf_pytorch_utils)  # tqdm is no attribute that the module's type declares
 
     def counted(tensors: list[Any], **_: object) -> Iterator[Any]:
         for number, tensor in enumerate(tensors):
             report("converting", number, total)
             yield tensor
 
-    shown = getattr(reader, "tqdm", None)
-    if shown is None:
+    if (shown := names.get("tqdm")) is None:
         report("converting", 0, total)
         yield
         return
-    setattr(reader, "tqdm", counted)  # noqa: B010 - it is no attribute that its type declares
+    names["tqdm"] = counted
     try:
         yield
     finally:
-        setattr(reader, "tqdm", shown)  # noqa: B010
+        names["tqdm"] = shown
 
 
 @contextmanager
@@ -226,15 +220,3 @@ def _alone(path: Path) -> Iterator[Path]:
         except OSError:  # Windows allows symbolic links to administrators only
             os.link(path.resolve(), link)
         yield link
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn every error of transformers into a ModelError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many types for files that it cannot read
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError("the GGUF file cannot be converted", where=path, remedy=reason) from error

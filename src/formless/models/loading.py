@@ -13,9 +13,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from formless.errors import ModelError, UserError
+from formless.errors import ModelError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
-from formless.models.checkpoint import check_config, check_dtypes, check_finite, check_folder, check_tokenizer, check_weights
+from formless.models.checkpoint import (
+    check_config,
+    check_dtypes,
+    check_finite,
+    check_folder,
+    check_tokenizer,
+    check_weights,
+    transformers_errors,
+)
 from formless.models.families import Architecture, architecture_of
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
@@ -78,7 +86,7 @@ def load(
     settings = find_model(name_or_path)
     source = _source(settings, progress)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _reading("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
+    with transformers_errors("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
         config = AutoConfig.from_pretrained(source, **common)
         architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
@@ -130,7 +138,7 @@ def load_meta(
     _check_dtype(dtype)
     settings = find_model(name_or_path)
     source = _source(settings, progress)
-    with _reading("the model's configuration cannot be read", source):
+    with transformers_errors("the model's configuration cannot be read", source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
@@ -157,19 +165,6 @@ def _source(settings: ModelSettings, progress: bool | Progress) -> str:
         with _bars(False):
             return str(gguf_model(place, progress=progress))
     return settings.source
-
-
-@contextmanager
-def _reading(what: str, source: str) -> Iterator[None]:
-    """Turn every error of transformers into a ModelError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many types for broken configurations, weights and tokenizers
-        first, *rest = (str(error).strip() or type(error).__name__).splitlines()
-        reason = " ".join((first, *rest[:1])) if first.endswith(":") else first.partition(" For details look at")[0]
-        raise ModelError(what, where=source, remedy=reason) from error
 
 
 @contextmanager

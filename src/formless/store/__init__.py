@@ -24,7 +24,6 @@ from formless.store.files import (
     refuse_existing,
     remove_file,
     remove_folder,
-    remove_unfinished,
     sync_folder,
     write_text,
 )
@@ -85,7 +84,6 @@ __all__ = [
     "refuse_newer",
     "remove_file",
     "remove_folder",
-    "remove_unfinished",
     "sync_folder",
     "write_document",
     "write_tensors",

@@ -24,6 +24,9 @@ from formless.errors import OutputError, system_remedy, unencodable_name
 MAX_BYTES = 256 * 2**20
 """The largest file that is read as a whole: every JSON and YAML file, so that a file by mistake does not fill the memory."""
 
+# What the errors of torch.save say, which keep no number of the system.
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
+
 
 def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None:
     """Raise before any work if an output exists already or cannot be written.
@@ -67,10 +70,6 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(descriptor)
         os.chmod(scratch, 0o644)
         os.replace(scratch, path)
-
-
-# What the errors of torch.save say, which keep no number of the system.
-_TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
 @contextmanager
@@ -123,17 +122,6 @@ def discard(path: Path) -> None:
     except OutputError as error:
         reason = error.what.removeprefix("cannot write: ")
         warnings.warn(f"{path} is not needed any more, but cannot be removed ({reason}); delete it", stacklevel=2)
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what processes that died left of their attempts to write a folder; no other may be writing it now.
-
-    Raises:
-        OutputError: The folder's parent cannot be written.
-    """
-    with output_errors(path):
-        for scratch in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            shutil.rmtree(scratch)
 
 
 def remove_file(path: Path) -> None:
@@ -332,7 +320,7 @@ def output_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # safetensors, tokenizers and torch word errors of the disk in types of their own; others pass
         found = error if isinstance(error, OSError) else _system_error(error)
         if found is None:
             raise

@@ -214,9 +214,6 @@ def _neighbor(name: str | None) -> dict[str, str]:
     return {} if name is None else {"neighbor": name}
 
 
-# --- Checks
-
-
 def alias_faults(naming: Mapping[int, Aliases], subject: str, neighbors: Iterable[str]) -> Iterator[tuple[int, str, str]]:
     """Yield the problems of `aliases.json` as row, kind and clause.
 

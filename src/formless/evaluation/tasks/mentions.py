@@ -6,10 +6,11 @@ alias, a misspelling, another script, or a description. Each mention is a group 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from formless.data.target import MENTIONS, MentionItem
+from formless.data.target import MENTIONS, Item, MentionItem
 from formless.evaluation.prompts import SCORED
 from formless.evaluation.task import BOTH, Query, Source, Task
 from formless.evaluation.tasks.blank import ask_blank
@@ -22,19 +23,9 @@ if TYPE_CHECKING:
 FILES = ("{split}_mentions",)
 
 
-def ask_statement_mention(lm: LM, item: MentionItem, source: Source) -> Query:
-    """Score a statement; its group is the mention."""
-    return replace(ask_statement(lm, item, source), group=item.mention)
-
-
-def ask_blank_mention(lm: LM, item: MentionItem, source: Source) -> Query:
-    """Score a blank; its group is the mention."""
-    return replace(ask_blank(lm, item, source), group=item.mention)
-
-
-def ask_question_mention(lm: LM, item: MentionItem, source: Source) -> Query:
-    """Score a question; its group is the mention."""
-    return replace(ask_question(lm, item, source), group=item.mention)
+def by_mention(ask: Callable[[LM, Item, Source], Query]) -> Callable[[LM, MentionItem, Source], Query]:
+    """Return what puts an item to the model as another task does; its group is the mention."""
+    return lambda lm, item, source: replace(ask(lm, item, source), group=item.mention)
 
 
 STATEMENT_MENTIONS = Task(
@@ -43,7 +34,7 @@ STATEMENT_MENTIONS = Task(
     files=FILES,
     types=("cloze",),
     metrics=SCORED,
-    ask=ask_statement_mention,
+    ask=by_mention(ask_statement),
     splits=BOTH,
     groups=MENTIONS,
     grouped_by="mention",
@@ -54,7 +45,7 @@ FB_MENTIONS = Task(
     files=FILES,
     types=("cloze",),
     metrics=SCORED,
-    ask=ask_blank_mention,
+    ask=by_mention(ask_blank),
     splits=BOTH,
     groups=MENTIONS,
     grouped_by="mention",
@@ -65,7 +56,7 @@ QA_MENTIONS = Task(
     files=FILES,
     types=("question",),
     metrics=SCORED,
-    ask=ask_question_mention,
+    ask=by_mention(ask_question),
     splits=BOTH,
     groups=MENTIONS,
     grouped_by="mention",
