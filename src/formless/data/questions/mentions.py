@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from formless.data.questions.gazetteers import SMALL_WORDS
 from formless.data.target import MENTIONS, Aliases, Item, Mention, MentionItem
 from formless.data.words import holds, words_of
 
@@ -25,10 +26,7 @@ _BEFORE_PHRASE = frozenset({
     "which", "whom", "when", "where", "who", "did", "does", "do", "was", "is", "were", "are", "has", "had", "than", "upon",
     "during",
 })  # fmt: skip
-_SMALL_WORDS = frozenset({
-    "a", "an", "the", "of", "and", "de", "da", "di", "du", "van", "von", "der", "la", "le", "for", "in", "on", "to", "his",
-    "her", "its", "who", "that",
-})  # fmt: skip
+_SMALL_WORDS = SMALL_WORDS | {"his", "her", "its", "who", "that"}
 _KINDS = re.compile(r"\b(?:city|country|island|state|town) of $")  # `the city of Lyon`: the city is Lyon, not of Lyon
 _PARTICIPLE = re.compile(r"(?:ed|en|ade|wn|lt|ght)$")
 _WHOLE_PHRASES: tuple[Mention, ...] = ("alias", "description", "other spelling")
