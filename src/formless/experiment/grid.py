@@ -166,7 +166,7 @@ def _name(target: Target) -> str:
 def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[MethodChoice]) -> None:
     """Refuse methods that do not fit a model's configuration.
 
-    A bundled model or a GGUF file that is not unpacked yet, and a model whose configuration cannot be read, are left to their
+    A GGUF file, a bundled model that is not unpacked yet, and a model whose configuration cannot be read are left to their
     runs, so that those of the other models are executed.
     """
     from formless.models.loading import load_meta
