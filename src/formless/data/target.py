@@ -49,7 +49,12 @@ class Row(BaseModel):
 
 
 class Item(Row):
-    """A probe: a question and its answer."""
+    """A probe: a question and its answer.
+
+    Args:
+        aliases: Other answers that count as right when a model writes them.
+        fact: The fact that it asks, as the answer of its level-1 or level-2 probe says it; the answer unless given.
+    """
 
     query: str = Field(min_length=1)
     answer: str
@@ -57,6 +62,13 @@ class Item(Row):
     type: str = ""
     subject: Name = ""
     neighbor: Name | None = None
+    aliases: tuple[Name, ...] = ()
+    fact: str = ""
+
+    @property
+    def fact_key(self) -> str:
+        """What items that ask the same fact have in common: the neighbor, if any, and the fact."""
+        return ": ".join(" ".join(part.casefold().split()) for part in (self.neighbor, self.fact or self.answer) if part)
 
 
 class Cloze(Item):
@@ -94,14 +106,17 @@ class MentionItem(Item):
 
 
 class Reverse(Item):
-    """A question that gives a fact and asks for the concept.
+    """A question that gives a fact and asks for the concept; each is a fact of its own.
 
     Args:
         answer: The concept's full name.
         aliases: Other names that count as right.
     """
 
-    aliases: tuple[Name, ...] = ()
+    @property
+    def fact_key(self) -> str:
+        """The question: its answer is the same in every row."""
+        return " ".join(self.query.casefold().split())
 
 
 class Aliases(Row):
