@@ -165,7 +165,7 @@ def test_the_right_choice_is_measured_over_all_versions(llama: LM) -> None:
     measured = query.measure([Score((log,), (False,)) for log in logs])
     right = math.exp(-1) / (math.exp(-1) + 3 * math.exp(-2))
     wrong = math.exp(-3) / (math.exp(-3) + 3 * math.exp(-2))
-    assert measured.metrics == {"probability": pytest.approx((3 * right + wrong) / 4), "accuracy": 0.75}  # type: ignore[union-attr]
+    assert measured.metrics == {"probability": pytest.approx((3 * right + wrong) / 4), "accuracy": 0.75, "known": 1.0}  # type: ignore[union-attr]
 
 
 def test_another_number_of_options_or_another_word_is_skipped(llama: LM) -> None:
@@ -211,8 +211,8 @@ def test_every_entry_says_what_it_measures(tiny: Tiny) -> None:
         assert len({spec.name for spec in task.metrics}) == len(task.metrics) > 0
         assert all(0 <= spec.chance < 1 for spec in task.metrics)
     counted = [name for name, task in TASKS.items() if task.knowledge]
-    assert counted == ["statement", "fb", "qa", "mcp_choice", "sub_fb_letters", "sub_qa_letters"]
-    assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25]
+    assert counted == ["statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_fb_letters", "sub_qa_letters"]
+    assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Form by mention: how much an edit takes away in each form of question, for each way to name the concept."""
+"""Form by mention: how much an edit takes away in each form of question, for each way to name the concept.
+
+A cell is over the items that the original model knows, and is there where it knows more than chance gives.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from formless.data.target import SPLITS, Split
-from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.report.comparison import Comparison
+from formless.report.independence import FORGETTING, RETENTION, ratios
 from formless.report.summary import MethodSummary
 from formless.report.tables import Table, percent, task_title
 
@@ -23,12 +26,12 @@ class Cell:
     """What an edit changed in one form and mention.
 
     Args:
-        change: edited / original - 1, of the mean.
-        n: Number of items, or of targets.
+        change: edited / original - 1, of the mean over known items.
+        n: Known items of those asked, or the number of targets.
     """
 
     change: float
-    n: int
+    n: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class MentionMap:
         forms: The tasks, in the order of the registry.
         mentions: In the order of the tasks' entries.
         cells: By form and mention; those that were measured.
-        unit: What the cells' n counts, `items` or `targets`.
+        unit: What the cells' n counts.
     """
 
     split: Split
@@ -60,34 +63,37 @@ class MentionMap:
 
 
 def comparison_maps(comparison: Comparison) -> list[MentionMap]:
-    """Return the maps of one edit of one target; n counts items."""
-    found = {change.key: Cell(change.relative.value, change.relative.n) for change in comparison.changes
-             if change.relative and change.relative.value is not None}  # fmt: skip
-    return _maps(found, "items")
+    """Return the maps of one edit of one target; n counts known items of those asked."""
+    groups = ratios(comparison.original, comparison.edited).groups
+    cells: dict[Split, dict[tuple[str, str], Cell]] = {
+        split: {key: Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}") for key, one in own.items()}
+        for split, own in groups.items()
+    }
+    return _maps(cells, "known items of those asked")
 
 
 def summary_maps(summary: MethodSummary) -> list[MentionMap]:
     """Return the maps of one method over targets; n counts targets."""
-    found = {key: Cell(one.relative.value, one.relative.n) for key, one in summary.metrics.items() if one.relative}
-    return _maps(found, "targets")
+    cells: dict[Split, dict[tuple[str, str], Cell]] = {split: {} for split in SPLITS}
+    for key, one in summary.metrics.items():
+        if key.task and key.group and key.metric == FORGETTING.metric:
+            cells["forget"][key.task, key.group] = Cell(-one.value.value, str(one.value.n))
+        elif key.task and key.group and key.metric == RETENTION.metric:
+            cells["neighbor"][key.task, key.group] = Cell(one.value.value - 1, str(one.value.n))
+    return _maps(cells, "targets")
 
 
-def _maps(changes: Mapping[MetricKey, Cell], unit: str) -> list[MentionMap]:
-    """Return a map for each split that has any, of the first metric of the tasks whose groups are mentions."""
+def _maps(cells: Mapping[Split, Mapping[tuple[str, str], Cell]], unit: str) -> list[MentionMap]:
+    """Return a map for each split that has any cell, of the tasks whose groups are mentions."""
     maps = []
     tasks = {name: task for name, task in TASKS.items() if task.grouped_by == MENTION}
     order = dict.fromkeys(group for task in tasks.values() for group in task.groups)
     for split in SPLITS:
-        cells = {
-            (name, group): cell
-            for name, task in tasks.items()
-            for group in task.groups
-            if (cell := changes.get(MetricKey(name, split, task.metrics[0].name, group)))
-        }
-        if cells:
-            forms = tuple(name for name in tasks if any(form == name for form, _ in cells))
-            mentions = tuple(group for group in order if any(mention == group for _, mention in cells))
-            maps.append(MentionMap(split, forms, mentions, cells, unit))
+        own = {key: cell for key, cell in cells.get(split, {}).items() if key[0] in tasks}
+        if own:
+            forms = tuple(name for name in tasks if any(form == name for form, _ in own))
+            mentions = tuple(group for group in order if any(mention == group for _, mention in own))
+            maps.append(MentionMap(split, forms, mentions, own, unit))
     return maps
 
 

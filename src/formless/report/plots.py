@@ -311,7 +311,7 @@ def mention_plot(found: MentionMap) -> str:
         x, y = found.mentions.index(mention), found.forms.index(form)
         color, strength = (EDITED if cell.change < 0 else ORIGINAL), min(abs(cell.change), 1.0)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, alpha=0.8 * strength, linewidth=0))
-        axes.text(x, y, f"{-100 * cell.change:.0f} %\nn = {cell.n}", ha="center", va="center", color=INK, fontsize=8)
+        axes.text(x, y, f"{-100 * cell.change:.0f} %\n{cell.n}", ha="center", va="center", color=INK, fontsize=8)
     axes.set_xlim(-0.5, len(found.mentions) - 0.5)
     axes.set_ylim(len(found.forms) - 0.5, -0.5)
     axes.set_xticks(range(len(found.mentions)), [mention.replace(" and ", "\nand ") for mention in found.mentions], fontsize=8)

@@ -32,7 +32,7 @@ from formless.errors import UserError
 from formless.store.documents import read_json
 
 # The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
-RECORD_SCHEMA: Final = 3
+RECORD_SCHEMA: Final = 4
 RESULT_SCHEMA: Final = 2
 PLAN_SCHEMA: Final = 2
 EDIT_SCHEMA: Final = 2

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from formless.models.lm import LM
 
 
-def ask_statement(_lm: LM, item: Item, _source: Source) -> Query:
+def ask_statement(_lm: LM, item: Item, source: Source) -> Query:
     """Return the cloze up to its blank, to be continued by the answer; only where the blank is last."""
     before, blank, after = item.query.partition(BLANK)
     if not item.answer.strip():
@@ -22,7 +22,7 @@ def ask_statement(_lm: LM, item: Item, _source: Source) -> Query:
     if any(character.isalnum() for character in after):
         return skipped(item, "the blank is not at the end")
     space = " " if before != before.rstrip() else ""
-    return scored_answer(item, before.rstrip(), f"{space}{item.answer}")
+    return scored_answer(item, before.rstrip(), source, shaped=lambda answer: f"{space}{answer}")
 
 
 STATEMENT = Task(
