@@ -49,10 +49,11 @@ def eval_command(
     from formless.experiment.measure import measure_edit, original_record
     from formless.models.settings import prompt_style
     from formless.report.comparison import compare
+    from formless.report.form_tables import independence_table
     from formless.report.independence import independence
     from formless.report.mentions import comparison_maps
     from formless.report.page import write_report
-    from formless.report.tables import comparison_tables, independence_table, record_tables
+    from formless.report.tables import comparison_tables, record_tables
 
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")

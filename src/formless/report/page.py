@@ -17,6 +17,7 @@ from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
+from formless.report.form_tables import counted_text, independence_table
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
 from formless.report.mentions import TITLES, MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
@@ -36,10 +37,8 @@ from formless.report.tables import (
     absent_text,
     ci_text,
     column_name,
-    counted_text,
     detail_table,
     difference,
-    independence_table,
     is_headline,
     item_count,
     metric_spec,
