@@ -58,7 +58,7 @@ def prepare_command(
 
 def forms_command(
     data: Annotated[str, typer.Option(help="Folder of a data set with level 1.")],
-    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions and reverse.")] = "mcp,tf",
+    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions, reverse and kinds.")] = "mcp,tf",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
     source: Annotated[
         str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
@@ -69,7 +69,8 @@ def forms_command(
 ) -> None:
     """Make probes in other forms from levels 1 and 2; with a server, a stopped run continues.
 
-    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target.
+    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target. `kinds`
+    asks level 2 in other ways: paraphrased, in a conversation, and as kinds.json says.
 
     Example: formless data forms --data my_data --forms mcp,tf
     """

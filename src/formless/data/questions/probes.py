@@ -3,7 +3,8 @@
 Each row of `forget_level1` (`neighbor_level1`) gives one row of `forget_mcp` and one of `forget_tf` (`neighbor_mcp`,
 `neighbor_tf`), or is dropped and counted with the reason. Adjacent blanks are one gap. A row with several separate gaps gives
 no true-or-false probe. `mentions` makes the files of mentions and `reverse` those of reverse questions; see
-`formless.data.questions.mentions`.
+`formless.data.questions.mentions`. `kinds` makes paraphrases and other kinds of question from level 2; see
+`formless.data.questions.question_kinds`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from formless import store
 from formless.data.ort import SAMPLE, data_folder, find_target, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
-from formless.data.questions.mentions import mention_rows, reverse_rows
+from formless.data.questions.mentions import bundled_aliases, mention_rows, reverse_rows
+from formless.data.questions.question_kinds import kind_rows
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
-from formless.data.target import BLANK, SPLITS, Aliases, Item, Target
+from formless.data.target import BLANK, FILES, SPLITS, Aliases, Item, KindTexts, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.progress import Progress
 
-FORMS = ("mcp", "tf", "mentions", "reverse")
+FORMS = ("mcp", "tf", "mentions", "reverse", "kinds")
 DEFAULT_FORMS = FORMS[:2]
 LETTERS = "ABCD"
 JOURNAL = ".forms.jsonl"
@@ -166,6 +168,8 @@ def build_forms(
                 built[path] = true_or_false(items)
             elif form == "mentions":
                 built[path] = _mentions(target, items, path)
+            elif form == "kinds":
+                built[path] = _kinds(target, path)
             elif form == "reverse":
                 neighbors = path.stem.startswith("neighbor")
                 built[path] = Built(tuple(reverse_rows(_aliases(target), target.subject, neighbors=neighbors)))
@@ -182,12 +186,31 @@ def build_forms(
 
 
 def _aliases(target: Target) -> tuple[Aliases, ...]:
-    return target.rows("aliases", Aliases) if target.has("aliases") else ()
+    """Return how texts name the subject and the neighbors: as the target's own file says, else as the bundled one does."""
+    if target.has("aliases"):
+        return target.rows("aliases", Aliases)
+    items = [item for split in SPLITS for item in _items(target, f"{split}_level1") + _items(target, f"{split}_level2")]
+    known = {target.subject, *(item.neighbor for item in items)}
+    return tuple(entry for entry in bundled_aliases(target.subject) if entry.name in known)
+
+
+def _items(target: Target, file: str) -> tuple[Item, ...]:
+    return target.items(file) if target.has(file) else ()
+
+
+def _kinds(target: Target, path: Path) -> Built:
+    """Return the rows of kinds of one split; no text may occur in another file of the target."""
+    level2 = path.stem.replace("kinds", "level2")
+    files = [file for file in FILES if issubclass(FILES[file], Item) and not file.endswith("_kinds") and target.has(file)]
+    taken = [item.query for file in files for item in target.items(file)]
+    texts = target.rows("kinds", KindTexts) if target.has("kinds") else ()
+    rows, dropped = kind_rows(_items(target, level2), _aliases(target), texts, target.subject, taken)
+    return Built(tuple(rows), dropped)
 
 
 def _mentions(target: Target, level1: tuple[Item, ...], path: Path) -> Built:
     level2 = path.stem.replace("mentions", "level2")
-    levels = {"cloze": level1, "question": target.items(level2) if target.has(level2) else ()}
+    levels = {"cloze": level1, "question": _items(target, level2)}
     rows, dropped = mention_rows(levels, _aliases(target), target.subject)
     return Built(tuple(rows), dropped)
 
