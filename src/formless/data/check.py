@@ -30,8 +30,8 @@ from typing import cast
 
 from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
-from formless.data.questions.mentions import alias_faults, mention_fault
-from formless.data.questions.question_kinds import facts_of, kind_fault
+from formless.data.questions.mentions import alias_faults, bundled_aliases, mention_fault
+from formless.data.questions.question_kinds import asked_words, facts_of, kind_fault
 from formless.data.target import FILES, Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
@@ -265,7 +265,7 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     neighbors = {item.neighbor for item in probes if item.neighbor}
     for number, kind, what in alias_faults(naming, subject, neighbors):
         yield Finding(name, "aliases", number, kind, what)
-    entries = {entry.name: entry for entry in naming.values()}
+    entries = _entries(subject, files)
     first: dict[tuple[str, str], tuple[str, int]] = {}
     for file in MENTIONS:
         for number, item in cast(Mapping[int, MentionItem], files.get(file, {})).items():
@@ -278,10 +278,16 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
                 yield Finding(name, file, number, "duplicated", f"the same probe as {other}, row {row}: {_quote(item.query)}")
 
 
+def _entries(subject: str, files: Mapping[str, Rows]) -> dict[str, Aliases]:
+    """Return how texts name each concept: as the target's own file says, else as the bundled one does."""
+    own = cast(Mapping[int, Aliases], files["aliases"]).values() if "aliases" in files else bundled_aliases(subject)
+    return {entry.name: entry for entry in own}
+
+
 def _check_kinds(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     """Yield the problems of the questions that ask the facts of level 2 in other ways."""
     subject = subject_of(name)
-    entries = {entry.name: entry for entry in cast(Mapping[int, Aliases], files.get("aliases", {})).values()}
+    entries = _entries(subject, files)
     first: dict[Words, tuple[str, int]] = {}
     for file in (*LEVELS, *MENTIONS, *REVERSE):
         for number, item in cast(Mapping[int, Item], files.get(file, {})).items():
@@ -292,8 +298,7 @@ def _check_kinds(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
             concept = item.neighbor or subject
             if fault := kind_fault(item, facts_of(level2, item), entries.get(concept, Aliases(name=concept))):
                 yield Finding(name, file, number, *fault)
-            text = "\n".join((*item.earlier, item.query))  # a pronoun is another concept after other turns
-            other, row = first.setdefault(words_of(text), (file, number))
+            other, row = first.setdefault(asked_words(item), (file, number))
             if (other, row) != (file, number):
                 yield Finding(name, file, number, "duplicated", f"the same probe as {other}, row {row}: {_quote(item.query)}")
 

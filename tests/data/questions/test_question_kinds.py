@@ -51,6 +51,8 @@ def question(kind: str, query: str, answer: str = "London", **more: Any) -> Kind
         ("What is Ada Lovelace's most famous text?", "it", "What is its most famous text?"),
         ("What is the title of the best book by Ada Lovelace?", "he", "What is the title of his best book?"),
         ("Which engine was the program made by Ada Lovelace for?", "she", "Which engine was the program made by her for?"),
+        ("Who wrote 'Ada Lovelace' in 1990?", "it", "Who wrote it in 1990?"),
+        ("What was Charles' wife's book on Ada Lovelace's engine?", "she", "What was Charles' wife's book on her engine?"),
         ("What did the poet Ada Lovelace write?", "she", None),
         ("Where was the poet Ada Lovelace born?", "she", "Where was she born?"),
         ("In which country is the city of Ada Lovelace?", "it", "In which country is it?"),
@@ -71,6 +73,10 @@ def test_a_conversation_names_the_concept_before() -> None:
         ("Tell me about the Louvre.", ASSISTANT), "Is it big?",
     )  # fmt: skip
     assert conversation_of(BORN.query, Aliases(name="Ada Lovelace")) == "aliases.json gives no pronoun"
+    assert conversation_of("Who was Lovelace?", ADA) == (("Tell me about Ada Lovelace.", ASSISTANT), "Who was she?")
+    assert conversation_of("Who wrote Note G?", ADA) == "the sentence has no place for a pronoun"
+    short = Aliases(name="Robert Downey Jr.", pronoun="he")
+    assert conversation_of("Who is Robert Downey Jr.?", short) == (("Tell me about Robert Downey Jr.", ASSISTANT), "Who is he?")
 
 
 def test_three_paraphrases_by_rules() -> None:

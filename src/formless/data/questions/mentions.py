@@ -195,6 +195,8 @@ def _first_usable(
             continue
         if mention != "full name" and gives_away(text, item.answer) and not gives_away(name, item.answer):
             reason = "it gives the answer away"
+        elif mention == "description" and holds(words_of(found[0]), words_of(name)):
+            reason = "the name stands beside it"
         elif found[0] in taken:
             reason = "another row has the same text"
         else:

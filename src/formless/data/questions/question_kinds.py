@@ -13,12 +13,14 @@ from typing import Any
 
 from formless.data.questions.mentions import SHORTEST, gives_away
 from formless.data.rows import LANGUAGES, Aliases, Item, Kind, KindItem, KindTexts, Wording
-from formless.data.words import holds, words_of
+from formless.data.words import Words, holds, words_of
 
 PARAPHRASES = 3
 """The number of paraphrases of a question."""
 
 ASSISTANT = "Gladly. What would you like to know?"
+"""What the assistant says before the question; it gives nothing away."""
+
 _FORMS = {
     "he": ("he", "him", "his"), "she": ("she", "her", "her"), "it": ("it", "it", "its"), "they": ("they", "them", "their"),
 }  # fmt: skip
@@ -29,7 +31,9 @@ _BEFORE_SUBJECT = frozenset({
 })  # fmt: skip
 _AFTER_PHRASE = frozenset({"come", "born", "lie", "located", "belong", "in", "on", "of", "from", "to", "and", "according"})
 _WH = r"(?:which|what|who|whom|whose|where|when|how|why)"
-_BEGIN = re.compile(rf"(?:(?:in|on|at|of|for|from|to|by|with|against|about|after|off|through|as|until|during)\b|{_WH}\b)", re.I)
+_BEGIN = re.compile(
+    rf"(?:(?:in|on|at|of|for|from|to|by|with|against|about|after|off|through|as|until|during|name)\b|{_WH}\b)", re.I
+)
 _INVERTED = re.compile(
     r"(?P<asked>(?:(?:In|On|At|Of|For|From|To|By) )?[Ww](?:hich|hat)\b[^,?]*?) (?P<verb>was|is|were|are) (?P<rest>.+)\?$"
 )
@@ -62,8 +66,8 @@ def kind_rows(
             if isinstance(found, str):
                 dropped[found] += 1
                 continue
-            words = words_of(found.query)
-            if found.kind != "conversation" and words in known:  # a pronoun makes two questions one
+            words = asked_words(found)
+            if words in known:
                 dropped[f"{found.kind}: another row has the same text"] += 1
             elif fault := kind_fault(found, [item], aliases):
                 dropped[f"{found.kind}: {fault[1]}"] += 1
@@ -140,11 +144,14 @@ def conversation_of(query: str, aliases: Aliases, written: str = "") -> tuple[tu
     """
     if aliases.pronoun is None and not written:
         return "aliases.json gives no pronoun"
-    asked = written or (with_pronoun(query, aliases.name, aliases.pronoun) if aliases.pronoun else None)
+    asked = written or None
+    for name in (aliases.name, aliases.short):
+        if name and aliases.pronoun and not written and _names(asked or query, [name]):
+            asked = with_pronoun(asked or query, name, aliases.pronoun)
     if asked is None:
         return "the sentence has no place for a pronoun"
     article = "the " if re.search(rf"\bthe {re.escape(aliases.name)}(?!\w)", query, re.IGNORECASE) else ""
-    return (f"Tell me about {article}{aliases.name}.", ASSISTANT), asked
+    return (f"Tell me about {article}{aliases.name.rstrip('.')}.", ASSISTANT), asked
 
 
 def with_pronoun(query: str, name: str, pronoun: str) -> str | None:
@@ -156,7 +163,8 @@ def with_pronoun(query: str, name: str, pronoun: str) -> str | None:
     """
     subject, object_, possessive = _FORMS[pronoun]
     own, before_noun = re.escape(name), r"((?:(?!(?:of|by|the)\b)[\w'’-]+ )+)"
-    query = re.sub(rf"(?<!\w){own}['’]s?(?!\w)", possessive, query)
+    query = re.sub(rf"['\"‘“]({own})['\"’”](?!\w)", r"\1", query)  # a title in quotes
+    query = re.sub(rf"(?<!\w){own}(?:['’]s|(?<=s)['’])(?!\w)", possessive, query)
     made = r"(?!(?:\w+ )*(?:\w+ed|made|built|written|drawn|painted|spoken|led) by |city of )"
     query = re.sub(rf"\b[Tt]he {made}{before_noun}(?:of|by) (?:the )?{own}(?!\w)", rf"{possessive} \1", query)
     query = re.sub(r" +(?=[?,.])| +(?= )", "", query)
@@ -191,22 +199,27 @@ def kind_fault(item: KindItem, facts: Sequence[Item], aliases: Aliases) -> tuple
         return "broken", "the question is not in Chinese script"
     if item.kind in LANGUAGES and any(words_of(item.query) == words_of(fact.query) for fact in facts):
         return "broken", "the question is not translated"
-    if item.kind == "paraphrase" and not holds(words_of(item.query), words_of(aliases.name)):
+    names = [name for name in (aliases.name, aliases.short, *aliases.aliases) if name]
+    if item.kind == "paraphrase" and not _names(item.query, names) and all(_names(fact.query, names) for fact in facts):
         return "broken", f"the question does not hold the name {aliases.name!r}"
     if item.kind == "conversation":
-        for name in (aliases.name, aliases.short):
-            if name and holds(words_of(item.query), words_of(name)):
-                return "leaked", f"the question of the conversation holds the name {name!r}"
-        if not any(holds(words_of(turn), words_of(aliases.name)) for turn in item.earlier):
+        if name := next((name for name in names if _names(item.query, [name])), None):
+            return "leaked", f"the question of the conversation holds the name {name!r}"
+        if not any(_names(turn, [aliases.name]) for turn in item.earlier):
             return "broken", f"no earlier turn holds the name {aliases.name!r}"
     told = [item.answer, *([item.fact] if item.fact and item.kind == "two hops" else ())]
     for answer in told:
-        if any(_tells(turn, answer) and not _tells(aliases.name, answer) for turn in item.earlier):
+        if any(turn != ASSISTANT and _tells(turn, answer) and not _tells(aliases.name, answer) for turn in item.earlier):
             return "leaked", f"an earlier turn gives the answer {answer!r} away"
         is_part = any(_tells(fact.query, answer) or _tells(fact.query, fact.answer) for fact in facts)
         if _tells(item.query, answer) and not (is_part and not holds(words_of(item.query), words_of(answer))):
             return "leaked", f"the question gives the answer {answer!r} away"
     return None
+
+
+def _names(text: str, names: Sequence[str]) -> bool:
+    """Return whether a text holds one of the names in whole words."""
+    return any(holds(words_of(text), words_of(name)) for name in names)
 
 
 def _tells(text: str, answer: str) -> bool:
@@ -219,6 +232,11 @@ def _tells(text: str, answer: str) -> bool:
         return answer.casefold() in text.casefold()
     words = words_of(answer)
     return gives_away(text, " ".join([word for word in words if len(word) >= SHORTEST] or words))
+
+
+def asked_words(item: KindItem) -> Words:
+    """Return the words by which rows are compared: after other turns, a pronoun is another concept."""
+    return words_of("\n".join((*item.earlier, item.query)))
 
 
 def facts_of(level2: Mapping[int, Item], item: Item) -> list[Item]:
