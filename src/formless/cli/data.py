@@ -61,7 +61,8 @@ def forms_command(
     forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions, reverse and kinds.")] = "mcp,tf",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
     source: Annotated[
-        str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
+        str,
+        typer.Option("--with", help="Source of distractors and kinds: 'offline', or URL of an OpenAI-compatible server."),
     ] = OFFLINE,
     seed: Annotated[int, typer.Option(help="Seed for the choice of distractors and the order of options.")] = 0,
     force: terminal.ForceOption = False,
@@ -80,7 +81,7 @@ def forms_command(
     if source == OFFLINE and server_model is not None:
         raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
     names = [form.strip() for form in forms.split(",")]
-    needs_server = source != OFFLINE and "mcp" in names  # true or false needs no distractors
+    needs_server = source != OFFLINE and not {"mcp", "kinds"}.isdisjoint(names)  # the others are made by rules alone
     with terminal.progress("forms") as bar:
         server = Server(source, server_model) if needs_server else None
         done = build_forms(data, names=target or (), forms=names, seed=seed, force=force, server=server, progress=bar)

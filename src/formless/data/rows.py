@@ -25,11 +25,15 @@ Mention = Literal[
 
 MENTIONS: tuple[Mention, ...] = get_args(Mention)
 
+Language = Literal["German", "French", "Spanish", "Chinese"]
+"""A language that questions are translated into."""
+
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
 Kind = Literal["paraphrase", "conversation", "two hops", "German", "French", "Spanish", "Chinese"]
 """What a question beside the seven forms is."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-LANGUAGES: tuple[Kind, ...] = KINDS[3:]
 
 
 def _without_hidden(name: str) -> str:
@@ -198,7 +202,7 @@ class KindTexts(Row):
     paraphrases: tuple[str, ...] = ()
     conversation: str = ""
     two_hops: tuple[Wording, ...] = ()
-    translations: dict[Literal["German", "French", "Spanish", "Chinese"], Wording] = {}
+    translations: dict[Language, Wording] = {}
 
 
 class Intro(Row):

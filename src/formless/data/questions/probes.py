@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
 from formless.data.questions.mentions import bundled_aliases, mention_rows, reverse_rows
 from formless.data.questions.question_kinds import kind_rows
+from formless.data.questions.written_kinds import write_texts
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
 from formless.data.target import BLANK, FILES, SPLITS, Aliases, Item, KindTexts, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
@@ -127,8 +129,8 @@ def build_forms(
         forms: Some of `FORMS`.
         seed: Seed for the choice among equally good distractors and for the order of the options.
         force: Replace existing files.
-        server: A server that writes the distractors in place of the offline rules. Its answers are kept in a journal beside
-            the target's files until the run is complete, so that a stopped run can continue.
+        server: A server that writes the distractors and the texts of kinds in place of the offline rules. Its answers are kept
+            in a journal beside the target's files until the run is complete, so that a stopped run can continue.
         progress: Called after each row that a server answered, with the file's name, the rows done and all rows.
 
     Returns:
@@ -169,7 +171,7 @@ def build_forms(
             elif form == "mentions":
                 built[path] = _mentions(target, items, path)
             elif form == "kinds":
-                built[path] = _kinds(target, path)
+                built[path] = _kinds(target, path, server, journal, progress)
             elif form == "reverse":
                 neighbors = path.stem.startswith("neighbor")
                 built[path] = Built(tuple(reverse_rows(_aliases(target), target.subject, neighbors=neighbors)))
@@ -198,14 +200,21 @@ def _items(target: Target, file: str) -> tuple[Item, ...]:
     return target.items(file) if target.has(file) else ()
 
 
-def _kinds(target: Target, path: Path) -> Built:
+def _kinds(target: Target, path: Path, server: Server | None, journal: Journal, progress: Progress | None) -> Built:
     """Return the rows of kinds of one split; no text may occur in another file of the target."""
-    level2 = path.stem.replace("kinds", "level2")
+    items = _items(target, path.stem.replace("kinds", "level2"))
+    naming = _aliases(target)
+    texts = list(target.rows("kinds", KindTexts)) if target.has("kinds") else []
+    reasons: list[str] = []
+    if server is not None:
+        asked = [item for item in items if item.query not in {entry.question for entry in texts}]
+        shown = partial(progress, f"{_folder(target).name}/{path.stem}") if progress else None
+        written, reasons = write_texts(server, asked, naming, target.subject, journal, shown)
+        texts += written
     files = [file for file in FILES if issubclass(FILES[file], Item) and not file.endswith("_kinds") and target.has(file)]
     taken = [item.query for file in files for item in target.items(file)]
-    texts = target.rows("kinds", KindTexts) if target.has("kinds") else ()
-    rows, dropped = kind_rows(_items(target, level2), _aliases(target), texts, target.subject, taken)
-    return Built(tuple(rows), dropped)
+    rows, dropped = kind_rows(items, naming, texts, target.subject, taken)
+    return Built(tuple(rows), dropped + Counter(f"no text from the server: {reason}" for reason in reasons))
 
 
 def _mentions(target: Target, level1: tuple[Item, ...], path: Path) -> Built:

@@ -62,7 +62,7 @@ def kind_rows(
     dropped: Counter[str] = Counter()
     for item in items:
         aliases = entries.get(name := item.neighbor or subject, Aliases(name=name))
-        for found in _questions(item, aliases, written.get(item.query)):
+        for found in questions_of(item, aliases, written.get(item.query)):
             if isinstance(found, str):
                 dropped[found] += 1
                 continue
@@ -77,7 +77,7 @@ def kind_rows(
     return rows, dropped
 
 
-def _questions(item: Item, aliases: Aliases, texts: KindTexts | None) -> Iterator[KindItem | str]:
+def questions_of(item: Item, aliases: Aliases, texts: KindTexts | None) -> Iterator[KindItem | str]:
     """Yield the questions of one probe in every kind, or why there is none."""
     texts = texts or KindTexts(question=item.query)
     for query in texts.paraphrases or paraphrases_of(item.query):
