@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval -t Albert_Einstien", "did you mean 1_Albert_Einstein"),
         ("eval -t ../1_Albert_Einstein", "unknown target '../1_Albert_Einstein'"),
         ("eval -t X --data none", "no such data folder [none]"),
-        ("eval -t 1 --suite ortt", "unknown suite or task 'ortt' [suite]: did you mean ort?"),
+        ("eval -t 1 --suite ortt", "unknown suite or task 'ortt' [suite]: did you mean ort"),
         ("eval -t 1 --suite fb,quiz", "unknown suite or task 'quiz' [suite]"),
         ("eval -t 1 --suite qa,", "unknown suite or task ''"),
         ("eval -t 1 --out existing", "exists already [existing]"),

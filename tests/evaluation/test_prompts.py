@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from formless.data.ort import targets
-from formless.data.target import Item, MentionItem, Reverse
+from formless.data.target import Item, KindItem, MentionItem, Reverse
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import SUITES, suite_tasks
 from formless.evaluation.task import Query, ScoreAnswer, Source
@@ -110,7 +110,7 @@ def test_suites_name_known_tasks_only_and_each_once() -> None:
     for suite in SUITES:
         names = [task.name for task in suite_tasks(suite)]
         assert len(names) == len(set(names)) > 0
-    assert {task.name for task in suite_tasks("full,mentions")} == set(TASKS)
+    assert {task.name for task in suite_tasks("full,mentions,kinds,formats,recall")} == set(TASKS)
     assert [task.name for task in suite_tasks("fb, qa,fb")] == ["fb", "qa"]
     paper = {"fb", "qa", "mcp", "sub_fb", "sub_qa", "mmlu", "truthfulqa", "triviaqa", "fluency"}
     assert paper <= {task.name for task in suite_tasks("ort")}
@@ -122,7 +122,8 @@ def test_the_published_protocol_differs_in_blanks_of_neighbors_and_one_cue_only(
     lm = tiny("mistral")
     items = {"mcp": CHOICE, "mcp_choice": CHOICE, "level3": QUESTION, "sub_level3": QUESTION}
     named = MentionItem(query=CLOZE.query, answer=CLOZE.answer, type="cloze", mention="full name", named="Ada")
-    items |= dict.fromkeys(("statement_mentions", "fb_mentions", "qa_mentions"), named)
+    items |= dict.fromkeys(("statement_mentions", "fb_mentions", "qa_mentions", "gen_qa_mentions"), named)
+    items |= dict.fromkeys(("qa_kinds", "gen_qa_kinds"), KindItem(query=QUESTION.query, answer="Rome", kind="paraphrase"))
     items["reverse"] = Reverse(query="Who wrote Note G?", answer="Ada")
 
     def asked() -> dict[tuple[str, object], object]:

@@ -58,10 +58,11 @@ def prepare_command(
 
 def forms_command(
     data: Annotated[str, typer.Option(help="Folder of a data set with level 1.")],
-    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions and reverse.")] = "mcp,tf",
+    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions, reverse and kinds.")] = "mcp,tf",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
     source: Annotated[
-        str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
+        str,
+        typer.Option("--with", help="Source of distractors and kinds: 'offline', or URL of an OpenAI-compatible server."),
     ] = OFFLINE,
     seed: Annotated[int, typer.Option(help="Seed for the choice of distractors and the order of options.")] = 0,
     force: terminal.ForceOption = False,
@@ -69,7 +70,8 @@ def forms_command(
 ) -> None:
     """Make probes in other forms from levels 1 and 2; with a server, a stopped run continues.
 
-    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target.
+    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target. `kinds`
+    asks level 2 in other ways: paraphrased, in a conversation, and as kinds.json says.
 
     Example: formless data forms --data my_data --forms mcp,tf
     """
@@ -79,7 +81,7 @@ def forms_command(
     if source == OFFLINE and server_model is not None:
         raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
     names = [form.strip() for form in forms.split(",")]
-    needs_server = source != OFFLINE and "mcp" in names  # true or false needs no distractors
+    needs_server = source != OFFLINE and not {"mcp", "kinds"}.isdisjoint(names)  # the others are made by rules alone
     with terminal.progress("forms") as bar:
         server = Server(source, server_model) if needs_server else None
         done = build_forms(data, names=target or (), forms=names, seed=seed, force=force, server=server, progress=bar)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from formless.data.questions.distractors import Pool
-from formless.data.target import Aliases, Item, Reverse, Target
+from formless.data.questions.kinds import kind_of
+from formless.data.target import Aliases, Item, KindItem, Reverse, Target
 
 FOILS = 5
+LANGUAGES = ("German", "French", "Spanish", "Chinese")
 CHANCE = 1 / (FOILS + 1)
 """How often a model that knows nothing prefers the right answer."""
 
@@ -35,7 +37,12 @@ class Foils:
         """
         key = (item.query, item.answer, item.neighbor)
         if key not in self._found:
-            found = tuple(self._names(item)) if isinstance(item, Reverse) else self._answers(item)
+            if isinstance(item, Reverse):
+                found = tuple(self._names(item))
+            elif isinstance(item, KindItem) and item.kind in LANGUAGES and item.fact:  # its answer differs from the English one
+                found = tuple(self._translations(item))
+            else:
+                found = self._answers(item)
             self._found[key] = found[:FOILS] if len(found) >= FOILS else ()
         return self._found[key]
 
@@ -44,6 +51,18 @@ class Foils:
             self._pool = Pool.of([self._target])
         found = self._pool.distractors(item, self._target.subject, count=FOILS)
         return found if isinstance(found, tuple) else ()
+
+    def _translations(self, item: KindItem) -> Iterator[str]:
+        """Yield the answers in the same language, of the same kind in English, about other concepts."""
+        kind, seen = kind_of("?", item.fact), {item.answer, *item.aliases}
+        for file in ("forget_kinds", "neighbor_kinds"):
+            for row in self._target.rows(file, KindItem) if self._target.has(file) else ():
+                is_like = (
+                    row.kind == item.kind and row.neighbor != item.neighbor and kind_of("?", row.fact or row.answer) == kind
+                )
+                if is_like and row.answer not in seen:
+                    seen |= {row.answer, *row.aliases}
+                    yield row.answer
 
     def _names(self, item: Reverse) -> Iterator[str]:
         """Yield the names of the target's other concepts, persons for a person, those with as many words first."""

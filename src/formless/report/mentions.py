@@ -1,4 +1,4 @@
-"""Form by mention: how much an edit takes away in each form of question, for each way to name the concept.
+"""Form by mention, and by kind: how much an edit takes away in each form, for each way to name the concept or to ask.
 
 A cell is over the items that the original model knows, and is there where it knows more than chance gives.
 """
@@ -15,15 +15,15 @@ from formless.report.independence import FORGETTING, RETENTION, ratios
 from formless.report.summary import MethodSummary
 from formless.report.tables import Table, percent, task_title
 
-MENTION = "mention"
-TITLES: Mapping[Split, str] = {
-    "forget": "form by mention, about the concept (to forget)", "neighbor": "form by mention, about its neighbors (to keep)",
-}  # fmt: skip
+GROUPED_BY = ("mention", "kind")
+"""What the groups of tasks are of which there are maps."""
+
+SIDES: Mapping[Split, str] = {"forget": "about the concept (to forget)", "neighbor": "about its neighbors (to keep)"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What an edit changed in one form and mention.
+    """What an edit changed in one form and group, e.g. a mention.
 
     Args:
         change: edited / original - 1, of the mean over known items.
@@ -41,9 +41,10 @@ class MentionMap:
     Args:
         split: Forget or neighbor items.
         forms: The tasks, in the order of the registry.
-        mentions: In the order of the tasks' entries.
-        cells: By form and mention; those that were measured.
+        mentions: The groups, in the order of the tasks' entries.
+        cells: By form and group; those that count.
         unit: What the cells' n counts.
+        grouped_by: What the groups are, one of `GROUPED_BY`.
     """
 
     split: Split
@@ -51,11 +52,17 @@ class MentionMap:
     mentions: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
     unit: str
+    grouped_by: str = GROUPED_BY[0]
+
+    @property
+    def title(self) -> str:
+        """What the map shows, for people."""
+        return f"form by {self.grouped_by}, {SIDES[self.split]}"
 
     def table(self) -> Table:
-        """Return a row for each mention and a column for each form, with n in brackets."""
+        """Return a row for each group and a column for each form, with n in brackets."""
         rows = tuple((mention, *(self._text(form, mention) for form in self.forms)) for mention in self.mentions)
-        return Table(f"{TITLES[self.split]}: change, {self.unit}", (MENTION, *map(short_title, self.forms)), rows)
+        return Table(f"{self.title}: change, {self.unit}", (self.grouped_by, *map(short_title, self.forms)), rows)
 
     def _text(self, form: str, mention: str) -> str:
         cell = self.cells.get((form, mention))
@@ -84,19 +91,21 @@ def summary_maps(summary: MethodSummary) -> list[MentionMap]:
 
 
 def _maps(cells: Mapping[Split, Mapping[tuple[str, str], Cell]], unit: str) -> list[MentionMap]:
-    """Return a map for each split that has any cell, of the tasks whose groups are mentions."""
-    maps = []
-    tasks = {name: task for name, task in TASKS.items() if task.grouped_by == MENTION}
+    """Return the maps that have any cell, of the tasks with groups."""
+    maps = (_map(cells.get(split, {}), unit, split, grouped_by) for grouped_by in GROUPED_BY for split in SPLITS)
+    return [found for found in maps if found.cells]
+
+
+def _map(cells: Mapping[tuple[str, str], Cell], unit: str, split: Split, grouped_by: str) -> MentionMap:
+    tasks = {name: task for name, task in TASKS.items() if task.grouped_by == grouped_by}
     order = dict.fromkeys(group for task in tasks.values() for group in task.groups)
-    for split in SPLITS:
-        own = {key: cell for key, cell in cells.get(split, {}).items() if key[0] in tasks}
-        if own:
-            forms = tuple(name for name in tasks if any(form == name for form, _ in own))
-            mentions = tuple(group for group in order if any(mention == group for _, mention in own))
-            maps.append(MentionMap(split, forms, mentions, own, unit))
-    return maps
+    own = {key: cell for key, cell in cells.items() if key[0] in tasks}
+    forms = tuple(name for name in tasks if any(form == name for form, _ in own))
+    mentions = tuple(group for group in order if any(mention == group for _, mention in own))
+    return MentionMap(split, forms, mentions, own, unit, grouped_by)
 
 
 def short_title(task: str) -> str:
     """Return a task's title without what all tasks of the map have in common."""
-    return task_title(task).removesuffix(f", by {MENTION}")
+    title = task_title(task)
+    return next((title.removesuffix(end) for by in GROUPED_BY if title.endswith(end := f", by {by}")), title)

@@ -19,7 +19,7 @@ from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
 from formless.report.form_tables import counted_text, independence_table
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
-from formless.report.mentions import TITLES, MentionMap, comparison_maps, summary_maps
+from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
@@ -127,8 +127,8 @@ def tone(change: Change) -> str:
 
 
 def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
-    """Return the heat maps of form by mention with their titles."""
-    return [(TITLES[found.split].capitalize(), mention_plot(found)) for found in maps]
+    """Return the heat maps of form by mention and by kind with their titles."""
+    return [(found.title.capitalize(), mention_plot(found)) for found in maps]
 
 
 def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
