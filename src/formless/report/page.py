@@ -136,6 +136,7 @@ def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return an edit's settings and facts as label and text."""
     config, facts = edit["config"], edit["facts"]
     rows = [("method", edit["method"]), ("concept", edit["subject"])]
+    rows += [("strength", f"{edit['strength']:g}")] if "strength" in edit else []
     rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
     rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
     return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
