@@ -19,9 +19,7 @@ def eval_command(
     target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number in the data set.")],
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="With --edit: the factor on its updates, 0 to 4; 1 unless given.")
-    ] = None,
+    strength: Annotated[float | None, typer.Option(help="With --edit: a factor on its updates, 0 to 4.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.")] = "ort",
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,

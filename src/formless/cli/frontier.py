@@ -1,0 +1,100 @@
+"""`formless frontier`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from formless import store
+from formless.cli import terminal
+from formless.errors import UserError
+
+
+def frontier_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote, with its edits kept.")],
+    strengths: Annotated[str, typer.Option(help="Factors on each edit, above 0 and at most 4.")] = "0.25,0.5,0.75,1,1.25,1.5,2",
+    levels: Annotated[str, typer.Option(help="Levels of neighbor retention in percent.")] = "97,95,90",
+    methods: Annotated[str | None, typer.Option(help="Labels of methods, a,b; all unless given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page; FOLDER/frontier.html unless given.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write forgetting at each level as plain numbers.")] = None,
+    curves: Annotated[Path | None, typer.Option(help="Write the mean curves as plain numbers.")] = None,
+    force: terminal.ForceOption = False,
+) -> None:
+    """Compare methods at equal retention of neighbors: each edit at several strengths. Repeat the command to resume it.
+
+    A strength is a factor on what an edit changed in the weights, so nothing is trained again. Each record is kept beside its
+    run and measured once. Forgetting at a level of retention is interpolated on the curve of each target, and never
+    extrapolated: a target whose curve does not reach the level has no value there. Exit code 1 if something could not be
+    measured.
+
+    Example: formless frontier runs/first --csv frontier.csv
+    """
+    from formless.experiment.frontier import check_strengths, measure_strengths
+    from formless.report.frontier import collect_curves, frontiers
+    from formless.report.frontier_page import (
+        curve_rows,
+        harmonic_table,
+        level_rows,
+        overview_table,
+        short_table,
+        write_frontier_page,
+    )
+    from formless.report.tables import as_csv
+
+    wanted = check_strengths(_numbers(strengths, "--strengths", "e.g. 0.5,1,2"))
+    reached = _levels(levels)
+    labels = [part.strip() for part in methods.split(",")] if methods else []
+    outputs = [path for path in (out, csv, curves) if path]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
+    for path in outputs:
+        store.refuse_existing(path, force=force)
+    terminal.quiet_transformers()
+    with terminal.progress("frontier") as bar:
+        done = measure_strengths(folder, wanted, methods=labels, progress=bar)
+    for title, reason in done.failed:
+        terminal.log.print(f"failed: {title}: {reason}", soft_wrap=True)
+    found = collect_curves(folder, wanted, labels)
+    summaries = frontiers(found, reached)
+    without = {condition: gaps for condition, gaps in found.clauses().items() if condition not in found.targets}
+    for model in dict.fromkeys(one.condition.model for one in summaries):
+        own = [one for one in summaries if one.condition.model == model]
+        terminal.show_table(overview_table(own, reached, f"{model}: forgetting at equal retention of neighbors"))
+        terminal.show_table(harmonic_table(own, f"{model}: harmonic mean of forgetting and retention"))
+        for one in own:
+            terminal.show_table(short_table(one, reached, f"{one.condition.title}: forgetting, with the number of targets"))
+            if one.gaps:
+                terminal.out.print(f"does not count in {one.condition.method}: {one.gaps}", soft_wrap=True)
+    for condition, gaps in without.items():
+        terminal.out.print(f"no curve: {condition.title}: {gaps}", soft_wrap=True)
+    for chosen, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
+        if chosen:
+            store.write_text(chosen, as_csv(rows) if rows else "")
+            terminal.out.print(f"written: {chosen}", soft_wrap=True)
+    page = out or store.ExperimentFolder(folder).frontier
+    command = shlex.join(["formless", *sys.argv[1:]])
+    write_frontier_page(page, summaries, reached, wanted, without=without, failed=done.failed, command=command)
+    counts = f"{done.already} measured before, {done.now} now" + f", {len(done.failed)} failed" * bool(done.failed)
+    terminal.out.print(f"page: {page}; {counts}", soft_wrap=True)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _numbers(text: str, where: str, example: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{text!r} is not a list of numbers", where=where, remedy=example) from None
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    """Return levels as shares, each once, in the order in which they were given."""
+    found = _numbers(text, "--levels", "e.g. 97,95,90")
+    for level in found:
+        if not 0 < level < 100:  # NaN is refused too
+            raise UserError(f"{level:g} is no level of retention", where="--levels", remedy="give percents between 0 and 100")
+    return tuple(dict.fromkeys(level / 100 for level in found))
