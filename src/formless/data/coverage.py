@@ -142,7 +142,7 @@ def _fact(items: Sequence[Item]) -> Fact:
         items[0].fact or items[0].answer,
         frozenset(answers),
         frozenset(words_of(item.query.replace(BLANK, item.answer)) for item in items),
-        frozenset(_stem(word) for word in asked if len(word) >= _STEM and BLANK not in word),
+        frozenset(_stem(word) for word in asked if len(word) >= _STEM and BLANK not in word) - set(map(_stem, left_out)),
     )
 
 
