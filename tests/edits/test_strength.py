@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import formless
+from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import Edit, EditInfo, LayerReport, layer_report
 from formless.errors import EditError
+from formless.methods.registry import build_method, check_request, compute_edit, method_config
 from formless.models.lm import LM
 from formless.models.overlay import Difference
 from formless.report.runs import _edit_name
@@ -158,6 +160,18 @@ def test_a_prompt_has_no_strength(tiny: Tiny) -> None:
     edit = formless.unlearn(tiny(), "Ada", "icu")
     with pytest.raises(EditError, match=r"an edit of icu is a text before .* which cannot have the strength 0.5 \[Ada\]"):
         edit.scaled(0.5)
+
+
+def test_a_scaled_edit_can_be_kept_unless_nothing_is_left_of_it(tiny: Tiny) -> None:
+    lm = tiny()
+    edit = rocr_edit(lm)
+    method = build_method("rocr", method_config(lm.settings, "rocr", OPTIONS))
+    both = compute_edit("rocr", method, lm, [Target("Eve")], edit.scaled(0.5))
+    assert both.info.strength == 1
+    assert both.info.facts["earlier_edit"]["strength"] == 0.5
+    config = method_config(lm.settings, "rocr", OPTIONS)
+    with pytest.raises(EditError, match=r"the edit to keep has the strength 0, so there is nothing to keep \[Ada\]"):
+        check_request("rocr", config, [Target("Eve")], edit.scaled(0.0), OPTIONS)
 
 
 def test_records_of_other_strengths_are_another_condition(tiny: Tiny) -> None:
