@@ -22,6 +22,12 @@ def frontier_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page; FOLDER/frontier.html unless given.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write forgetting at each level as plain numbers.")] = None,
     curves: Annotated[Path | None, typer.Option(help="Write the mean curves as plain numbers.")] = None,
+    choose: Annotated[
+        float | None, typer.Option(help="Choose each method's settings by the forgetting at this retention in percent.")
+    ] = None,
+    chosen: Annotated[
+        Path | None, typer.Option(help="With --choose: write the experiment of the chosen settings on the other targets.")
+    ] = None,
     force: terminal.ForceOption = False,
 ) -> None:
     """Compare methods at equal retention of neighbors: each edit at several strengths. Repeat the command to resume it.
@@ -31,7 +37,12 @@ def frontier_command(
     extrapolated: a target whose curve does not reach the level has no value there. Exit code 1 if something could not be
     measured.
 
+    With --choose, several settings of one method are compared by one rule: the largest mean forgetting at a retention of at
+    least that level, on each target's own curve.
+
     Example: formless frontier runs/first --csv frontier.csv
+
+    Example: formless frontier runs/tuning --choose 95 --chosen chosen.yaml
     """
     from formless.experiment.frontier import check_strengths, measure_strengths
     from formless.report.frontier import collect_curves, frontiers
@@ -43,12 +54,17 @@ def frontier_command(
         short_table,
         write_frontier_page,
     )
+    from formless.report.selection import choice_table, chosen_experiment
+    from formless.report.selection import choose as choose_settings
     from formless.report.tables import as_csv
 
     wanted = check_strengths(_numbers(strengths, "--strengths", "e.g. 0.5,1,2"))
     reached = _levels(levels)
     labels = [part.strip() for part in methods.split(",")] if methods else []
-    outputs = [path for path in (out, csv, curves) if path]
+    wanted_level = None if choose is None else _levels(f"{choose}", "--choose")[0]
+    if chosen and wanted_level is None:
+        raise UserError("nothing is chosen", where="--chosen", remedy="give --choose too, e.g. --choose 95")
+    outputs = [path for path in (out, csv, curves, chosen) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
     for path in outputs:
@@ -71,9 +87,20 @@ def frontier_command(
                 terminal.out.print(f"does not count in {one.condition.method}: {one.gaps}", soft_wrap=True)
     for condition, gaps in without.items():
         terminal.out.print(f"no curve: {condition.title}: {gaps}", soft_wrap=True)
-    for chosen, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
+    for path, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
+        if path:
+            store.write_text(path, as_csv(rows) if rows else "")
+            terminal.out.print(f"written: {path}", soft_wrap=True)
+    if wanted_level is not None:
+        choices = choose_settings(found, wanted_level)
+        terminal.show_table(choice_table(choices, wanted_level))
+        if lacking := [label for choice in choices for label in choice.incomplete]:
+            terminal.out.print(f"not compared, as a target is missing: {', '.join(lacking)}", soft_wrap=True)
+        if len({choice.settings for choice in choices}) > 1:
+            note = "warning: the methods have different numbers of settings, so the comparison favors those with more"
+            terminal.log.print(note, soft_wrap=True)
         if chosen:
-            store.write_text(chosen, as_csv(rows) if rows else "")
+            store.write_text(chosen, chosen_experiment(folder, choices))
             terminal.out.print(f"written: {chosen}", soft_wrap=True)
     page = out or store.ExperimentFolder(folder).frontier
     command = shlex.join(["formless", *sys.argv[1:]])
@@ -91,10 +118,10 @@ def _numbers(text: str, where: str, example: str) -> list[float]:
         raise UserError(f"{text!r} is not a list of numbers", where=where, remedy=example) from None
 
 
-def _levels(text: str) -> tuple[float, ...]:
+def _levels(text: str, where: str = "--levels") -> tuple[float, ...]:
     """Return levels as shares, each once, in the order in which they were given."""
-    found = _numbers(text, "--levels", "e.g. 97,95,90")
+    found = _numbers(text, where, "e.g. 97,95,90")
     for level in found:
         if not 0 < level < 100:  # NaN is refused too
-            raise UserError(f"{level:g} is no level of retention", where="--levels", remedy="give percents between 0 and 100")
+            raise UserError(f"{level:g} is no level of retention", where=where, remedy="give percents between 0 and 100")
     return tuple(dict.fromkeys(level / 100 for level in found))

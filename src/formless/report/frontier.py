@@ -67,10 +67,12 @@ class Curves:
     Args:
         targets: Condition -> target -> its curve.
         gaps: Condition -> how many runs or records do not count, by reason.
+        methods: Condition -> the method's name in the registry.
     """
 
     targets: dict[Condition, dict[str, Curve]] = field(default_factory=dict)
     gaps: dict[Condition, Counter[str]] = field(default_factory=dict)
+    methods: dict[Condition, str] = field(default_factory=dict)
 
     def clauses(self) -> dict[Condition, str]:
         """Return what does not count, a clause for each condition that lacks something."""
@@ -129,6 +131,15 @@ def forgetting_at(points: Sequence[tuple[float, float]], level: float) -> float 
     retentions = [retention for retention, _ in points]
     if not retentions or not min(retentions) <= level <= max(retentions):
         return None
+    return forgetting_within(points, level)
+
+
+def forgetting_within(points: Sequence[tuple[float, float]], level: float) -> float:
+    """Return the same also for a curve that stays above the level: there it is the largest of the whole curve.
+
+    Raises:
+        ValueError: The curve stays below the level, which none does that begins at the original model.
+    """
     found = [forgetting for retention, forgetting in points if retention >= level]
     for (r0, f0), (r1, f1) in pairwise(points):
         if min(r0, r1) < level < max(r0, r1):
@@ -194,6 +205,7 @@ def collect_curves(out: Path, strengths: Sequence[float], methods: Sequence[str]
         if run.method == ORIGINAL or (methods and run.label not in methods):
             continue
         gaps = found.gaps.setdefault(condition, Counter())
+        found.methods[condition] = run.method
         if reason := left_out.get(run.id):
             gaps[f"runs {reason}"] += 1
             continue
