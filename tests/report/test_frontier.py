@@ -252,7 +252,8 @@ def test_csv_has_every_number(tmp_path: Path) -> None:
     assert [row["strength"] for row in rows if row["metric"] == "harmonic_mean"] == ["2.0"]
     shown = list(csv.DictReader(io.StringIO(as_csv(curve_rows([rocr])))))
     assert [row["metric"] for row in shown[:2]] == ["retention", "forgetting"]
-    assert len(shown) == 2 * len(STRENGTHS)
+    assert [(row["strength"], row["value"]) for row in shown[:2]] == [("0.0", "1.0"), ("0.0", "0.0")]
+    assert len(shown) == 2 * len(STRENGTHS) + 2
 
 
 def run_command(

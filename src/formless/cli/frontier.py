@@ -5,13 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from formless import store
 from formless.cli import terminal
 from formless.errors import UserError
+
+if TYPE_CHECKING:
+    from formless.report.frontier import Curves, Frontier
+    from formless.report.runs import Condition
 
 
 def frontier_command(
@@ -46,16 +50,7 @@ def frontier_command(
     """
     from formless.experiment.frontier import check_strengths, measure_strengths
     from formless.report.frontier import collect_curves, frontiers
-    from formless.report.frontier_page import (
-        curve_rows,
-        harmonic_table,
-        level_rows,
-        overview_table,
-        short_table,
-        write_frontier_page,
-    )
-    from formless.report.selection import choice_table, chosen_experiment
-    from formless.report.selection import choose as choose_settings
+    from formless.report.frontier_page import curve_rows, level_rows, write_frontier_page
     from formless.report.tables import as_csv
 
     wanted = check_strengths(_numbers(strengths, "--strengths", "e.g. 0.5,1,2"))
@@ -77,31 +72,13 @@ def frontier_command(
     found = collect_curves(folder, wanted, labels)
     summaries = frontiers(found, reached)
     without = {condition: gaps for condition, gaps in found.clauses().items() if condition not in found.targets}
-    for model in dict.fromkeys(one.condition.model for one in summaries):
-        own = [one for one in summaries if one.condition.model == model]
-        terminal.show_table(overview_table(own, reached, f"{model}: forgetting at equal retention of neighbors"))
-        terminal.show_table(harmonic_table(own, f"{model}: harmonic mean of forgetting and retention"))
-        for one in own:
-            terminal.show_table(short_table(one, reached, f"{one.condition.title}: forgetting, with the number of targets"))
-            if one.gaps:
-                terminal.out.print(f"does not count in {one.condition.method}: {one.gaps}", soft_wrap=True)
-    for condition, gaps in without.items():
-        terminal.out.print(f"no curve: {condition.title}: {gaps}", soft_wrap=True)
-    for path, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
-        if path:
-            store.write_text(path, as_csv(rows) if rows else "")
-            terminal.out.print(f"written: {path}", soft_wrap=True)
+    _show(summaries, reached, without)
+    for target, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
+        if target:
+            store.write_text(target, as_csv(rows))
+            terminal.out.print(f"written: {target}", soft_wrap=True)
     if wanted_level is not None:
-        choices = choose_settings(found, wanted_level)
-        terminal.show_table(choice_table(choices, wanted_level))
-        if lacking := [label for choice in choices for label in choice.incomplete]:
-            terminal.out.print(f"not compared, as a target is missing: {', '.join(lacking)}", soft_wrap=True)
-        if len({choice.settings for choice in choices}) > 1:
-            note = "warning: the methods have different numbers of settings, so the comparison favors those with more"
-            terminal.log.print(note, soft_wrap=True)
-        if chosen:
-            store.write_text(chosen, chosen_experiment(folder, choices))
-            terminal.out.print(f"written: {chosen}", soft_wrap=True)
+        _choose(found, wanted_level, folder, chosen)
     page = out or store.ExperimentFolder(folder).frontier
     command = shlex.join(["formless", *sys.argv[1:]])
     write_frontier_page(page, summaries, reached, wanted, without=without, failed=done.failed, command=command)
@@ -109,6 +86,38 @@ def frontier_command(
     terminal.out.print(f"page: {page}; {counts}", soft_wrap=True)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _show(found: list[Frontier], levels: tuple[float, ...], without: dict[Condition, str]) -> None:
+    """Print the tables of each model, and what does not count."""
+    from formless.report.frontier_page import harmonic_table, overview_table, short_table
+
+    for model in dict.fromkeys(one.condition.model for one in found):
+        own = [one for one in found if one.condition.model == model]
+        terminal.show_table(overview_table(own, levels, f"{model}: forgetting at equal retention of neighbors"))
+        terminal.show_table(harmonic_table(own, f"{model}: harmonic mean of forgetting and retention"))
+        for one in own:
+            terminal.show_table(short_table(one, levels, f"{one.condition.title}: forgetting, with the number of targets"))
+            if one.gaps:
+                terminal.out.print(f"does not count in {one.condition.method}: {one.gaps}", soft_wrap=True)
+    for condition, gaps in without.items():
+        terminal.out.print(f"no curve: {condition.title}: {gaps}", soft_wrap=True)
+
+
+def _choose(curves: Curves, level: float, folder: Path, out: Path | None) -> None:
+    """Print the chosen settings of each method, and write the experiment that reports them."""
+    from formless.report.selection import choice_table, choose, chosen_experiment
+
+    choices = choose(curves, level)
+    terminal.show_table(choice_table(choices, level))
+    if lacking := [label for choice in choices for label in choice.incomplete]:
+        terminal.out.print(f"not compared, as a target is missing: {', '.join(lacking)}", soft_wrap=True)
+    if len({choice.settings for choice in choices}) > 1:
+        note = "warning: the methods have different numbers of settings, so the comparison favors those with more"
+        terminal.log.print(note, soft_wrap=True)
+    if out:
+        store.write_text(out, chosen_experiment(folder, choices))
+        terminal.out.print(f"written: {out}", soft_wrap=True)
 
 
 def _numbers(text: str, where: str, example: str) -> list[float]:

@@ -106,13 +106,19 @@ def level_rows(found: Sequence[Frontier]) -> list[Plain]:
 
 
 def curve_rows(found: Sequence[Frontier]) -> list[Plain]:
-    """Return the mean curves for CSV: a row for each method, strength, and retention or forgetting; strength 0 is left out."""
-    return [
-        _plain(one.condition, key, estimate, len(one.targets), strength=strength)
-        for one in found
-        for strength, pair in one.curve.items()
-        for key, estimate in zip((RETENTION, FORGETTING), pair, strict=True)
-    ]
+    """Return the mean curves for CSV: a row for each method, strength, and retention or forgetting.
+
+    Strength 0 is the original model, which has retention 1 and forgetting 0 by definition.
+    """
+    rows = []
+    for one in found:
+        origin = (Estimate(1.0, None, len(one.targets)), Estimate(0.0, None, len(one.targets)))
+        for strength, pair in {0.0: origin, **one.curve}.items():
+            rows += [
+                _plain(one.condition, key, estimate, len(one.targets), strength=strength)
+                for key, estimate in zip((RETENTION, FORGETTING), pair, strict=True)
+            ]
+    return rows
 
 
 def _plain(
