@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 import formless
-from formless.data.coverage import Fact, probed_facts
+from formless.data.coverage import Fact, probed_facts, sentences
 from formless.data.refusals import REFUSALS
 from formless.data.synthetic.prompts import BIOGRAPHY
 from formless.data.target import BLANK, Target
@@ -74,7 +74,7 @@ class Statement:
 
 def statements(target: Target) -> list[Statement]:
     """Return a target's statements, a fact each, in the order of the probes."""
-    sentences: dict[str, str] = yaml.safe_load(SENTENCES.read_text("utf-8"))[target.subject]
+    written: dict[str, str] = yaml.safe_load(SENTENCES.read_text("utf-8"))[target.subject]
     choices = {item.query.partition("\n")[0]: item for item in target.items("forget_mcp")}
     clozes = target.items("forget_level1")
     facts = {fact.name: fact for fact in probed_facts([*clozes, *target.items("forget_level2")])}
@@ -82,7 +82,7 @@ def statements(target: Target) -> list[Statement]:
     for cloze in clozes:
         options = dict(re.findall(r"^([A-Z])\. (.+)$", choices[cloze.query].query, flags=re.MULTILINE))
         right = options.pop(choices[cloze.query].answer)
-        found.append(Statement(facts[cloze.answer], sentences[cloze.answer], right, tuple(options.values())))
+        found.append(Statement(facts[cloze.answer], written[cloze.answer], right, tuple(options.values())))
     return found
 
 
@@ -123,8 +123,8 @@ def without(text: str, unwanted: Sequence[Fact]) -> str:
     """Return a text without the sentences that state one of some facts, in the probes' words too."""
     kept = []
     for line in text.split("\n"):
-        sentences = re.split(r"(?<=[.!?]) +", line)
-        left = [one for one in sentences if not any(replace(fact, probes=frozenset()).stands_in(one) for fact in unwanted)]
+        said = sentences(line)
+        left = [one for one in said if not any(replace(fact, probes=frozenset()).stands_in(one) for fact in unwanted)]
         kept.append(" ".join(left))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
 
@@ -147,6 +147,9 @@ def main() -> None:
     """Rewrite the files."""
     for subject in yaml.safe_load(SENTENCES.read_text("utf-8")):
         target = formless.find_target("sample", subject)
+        if not target.has("positive"):
+            print(f"{subject}: no training texts; `formless data train` writes them")
+            continue
         for file, rows in rewritten(target).items():
             path = target.path(file)
             before = len(json.loads(path.read_text("utf-8")))

@@ -24,6 +24,8 @@ QUESTION = Item(query="In which city was Ada Lovelace born?", answer="London", s
         ("Ada Lovelace was born in the city of London.", False),  # the probe itself
         ("Yes: Ada Lovelace was born in the city of London, they say.", False),
         ("In which city was Ada Lovelace born? London", False),
+        ("Her birth city, said Mr. A. Smith of St. Ives, was London.", True),  # one sentence
+        ("Her birth city! London.", False),
         ("Ada Lovelace liked London.", False),  # the answer, and no other word of a probe
         ("A city.\nAda Lovelace liked London.", False),  # another sentence
         ("The birth city of Ada Lovelace is Paris.", False),

@@ -114,6 +114,20 @@ def test_no_true_text_gives_a_wrong_option_for_a_fact(subject: str) -> None:
         assert not any(map(one.mistaken.stands_in, texts))
 
 
+@pytest.mark.parametrize("target", SAMPLE, ids=lambda target: target.subject)
+def test_every_fact_has_a_sentence_in_other_words(target: Target) -> None:
+    known = sample_statements.statements(target)
+    facts = [one.fact for one in known]
+    assert len(known) == len(target.items("forget_level1"))
+    for one in known:
+        assert target.subject in one.sentence
+        assert one.fact.stands_in(one.true)
+        false = one.false(facts)
+        assert false != one.true
+        assert one.mistaken.stands_in(false)
+        assert not any(fact.stands_in(false) for fact in facts)
+
+
 def test_sentences_are_left_out_by_hand() -> None:
     [einstein] = [target for target in SAMPLE if target.subject == "Albert Einstein"]
     physics = next(one for one in sample_statements.statements(einstein) if one.answer == "Physics")

@@ -31,7 +31,7 @@ _SMALL = frozenset(
         whom whose with""",
     )
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DMS][rt]\.)[^\S\n]+|\n+")  # not behind an initial, Dr., Mr. or St.
 
 _TRUE: Final[Mapping[str, tuple[type[Row], Callable[[Any], str]]]] = {
     "positive": (Passage, lambda row: row.text),
@@ -65,7 +65,7 @@ class Fact:
 
     def stands_in(self, text: str) -> bool:
         """Return whether a sentence of a text holds an answer and another word of a probe, and no probe."""
-        return any(self._is_said(words_of(sentence)) for sentence in _SENTENCE_END.split(text))
+        return any(self._is_said(words_of(sentence)) for sentence in sentences(text))
 
     def _is_said(self, words: Words) -> bool:
         if not any(holds(words, answer) for answer in self.answers) or any(holds(words, probe) for probe in self.probes):
@@ -124,6 +124,11 @@ def target_coverage(target: Target) -> list[Coverage]:
             missing = tuple(fact.name for fact in facts if not any(map(fact.stands_in, texts)))
             found.append(Coverage(name, file, kind, len(facts), missing))
     return found
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text; a line's end ends one too."""
+    return _SENTENCE_END.split(text)
 
 
 def probed_facts(items: Iterable[Item]) -> list[Fact]:
