@@ -287,6 +287,32 @@ def test_the_command_writes_page_and_csv(
     assert (code, "the output exists already" in err) == (2, True)
 
 
+def test_several_folders_stand_in_one_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folders = [write_strengths(tmp_path / name) for name in ("one", "two")]
+    (tmp_path / "other").mkdir()
+    again = write_strengths(tmp_path / "other" / "one")
+    page = tmp_path / "page.html"
+    code, out, err = run_command(monkeypatch, capsys, *folders, "--out", page)
+    assert (code, err) == (0, "")
+    assert "28 measured before, 0 now" in out
+    text = page.read_text("utf-8")
+    assert ">one/rocr<" in text
+    assert ">two/rocr<" in text
+    assert "tiny, two/icu (2 runs without an edit of weights" in text
+    assert not (folders[0] / "frontier.html").exists()
+    for arguments, said in (
+        ((), "several folders have no page of their own [--out]"),
+        (("--out", page), "the output exists already"),
+        (("--out", "p.html", "--methods", "rocr"), "--methods is about one folder"),
+        (("--out", "p.html", "--choose", "95", "--chosen", "c.yaml"), "--chosen is about one folder"),
+        ((again, "--out", "p.html"), "two folders are called one"),
+    ):
+        code, _, err = run_command(monkeypatch, capsys, *folders, *arguments)
+        assert (code, said in err) == (2, True), err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def frontier_command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote, with its edits kept.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders that `formless run --out` wrote, with their edits kept.")
+    ],
     strengths: Annotated[str, typer.Option(help="Factors on each edit, above 0 and at most 4.")] = "0.25,0.5,0.75,1,1.25,1.5,2",
     levels: Annotated[str, typer.Option(help="Levels of neighbor retention in percent.")] = "97,95,90",
     methods: Annotated[str | None, typer.Option(help="Labels of methods, a,b; all unless given.")] = None,
@@ -39,7 +41,7 @@ def frontier_command(
     A strength is a factor on what an edit changed in the weights, so nothing is trained again. Each record is kept beside its
     run and measured once. Forgetting at a level of retention is interpolated on the curve of each target, and never
     extrapolated: a target whose curve does not reach the level has no value there. Exit code 1 if something could not be
-    measured.
+    measured. Of several folders, which may be measured at the same time, methods are called FOLDER/LABEL.
 
     With --choose, several settings of one method are compared by one rule: the largest mean forgetting at a retention of at
     least that level, on each target's own curve.
@@ -48,8 +50,8 @@ def frontier_command(
 
     Example: formless frontier runs/tuning --choose 95 --chosen chosen.yaml
     """
-    from formless.experiment.frontier import check_strengths, measure_strengths
-    from formless.report.frontier import collect_curves, frontiers
+    from formless.experiment.frontier import Measured, check_strengths, measure_strengths
+    from formless.report.frontier import Curves, collect_curves, frontiers
     from formless.report.frontier_page import curve_rows, level_rows, write_frontier_page
     from formless.report.tables import as_csv
 
@@ -59,17 +61,23 @@ def frontier_command(
     wanted_level = None if choose is None else _levels(f"{choose}", "--choose")[0]
     if chosen and wanted_level is None:
         raise UserError("nothing is chosen", where="--chosen", remedy="give --choose too, e.g. --choose 95")
+    if len(folders) > 1:
+        _check_several(folders, out, methods, chosen)
     outputs = [path for path in (out, csv, curves, chosen) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
     for path in outputs:
         store.refuse_existing(path, force=force)
     terminal.quiet_transformers()
-    with terminal.progress("frontier") as bar:
-        done = measure_strengths(folder, wanted, methods=labels, progress=bar)
+    done, found = Measured(), Curves()
+    for folder in folders:
+        with terminal.progress(f"frontier of {folder}") as bar:
+            done.add(measure_strengths(folder, wanted, methods=labels, progress=bar))
     for title, reason in done.failed:
         terminal.log.print(f"failed: {title}: {reason}", soft_wrap=True)
-    found = collect_curves(folder, wanted, labels)
+    for folder in folders:
+        prefix = f"{folder.resolve().name}/" if len(folders) > 1 else ""
+        found.add(collect_curves(folder, wanted, labels, prefix))
     summaries = frontiers(found, reached)
     without = {condition: gaps for condition, gaps in found.clauses().items() if condition not in found.targets}
     _show(summaries, reached, without)
@@ -78,14 +86,26 @@ def frontier_command(
             store.write_text(target, as_csv(rows))
             terminal.out.print(f"written: {target}", soft_wrap=True)
     if wanted_level is not None:
-        _choose(found, wanted_level, folder, chosen)
-    page = out or store.ExperimentFolder(folder).frontier
+        _choose(found, wanted_level, folders[0], chosen)
+    page = out or store.ExperimentFolder(folders[0]).frontier
     command = shlex.join(["formless", *sys.argv[1:]])
     write_frontier_page(page, summaries, reached, wanted, without=without, failed=done.failed, command=command)
     counts = f"{done.already} measured before, {done.now} now" + f", {len(done.failed)} failed" * bool(done.failed)
     terminal.out.print(f"page: {page}; {counts}", soft_wrap=True)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _check_several(folders: list[Path], out: Path | None, methods: str | None, chosen: Path | None) -> None:
+    """Refuse what is not clear where several folders are given."""
+    names = [folder.resolve().name for folder in folders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two folders are called {twice}", where="FOLDER", remedy="give each another name")
+    if out is None:
+        raise UserError("several folders have no page of their own", where="--out", remedy="say where it is to be written")
+    for option, value in (("--methods", methods), ("--chosen", chosen)):
+        if value:
+            raise UserError(f"{option} is about one folder", where=option, remedy="give one folder, or leave it out")
 
 
 def _show(found: list[Frontier], levels: tuple[float, ...], without: dict[Condition, str]) -> None:

@@ -57,6 +57,12 @@ class Measured:
     now: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    def add(self, other: Measured) -> None:
+        """Add what was done in another folder."""
+        self.already += other.already
+        self.now += other.now
+        self.failed += other.failed
+
 
 def check_strengths(strengths: Collection[float]) -> tuple[float, ...]:
     """Return strengths in order, each once.

@@ -74,6 +74,12 @@ class Curves:
     gaps: dict[Condition, Counter[str]] = field(default_factory=dict)
     methods: dict[Condition, str] = field(default_factory=dict)
 
+    def add(self, other: Curves) -> None:
+        """Add the curves of another folder, whose methods have other names."""
+        self.targets |= other.targets
+        self.gaps |= other.gaps
+        self.methods |= other.methods
+
     def clauses(self) -> dict[Condition, str]:
         """Return what does not count, a clause for each condition that lacks something."""
         texts = {
@@ -180,19 +186,21 @@ def _by_mention(original: Record, edited: Record) -> Iterator[tuple[MetricKey, f
                     yield forgetting_key(name)._replace(group=group), 1 - new / old
 
 
-def collect_curves(out: Path, strengths: Sequence[float], methods: Sequence[str] = ()) -> Curves:
+def collect_curves(out: Path, strengths: Sequence[float], methods: Sequence[str] = (), prefix: str = "") -> Curves:
     """Read the curves of a folder of runs, as far as `measure_strengths` has measured them.
 
     Args:
         out: A folder that `formless run` wrote.
         strengths: The strengths of the points.
         methods: Labels of methods; all unless given.
+        prefix: What the names of methods start with, where several folders are read.
 
     Raises:
         DataError: No experiment was started there, or records of one target are damaged or contradict each other.
         UnknownNameError: A label is none of its methods.
     """
-    plan = list(zip(conditions(read_plan(out)), read_plan(out), strict=True))
+    runs = read_plan(out)
+    plan = list(zip(conditions(runs, prefix), runs, strict=True))
     _, left_out = scalable_runs(out, methods)
     found = Curves()
     seeds: dict[Condition, dict[str, list[dict[float, Values]]]] = {}
