@@ -81,6 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval -t 1 --out existing", "exists already [existing]"),
         ("eval -t 1 --out corpus.txt", "exists already [corpus.txt]"),
         ("eval -t 1 --edit e --report corpus.txt", "exists already [corpus.txt]"),
+        ("eval -t 1 --strength 0.5", "a strength is that of an edit [--strength]: give --edit too"),
         ("eval -t 1 --edit existing", "the edit lacks a file [existing/edit.json]"),
         ("eval -t 1 --edit none", "the edit lacks a file [none/edit.json]"),
         ("eval -t 1 --edit no\udcffne", "an argument is not UTF-8 [no\\udcffne]"),

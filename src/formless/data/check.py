@@ -86,12 +86,7 @@ def check_data(data: str | Path) -> list[Finding]:
     Raises:
         DataError: There is no such folder, or it holds no target.
     """
-    root = data_folder(data).resolve()
-    folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
-    if not folders:
-        raise DataError(
-            "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
-        )
+    folders = target_folders(data)
     findings = list(_check_names([folder.name for folder in folders]))
     letters: dict[str, list[tuple[str, int]]] = {file: [] for file in CHOICES}
     for folder in folders:
@@ -104,6 +99,21 @@ def check_data(data: str | Path) -> list[Finding]:
         for file in CHOICES:
             findings += _check_letters(WHOLE, file, letters[file])
     return sorted(set(findings), key=_order)
+
+
+def target_folders(data: str | Path) -> list[Path]:
+    """Return the folders of a data set's targets, whatever is wrong with them, or one target's folder itself.
+
+    Raises:
+        DataError: There is no such folder, or it holds no target.
+    """
+    root = data_folder(data).resolve()
+    folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
+    if not folders:
+        raise DataError(
+            "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
+        )
+    return folders
 
 
 def _is_target(folder: Path) -> bool:

@@ -62,7 +62,7 @@ _BYTES = 2**20
 Filters = dict[str, Callable[..., Any]]
 
 
-def _environment(**filters: Callable[..., Any]) -> Environment:
+def report_environment(**filters: Callable[..., Any]) -> Environment:
     """Return an environment for the templates; an unknown name in a template is an error."""
     environment = Environment(
         loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -100,7 +100,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         "facts": edit_facts,
         "training": training_plot,
     }
-    page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
+    page = report_environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
         maps=_mention_plots(comparison_maps(comparison)),
@@ -135,6 +135,7 @@ def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return an edit's settings and facts as label and text."""
     config, facts = edit["config"], edit["facts"]
     rows = [("method", edit["method"]), ("concept", edit["subject"])]
+    rows += [("strength", f"{edit['strength']:g}")] if "strength" in edit else []
     rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
     rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
     return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
@@ -263,7 +264,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     provenance = content.provenance
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
     filters["mentions"] = lambda summary: _mention_plots(summary_maps(summary))
-    page = _environment(**filters).get_template("experiment.html.j2").render(
+    page = report_environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content) for name in names],

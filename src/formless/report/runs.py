@@ -324,6 +324,8 @@ def _edit_name(edit: dict[str, Any]) -> str:
     if count > 1:
         follows = {"earlier_edit", "kept"} & edit["facts"].keys()  # records of schema version 2 say `kept`
         note = f" of {count} concepts" + (" on an earlier edit" if follows else " together")
+    if "strength" in edit:
+        note += f" at strength {edit['strength']:g}"
     return f"{edit['method']} {json.dumps(config, sort_keys=True)}{note}"
 
 
