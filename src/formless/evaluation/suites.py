@@ -30,6 +30,11 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gen_qa_completion",
         "reverse",
     ),
+    "reach": (
+        *("statement", "fb", "qa", "choices", "qa_mentions", "qa_kinds", "qa_alone", "qa_completion"),
+        *("gen_statement", "gen_qa", "gen_qa_mentions", "gen_qa_kinds", "gen_qa_alone", "gen_qa_no_cue", "gen_qa_system"),
+        *("gen_qa_completion", "reverse"),
+    ),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),
