@@ -46,9 +46,8 @@ def test_a_shared_prefix_is_encoded_once(tiny: Tiny) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_a_prompt_is_encoded_once_for_all_its_answers(tiny: Tiny, family: str) -> None:
     lm = tiny(family)
-    queries = [
-        (prompt, answer) for prompt in ("Who wrote?", "Where was Ada born?", "X") for answer in (" Bob", " in London", " I")
-    ]
+    prompts = ("Who wrote the first program of all, and when?", "Where was Ada Lovelace born, and where did she die?", "X")
+    queries = [(prompt, answer) for prompt in prompts for answer in (" Bob", " in London", " I")]
     alone = [lm.score([query])[0] for query in queries]
     seen: list[int] = []
     handle = lm.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
