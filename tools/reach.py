@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from formless import provenance
-from formless.data.target import Split
 from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Estimate
-from formless.report.independence import FORGETTING, RETENTION, GroupRatio
+from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.recall import RECALL_OF_KNOWN, WORST_CASE_RECALL
 from formless.report.runs import CollectedRuns, collect_folder
 from formless.report.summary import MethodSummary, summarize
@@ -64,15 +63,8 @@ def shifted(retention: Estimate) -> Estimate:
 
 def known(runs: CollectedRuns, task: str, group: str | None) -> tuple[int, int]:
     """Return known and asked items about the concepts, over the targets in which the form or group counts."""
-    split: Split = "forget"
-    found = []
-    for run in runs.complete:
-        if run.ratios is None:
-            continue
-        if group is None:
-            found += [run.ratios.known[task]] if task in run.ratios.forget else []
-        elif one := run.ratios.groups.get(split, {}).get((task, group)):
-            found.append(one.known if isinstance(one, GroupRatio) else one)
+    items = (run.ratios.items["forget"].get((task, group)) for run in runs.complete if run.ratios)
+    found = [one.known for one in items if one]
     return sum(one.known for one in found), sum(one.asked for one in found)
 
 
@@ -129,10 +121,10 @@ def main() -> None:
 
 FORGETTING_NOTES = [
     "An item is known if the original model gives the right answer a higher probability per token than each of five wrong "
-    "answers of the same kind, or than the other options. A form, mention or kind counts for a target if the original knows more "
-    "of its items than chance gives; `targets` is their number, and a row without a target is left out.",
-    "The edit is keyed on the full name alone. The change is the mean over targets of edited/original - 1 of the mean "
-    "probability (of a choice, above chance).",
+    "answers of the same kind, or than the other options. A form, mention or kind counts for a target if the original knows "
+    "more of its items than chance gives; `targets` is their number, and a row without a target is left out.",
+    "The edit is keyed on the full name alone. The change is edited/original - 1 of the mean probability (of a choice, above "
+    "chance), the geometric mean over targets.",
 ]
 RECALL_NOTES = [
     "A fact is known if some form or mention that counts knows it; facts with the same right answer are one, and each reverse "

@@ -18,7 +18,7 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
 from formless.report.form_tables import counted_text, independence_table
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.independence import independence, mean_over_seeds
 from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
@@ -31,6 +31,7 @@ from formless.report.plots import (
     split_plot,
     training_plot,
 )
+from formless.report.ratios import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION
 from formless.report.runs import SECONDS, CollectedRuns, Condition, RunMetrics, RunsProvenance, collect_folder
 from formless.report.summary import MethodSummary, summarize
 from formless.report.tables import (
