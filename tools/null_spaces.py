@@ -63,7 +63,8 @@ def result(out: Path, basis: Path) -> Result:
         "package; the first command makes them.",
         f"The rule of `formless tune`, fixed before anything was measured: {RULE} It chooses: {title}.",
         "Layers 4 to 6, l2 1, mode `unrelated`, the model in bfloat16. Retention is edited / original of neighbors' items; in "
-        "the mean over counted forms a form counts as 1 at most. What the edits do to other texts is not measured here.",
+        "the mean over forms a form counts as 1 at most. What the edits do to other texts is not measured here.",
+        settings_sweeps.which_items(),
     ]
     if missing:
         notes.append(f"Not complete: {', '.join(missing)}. Their runs are missing or failed, and they count nowhere.")

@@ -12,7 +12,7 @@ from formless.evaluation.statistics import Estimate as Measured
 from formless.evaluation.statistics import mean, mean_estimate
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.executors.base import Resources
-from formless.experiment.runs import ORIGINAL
+from formless.experiment.runs import ORIGINAL, RESULTS_VERSION
 from formless.experiment.sweep import sweep
 from formless.report.independence import forms, independence_of
 from formless.report.runs import RunMetrics, collect_folder
@@ -20,7 +20,7 @@ from formless.report.tables import task_title
 from formless.report.tuning import concept_means
 from tools.results import Cell, Column, Estimate
 
-ALL_FORMS = "mean over counted forms"
+ALL_FORMS = "mean over forms"
 COLUMNS = [
     Column(name="settings"),
     Column(name="asked as"),
@@ -80,6 +80,12 @@ def rows(title: str, runs: Sequence[RunMetrics]) -> list[list[Cell]]:
         forgetting, retention = (mean_estimate(list(column)) for column in zip(*pairs, strict=True))
         found.append([title, ALL_FORMS, len(pairs), _cell(forgetting), _cell(retention)])
     return found
+
+
+def which_items() -> str:
+    """Return a note about the items that count, which depends on the version of results."""
+    version = f"Results version {RESULTS_VERSION}"
+    return f"{version}: every item counts, known to the original model or not." if RESULTS_VERSION == 2 else f"{version}."
 
 
 def means(runs: Sequence[RunMetrics]) -> tuple[float, float]:

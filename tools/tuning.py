@@ -54,7 +54,11 @@ def sweep_page(tried: list[Tried], evidence: dict[str, Any]) -> Result:
             Column(name="layers"), Column(name="l2", format="g"), Column(name="forgetting", **percent),
             Column(name="retention", **percent), Column(name="harmonic mean", **percent), Column(name="note"),
         ],
-        rows=rows, notes=[MEANING, f"The rule, fixed before anything was measured: {RULE}", _corpus(), *_not_measured(tried)],
+        rows=rows,
+        notes=[
+            MEANING, f"The rule, fixed before anything was measured: {RULE}", settings_sweeps.which_items(), _corpus(),
+            *_not_measured(tried),
+        ],
     )  # fmt: skip
 
 
@@ -67,6 +71,7 @@ def report_page(out: Path, chosen: Tried, shipped: str) -> Result:
         "Neither setting was chosen on these concepts. The concepts are named in full; what the settings do to other mentions "
         "of them is not measured here. The shipped setting is the paper's for Llama-3-8B and Mistral-7B; it stays the default: "
         "every other page of results is about it.",
+        settings_sweeps.which_items(),
         _corpus(),
     ]
     if missing:

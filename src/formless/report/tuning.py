@@ -29,7 +29,7 @@ RULE = (
 
 MEANING = (
     "Forgetting is 1 - edited / original of a form's metric on forget items, retention is edited / original on neighbor items, "
-    "at most 1. Both are means over the counted forms of a concept, then over concepts."
+    "at most 1. Both are means over the forms of a concept, then over concepts."
 )
 
 
@@ -111,12 +111,11 @@ def _tried(runs: Sequence[Run], found: CollectedRuns) -> Tried:
 
 
 def concept_means(found: Ratios) -> tuple[float, float] | None:
-    """Return mean forgetting and mean retention over a concept's counted forms; None without one on both splits."""
-    counted = found.counted
-    if not (counted.forget and counted.neighbor):
+    """Return mean forgetting and mean retention over a concept's forms; None without a form on both splits."""
+    if not (found.forget and found.neighbor):
         return None
-    retained = [min(ratio, 1.0) for ratio in counted.neighbor.values()]
-    return mean([1 - ratio for ratio in counted.forget.values()]), mean(retained)
+    retained = [min(ratio, 1.0) for ratio in found.neighbor.values()]
+    return mean([1 - ratio for ratio in found.forget.values()]), mean(retained)
 
 
 def tuning_table(tried: Sequence[Tried], chosen: Tried | None = None) -> Table:
