@@ -41,8 +41,12 @@ def test_five_concepts_have_an_interval() -> None:
 
 
 def test_the_page_of_a_sweep() -> None:
-    tried = [Tried((0, 1, 2), 0.1, 0.5, 0.96, 2), Tried((1, 2, 3), 0.1, None, None, 0, "0 of 2 concepts are measured")]
-    page = tuning.sweep_page(tried, {"concepts": ["A", "B"], "suite": "qa", "limit": 3})
+    tried = [
+        Tried((0, 1, 2), 0.1, 0.5, 0.96, 2),
+        Tried((0, 1, 2), 1.0, 0.25, 1.0, 2),
+        Tried((1, 2, 3), 0.1, None, None, 0, "0 of 2 concepts are measured"),
+    ]
+    page = tuning.sweep_page(tried, {"concepts": ["A", "B"], "suite": "qa", "limit": 3, "command": "formless tune"})
     assert page.rows == [
         ["0-2", 0.1, 50.0, 96.0, 65.8, "chosen"],
         ["1-3", 0.1, None, None, None, "0 of 2 concepts are measured"],

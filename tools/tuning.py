@@ -2,7 +2,7 @@
 
     formless stats --model smollm2 --layers 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14 --corpus RWKU/Target \
         --pattern '?_*/passage.json' --basis-dtype float16 --out stats/smollm2
-    formless tune --model smollm2 --set basis=stats/smollm2 --first-layers 0,4,8,12 --out tuned/smollm2
+    formless tune --model smollm2 --set basis=stats/smollm2 --out tuned/smollm2
     python -m tools.tuning --tuned tuned/smollm2 --out runs/tuned
 
 The last command resumes. It writes docs/results/tuning.json (the sweep on the development concepts) and
@@ -27,12 +27,11 @@ from tools.results import FOLDER, Cell, Column, Result, write_result
 OTHERS, SUITE, LIMIT = "5-12", "statement,fb,qa", 8
 DEPTH, WINDOW = 30, 3
 TITLES = {"tuned": "tuned", "shipped": "shipped"}
-COMMANDS = [
+STATISTICS = (
     "formless stats --model smollm2 --layers 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14 --corpus RWKU/Target --pattern "
-    "'?_*/passage.json' --basis-dtype float16 --out stats/smollm2",
-    "formless tune --model smollm2 --set basis=stats/smollm2 --first-layers 0,4,8,12 --out tuned/smollm2",
-    "python -m tools.tuning --tuned tuned/smollm2 --out runs/tuned",
-]
+    "'?_*/passage.json' --basis-dtype float16 --out stats/smollm2"
+)
+REPORT = "python -m tools.tuning --tuned tuned/smollm2 --out runs/tuned"
 
 
 def sweep_page(tried: list[Tried], evidence: dict[str, Any]) -> Result:
@@ -49,7 +48,7 @@ def sweep_page(tried: list[Tried], evidence: dict[str, Any]) -> Result:
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
         n=f"{len(evidence['concepts'])} development concepts ({', '.join(evidence['concepts'])}), suite {evidence['suite']}, "
         f"at most {evidence['limit']} items of each file; no confidence interval",
-        command=COMMANDS[:2],
+        command=[STATISTICS, evidence["command"]],
         columns=[
             Column(name="layers"), Column(name="l2", format="g"), Column(name="forgetting", **percent),
             Column(name="retention", **percent), Column(name="harmonic mean", **percent), Column(name="note"),
@@ -57,12 +56,12 @@ def sweep_page(tried: list[Tried], evidence: dict[str, Any]) -> Result:
         rows=rows,
         notes=[
             MEANING, f"The rule, fixed before anything was measured: {RULE}", settings_sweeps.which_items(), _corpus(),
-            *_not_measured(tried),
+            *_at_the_edge(tried, chosen), *_not_measured(tried),
         ],
     )  # fmt: skip
 
 
-def report_page(out: Path, chosen: Tried, shipped: str) -> Result:
+def report_page(out: Path, chosen: Tried, shipped: str, sweep: str) -> Result:
     """Return the page of the chosen and the shipped setting on the other concepts."""
     labels = list(TITLES)
     runs, missing = settings_sweeps.complete_runs(out, labels)
@@ -82,7 +81,7 @@ def report_page(out: Path, chosen: Tried, shipped: str) -> Result:
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
         n=f"{len(runs[labels[0]])} concepts of the sample set ({OTHERS}), at most {LIMIT} items of each file; confidence "
         "intervals over concepts",
-        command=COMMANDS, columns=settings_sweeps.COLUMNS,
+        command=[STATISTICS, sweep, REPORT], columns=settings_sweeps.COLUMNS,
         rows=[row for label in labels for row in settings_sweeps.rows(titles[label], runs[label])], notes=notes,
     )  # fmt: skip
 
@@ -98,6 +97,13 @@ def _layers(one: Tried) -> str:
 
 def _note(one: Tried, chosen: Tried) -> str | None:
     return "chosen" if one is chosen else one.missing
+
+
+def _at_the_edge(tried: list[Tried], chosen: Tried) -> list[str]:
+    """Return a note if the chosen strength is the smallest or largest of several."""
+    strengths = sorted({one.l2 for one in tried})
+    is_edge = len(strengths) > 1 and chosen.l2 in (strengths[0], strengths[-1])
+    return [f"The chosen l2 is at the edge of those tried ({', '.join(f'{one:g}' for one in strengths)})."] if is_edge else []
 
 
 def _not_measured(tried: list[Tried]) -> list[str]:
@@ -126,7 +132,9 @@ def main() -> None:
     settings: dict[str, dict[str, Any]] = {"tuned": recipe.methods["rocr"], "shipped": {}}
     wanted = settings_sweeps.experiment({"name": "smollm2"}, settings, OTHERS, SUITE, LIMIT)
     settings_sweeps.measure(wanted, given.out)
-    write_result(FOLDER / "tuning_report.json", report_page(given.out, choose(tried), "layers 4-6, l2 1"))
+    write_result(
+        FOLDER / "tuning_report.json", report_page(given.out, choose(tried), "layers 4-6, l2 1", recipe.evidence["command"])
+    )
 
 
 if __name__ == "__main__":
