@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from formless.experiment.tune import windows
 from formless.models.settings import model_settings
 from formless.report.independence import Ratios
 from formless.report.runs import Condition, RunMetrics
@@ -46,12 +47,19 @@ def test_the_page_of_a_sweep() -> None:
         Tried((0, 1, 2), 1.0, 0.25, 1.0, 2),
         Tried((1, 2, 3), 0.1, None, None, 0, "0 of 2 concepts are measured"),
     ]
-    page = tuning.sweep_page(tried, {"concepts": ["A", "B"], "suite": "qa", "limit": 3, "command": "formless tune"})
+    evidence = {"concepts": ["A", "B"], "suite": "qa", "limit": 3, "command": "formless tune", "dtype": "float32"}
+    page = tuning.sweep_page(tuning.MODELS["smollm2"], tried, evidence)
     assert page.rows == [
         ["0-2", 0.1, 50.0, 96.0, 65.8, "chosen"],
+        ["0-2", 1.0, 25.0, 100.0, 40.0, None],
         ["1-3", 0.1, None, None, None, "0 of 2 concepts are measured"],
     ]
     assert "2 development concepts (A, B), suite qa, at most 3 items" in page.n
+    assert "The chosen l2 is at the edge of those tried (0.1, 1)." in page.notes
+    assert page.notes[-1].startswith("Not measured: the windows 2-4, 3-5,")
+    whole = [Tried(layers, 1.0, 0.5, 0.96, 2) for layers in windows(28, 3)]
+    notes = tuning.sweep_page(tuning.MODELS["qwen2.5-coder-1.5b"], whole, evidence).notes
+    assert not any("edge" in note or "Not measured" in note for note in notes)
 
 
 def test_the_evidence_of_the_second_bundled_model_is_that_of_its_page() -> None:
