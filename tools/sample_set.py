@@ -14,6 +14,9 @@ No two facts about a concept itself have the same answer.
 
 Every concept also has the general questions, about none of the concepts, that the untouched model answers in words
 (`triviaqa.json`): what an edit does to the rest of the model's knowledge.
+
+Each target's `aliases.json` and `kinds.json` are written by hand and stay. From them and the levels,
+`formless data forms --forms mentions,reverse,kinds` on a copy of the sample set makes the other files; a test compares them.
 """
 
 from __future__ import annotations

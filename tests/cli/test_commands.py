@@ -1,5 +1,6 @@
 """The commands as users type them, on the real small model."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -44,6 +45,21 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     after = formless("chat", "--edit", "edits/einstein", question, "--tokens", "30", cwd=tmp_path)
     assert "physicist" in before
     assert "physicist" not in after
+
+
+@pytest.mark.slow
+def test_from_runs_to_forgetting_at_equal_retention(tmp_path: Path) -> None:
+    options = ("--method", "original,rocr", "--targets", "1", "--suite", "statement,qa", "--out", "runs")
+    formless("run", *options, cwd=tmp_path)
+    files = ("--csv", "levels.csv", "--curves", "curves.csv")
+    output = formless("frontier", "runs", "--strengths", "0.5,1,2", *files, cwd=tmp_path)
+    assert "1 measured before, 2 now" in output
+    curve = list(csv.DictReader((tmp_path / "curves.csv").open(encoding="utf-8")))
+    forgetting = [float(row["value"]) for row in curve if row["metric"] == "forgetting"]
+    assert forgetting[0] == 0 < forgetting[1] < forgetting[2]
+    output = formless("frontier", "runs", "--strengths", "0.5,1,2", cwd=tmp_path)
+    assert "3 measured before, 0 now" in output
+    assert "forgetting at equal retention" in output
 
 
 @pytest.mark.slow

@@ -55,6 +55,19 @@ def test_the_sample_is_sound(check: Check) -> None:
     assert (code, lines[-1], errors) == (0, "nothing is wrong", [])
 
 
+def test_the_coverage_of_training_texts_is_shown(check: Check, sound: Path) -> None:
+    (sound / "positive.json").write_text(json.dumps([{"text": "A question, and x."}]), "utf-8")
+    code, lines, _ = check(sound)
+    assert (code, lines[-2:]) == (0, ["facts in true texts: positive 1 of 1", "nothing is wrong"])
+    (sound / "positive.json").write_text(json.dumps([{"text": "A question, and y."}]), "utf-8")
+    assert "1_Ada_Lovelace, positive: facts that stand in no text: x" in check(sound, "--coverage")[1]
+    assert not any("stand in no text" in line for line in check(sound)[1])
+    (sound / "positive.json").write_text("[1]", "utf-8")
+    code, lines, _ = check(sound, "--coverage")
+    assert code == 1
+    assert "facts in training texts: not counted, as something is broken" in lines
+
+
 def test_absent_files_are_noted_in_few_lines(check: Check, sound: Path) -> None:
     other = sound.parent / "2_Bob"
     other.mkdir()

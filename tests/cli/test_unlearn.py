@@ -150,6 +150,26 @@ def test_an_edit_of_another_concept_is_named(command: Command) -> None:
     assert "made for" not in err + Path("ada.html").read_text("utf-8")
 
 
+def test_an_edit_is_measured_at_a_strength(command: Command) -> None:
+    command(*unlearn("-t", "Ada Lovelace", "-o", "ada", *ROCR))
+    measure = ("eval", "--model", "model", "--edit", "ada", "--data", "data", "-t", "1", "--suite", "qa")
+    out = command(*measure, "--strength", "0.5", "-o", "half.json", "--report", "half.html")
+    assert "Ada Lovelace, model, strength 0.5" in out
+    assert "<tr><th>strength</th><td>0.5</td></tr>" in Path("half.html").read_text("utf-8")
+    command(*measure, "-o", "whole.json")
+    original = command(*measure, "--strength", "0", "-o", "none.json")
+    assert "+0.0 %" in original
+    half, whole, none = (json.loads(Path(f"{name}.json").read_text("utf-8")) for name in ("half", "whole", "none"))
+    assert [record["edits"][0].get("strength") for record in (half, whole, none)] == [0.5, None, 0.0]
+    values = [record["tasks"][0]["metrics"][0]["value"] for record in (half, whole, none)]
+    assert len(set(values)) == 3
+    line = command.refused(*measure, "--strength", "5")
+    assert line == "error: an edit cannot have the strength 5 [Ada Lovelace]: give a number from 0 to 4"
+    command(*unlearn("-t", "Ada Lovelace", "--method", "icu", "-o", "icu"))
+    line = command.refused(*measure[:4], "icu", *measure[5:], "--strength", "0.5")
+    assert "which cannot have the strength 0.5" in line
+
+
 def edit_info(residual_reduction: float, basis: str) -> EditInfo:
     facts = {"subject": "Ada", "residual_before": 1.0, "residual_after": 1 - residual_reduction}
     facts["residual_reduction"] = residual_reduction

@@ -19,6 +19,9 @@ from formless.errors import DataError
 
 REST = {
     "intro",
+    "kinds",
+    "forget_kinds",
+    "neighbor_kinds",
     "retain_mmlu",
     "retain_bbh",
     "truthful",

@@ -9,11 +9,11 @@ import pytest
 
 import formless
 from formless.data.target import MENTIONS, MentionItem, Target
+from formless.evaluation.metrics import says
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import suite_tasks
 from formless.evaluation.task import ScoreAnswer, Source
-from formless.evaluation.tasks.reverse import says_name
 from formless.models.lm import LM
 from formless.report.independence import forms
 
@@ -95,7 +95,7 @@ def test_a_reverse_question_asks_for_the_name(tiny: Tiny, target: Target) -> Non
     assert query.requests[0].answer == " Ada Lovelace"
     assert query.prompt.endswith(prompt[-30:])
     assert asked.expected == ["Ada Lovelace", "Lovelace"]
-    assert asked.metrics["named"] == float(says_name(asked.answer or "", ("Ada Lovelace", "Lovelace")))
+    assert asked.metrics["recall"] == float(says(asked.answer or "", ("Ada Lovelace", "Lovelace")))
     assert blank.skipped == "the answer is empty"
 
 
@@ -104,4 +104,4 @@ def test_a_reverse_question_asks_for_the_name(tiny: Tiny, target: Target) -> Non
     [("It was Ada Lovelace.", True), ("LOVELACE wrote it", True), ("Lovelaces", False), ("Ada", False), ("", False)],
 )
 def test_a_name_is_said_in_whole_words(text: str, is_said: bool) -> None:
-    assert says_name(text, ("Ada Lovelace", "Lovelace")) == is_said
+    assert says(text, ("Ada Lovelace", "Lovelace")) == is_said

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from formless.data.ort import targets
-from formless.data.target import Item, MentionItem, Reverse
+from formless.data.target import Item, KindItem, MentionItem, Reverse
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import SUITES, suite_tasks
 from formless.evaluation.task import Query, ScoreAnswer, Source
@@ -110,7 +110,7 @@ def test_suites_name_known_tasks_only_and_each_once() -> None:
     for suite in SUITES:
         names = [task.name for task in suite_tasks(suite)]
         assert len(names) == len(set(names)) > 0
-    assert {task.name for task in suite_tasks("full,mentions")} == set(TASKS)
+    assert {task.name for task in suite_tasks("full,mentions,kinds,formats,recall")} == set(TASKS)
     assert [task.name for task in suite_tasks("fb, qa,fb")] == ["fb", "qa"]
     paper = {"fb", "qa", "mcp", "sub_fb", "sub_qa", "mmlu", "truthfulqa", "triviaqa", "fluency"}
     assert paper <= {task.name for task in suite_tasks("ort")}
@@ -122,7 +122,8 @@ def test_the_published_protocol_differs_in_blanks_of_neighbors_and_one_cue_only(
     lm = tiny("mistral")
     items = {"mcp": CHOICE, "mcp_choice": CHOICE, "level3": QUESTION, "sub_level3": QUESTION}
     named = MentionItem(query=CLOZE.query, answer=CLOZE.answer, type="cloze", mention="full name", named="Ada")
-    items |= dict.fromkeys(("statement_mentions", "fb_mentions", "qa_mentions"), named)
+    items |= dict.fromkeys(("statement_mentions", "fb_mentions", "qa_mentions", "gen_qa_mentions"), named)
+    items |= dict.fromkeys(("qa_kinds", "gen_qa_kinds"), KindItem(query=QUESTION.query, answer="Rome", kind="paraphrase"))
     items["reverse"] = Reverse(query="Who wrote Note G?", answer="Ada")
 
     def asked() -> dict[tuple[str, object], object]:
@@ -165,7 +166,7 @@ def test_the_right_choice_is_measured_over_all_versions(llama: LM) -> None:
     measured = query.measure([Score((log,), (False,)) for log in logs])
     right = math.exp(-1) / (math.exp(-1) + 3 * math.exp(-2))
     wrong = math.exp(-3) / (math.exp(-3) + 3 * math.exp(-2))
-    assert measured.metrics == {"probability": pytest.approx((3 * right + wrong) / 4), "accuracy": 0.75}  # type: ignore[union-attr]
+    assert measured.metrics == {"probability": pytest.approx((3 * right + wrong) / 4), "accuracy": 0.75, "known": 1.0}  # type: ignore[union-attr]
 
 
 def test_another_number_of_options_or_another_word_is_skipped(llama: LM) -> None:
@@ -211,8 +212,8 @@ def test_every_entry_says_what_it_measures(tiny: Tiny) -> None:
         assert len({spec.name for spec in task.metrics}) == len(task.metrics) > 0
         assert all(0 <= spec.chance < 1 for spec in task.metrics)
     counted = [name for name, task in TASKS.items() if task.knowledge]
-    assert counted == ["statement", "fb", "qa", "mcp_choice", "sub_fb_letters", "sub_qa_letters"]
-    assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25]
+    assert counted == ["statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_fb_letters", "sub_qa_letters"]
+    assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(

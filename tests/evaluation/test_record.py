@@ -1,4 +1,4 @@
-"""Records on disk: read back as written, upgraded from version 2, refused where they are broken or newer."""
+"""Records on disk: read back as written, refused where they are broken, older or newer."""
 
 import json
 from collections.abc import Callable
@@ -74,79 +74,13 @@ def test_items_are_rows_of_a_table(record: Record) -> None:
     assert list(blanks["query"]) == [item.query for item in found.items]
 
 
-def old_probe(query: str, prompt: str, **more: Any) -> dict[str, Any]:
-    return {"query": query, "prompt": prompt, "answer": " London", "probability": None, "token_accuracy": None,
-            "unscored": None} | more  # fmt: skip
-
-
-def old_form(form: str, items: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {"form": form, "split": "forget", "status": "scored", "reason": None, "mean": 0.3, "interval": None,
-            "token_accuracy": 0.5, "count": len(items), "unscored": 0, "items": items} | more  # fmt: skip
-
-
-def test_a_record_of_version_2_is_upgraded(record: Record, tmp_path: Path) -> None:
-    attack = old_probe("Play Ada.", "[user]Play", probability=0.2, token_accuracy=0.0)
-    other = old_probe("Who?", "[user]Who", probability=0.6, token_accuracy=1.0)
-    trivia = {"query": "Au?", "expected": ["gold"], "answer": "Gold", "figures": {"em": 1.0, "f1": 1.0, "refusal": 0.0},
-              "unscored": None}  # fmt: skip
-    texts = [
-        {"query": "a", "expected": file, "answer": None, "figures": {"loss": loss}, "unscored": None}
-        for file, loss in (("forget", 3.0), ("retain", 1.0))
-    ]
-    task: dict[str, Any] = {
-        "split": None,
-        "status": "scored",
-        "reason": None,
-        "figures": {},
-        "unscored": 0,
-        "prompt": "[user]Au?",
-    }
-    absent = {
-        "split": "neighbor",
-        "status": "absent",
-        "reason": "the target has no neighbor_mcp.json",
-        "unscored": 0,
-    }
-    edit = {
-        "format": 1, "method": "rocr", "subject": "Ada", "config": {}, "facts": {"residual_met": 0.9}, "model": "m",
-        "model_source": "m", "model_revision": None, "model_fingerprint": "f", "dtype": "float32", "layers": [], "seconds": 1.0,
-        "created": "", "versions": {},
-    }  # fmt: skip
-    old = json.loads(record.model_dump_json(exclude={"tasks", "excluded_neighbors", "answers"})) | {
-        "format": 2,
-        "without_neighbors": ["Bob"],
-        "edits": [edit],
-        "forms": [
-            old_form("fb", [old_probe("___", "[user]b", probability=0.5, token_accuracy=1.0),
-                            old_probe("no", "", unscored="the answer is empty")], unscored=1),
-            old_form("mcp_choice", [old_probe("x", "[user]c", probability=0.4, token_accuracy=1.0)]),
-            old_form("level3", [attack, other]),
-            old_form("level3_role_play", [attack]),
-            old_form("mcp", []) | absent,
-        ],
-        "tasks": [task | {"task": "triviaqa", "items": [trivia]}, task | {"task": "mia", "items": texts}],
-        "answers": [{"question": "Who?", "answer": "Ada", "unscored": None}],
-    }  # fmt: skip
+def test_a_record_of_an_earlier_version_is_refused(record: Record, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(old))
-    new = load_record(path)
-    assert (new.format, new.excluded_neighbors, new.answers[0].answer) == (RECORD_SCHEMA, ["Bob"], "Ada")
-    assert new.edits[0]["facts"] == {"residual_reduction": 0.9}
-    values = {key: (found.value, found.n) for key, found in new.metrics().items()}
-    assert values[MetricKey("fb", "forget", "probability")] == (0.5, 1)
-    assert values[MetricKey("mcp_choice", "forget", "accuracy")] == (1.0, 1)
-    assert values[MetricKey("level3", "forget", "probability")] == (pytest.approx(0.4), 2)
-    assert values[MetricKey("level3", "forget", "probability", "role play")] == (0.2, 1)
-    assert values[MetricKey("triviaqa", None, "em")] == (1.0, 1)
-    assert values[MetricKey("mia", None, "loss", "forget")] == (3.0, 1)
-    assert values[MetricKey("mia", None, "loss_auc")] == (1.0, 2)
-    blank, choices = new.task("fb", "forget"), new.task("mcp", "neighbor")
-    assert blank is not None
-    assert choices is not None
-    assert (blank.skipped, blank.items[1].skipped) == (1, "the answer is empty")
-    assert (choices.status, choices.reason) == ("absent", "the target has no neighbor_mcp.json")
-    new.save(tmp_path / "new.json")
-    assert load_record(tmp_path / "new.json") == new
+    path.write_text(json.dumps(json.loads(record.model_dump_json()) | {"format": RECORD_SCHEMA - 1}))
+    with pytest.raises(
+        DataError, match=f"schema version {RECORD_SCHEMA - 1}, which does not say what .* knows .*evaluate again"
+    ):
+        load_record(path)
 
 
 def first_metric(found: Any) -> Any:

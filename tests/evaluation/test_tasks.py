@@ -179,12 +179,12 @@ def test_answers_in_words_are_kept_compared_and_refusals_counted(
     monkeypatch.setattr(lm, "generate", generate)
     result = measured(lm, target_folder, "gen_fb", "forget")
     assert [(item.answer, item.metrics) for item in result.items] == [
-        ("It was London.", {"rouge_l": 1.0, "refusal": 0.0}),
-        ("I don't know.", {"rouge_l": 0.0, "refusal": 1.0}),
+        ("It was London.", {"rouge_l": 1.0, "refusal": 0.0, "recall": 1.0}),
+        ("I don't know.", {"rouge_l": 0.0, "refusal": 1.0, "recall": 0.0}),
     ]
     assert result.metric("rouge_l").value == result.metric("refusal").value == 0.5
     empty = measured(lm, target_folder, "gen_qa", "forget")
-    assert empty.items[0].metrics == {"rouge_l": 0.0, "refusal": 0.0}
+    assert empty.items[0].metrics == {"rouge_l": 0.0, "refusal": 0.0, "recall": 0.0}
 
 
 def test_a_failure_while_generating_is_no_empty_answer(

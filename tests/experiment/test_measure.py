@@ -77,7 +77,7 @@ def test_an_edit_of_the_prompt_is_asked_the_same(tiny: Tiny, target_folder: Path
     assert outcome.edited.probes_digest == outcome.original.probes_digest
     comparison = compare(outcome.original, outcome.edited)
     assert comparison.change("fb", "forget").difference.value != 0
-    assert comparison.change("statement", "forget").difference.value == 0  # plain text has no prompt to speak before
+    assert comparison.change("statement", "forget").difference.value == pytest.approx(0, abs=1e-7)  # no prompt to speak before
     assert "supposed to unlearn about Ada Lovelace" in outcome.edited.task("fb", "forget").items[0].prompt  # type: ignore[union-attr]
 
 

@@ -48,16 +48,18 @@ def made_run(label: str, target: str, seed: int = 0, **changes: Any) -> Run:
     return Run.model_validate(keys | changes)
 
 
-def scored_task(task: str, split: Split, mean: float, items: int = 2) -> TaskResult:
-    """A form whose items all have the same probability."""
-    scored = [ItemResult(query="Who?", prompt="p", expected="a", metrics={"probability": mean}) for _ in range(items)]
-    metric = TaskMetric(metric="probability", value=mean, ci=(mean, mean), n=items)
-    return TaskResult(task=task, split=split, status="complete", metrics=[metric], items=scored)
+def scored_task(task: str, split: Split, mean: float, items: int = 2, known: bool | None = None) -> TaskResult:
+    """A form whose items all have the same probability; of an original, all are known or none."""
+    values = {"probability": mean} | ({} if known is None else {"known": float(known)})
+    scored = [ItemResult(query="Who?", prompt="p", expected="a", metrics=values) for _ in range(items)]
+    metrics = [TaskMetric(metric=name, value=value, ci=(value, value), n=items) for name, value in values.items()]
+    return TaskResult(task=task, split=split, status="complete", metrics=metrics, items=scored)
 
 
 def made_record(run: Run, values: Values, *, items: int = 2, trained: bool = False, digest: str = "d") -> Record:
     """A record whose forms have some items at the mean, one other task, and one answer."""
-    tasks = [scored_task(form, split, mean, items) for (form, split), mean in values.items()]
+    known = True if run.method == "original" else None
+    tasks = [scored_task(form, split, mean, items, known) for (form, split), mean in values.items()]
     facts: dict[str, Any] = {}
     if trained:
         facts = {"steps": 8, "losses": [3 / step for step in range(1, 9)],

@@ -58,7 +58,7 @@ def test_a_prompt_cannot_act_where_there_is_no_message(tiny: Callable[..., LM], 
     texts = {change.key.task: change_text(change) for change in found.changes if change.key.metric == "probability"}
     assert texts["statement"] == ("not applicable", "")
     assert texts["fb"] != ("not applicable", "")
-    assert list(ratios(original, edited).forget) == ["fb"]
+    assert list(ratios(original, edited).forget_all) == ["fb"]
     metrics = reduced(Condition("m", "icu"), edited, original, seed=None, seconds=None).metrics
     assert {key.task for key in metrics if key.split} == {"fb"}
 

@@ -13,17 +13,20 @@ from formless.errors import DataError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import holm
-from formless.evaluation.suites import suite_tasks
-from formless.report.independence import combined, counted_forms, independence
-from formless.report.tables import counted_text, independence_table
+from formless.report.form_tables import counted_text, independence_table, unknown_text
+from formless.report.independence import combined, forms, independence
 from tests.report.made_runs import scored_task
 
 Means = Mapping[tuple[str, Split], float]
 
 
 def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "d") -> Record:
-    """A record whose forms have two items each, at the mean."""
-    tasks = [scored_task(form, split, mean) for (form, split), mean in means.items()]
+    """A record whose forms have two items each, at the mean; what is above chance is known."""
+    chance = {name: spec.chance for name, spec in forms().items()}
+    tasks = [
+        scored_task(form, split, mean, known=None if edited else mean > chance[form] + 0.01)
+        for (form, split), mean in means.items()
+    ]
     edit = EditInfo(
         method="rocr", subject="Ada", config={}, model="m", model_source="s", model_revision=None, model_fingerprint="f",
         dtype="float32", layers=[], seconds=0.0, created="", versions={},
@@ -71,24 +74,38 @@ def test_a_choice_counts_above_chance_and_only_where_something_is_known() -> Non
     assert found.combined is None  # no form is left on the neighbors
 
 
-def test_letters_have_a_row_and_do_not_count() -> None:
+def test_a_form_in_which_nothing_is_known_does_not_count() -> None:
     whole = {"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.5)}
-    more = tuple(split | {"sub_fb_letters": (0.02, 0.02), "sub_qa_letters": (0.02, 0.01)} for split in whole)
+    more = tuple(split | {"sub_fb_letters": (0.005, 0.005)} for split in whole)
     few, many = independence([pair(*whole)]), independence([pair(*more)])
-    assert many.forgetting["sub_fb_letters"].value == 0
-    assert (many.gap, many.combined, many.counted) == (few.gap, few.combined, {"fb": 1, "qa": 1})
-    named = {row[0]: row[1] for row in independence_table(many).rows}
+    assert (many.gap, many.combined, many.forgetting) == (few.gap, few.combined, few.forgetting)
+    assert many.forgetting_all["sub_fb_letters"].value == 0
+    assert (few.known, many.known["sub_fb_letters"]) == ({"fb": (2, 2), "qa": (2, 2)}, (0, 2))
+    table = independence_table(many)
+    named = {row[0]: row[1] for row in table.rows}
     assert named["form gap"] == named["combined"] == "Fill in the blank; Question"
+    assert table.note == unknown_text(many) == "Blank, letters alone (0 of 2 items known)"
+
+
+def test_forgetting_is_that_of_known_items() -> None:
+    before, after = pair({"qa": (0.4, 0.1)}, {})
+    known, other = before.tasks[0].items
+    other.metrics = {"probability": 0.1, "known": 0.0}
+    after.tasks[0].items[1].metrics = {"probability": 0.2}
+    found = independence([(before, after)])
+    assert found.forgetting == {}  # one known item of two is not above chance, one sixth
+    before.tasks[0].items.extend([known, known])
+    after.tasks[0].items.extend([after.tasks[0].items[0]] * 2)
+    found = independence([(before, after)])
+    assert found.forgetting["qa"].value == pytest.approx(0.75)
+    assert found.forgetting_all["qa"].value == pytest.approx(1 - 0.5 / 1.3)
+    (row,) = (row for row in independence_table(found).rows if row[0] == "forgetting")
+    assert row[-2:] == ("3 of 4", "0.615")
 
 
 def test_a_form_that_counts_in_some_targets_says_in_how_many() -> None:
     found = independence([pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {}), pair({"fb": (0.4, 0.1)}, {}, "2_X")])
     assert counted_text(found) == "Fill in the blank; Question (1 of 2 targets)"
-
-
-@pytest.mark.parametrize("suite", ["forms,choices", "quick", "ort"])
-def test_the_suites_agree_on_the_counted_forms(suite: str) -> None:
-    assert set(counted_forms()) <= {task.name for task in suite_tasks(suite)}
 
 
 def targets(changes: list[tuple[float, float]]) -> list[tuple[Record, Record]]:
@@ -166,7 +183,7 @@ def test_many_targets_are_tested_by_sampled_swaps() -> None:
     assert found.forgetting["fb"].p is not None
     assert 0 < found.forgetting["fb"].p < 0.001
     rows = independence_table(found).rows
-    assert ("forgetting", "Fill in the blank", "0.500", "0.500 … 0.500", "< 0.001", "20") in rows
+    assert ("forgetting", "Fill in the blank", "0.500", "0.500 … 0.500", "< 0.001", "20", "40 of 40", "0.500") in rows
     assert [row[0] for row in rows] == (
         ["forgetting"] * 2
         + ["retention"] * 2

@@ -9,10 +9,9 @@ import pytest
 
 import formless
 from formless.data.target import Target
-from formless.evaluation.record import MetricKey
-from formless.evaluation.statistics import Metric
+from formless.evaluation.record import ItemResult, TaskResult
 from formless.models.lm import LM
-from formless.report.comparison import Change, Comparison
+from formless.report.comparison import Comparison
 from formless.report.mentions import Cell, MentionMap, comparison_maps
 from formless.report.page import write_report
 from formless.report.plots import mention_plot
@@ -20,10 +19,25 @@ from formless.report.plots import mention_plot
 Tiny = Callable[..., LM]
 
 
-def change(task: str, split: Any, group: str | None, relative: float | None, metric: str = "probability") -> Change:
-    one = Metric(value=0.5, n=4)
-    found = None if relative is None else Metric(value=relative, n=3)
-    return Change(MetricKey(task, split, metric, group), one, one, one, found, 0)
+Mentions = dict[str, tuple[float, float, float]]
+"""By mention the probability before and after, and whether the items are known."""
+
+
+def mentioned(task: str, split: Any, values: Mentions, side: int) -> TaskResult:
+    """A task with two items of each mention, before (side 0) or after the edit (side 1)."""
+    scored = [
+        ItemResult(query=f"{group} {place}", group=group, metrics={"probability": own[side]} | known)
+        for group, own in values.items()
+        for known in [{"known": own[2]} if side == 0 else {}]
+        for place in range(2)
+    ]
+    return TaskResult(task=task, split=split, status="complete", items=scored)
+
+
+def compared(record: formless.Record, *tasks: tuple[str, Any, Mentions]) -> Comparison:
+    """Two records of these tasks alone."""
+    before, after = ([mentioned(*task, side) for task in tasks] for side in (0, 1))
+    return Comparison(record.model_copy(update={"tasks": before}), record.model_copy(update={"tasks": after}), ())
 
 
 @pytest.fixture
@@ -36,37 +50,38 @@ def record(tiny: Tiny, target_folder: Path) -> formless.Record:
     return formless.evaluate(tiny(), Target("Ada Lovelace", target_folder), "mentions,qa", progress=False)
 
 
-def test_maps_are_of_mentions_alone_in_the_order_of_their_entries(record: formless.Record) -> None:
-    changes = (
-        change("qa_mentions", "forget", "alias", -0.25), change("fb_mentions", "forget", "description", 0.1),
-        change("fb_mentions", "forget", "full name", -0.7), change("fb_mentions", "forget", None, -0.9),
-        change("fb_mentions", "forget", "full name", -0.8, "token_accuracy"), change("qa", "forget", None, -0.9),
-        change("level3", "forget", "role play", -0.9), change("qa_mentions", "forget", "full name", None),
-    )  # fmt: skip
-    (found,) = comparison_maps(Comparison(record, record, changes))
-    assert (found.split, found.unit) == ("forget", "items")
-    assert found.forms == ("fb_mentions", "qa_mentions")
-    assert found.mentions == ("full name", "alias", "description")
-    assert found.cells == {
-        ("fb_mentions", "full name"): Cell(-0.7, 3), ("fb_mentions", "description"): Cell(0.1, 3),
-        ("qa_mentions", "alias"): Cell(-0.25, 3),
+def test_maps_are_of_known_items_by_mention_in_the_order_of_their_entries(record: formless.Record) -> None:
+    found = compared(
+        record,
+        ("qa_mentions", "forget", {"alias": (0.4, 0.3, 1), "full name": (0.4, 0.1, 0)}),
+        ("fb_mentions", "forget", {"description": (0.5, 0.55, 1), "full name": (0.5, 0.15, 1)}),
+        ("level3", "forget", {"role play": (0.4, 0.1, 1)}),
+    )
+    (map_,) = comparison_maps(found)
+    assert (map_.split, map_.unit) == ("forget", "known items of those asked")
+    assert map_.forms == ("fb_mentions", "qa_mentions")
+    assert map_.mentions == ("full name", "alias", "description")
+    changes = {key: (round(cell.change, 6), cell.n) for key, cell in map_.cells.items()}
+    assert changes == {
+        ("fb_mentions", "full name"): (-0.7, "2 of 2"), ("fb_mentions", "description"): (0.1, "2 of 2"),
+        ("qa_mentions", "alias"): (-0.25, "2 of 2"),
     }  # fmt: skip
-    table = found.table()
+    table = map_.table()
     assert table.columns == ("mention", "Fill in the blank", "Question")
     assert table.rows == (
-        ("full name", "-70.0 % (3)", "–"), ("alias", "–", "-25.0 % (3)"), ("description", "+10.0 % (3)", "–"),
+        ("full name", "-70.0 % (2 of 2)", "–"), ("alias", "–", "-25.0 % (2 of 2)"), ("description", "+10.0 % (2 of 2)", "–"),
     )  # fmt: skip
 
 
-def test_without_mentions_there_is_no_map(record: formless.Record) -> None:
-    assert comparison_maps(Comparison(record, record, (change("qa", "forget", None, -0.9),))) == []
+def test_without_known_mentions_there_is_no_map(record: formless.Record) -> None:
+    assert comparison_maps(compared(record, ("qa_mentions", "forget", {"alias": (0.4, 0.3, 0)}))) == []
 
 
 def test_the_heat_map_says_what_was_lost_and_of_how_many() -> None:
-    cells = {("fb_mentions", "full name"): Cell(-0.7, 12), ("fb_mentions", "initial and surname"): Cell(0.2, 5)}
-    found = MentionMap("forget", ("fb_mentions",), ("full name", "initial and surname"), cells, "items")
+    cells = {("fb_mentions", "full name"): Cell(-0.7, "12 of 14"), ("fb_mentions", "initial and surname"): Cell(0.2, "5")}
+    found = MentionMap("forget", ("fb_mentions",), ("full name", "initial and surname"), cells, "targets")
     plot = mention_plot(found)
-    for text in (">70 %<", ">n = 12<", ">-20 %<", ">n = 5<", ">Fill in the blank<", ">full name<", "currentColor"):
+    for text in (">70 %<", ">12 of 14<", ">-20 %<", ">5<", ">Fill in the blank<", ">full name<", "currentColor"):
         assert text in plot, text
     assert "<image" not in plot
     assert plot == mention_plot(found)
@@ -74,9 +89,9 @@ def test_the_heat_map_says_what_was_lost_and_of_how_many() -> None:
 
 def test_the_page_about_an_edit_shows_the_maps(record: formless.Record, tmp_path: Path) -> None:
     stub = {"method": "other", "subject": "Ada", "config": {}, "facts": {}, "seconds": 0.1, "layers": []}
-    edited = record.model_copy(update={"edits": [stub]})
-    write_report(tmp_path / "report.html", record, edited)
+    found = compared(record, ("qa_mentions", "forget", {"alias": (0.4, 0.3, 1), "full name": (0.4, 0.1, 1)}))
+    write_report(tmp_path / "report.html", found.original, found.edited.model_copy(update={"edits": [stub]}))
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Form by mention, about the concept (to forget)" in page
     assert "about its neighbors (to keep)</h2>\n<figure" not in page
-    assert page.count(">n = 1<") == 4
+    assert page.count(">2 of 2<") == 2

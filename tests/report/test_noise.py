@@ -9,7 +9,7 @@ from formless.report.noise import Scored, gap_p, item_gap, permuted_gaps, permut
 
 
 def items(*values: tuple[float, float], answers: str = "") -> list[Scored]:
-    return [Scored(answers[i] if answers else "", *pair) for i, pair in enumerate(values)]
+    return [Scored(answers[i] if answers else None, *pair) for i, pair in enumerate(values)]
 
 
 def gap(forms: list[list[Scored]]) -> float:

@@ -16,6 +16,7 @@ from formless.errors import UserError
 
 if TYPE_CHECKING:
     from formless.data.check import Finding
+    from formless.data.coverage import Coverage
     from formless.data.formats import Prepared
     from formless.data.synthetic.rejection_sampling import Sampler
     from formless.models.lm import LM
@@ -58,10 +59,11 @@ def prepare_command(
 
 def forms_command(
     data: Annotated[str, typer.Option(help="Folder of a data set with level 1.")],
-    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions and reverse.")] = "mcp,tf",
+    forms: Annotated[str, typer.Option(help="The forms to make, of mcp, tf, mentions, reverse and kinds.")] = "mcp,tf",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Only this target; may be repeated.")] = None,
     source: Annotated[
-        str, typer.Option("--with", help="Source of distractors: 'offline', or the URL of an OpenAI-compatible server.")
+        str,
+        typer.Option("--with", help="Source of distractors and kinds: 'offline', or URL of an OpenAI-compatible server."),
     ] = OFFLINE,
     seed: Annotated[int, typer.Option(help="Seed for the choice of distractors and the order of options.")] = 0,
     force: terminal.ForceOption = False,
@@ -69,7 +71,8 @@ def forms_command(
 ) -> None:
     """Make probes in other forms from levels 1 and 2; with a server, a stopped run continues.
 
-    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target.
+    `mentions` names the concept in other ways, `reverse` asks for its name; both read aliases.json of each target. `kinds`
+    asks level 2 in other ways: paraphrased, in a conversation, and as kinds.json says.
 
     Example: formless data forms --data my_data --forms mcp,tf
     """
@@ -79,7 +82,7 @@ def forms_command(
     if source == OFFLINE and server_model is not None:
         raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
     names = [form.strip() for form in forms.split(",")]
-    needs_server = source != OFFLINE and "mcp" in names  # true or false needs no distractors
+    needs_server = source != OFFLINE and not {"mcp", "kinds"}.isdisjoint(names)  # the others are made by rules alone
     with terminal.progress("forms") as bar:
         server = Server(source, server_model) if needs_server else None
         done = build_forms(data, names=target or (), forms=names, seed=seed, force=force, server=server, progress=bar)
@@ -184,12 +187,18 @@ def new_command(
 
 def check_command(
     data: Annotated[str, typer.Argument(help="A data set, one target's folder, or 'sample'.", metavar="DIR")],
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Name the facts that are missing in each target's training texts.")
+    ] = False,
 ) -> None:
     """List what is missing, broken, duplicated, leaked or unbalanced in a data set; exit code 1 if anything is.
+
+    Where there are training texts, it also says how many of the probed facts stand in them, in other words than the probes'.
 
     Example: formless data check data/rwku
     """
     from formless.data.check import KINDS, check_data
+    from formless.data.coverage import check_coverage
 
     findings = check_data(data)
     serious = [finding for finding in findings if finding.is_serious]
@@ -198,10 +207,32 @@ def check_command(
         _print(f"{', '.join(part for part in place if part)}: {finding.kind}: {finding.what}")
     for line in _absent(findings):
         _print(line)
+    if not any(finding.kind == "broken" for finding in serious):
+        for line in _coverage(check_coverage(data), named=coverage):
+            _print(line)
+    elif coverage:
+        _print("facts in training texts: not counted, as something is broken")
     counts = Counter(finding.kind for finding in serious)
     _print(", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts) or "nothing is wrong")
     if serious:
         raise typer.Exit(1)
+
+
+def _coverage(found: list[Coverage], *, named: bool) -> list[str]:
+    """Return a line for texts that are to be true and one for made-up texts, after those of each target if it is wanted."""
+    from formless.data.coverage import coverage_totals
+
+    lines = [
+        f"{one.target}, {one.file}: facts that stand in no text: {'; '.join(one.missing)}"
+        for one in found
+        if named and one.kind == "true" and one.missing
+    ]
+    totals = coverage_totals(found)
+    for kind, words in (("true", "facts in true texts"), ("made up", "true answers in made-up texts")):
+        parts = [f"{file} {covered} of {facts}" for (own, file), (covered, facts) in totals.items() if own == kind]
+        if parts:
+            lines.append(f"{words}: {', '.join(parts)}")
+    return lines
 
 
 def parse_numbers(text: str) -> list[range]:

@@ -28,9 +28,10 @@ def demo_command(
     from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit
     from formless.methods.registry import unlearn
+    from formless.report.form_tables import independence_table
     from formless.report.independence import independence
     from formless.report.page import write_report
-    from formless.report.tables import comparison_tables, independence_table
+    from formless.report.tables import comparison_tables
 
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)

@@ -19,6 +19,7 @@ def eval_command(
     target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number in the data set.")],
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
+    strength: Annotated[float | None, typer.Option(help="With --edit: a factor on its updates, 0 to 4.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.")] = "ort",
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,
@@ -49,13 +50,16 @@ def eval_command(
     from formless.experiment.measure import measure_edit, original_record
     from formless.models.settings import prompt_style
     from formless.report.comparison import compare
+    from formless.report.form_tables import independence_table
     from formless.report.independence import independence
     from formless.report.mentions import comparison_maps
     from formless.report.page import write_report
-    from formless.report.tables import comparison_tables, independence_table, record_tables
+    from formless.report.tables import comparison_tables, record_tables
 
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
+    if strength is not None and not edit:
+        raise UserError("a strength is that of an edit", where="--strength", remedy="give --edit too")
     if out and report and out.resolve() == report.resolve():
         raise UserError("record and report have the same path", where="--report", remedy="choose another")
     for path in (out, report):
@@ -64,6 +68,8 @@ def eval_command(
     found = find_target(data, target)
     make_plan(found, suite, limit)  # a broken file stops here, before the model is loaded
     loaded = load_edit(edit) if edit else None
+    if loaded and strength is not None:
+        loaded = loaded.scaled(strength)
     check = partial(refuse_other_shapes, edit=loaded) if loaded else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
@@ -80,7 +86,7 @@ def eval_command(
         (edited or original).save(out)
     if report and edited:
         write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
-    title = f"{found.subject}, {lm.name}"
+    title = f"{found.subject}, {lm.name}" + (f", strength {loaded.info.strength:g}" if loaded and strength is not None else "")
     if edited:
         comparison = compare(original, edited)
         terminal.show_tables(comparison_tables(comparison, title))

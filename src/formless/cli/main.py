@@ -19,6 +19,7 @@ from formless.cli.data import check_command, forms_command, new_command, prepare
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
+from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.results import compare_command, report_command, summarize_command
 from formless.cli.run import run_command
@@ -43,6 +44,8 @@ Start with: formless demo
     formless status runs/first
 
     formless report runs/first
+
+    formless frontier runs/first
 
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
 
@@ -81,6 +84,7 @@ app.command("status")(status_command)
 app.command("summarize")(summarize_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
+app.command("frontier")(frontier_command)
 app.command("stats")(stats_command)
 app.command("tune")(tune_command)
 app.command("chat")(chat_command)

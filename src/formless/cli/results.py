@@ -77,8 +77,9 @@ def _show_left_out(collected: CollectedRuns) -> None:
 
 def _show_summary(summary: MethodSummary) -> None:
     """Print one method's metrics, form independence first."""
+    from formless.report.form_tables import independence_table
     from formless.report.mentions import summary_maps
-    from formless.report.tables import independence_table, is_headline, summary_tables
+    from formless.report.tables import is_headline, summary_tables
 
     terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets", soft_wrap=True)
     if summary.independence:

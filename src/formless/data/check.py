@@ -1,14 +1,16 @@
 """`check_data`: find what is missing, broken, duplicated, leaked or unbalanced in a data set.
 
 - missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note.
-- broken: a folder name, file or row that cannot be read, a probe with a blank answer, or a probe that does not name its
-  concept by its mention.
+- broken: a folder name, file or row that cannot be read, a probe with a blank answer, a probe that does not name its
+  concept by its mention, or a question of another kind that asks no fact of level 2.
 - duplicated: a number or subject of two folders; a probe that occurs in two rows, even with different answers: among the level
   files (forget and neighbor together), among the multiple-choice files, among the true-or-false files, or among the files of
-  mentions or of reverse questions; an alias that also names another concept of the target.
+  mentions or of reverse questions; a question of another kind that any other file asks; an alias that also names another
+  concept of the target.
 - leaked: a probe whose question contains the answer in whole words (unless the question lists answers to choose from); a
   neighbor that is the subject; a training question that is a probe; a description or reverse question that holds a word of
-  the name, or a description that gives the answer away.
+  the name, or a description that gives the answer away; a question of another kind, or a turn before it, that gives the answer
+  away, and one of a conversation that holds the name.
 - unbalanced: multiple-choice options that are not lettered from A, repeat, or lack the answer; a letter that is right too
   often; a true-or-false answer that is neither; texts for membership inference on one side only.
 
@@ -28,8 +30,9 @@ from typing import cast
 
 from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
-from formless.data.questions.mentions import alias_faults, mention_fault
-from formless.data.target import FILES, Aliases, Instruction, Item, MentionItem, Preference, Row, Target, parse_row
+from formless.data.questions.mentions import alias_faults, bundled_aliases, mention_fault
+from formless.data.questions.question_kinds import asked_words, facts_of, kind_fault
+from formless.data.target import FILES, Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
 
@@ -38,6 +41,7 @@ REQUIRED = ("forget_level1", "forget_level2", "neighbor_level1", "neighbor_level
 LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 CHOICES = ("forget_mcp", "neighbor_mcp")
 MENTIONS = ("forget_mentions", "neighbor_mentions")
+ASKED = ("forget_kinds", "neighbor_kinds")
 REVERSE = ("forget_reverse", "neighbor_reverse")
 VERDICTS = ("forget_tf", "neighbor_tf")
 TEXTS = ("forget_mia", "retain_mia")
@@ -82,12 +86,7 @@ def check_data(data: str | Path) -> list[Finding]:
     Raises:
         DataError: There is no such folder, or it holds no target.
     """
-    root = data_folder(data).resolve()
-    folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
-    if not folders:
-        raise DataError(
-            "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
-        )
+    folders = target_folders(data)
     findings = list(_check_names([folder.name for folder in folders]))
     letters: dict[str, list[tuple[str, int]]] = {file: [] for file in CHOICES}
     for folder in folders:
@@ -100,6 +99,21 @@ def check_data(data: str | Path) -> list[Finding]:
         for file in CHOICES:
             findings += _check_letters(WHOLE, file, letters[file])
     return sorted(set(findings), key=_order)
+
+
+def target_folders(data: str | Path) -> list[Path]:
+    """Return the folders of a data set's targets, whatever is wrong with them, or one target's folder itself.
+
+    Raises:
+        DataError: There is no such folder, or it holds no target.
+    """
+    root = data_folder(data).resolve()
+    folders = [root] if _has_files(root) else sorted(path for path in root.iterdir() if _is_target(path))
+    if not folders:
+        raise DataError(
+            "no targets in the folder", where=data, remedy="give folders <N>_<Name> with files such as forget_level1.json"
+        )
+    return folders
 
 
 def _is_target(folder: Path) -> bool:
@@ -179,6 +193,7 @@ def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     if len(sides := [file for file in TEXTS if file in files]) == 1:
         yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
     yield from _check_mentions(name, files)
+    yield from _check_kinds(name, files)
     yield from _check_training(name, files, probes)
 
 
@@ -260,7 +275,7 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     neighbors = {item.neighbor for item in probes if item.neighbor}
     for number, kind, what in alias_faults(naming, subject, neighbors):
         yield Finding(name, "aliases", number, kind, what)
-    entries = {entry.name: entry for entry in naming.values()}
+    entries = _entries(subject, files)
     first: dict[tuple[str, str], tuple[str, int]] = {}
     for file in MENTIONS:
         for number, item in cast(Mapping[int, MentionItem], files.get(file, {})).items():
@@ -269,6 +284,31 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
             if fault:
                 yield Finding(name, file, number, *fault)
             other, row = first.setdefault((item.query, item.type), (file, number))
+            if (other, row) != (file, number):
+                yield Finding(name, file, number, "duplicated", f"the same probe as {other}, row {row}: {_quote(item.query)}")
+
+
+def _entries(subject: str, files: Mapping[str, Rows]) -> dict[str, Aliases]:
+    """Return how texts name each concept: as the target's own file says, else as the bundled one does."""
+    own = cast(Mapping[int, Aliases], files["aliases"]).values() if "aliases" in files else bundled_aliases(subject)
+    return {entry.name: entry for entry in own}
+
+
+def _check_kinds(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
+    """Yield the problems of the questions that ask the facts of level 2 in other ways."""
+    subject = subject_of(name)
+    entries = _entries(subject, files)
+    first: dict[Words, tuple[str, int]] = {}
+    for file in (*LEVELS, *MENTIONS, *REVERSE):
+        for number, item in cast(Mapping[int, Item], files.get(file, {})).items():
+            first.setdefault(words_of(item.query), (file, number))
+    for file in ASKED:
+        level2 = cast(Mapping[int, Item], files.get(file.replace("kinds", "level2"), {}))
+        for number, item in cast(Mapping[int, KindItem], files.get(file, {})).items():
+            concept = item.neighbor or subject
+            if fault := kind_fault(item, facts_of(level2, item), entries.get(concept, Aliases(name=concept))):
+                yield Finding(name, file, number, *fault)
+            other, row = first.setdefault(asked_words(item), (file, number))
             if (other, row) != (file, number):
                 yield Finding(name, file, number, "duplicated", f"the same probe as {other}, row {row}: {_quote(item.query)}")
 

@@ -1,6 +1,7 @@
 """Edits: what changed, apart from the model, and how it is stored.
 
 - `edit.py`: the protocol `Edit`, its provenance `EditInfo` (edit.json), and what all edits of weights share.
+- `summary.py`: the summary that notebooks show.
 - `adapter.py`: low-rank updates, saved as a PEFT LoRA adapter; `stack` joins two of them.
 - `difference.py`: differences of whole weights.
 - `prompt.py`: a text before every user message.

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from formless import provenance, store
+from formless.edits.summary import EditSummary
 from formless.errors import EditError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
 
     from formless.models.lm import LM
     from formless.models.loading import MetaModel
     from formless.models.overlay import Difference, Factors
 
 Change = TypeVar("Change", bound="Factors | Difference")
+
+MAX_STRENGTH: Final = 4.0
+"""The largest factor on an edit's updates."""
 
 
 class LayerReport(BaseModel):
@@ -96,8 +100,9 @@ class EditInfo(BaseModel):
         dtype: Dtype of the model, e.g. "float32".
         prefix: Text that a prompt edit puts before every user message; None for an edit of the weights.
         trained_neighbors: Neighbors in the retain set; an evaluation of the edit leaves them out.
-        layers: The edited weights.
-        facts: What the method itself reports, e.g. residuals or losses.
+        strength: The factor on the updates; 1 as the method computed them.
+        layers: The edited weights, with the norms of the updates at this strength.
+        facts: What the method itself reports of the edit at strength 1, e.g. residuals or losses.
         seconds: Time that the method took.
         created: UTC time.
         versions: Versions of the packages.
@@ -119,6 +124,7 @@ class EditInfo(BaseModel):
     dtype: str
     prefix: str | None = None
     trained_neighbors: tuple[str, ...] = Field(default=(), strict=False)
+    strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
     layers: list[LayerReport]
     facts: dict[str, Any] = Field(default_factory=dict)
     seconds: float
@@ -139,11 +145,13 @@ class EditInfo(BaseModel):
         return facts
 
     @model_serializer(mode="wrap")
-    def _without_empty_weights(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `weights` out where nothing is stated, so that records and prompt edits do not have it."""
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `weights` where nothing is stated, as in records and prompt edits, and a strength of 1."""
         found: dict[str, Any] = serialize(self)
         if self.weights is None:
             found.pop("weights", None)
+        if self.strength == 1:
+            found.pop("strength", None)
         return found
 
     @property
@@ -178,39 +186,13 @@ class Edit(Protocol):
         """Apply the edit to a model; leaving the block restores the weights bit for bit."""
         ...
 
+    def scaled(self, strength: float) -> Edit:
+        """Return the edit with its updates multiplied by a factor."""
+        ...
+
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write edit.json, and a PEFT adapter or weight differences if weights are edited."""
         ...
-
-
-class EditSummary:
-    """A one-line `repr` and an HTML table for notebooks, from the edit's provenance."""
-
-    info: EditInfo
-
-    def __repr__(self) -> str:
-        found = self._summary()
-        first = f"{found.pop('method')}: {found.pop('subject')}"
-        return f"{type(self).__name__}({', '.join([first, *(f'{name} {text}' for name, text in found.items())])})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._summary().items())
-        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
-
-    def _summary(self) -> dict[str, str]:
-        """Return what both forms show, as name -> text."""
-        info, found = self.info, {"method": self.info.method, "subject": self.info.subject}
-        if info.layers:
-            ranks = {layer.rank for layer in info.layers}
-            shown = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else f"{min(ranks)}"
-            norms = sorted({f"{100 * layer.relative_norm:.1f}" for layer in info.layers}, key=float)
-            found["rank"] = f"{shown} in {len(info.layers)} weights"
-            found["update norms"] = f"{' to '.join(dict.fromkeys([norms[0], norms[-1]]))} % of the weights'"
-        if "residual_reduction" in info.facts:
-            found["residual reduction"] = f"{100 * info.facts['residual_reduction']:.1f} %"
-        if "last_loss" in info.facts:
-            found["loss"] = f"{info.facts['first_loss']:.3f} to {info.facts['last_loss']:.3f}"
-        return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -236,6 +218,27 @@ class WeightEdit(EditSummary, Generic[Change]):
         refuse_other_model(lm, self.info)
         return lm.overlaid(self.updates, self.info.model_dump(mode="json"))
 
+    def scaled(self, strength: float) -> Self:
+        """Return the edit with its updates multiplied by a factor: theta + strength (theta_edited - theta).
+
+        This is the control factor of Unlearning-with-Control, which costs no training. At 1 the weights are the edit's and at
+        0 the original's, bit for bit. Whole differences in bfloat16 are rounded to it, as the weights are.
+
+        Args:
+            strength: From 0 to `MAX_STRENGTH`; of an edit that is scaled already, the two factors are multiplied.
+
+        Raises:
+            EditError: The factor, or the product of the two, is not from 0 to `MAX_STRENGTH`.
+        """
+        whole = self.info.strength * strength
+        if not (0 <= strength <= MAX_STRENGTH and whole <= MAX_STRENGTH):  # NaN is refused too
+            wanted = f"{strength:g}" if self.info.strength == 1 else f"{strength:g} x {self.info.strength:g}"
+            remedy = f"give a number from 0 to {MAX_STRENGTH:g}"
+            raise EditError(f"an edit cannot have the strength {wanted}", where=self.info.subject, remedy=remedy)
+        updates = cast(dict[str, Change], {name: change.scaled(strength) for name, change in self.updates.items()})
+        layers = [_scaled_report(layer, updates.get(layer.module), strength) for layer in self.info.layers]
+        return replace(self, updates=updates, info=self.info.model_copy(update={"strength": whole, "layers": layers}))
+
     def save_merged(self, lm: LM, folder: str | Path, *, force: bool = False) -> None:
         """Write the whole edited model with its tokenizer and edit.json.
 
@@ -246,6 +249,16 @@ class WeightEdit(EditSummary, Generic[Change]):
             lm.model.save_pretrained(new)
             lm.tokenizer.save_pretrained(new)
             self.info.save(new)
+
+
+def _scaled_report(layer: LayerReport, change: Factors | Difference | None, strength: float) -> LayerReport:
+    """Return the report of one weight whose update was multiplied by a factor."""
+    if strength == 1:
+        return layer
+    values = getattr(change, "values", None)  # whole differences are rounded, so that their norm is computed again
+    norm = strength * layer.update_norm if values is None else frobenius_norm(values)
+    share = norm / layer.update_norm if layer.update_norm else 1.0
+    return layer.model_copy(update={"update_norm": norm, "relative_norm": share * layer.relative_norm})
 
 
 def refuse_other_model(lm: LM, info: EditInfo) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formless import store
-from formless.edits.edit import EditInfo, EditSummary, refuse_other_model
+from formless.edits.edit import EditInfo, refuse_other_model
+from formless.edits.summary import EditSummary
+from formless.errors import EditError
 from formless.models.lm import LM
 
 
@@ -31,6 +33,15 @@ class PromptEdit(EditSummary):
         """
         refuse_other_model(lm, self.info)
         return lm.prefixed(self.prefix, self.info.model_dump(mode="json"))
+
+    def scaled(self, strength: float) -> PromptEdit:
+        """Refuse: a text has no strength.
+
+        Raises:
+            EditError: Always.
+        """
+        what = f"an edit of {self.info.method} is a text before the user's message, which cannot have the strength {strength:g}"
+        raise EditError(what, where=self.info.subject, remedy="use an edit of weights")
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write edit.json, which holds the prefix.

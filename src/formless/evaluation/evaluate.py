@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.plan import Job, Plan, make_plan
+from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
 from formless.evaluation.task import Generate, Query, Request, Response, ScoreAnswer, ScoreText
 from formless.models.scores import Skipped
@@ -65,9 +67,11 @@ def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
     start = time.perf_counter()
     queries = [job.queries(lm) for job in plan.jobs]
     free = [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
-    requests = [request for own in queries for query in own for request in query.requests]
+    if lm.edits:  # what is known is asked of the original model alone
+        queries = [[replace(query, foils=()) for query in own] for own in queries]
+    requests = [request for own in queries for query in own for request in (*query.requests, *query.foils)]
     responses = respond(lm, [*requests, *free], report)
-    tasks = [_task_result(job, own, responses) for job, own in zip(plan.jobs, queries, strict=True)]
+    tasks = [_task_result(job, own, responses, not lm.edits) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
     return Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
@@ -129,10 +133,12 @@ def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> 
     return [next(texts) if reason is None else Skipped(reason) for reason in reasons]
 
 
-def _task_result(job: Job, queries: Sequence[Query], responses: Responses) -> TaskResult:
+def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_original: bool) -> TaskResult:
     if job.absent:
         return TaskResult(task=job.task.name, split=job.split, status="absent", reason=job.absent)
     items = [_item_result(query, responses) for query in queries]
+    if not is_original:
+        items = [_without_known(item) for item in items]
     if not job.task.records_prompts:
         first = next((place for place, item in enumerate(items) if item.prompt), 0)
         items = [item if place == first else item.model_copy(update={"prompt": None}) for place, item in enumerate(items)]
@@ -144,16 +150,32 @@ def _task_result(job: Job, queries: Sequence[Query], responses: Responses) -> Ta
 
 def _item_result(query: Query, responses: Responses) -> ItemResult:
     """Return the metrics of one item, or why it has none."""
-    item = ItemResult(query=query.text, prompt=query.prompt, expected=query.expected, group=query.group, skipped=query.skipped)
+    item = ItemResult(
+        query=query.text,
+        prompt=query.prompt,
+        expected=query.expected,
+        fact=query.fact,
+        group=query.group,
+        skipped=query.skipped,
+    )
     if query.skipped:
         return item
     own = [responses[request] for request in query.requests]
     missing = next((response for response in own if isinstance(response, Skipped)), None)
-    measured = missing or query.measure(own)
+    foils = [responses[request] for request in query.foils]
+    if any(isinstance(response, Skipped) for response in foils):  # one that does not fit: no item is known by fewer
+        foils = []
+    measured = missing or query.measure([*own, *foils])
     if isinstance(measured, Skipped):
         written = own[0] if own and isinstance(own[0], str) else None
         return item.model_copy(update={"skipped": measured.reason, "answer": written})
-    return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer})
+    return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})
+
+
+def _without_known(item: ItemResult) -> ItemResult:
+    """Return an item of an edited model: known is what the original model knows."""
+    metrics = {name: value for name, value in item.metrics.items() if name != KNOWN.name}
+    return item.model_copy(update={"metrics": metrics, "foils": {}})
 
 
 def _answer(question: str, text: Response | Skipped) -> Answer:

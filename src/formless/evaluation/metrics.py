@@ -9,6 +9,9 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 
+from formless.data.questions.distractors import fold
+
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese
 NO_ANSWER = "NOANSWER"
 REPEATED_WORDS = 4
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -89,6 +92,19 @@ def _f1(words: list[str], right: list[str]) -> float:
         return 0.0
     precision, recall = common / len(words), common / len(right)
     return 2 * precision * recall / (precision + recall)
+
+
+def says(text: str, accepted: Sequence[str]) -> bool:
+    """Return whether a text holds one of the answers as whole words; case, accents, punctuation and articles do not matter.
+
+    Number words count as digits. An answer in a script without spaces between words counts wherever its characters stand.
+    """
+    words = fold(text)
+    return any(_holds(words, fold(answer)) or (_UNSPACED.search(answer) and answer.strip() in text) for answer in accepted)
+
+
+def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
+    return any(tuple(words[start : start + len(part)]) == tuple(part) for start in range(len(words) - len(part) + 1))
 
 
 def words_of(text: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from formless.data.target import FILES, Row, Split, Target
 from formless.errors import DataError, UserError
+from formless.evaluation.foils import Foils
 from formless.evaluation.suites import suite_limit, suite_tasks
 from formless.evaluation.task import Query, Rows, Source, Task
 
@@ -27,16 +28,18 @@ class Job:
         split: Forget or neighbor items; None for a task about neither.
         rows: Its rows with their files, at most as many of each file as the limit.
         absent: Why it cannot be asked, if so.
+        foils: Chooses the foils of its items.
     """
 
     task: Task
     split: Split | None
     rows: Rows = ()
     absent: str | None = None
+    foils: Foils | None = None
 
     def queries(self, lm: LM) -> list[Query]:
         """Return what the task puts to a model, one query for each row."""
-        return [self.task.ask(lm, row, Source(file, self.split)) for file, row in self.rows]
+        return [self.task.ask(lm, row, Source(file, self.split, self.foils)) for file, row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Plan:
         for job in self.jobs:
             digest.update(_bytes((job.task.name, job.split, job.absent is None)))
             for (file, row), query in zip(job.rows, job.queries(lm), strict=True):
-                digest.update(_bytes((file, row, query.requests)))
+                digest.update(_bytes((file, row, query.requests, query.foils)))
         return digest.hexdigest()[:16]
 
 
@@ -95,7 +98,13 @@ def make_plan(
         raise UserError(f"a limit of {limit} rows asks nothing", where="limit", remedy="give 1 or more")
     splits: tuple[Split | None, ...] = (*get_args(Split), None)
     excluded = frozenset(excluded_neighbors)
-    jobs = [_job(target, task, split, limit, excluded) for split in splits for task in tasks if split in task.splits]
+    foils = Foils(target)
+    jobs = [
+        replace(_job(target, task, split, limit, excluded), foils=foils)
+        for split in splits
+        for task in tasks
+        if split in task.splits
+    ]
     items = target.items("forget_level2") if target.has("forget_level2") else ()
     questions = tuple(item.query for item in items[:FREE_QUESTIONS])
     return Plan(target, suite, limit, tuple(jobs), questions, tuple(sorted(excluded)))

@@ -6,13 +6,15 @@ The quoted wording is the benchmark's (ORT, RWKU), letter for letter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from formless.data.refusals import is_refusal
 from formless.data.target import Item
-from formless.evaluation.metrics import log_sum, rouge_l_recall
-from formless.evaluation.task import Generate, Measured, MetricSpec, Query, ScoreAnswer
+from formless.evaluation.foils import CHANCE, preference
+from formless.evaluation.metrics import log_sum, rouge_l_recall, says
+from formless.evaluation.task import Generate, Measured, MetricSpec, Query, ScoreAnswer, Source
 from formless.models.scores import Score, Skipped
 
 if TYPE_CHECKING:
@@ -31,15 +33,22 @@ NEW_TOKENS = 30
 
 PROBABILITY = MetricSpec("probability", "probability", "probability of the right answer")
 KNOWLEDGE = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True)
-SPELLING = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True, is_counted=False)
 TOKEN_ACCURACY = MetricSpec("token_accuracy", "share", "token accuracy", headline=False)
-SCORED = (PROBABILITY, TOKEN_ACCURACY)
-SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY)
-SPELLED = (SPELLING, TOKEN_ACCURACY)
+KNOWN = MetricSpec("known", "share", "known to the original", chance=CHANCE, headline=False)
+SCORED = (PROBABILITY, TOKEN_ACCURACY, KNOWN)
+SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY, KNOWN)
+UNFOILED = (PROBABILITY, TOKEN_ACCURACY)
+RECALL = MetricSpec("recall", "share", "answer said")
 GENERATED = (
     MetricSpec("rouge_l", "share", "ROUGE-L recall"),
     MetricSpec("refusal", "share", "refusals", higher_is_better=None),
+    RECALL,
 )
+
+
+def known_at(chance: float) -> MetricSpec:
+    """Return the entry of `known` for a choice, whose chance level is that of its options."""
+    return replace(KNOWN, chance=chance)
 
 
 def is_published(lm: LM) -> bool:
@@ -75,64 +84,107 @@ def skipped(item: Item, reason: str, group: str | None = None) -> Query:
     return Query(item.query, expected=item.answer, group=group, skipped=reason)
 
 
+def spaced(answer: str) -> str:
+    """Return an answer as it follows a cue."""
+    return f" {answer}"
+
+
 def scored_answer(
-    item: Item, prompt: str, answer: str | None = None, *, without_blanks: bool = False, group: str | None = None
+    item: Item,
+    prompt: str,
+    source: Source | None = None,
+    *,
+    shaped: Callable[[str], str] = spaced,
+    without_blanks: bool = False,
+    group: str | None = None,
 ) -> Query:
     """Return a query that scores the right answer after a prompt: `probability` and `token_accuracy`.
+
+    With a source, the original model also scores the item's foils, which give the metric `known`.
 
     Args:
         item: The item; one with an empty answer is skipped.
         prompt: All that precedes the answer.
-        answer: The answer as it is scored; a space and the item's answer unless given.
-        without_blanks: Leave tokens of white space out of both metrics, since they need no knowledge.
+        source: Where the foils come from; without one there are none.
+        shaped: From an answer to the text that is scored.
+        without_blanks: Leave tokens of white space out of all metrics, since they need no knowledge.
         group: See `Query`.
     """
     if not item.answer.strip():
         return skipped(item, "the answer is empty", group)
-    text = f" {item.answer}" if answer is None else answer
+    text = shaped(item.answer)
+    foils = source.foils_of(item) if source else ()
 
     def measure(scores: Sequence[Any]) -> Measured:
-        score = cast(Score, scores[0])
-        score = score.without_blanks() if without_blanks else score
-        return Measured({"probability": score.probability, "token_accuracy": score.token_accuracy})
+        score, *others = (cast(Score, score).without_blanks() if without_blanks else cast(Score, score) for score in scores)
+        found = dict(zip(foils, (other.probability for other in others), strict=False))
+        metrics = {"probability": score.probability, "token_accuracy": score.token_accuracy}
+        return Measured(metrics | preference(score.probability, found), foils=found)
 
-    return Query(item.query, (ScoreAnswer(prompt, text),), measure, expected=text, group=group)
+    requests = tuple(ScoreAnswer(prompt, shaped(foil)) for foil in foils)
+    return Query(
+        item.query, (ScoreAnswer(prompt, text),), measure, expected=text, foils=requests, fact=item.fact_key, group=group
+    )
 
 
 def spelled_answer(
-    lm: LM, item: Item, message: str, cue: str = "Answer:\n", *, letters_alone: bool = False, group: str | None = None
+    lm: LM,
+    item: Item,
+    message: str,
+    source: Source | None = None,
+    cue: str = "Answer:\n",
+    *,
+    letters_alone: bool = False,
+    group: str | None = None,
 ) -> Query:
     """Return a query that scores the answer character by character; `letters_alone` leaves the newlines out of the metrics."""
     prompt = character_prompt(lm, message, cue)
-    return scored_answer(item, prompt, characters_of(item.answer), without_blanks=letters_alone, group=group)
+    return scored_answer(item, prompt, source, shaped=characters_of, without_blanks=letters_alone, group=group)
 
 
-def scored_choice(item: Item, versions: Sequence[tuple[str, str]], choices: Sequence[str]) -> Query:
+@dataclass(frozen=True)
+class Version:
+    """One order of a question's options.
+
+    Args:
+        prompt: The question with its options.
+        answers: What each option is called, the right one first, then the others in the order of their names.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+
+
+def scored_choice(item: Item, versions: Sequence[Version], others: Sequence[str], fact: str | None = None) -> Query:
     """Return a query that scores every choice: `probability`, the right one's share, and `accuracy`, whether it is largest.
 
     Args:
         item: The item.
-        versions: Prompts with the right choice of each; both metrics are means over them.
-        choices: All answers to choose from.
+        versions: The orders of the options; metrics are means over them.
+        others: The names of the other options, which are the right one's foils.
+        fact: See `Query`.
     """
-    requests = [
-        ScoreAnswer(prompt, choice)
-        for prompt, right in versions
-        for choice in (right, *(other for other in choices if other != right))
-    ]
+    requests = [ScoreAnswer(version.prompt, answer) for version in versions for answer in version.answers]
+    size = len(others) + 1
 
     def measure(scores: Sequence[Any]) -> Measured:
         logs = [cast(Score, score).log_probability for score in scores]
-        apart = [logs[start : start + len(choices)] for start in range(0, len(logs), len(choices))]  # the right one first
-        shares = [math.exp(version[0] - log_sum(version)) for version in apart]
+        apart = [logs[start : start + size] for start in range(0, len(logs), size)]  # the right one first
+        shares = [[math.exp(value - log_sum(version)) for value in version] for version in apart]
+        right, *rest = (sum(column) / len(column) for column in zip(*shares, strict=True))
         largest = [float(version[0] == max(version)) for version in apart]
-        return Measured({"probability": sum(shares) / len(shares), "accuracy": sum(largest) / len(largest)})
+        found = dict(zip(others, rest, strict=True))
+        metrics = {"probability": right, "accuracy": sum(largest) / len(largest)}
+        return Measured(metrics | preference(right, found), foils=found)
 
-    return Query(item.query, tuple(requests), measure, expected=versions[0][1])
+    return Query(item.query, tuple(requests), measure, expected=versions[0].answers[0], fact=fact)
 
 
 def generated_answer(item: Item, prompt: str, group: str | None = None) -> Query:
-    """Return a query that generates one line: `rouge_l`, the recall of the right answer's words, and `refusal`."""
+    """Return a query that generates one line: `rouge_l`, the recall of the right answer's words, `refusal` and `recall`.
+
+    The metric `recall` is 1 if the line holds the right answer, or an accepted one, as whole words.
+    """
     if not item.answer.strip():
         return skipped(item, "the answer is empty", group)
 
@@ -140,8 +192,12 @@ def generated_answer(item: Item, prompt: str, group: str | None = None) -> Query
         text = cast(str, texts[0])
         if not item.answer.replace(".", "").strip():
             return Skipped("the right answer has no word")
-        metrics = {"rouge_l": rouge_l_recall(text, item.answer), "refusal": float(is_refusal(text))}
+        metrics = {
+            "rouge_l": rouge_l_recall(text, item.answer),
+            "refusal": float(is_refusal(text)),
+            "recall": float(says(text, (item.answer, *item.aliases))),
+        }
         return Measured(metrics, text)
 
     request = Generate(prompt, NEW_TOKENS, one_line=True)
-    return Query(item.query, (request,), measure, expected=item.answer, group=group)
+    return Query(item.query, (request,), measure, expected=item.answer, fact=item.fact_key, group=group)

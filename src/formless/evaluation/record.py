@@ -53,6 +53,9 @@ class ItemResult(BaseModel):
         expected: The right answer as it was scored, or the accepted answers, where there is one.
         answer: What the model wrote, or which choice it took.
         metrics: Values by metric; a metric that this item cannot have is left out.
+        foils: Probability per token of wrong answers of the same kind under the same prompt, or the share of the other options;
+            of the original model only.
+        fact: What items that ask the same fact have in common; None where it cannot be told.
         group: The part of the task that the item belongs to.
         skipped: Why the item has no metrics.
     """
@@ -62,8 +65,15 @@ class ItemResult(BaseModel):
     expected: str | list[str] | None = None
     answer: str | None = None
     metrics: dict[str, float] = {}
+    foils: dict[str, float] = {}
+    fact: str | None = None
     group: str | None = None
     skipped: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the original model, whose record this is, prefers the right answer to every foil."""
+        return self.metrics.get("known") == 1
 
 
 class TaskResult(BaseModel):
@@ -148,7 +158,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     status: Literal["complete"] = "complete"
     model: str
     model_source: str

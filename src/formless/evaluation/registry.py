@@ -7,13 +7,24 @@ from formless.evaluation.tasks.adversarial import GEN_LEVEL3, LEVEL3, SUB_LEVEL3
 from formless.evaluation.tasks.bbh import BBH
 from formless.evaluation.tasks.blank import FB, GEN_FB, SUB_FB, SUB_FB_LETTERS
 from formless.evaluation.tasks.fluency import FLUENCY
+from formless.evaluation.tasks.formats import (
+    GEN_QA_ALONE,
+    GEN_QA_COMPLETION,
+    GEN_QA_NO_CUE,
+    GEN_QA_SYSTEM,
+    QA_ALONE,
+    QA_COMPLETION,
+    QA_NO_CUE,
+    QA_SYSTEM,
+)
+from formless.evaluation.tasks.kinds import GEN_QA_KINDS, QA_KINDS
 from formless.evaluation.tasks.membership import MIA
-from formless.evaluation.tasks.mentions import FB_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
+from formless.evaluation.tasks.mentions import FB_MENTIONS, GEN_QA_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
 from formless.evaluation.tasks.question import GEN_QA, QA, SUB_QA, SUB_QA_LETTERS
 from formless.evaluation.tasks.reverse import REVERSE
-from formless.evaluation.tasks.statement import STATEMENT
+from formless.evaluation.tasks.statement import GEN_STATEMENT, STATEMENT
 from formless.evaluation.tasks.triviaqa import TRIVIAQA
 from formless.evaluation.tasks.true_false import TF, TF_CHOICE
 from formless.evaluation.tasks.truthfulqa import TRUTHFULQA
@@ -41,9 +52,21 @@ TASKS = Registry(
         FB_MENTIONS,
         QA_MENTIONS,
         REVERSE,
+        QA_KINDS,
+        QA_ALONE,
+        QA_NO_CUE,
+        QA_SYSTEM,
+        QA_COMPLETION,
+        GEN_STATEMENT,
         GEN_FB,
         GEN_QA,
         GEN_LEVEL3,
+        GEN_QA_MENTIONS,
+        GEN_QA_KINDS,
+        GEN_QA_ALONE,
+        GEN_QA_NO_CUE,
+        GEN_QA_SYSTEM,
+        GEN_QA_COMPLETION,
         MMLU,
         BBH,
         TRUTHFULQA,

@@ -103,6 +103,18 @@ def mean_ci(values: Sequence[float]) -> CI | None:
     return bootstrap_ci(np.mean, values)
 
 
+def share_ci(count: int, n: int) -> CI:
+    """Return the 95 % confidence interval of a share by Wilson's score method, which holds for few items and near 0 and 1.
+
+    Raises:
+        ValueError: n is 0.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def bootstrap_ci(statistic: Statistic, *samples: Sequence[float], paired: bool = True, resamples: int = RESAMPLES) -> CI | None:
     """Return the 95 % percentile bootstrap confidence interval of a statistic; the same for the same samples.
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from formless.data.target import Row, Split
+from formless.data.target import Item, Row, Split
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
 from formless.models.scores import Score, Skipped, TextScore
 
 if TYPE_CHECKING:
+    from formless.evaluation.foils import Foils
     from formless.models.lm import LM
 
 BOTH: tuple[Split, ...] = ("forget", "neighbor")
@@ -65,10 +66,12 @@ class Measured:
     Args:
         metrics: Values by metric; a metric that this item cannot have is left out.
         answer: What the model wrote or chose, for people.
+        foils: The probability of each foil, where foils were asked.
     """
 
     metrics: dict[str, float]
     answer: str | None = None
+    foils: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,11 @@ class Query:
     Args:
         text: The item as the data set words it.
         requests: At least one, unless the item is skipped.
-        measure: From the responses, in the order of the requests, to metrics, or why there are none. It is not called where
-            a response is missing.
+        measure: From the responses, in the order of the requests and then of the foils, to metrics, or why there are none. It
+            is not called where a response is missing; of an edited model, the foils are missing.
         expected: The right answer, or the accepted ones.
+        foils: Requests that only the original model is asked, to tell whether it knows the answer.
+        fact: The fact that the item asks (`Item.fact_key`); None where it cannot be told.
         group: The part of the task that the item belongs to, e.g. the type of an attack.
         skipped: Why the item cannot be asked.
     """
@@ -89,6 +94,8 @@ class Query:
     requests: tuple[Request, ...] = ()
     measure: Callable[[Sequence[Any]], Measured | Skipped] = lambda _: Skipped("nothing was measured")
     expected: str | list[str] | None = None
+    foils: tuple[ScoreAnswer, ...] = ()
+    fact: str | None = None
     group: str | None = None
     skipped: str | None = None
 
@@ -102,10 +109,15 @@ class Query:
 
 
 class Source(NamedTuple):
-    """Where an item comes from: the file's name without `.json`, and the split if the task has splits."""
+    """Where an item comes from: the file's name without `.json`, the split if the task has splits, the target's foils."""
 
     file: str
     split: Split | None
+    foils: Foils | None = None
+
+    def foils_of(self, item: Item) -> tuple[str, ...]:
+        """Return the foils of an item; none without a target."""
+        return self.foils.of(item) if self.foils else ()
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,7 @@ class MetricSpec:
         higher_is_better: Whether a higher value shows more knowledge or ability; None where it shows neither. An edit is to
             lower such a metric on forget items and to keep it elsewhere.
         chance: Its value for a model that knows nothing.
-        shows_knowledge: Whether forgetting and retention are computed from it.
-        is_counted: Whether form gap and combined metric count it, where it shows knowledge. Not where `chance` leaves open what
-            a model gets that knows nothing: a form at its floor would look like one that forgets nothing.
+        shows_knowledge: Whether forgetting and retention are computed from it, over the items that the original model knows.
         headline: Whether short tables for people show it; records, CSV files and tables of all metrics always do.
     """
 
@@ -131,7 +141,6 @@ class MetricSpec:
     higher_is_better: bool | None = True
     chance: float = 0.0
     shows_knowledge: bool = False
-    is_counted: bool = True
     headline: bool = True
 
 

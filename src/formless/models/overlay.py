@@ -30,6 +30,15 @@ class Factors:
         """Return the update as a matrix `[out, in]`, in the factors' dtype."""
         return self.up @ self.down
 
+    def scaled(self, factor: float) -> Factors:
+        """Return the update times a factor, in the factors' dtype; a factor of 1 keeps every bit."""
+        return self if factor == 1 else Factors(factor * self.up, self.down)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the update changes nothing, because one of its factors is 0."""
+        return not (self.up.any() and self.down.any())
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -40,6 +49,15 @@ class Difference:
     """
 
     values: Tensor
+
+    def scaled(self, factor: float) -> Difference:
+        """Return the update times a factor, rounded to its dtype; a factor of 1 keeps every bit."""
+        return self if factor == 1 else Difference(factor * self.values)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the update changes nothing."""
+        return not self.values.any()
 
 
 Updates = Mapping[str, Factors | Difference]
@@ -102,9 +120,13 @@ class Overlay:
                 self._parameter(name).copy_(self._expected(name))
 
     def _expected(self, name: str) -> Tensor:
-        """Return the original parameter plus every applied update, summed in float32 and rounded once."""
+        """Return the original parameter plus every applied update, summed in float32 and rounded once.
+
+        Updates of 0 are left out: to add 0 would turn a weight of -0 into +0.
+        """
         original = self._originals[name]
-        changes = [change for applied in self._applied if (change := _by_parameter(applied).get(name))]
+        found = [change for applied in self._applied if (change := _by_parameter(applied).get(name))]
+        changes = [change for change in found if not change.is_zero]
         if not changes:
             return original
         total = original.float()

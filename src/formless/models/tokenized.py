@@ -99,36 +99,59 @@ class TokenizedModel:
             return None
         return f"a prompt of {tokens} tokens cannot be continued by {new_tokens} in a context of {self.context_length}"
 
-    def chat_prompt(self, message: str, cue: str = "") -> str:
+    def chat_prompt(self, message: str, cue: str = "", *, earlier: Sequence[str] = (), system: str | None = None) -> str:
         """Render one user message with the chat template and the generation prompt, followed by the start of the answer.
 
-        Applied prompt edits (in-context unlearning) put their prefix before the message. A model without a chat template gets
-        the message and, on a new line, the cue as plain text.
+        Applied prompt edits (in-context unlearning) put their prefix before every user message. A model without a chat template
+        gets the messages and, on a new line, the cue as plain text.
 
         Args:
             message: The user message.
             cue: The start of the answer.
+            earlier: The messages before, of the user and the assistant in turn.
+            system: The system prompt, for a model with `has_system_role`; the template's own by default.
 
         Raises:
-            ModelError: The template fails, or leaves the message out.
+            ModelError: The template fails, or leaves a message out.
         """
-        message = "".join(self.prefixes) + message
+        prefix = "".join(self.prefixes)
+        turns = [turn if number % 2 else prefix + turn for number, turn in enumerate((*earlier, message))]
+        conversation = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+        if system is not None:
+            conversation = [{"role": "system", "content": system}, *conversation]
         if self.tokenizer.chat_template is None:
-            return message + ("\n" if cue and not message[-1:].isspace() else "") + cue
-        conversation = [{"role": "user", "content": message}]
+            text = "\n".join(part["content"] for part in conversation)
+            return text + ("\n" if cue and not text[-1:].isspace() else "") + cue
         remedy = "use the chat template of the model's publisher"
         try:
-            text = cast(
-                str,
-                self.tokenizer.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
-                ),
-            )
+            text = self._rendered(conversation)
         except TemplateError as error:
             raise ModelError(f"the chat template fails: {error}", where=self.name, remedy=remedy) from error
-        if message.strip() not in text:  # many templates strip the message
+        if any(part["content"].strip() not in text for part in conversation):  # many templates strip the messages
             raise ModelError("the chat template does not print the message", where=self.name, remedy=remedy)
         return text + cue
+
+    @property
+    def has_system_role(self) -> bool:
+        """Whether the chat template prints a system prompt; some refuse one, some leave it out."""
+        if self.tokenizer.chat_template is None:
+            return False
+        system = "Begin."
+        try:
+            return system in self._rendered([{"role": "system", "content": system}, {"role": "user", "content": "Hello"}])
+        except TemplateError:
+            return False
+
+    def _rendered(self, conversation: list[dict[str, str]]) -> str:
+        """Return a conversation through the chat template, with the generation prompt.
+
+        Raises:
+            TemplateError: The template fails.
+        """
+        rendered = self.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
+        )
+        return cast(str, rendered)
 
     def encode(self, prompt: str, answer: str = "") -> Encoded:
         """Tokenize prompt and answer as one text, with one BOS token if the model has one.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from formless.data.target import Split
 from formless.errors import DataError
+from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import MetricKey, Record, TaskResult
 from formless.evaluation.statistics import Metric, paired_change
 from formless.evaluation.verification import refuse_other_items
 
 if TYPE_CHECKING:
     import pandas
+
+_NOISE = 1e-6  # of a probability, where the same items go through the model in other batches
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,19 @@ def acts_on(edited: Record, before: TaskResult, after: TaskResult) -> bool:
     if not edited.edits or any(edit.get("prefix") is None for edit in edited.edits):  # an edit of weights has no prefix
         return True
     pairs = zip(before.items, after.items, strict=True)
-    return any((old.prompt, old.answer, old.metrics) != (new.prompt, new.answer, new.metrics) for old, new in pairs)
+    return any((old.prompt, old.answer) != (new.prompt, new.answer) or _differ(old.metrics, new.metrics) for old, new in pairs)
+
+
+def _differ(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Return whether a metric differs by more than other batches give: the original model is asked foils too."""
+    return any(not math.isclose(before[name], value, abs_tol=_NOISE) for name, value in after.items() if name in before)
 
 
 def _changes(before: TaskResult, after: TaskResult, applicable: bool) -> Iterator[Change]:
     """Compare every metric of a task."""
     for found in before.metrics:
+        if found.metric == KNOWN.name:  # what the original model knows does not change
+            continue
         old, new = (result.metric(found.metric, found.group) for result in (before, after))
         key = MetricKey(before.task, before.split, found.metric, found.group)
         pairs = item_pairs(before, after, found.metric, found.group)
@@ -159,7 +170,9 @@ def _metric(value: float | None, ci: tuple[float, float] | None, n: int) -> Metr
     return Metric(value=value, ci=ci, n=n)
 
 
-def item_pairs(before: TaskResult, after: TaskResult, metric: str, group: str | None = None) -> list[tuple[float, float]]:
+def item_pairs(
+    before: TaskResult, after: TaskResult, metric: str, group: str | None = None, *, known_only: bool = False
+) -> list[tuple[float, float]]:
     """Return a metric's values before and after, of each item that has it in both results, in file order.
 
     Args:
@@ -167,11 +180,12 @@ def item_pairs(before: TaskResult, after: TaskResult, metric: str, group: str | 
         after: The other record's result of the same items.
         metric: The metric's short name.
         group: Only the items of this group.
+        known_only: Only the items that the original model knows, whose result is `before`.
     """
     return [
         (old.metrics[metric], new.metrics[metric])
         for old, new in zip(before.items, after.items, strict=True)
-        if metric in old.metrics and metric in new.metrics and group in (None, old.group)
+        if metric in old.metrics and metric in new.metrics and group in (None, old.group) and (old.is_known or not known_only)
     ]
 
 

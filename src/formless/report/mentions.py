@@ -1,4 +1,7 @@
-"""Form by mention: how much an edit takes away in each form of question, for each way to name the concept."""
+"""Form by mention, and by kind: how much an edit takes away in each form, for each way to name the concept or to ask.
+
+A cell is over the items that the original model knows, and is there where it knows more than chance gives.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from formless.data.target import SPLITS, Split
-from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.report.comparison import Comparison
+from formless.report.independence import FORGETTING, RETENTION, ratios
 from formless.report.summary import MethodSummary
 from formless.report.tables import Table, percent, task_title
 
-MENTION = "mention"
-TITLES: Mapping[Split, str] = {
-    "forget": "form by mention, about the concept (to forget)", "neighbor": "form by mention, about its neighbors (to keep)",
-}  # fmt: skip
+GROUPED_BY = ("mention", "kind")
+"""What the groups of tasks are of which there are maps."""
+
+SIDES: Mapping[Split, str] = {"forget": "about the concept (to forget)", "neighbor": "about its neighbors (to keep)"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What an edit changed in one form and mention.
+    """What an edit changed in one form and group, e.g. a mention.
 
     Args:
-        change: edited / original - 1, of the mean.
-        n: Number of items, or of targets.
+        change: edited / original - 1, of the mean over known items.
+        n: Known items of those asked, or the number of targets.
     """
 
     change: float
-    n: int
+    n: str
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class MentionMap:
     Args:
         split: Forget or neighbor items.
         forms: The tasks, in the order of the registry.
-        mentions: In the order of the tasks' entries.
-        cells: By form and mention; those that were measured.
-        unit: What the cells' n counts, `items` or `targets`.
+        mentions: The groups, in the order of the tasks' entries.
+        cells: By form and group; those that count.
+        unit: What the cells' n counts.
+        grouped_by: What the groups are, one of `GROUPED_BY`.
     """
 
     split: Split
@@ -48,11 +52,17 @@ class MentionMap:
     mentions: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
     unit: str
+    grouped_by: str = GROUPED_BY[0]
+
+    @property
+    def title(self) -> str:
+        """What the map shows, for people."""
+        return f"form by {self.grouped_by}, {SIDES[self.split]}"
 
     def table(self) -> Table:
-        """Return a row for each mention and a column for each form, with n in brackets."""
+        """Return a row for each group and a column for each form, with n in brackets."""
         rows = tuple((mention, *(self._text(form, mention) for form in self.forms)) for mention in self.mentions)
-        return Table(f"{TITLES[self.split]}: change, {self.unit}", (MENTION, *map(short_title, self.forms)), rows)
+        return Table(f"{self.title}: change, {self.unit}", (self.grouped_by, *map(short_title, self.forms)), rows)
 
     def _text(self, form: str, mention: str) -> str:
         cell = self.cells.get((form, mention))
@@ -60,37 +70,42 @@ class MentionMap:
 
 
 def comparison_maps(comparison: Comparison) -> list[MentionMap]:
-    """Return the maps of one edit of one target; n counts items."""
-    found = {change.key: Cell(change.relative.value, change.relative.n) for change in comparison.changes
-             if change.relative and change.relative.value is not None}  # fmt: skip
-    return _maps(found, "items")
+    """Return the maps of one edit of one target; n counts known items of those asked."""
+    groups = ratios(comparison.original, comparison.edited).groups
+    cells: dict[Split, dict[tuple[str, str], Cell]] = {
+        split: {key: Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}") for key, one in own.items()}
+        for split, own in groups.items()
+    }
+    return _maps(cells, "known items of those asked")
 
 
 def summary_maps(summary: MethodSummary) -> list[MentionMap]:
     """Return the maps of one method over targets; n counts targets."""
-    found = {key: Cell(one.relative.value, one.relative.n) for key, one in summary.metrics.items() if one.relative}
-    return _maps(found, "targets")
+    cells: dict[Split, dict[tuple[str, str], Cell]] = {split: {} for split in SPLITS}
+    for key, one in summary.metrics.items():
+        if key.task and key.group and key.metric == FORGETTING.metric:
+            cells["forget"][key.task, key.group] = Cell(-one.value.value, str(one.value.n))
+        elif key.task and key.group and key.metric == RETENTION.metric:
+            cells["neighbor"][key.task, key.group] = Cell(one.value.value - 1, str(one.value.n))
+    return _maps(cells, "targets")
 
 
-def _maps(changes: Mapping[MetricKey, Cell], unit: str) -> list[MentionMap]:
-    """Return a map for each split that has any, of the first metric of the tasks whose groups are mentions."""
-    maps = []
-    tasks = {name: task for name, task in TASKS.items() if task.grouped_by == MENTION}
+def _maps(cells: Mapping[Split, Mapping[tuple[str, str], Cell]], unit: str) -> list[MentionMap]:
+    """Return the maps that have any cell, of the tasks with groups."""
+    maps = (_map(cells.get(split, {}), unit, split, grouped_by) for grouped_by in GROUPED_BY for split in SPLITS)
+    return [found for found in maps if found.cells]
+
+
+def _map(cells: Mapping[tuple[str, str], Cell], unit: str, split: Split, grouped_by: str) -> MentionMap:
+    tasks = {name: task for name, task in TASKS.items() if task.grouped_by == grouped_by}
     order = dict.fromkeys(group for task in tasks.values() for group in task.groups)
-    for split in SPLITS:
-        cells = {
-            (name, group): cell
-            for name, task in tasks.items()
-            for group in task.groups
-            if (cell := changes.get(MetricKey(name, split, task.metrics[0].name, group)))
-        }
-        if cells:
-            forms = tuple(name for name in tasks if any(form == name for form, _ in cells))
-            mentions = tuple(group for group in order if any(mention == group for _, mention in cells))
-            maps.append(MentionMap(split, forms, mentions, cells, unit))
-    return maps
+    own = {key: cell for key, cell in cells.items() if key[0] in tasks}
+    forms = tuple(name for name in tasks if any(form == name for form, _ in own))
+    mentions = tuple(group for group in order if any(mention == group for _, mention in own))
+    return MentionMap(split, forms, mentions, own, unit, grouped_by)
 
 
 def short_title(task: str) -> str:
     """Return a task's title without what all tasks of the map have in common."""
-    return task_title(task).removesuffix(f", by {MENTION}")
+    title = task_title(task)
+    return next((title.removesuffix(end) for by in GROUPED_BY if title.endswith(end := f", by {by}")), title)

@@ -23,12 +23,12 @@ class Scored(NamedTuple):
     """One item of a form.
 
     Args:
-        answer: The right answer: items of one target with equal answers ask one fact.
+        fact: What items of one target that ask one fact have in common; None where it cannot be told.
         before: The metric above chance, original model.
         after: The same, edited model.
     """
 
-    answer: str
+    fact: str | None
     before: float
     after: float
 
@@ -94,15 +94,11 @@ def _permutations(forms: Mapping[str, Sequence[Scored]], target: str) -> tuple[A
 
 def _blocks(forms: Mapping[str, Sequence[Scored]]) -> list[int]:
     """Return a number for each item: items of one number change places."""
-    counts = {form: Counter(_fact(item) for item in own) for form, own in forms.items()}
+    counts = {form: Counter(item.fact for item in own if item.fact) for form, own in forms.items()}
     seen = Counter(fact for own in counts.values() for fact in own)
     single = {fact for fact, count in seen.items() if count > 1 and all(own[fact] <= 1 for own in counts.values())}
     numbers = {fact: number for number, fact in enumerate(sorted(single), 1)}
-    return [numbers.get(_fact(item), 0) for own in forms.values() for item in own]
-
-
-def _fact(item: Scored) -> str:
-    return " ".join(item.answer.casefold().split())
+    return [numbers.get(item.fact or "", 0) for own in forms.values() for item in own]
 
 
 def gap_p(gap: float, targets: Sequence[Sequence[array[float]]]) -> float:

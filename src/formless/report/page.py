@@ -17,8 +17,9 @@ from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Change, Comparison, compare
+from formless.report.form_tables import counted_text, independence_table
 from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
-from formless.report.mentions import TITLES, MentionMap, comparison_maps, summary_maps
+from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
@@ -36,10 +37,8 @@ from formless.report.tables import (
     absent_text,
     ci_text,
     column_name,
-    counted_text,
     detail_table,
     difference,
-    independence_table,
     is_headline,
     item_count,
     metric_spec,
@@ -63,7 +62,7 @@ _BYTES = 2**20
 Filters = dict[str, Callable[..., Any]]
 
 
-def _environment(**filters: Callable[..., Any]) -> Environment:
+def report_environment(**filters: Callable[..., Any]) -> Environment:
     """Return an environment for the templates; an unknown name in a template is an error."""
     environment = Environment(
         loader=PackageLoader("formless.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -101,7 +100,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         "facts": edit_facts,
         "training": training_plot,
     }
-    page = _environment(count=item_count, **filters).get_template("edit.html.j2").render(
+    page = report_environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
         maps=_mention_plots(comparison_maps(comparison)),
@@ -128,14 +127,15 @@ def tone(change: Change) -> str:
 
 
 def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
-    """Return the heat maps of form by mention with their titles."""
-    return [(TITLES[found.split].capitalize(), mention_plot(found)) for found in maps]
+    """Return the heat maps of form by mention and by kind with their titles."""
+    return [(found.title.capitalize(), mention_plot(found)) for found in maps]
 
 
 def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return an edit's settings and facts as label and text."""
     config, facts = edit["config"], edit["facts"]
     rows = [("method", edit["method"]), ("concept", edit["subject"])]
+    rows += [("strength", f"{edit['strength']:g}")] if "strength" in edit else []
     rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
     rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
     return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
@@ -264,7 +264,7 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     provenance = content.provenance
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
     filters["mentions"] = lambda summary: _mention_plots(summary_maps(summary))
-    page = _environment(**filters).get_template("experiment.html.j2").render(
+    page = report_environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content) for name in names],

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from formless.evaluation.statistics import CI, Estimate, Metric
 from formless.report.comparison import Change
+from formless.report.frontier import Frontier
 from formless.report.independence import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
 from formless.report.mentions import MentionMap, short_title
 from formless.report.summary import MethodSummary
@@ -176,6 +177,35 @@ def scatter_plot(summaries: Sequence[MethodSummary]) -> str | None:
     return svg(figure)
 
 
+def frontier_plot(found: Sequence[Frontier], levels: Sequence[float] = ()) -> str | None:
+    """Return the mean forgetting of each method against its mean retention, a point for each strength, from the original on.
+
+    Args:
+        found: Of one model.
+        levels: Levels of retention, drawn as lines.
+
+    Returns:
+        None where no method has a strength that all of its targets have.
+    """
+    drawn = [one for one in found if one.curve]
+    if not drawn:
+        return None
+    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for level in levels:
+        axes.axvline(level, color=ORIGINAL, linewidth=0.6, linestyle=":")
+    names = {_placeholder(index): f"var(--form-{index % len(form_colors()) + 1})" for index in range(len(drawn))}
+    for index, (color, one) in enumerate(zip(names, drawn, strict=True)):
+        points = [(1.0, 0.0), *((retention.value, forgetting.value) for retention, forgetting in one.curve.values())]
+        style = ("-", "--", "-.", ":")[index // len(form_colors()) % 4]
+        across, up = zip(*points, strict=True)
+        axes.plot(across, up, color=color, linestyle=style, linewidth=1.3, marker="o", markersize=4, label=one.condition.method)
+    axes.set_xlabel("retention of neighbors, mean over forms and targets")
+    axes.set_ylabel("forgetting, mean over forms and targets")
+    figure.legend(frameon=False, loc="outside upper left", ncols=2, labelcolor=INK)
+    return svg(figure, names)
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the points that no other point beats in both coordinates, from left to right."""
     best, front = -np.inf, []
@@ -311,7 +341,7 @@ def mention_plot(found: MentionMap) -> str:
         x, y = found.mentions.index(mention), found.forms.index(form)
         color, strength = (EDITED if cell.change < 0 else ORIGINAL), min(abs(cell.change), 1.0)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, alpha=0.8 * strength, linewidth=0))
-        axes.text(x, y, f"{-100 * cell.change:.0f} %\nn = {cell.n}", ha="center", va="center", color=INK, fontsize=8)
+        axes.text(x, y, f"{-100 * cell.change:.0f} %\n{cell.n}", ha="center", va="center", color=INK, fontsize=8)
     axes.set_xlim(-0.5, len(found.mentions) - 0.5)
     axes.set_ylim(len(found.forms) - 0.5, -0.5)
     axes.set_xticks(range(len(found.mentions)), [mention.replace(" and ", "\nand ") for mention in found.mentions], fontsize=8)

@@ -19,6 +19,7 @@ from formless.experiment.result import Damage, RunResult, check_result, run_metr
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import acts_on, is_alike
 from formless.report.independence import Ratios, ratios
+from formless.report.recall import recall_metrics
 from formless.store import ExperimentFolder, RunFolder
 
 SECONDS = MetricKey(None, None, "unlearning_seconds")
@@ -237,13 +238,14 @@ def reduced(
     metrics = metric_values(record)
     found = before = None
     if original and is_alike(original, record):
-        before = metric_values(original)
+        before = metric_values(original) | recall_metrics(original, original)
         found = ratios(original, record)
         idle = [
             (result.task, result.split) for result in record.tasks
             if (own := original.task(result.task, result.split)) and not acts_on(record, own, result)
         ]  # fmt: skip
         metrics = {key: value for key, value in metrics.items() if (key.task, key.split) not in idle} | found.metrics()
+        metrics |= recall_metrics(original, record)
     if seconds is not None and record.edits:
         metrics[SECONDS] = seconds
     skipped = sum(result.skipped for result in record.tasks)
@@ -322,6 +324,8 @@ def _edit_name(edit: dict[str, Any]) -> str:
     if count > 1:
         follows = {"earlier_edit", "kept"} & edit["facts"].keys()  # records of schema version 2 say `kept`
         note = f" of {count} concepts" + (" on an earlier edit" if follows else " together")
+    if "strength" in edit:
+        note += f" at strength {edit['strength']:g}"
     return f"{edit['method']} {json.dumps(config, sort_keys=True)}{note}"
 
 

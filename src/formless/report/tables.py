@@ -14,7 +14,7 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import CI, Estimate
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import Change, Comparison, absent_tasks
-from formless.report.independence import DERIVED, Independence
+from formless.report.independence import DERIVED, FORGETTING_ALL
 from formless.report.summary import MethodSummary, Summary, metric_keys
 
 Plain = dict[str, str | int | float | None]
@@ -85,9 +85,9 @@ def column_name(key: MetricKey) -> str:
 
 
 def is_headline(key: MetricKey) -> bool:
-    """Return whether short tables show a metric: those of whole tasks whose entries say so, and derived ones."""
+    """Return whether short tables show a metric: those of whole tasks whose entries say so, and derived ones of known items."""
     spec = metric_spec(key)
-    return key.group is None and (spec is None or spec.headline)
+    return key.group is None and key.metric != FORGETTING_ALL.metric and (spec is None or spec.headline)
 
 
 # --- Numbers as text
@@ -201,25 +201,6 @@ def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricK
         body = tuple((key.task or "", *((key.group or "",) if has_groups else ()), key.metric, *cells[key]) for key in keys)
         tables.append(Table(f"{title}: {block}" if title else block, (*labels, *columns), body, labels=len(labels)))
     return tables
-
-
-def independence_table(found: Independence, title: str = "") -> Table:
-    """Return forgetting and retention by form, the form gap and the combined metric beside the forms that they count."""
-    counted = counted_text(found)
-    rows = tuple(
-        (key.metric.replace("_", " "), task_title(key.task) if key.task else counted, number(estimate.value),
-         spread_text(estimate), p_value(estimate.p), str(estimate.n))
-        for key, estimate in found.estimates().items()
-    )  # fmt: skip
-    return Table(title, ("metric", "form", "value", "95 % CI", "p", "targets"), rows, labels=2)
-
-
-def counted_text(found: Independence) -> str:
-    """Return the forms that form gap and combined metric count; with the number of targets, where not all targets have one."""
-    most = max(found.counted.values(), default=0)
-    return "; ".join(
-        task_title(form) + (f" ({count} of {most} targets)" if count < most else "") for form, count in found.counted.items()
-    )
 
 
 # --- Tables over targets

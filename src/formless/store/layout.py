@@ -7,11 +7,13 @@
   .lock                         held while a sweep works
   report.html
   recipe.yaml                   what `formless tune` chose, with the evidence
+  frontier.html
   runs/<model>/<label>/<target>/<id>/     RunFolder
     run.json                    how the run ended; written last
     record.json                 the evaluation
     original.json               the original model's, if the edit was trained on neighbors
     edit/                       EditFolder
+    strengths/<strength>.json   the evaluation of the edit at another strength, if `formless frontier` measured it
     log.txt
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
@@ -33,7 +35,7 @@ from formless.errors import UserError
 from formless.store.documents import read_json
 
 # The schema version of each kind of file, its key `format`. Raise one when older code can no longer read what is written.
-RECORD_SCHEMA: Final = 3
+RECORD_SCHEMA: Final = 4
 RESULT_SCHEMA: Final = 2
 PLAN_SCHEMA: Final = 2
 EDIT_SCHEMA: Final = 2
@@ -123,6 +125,15 @@ class RunFolder:
         return self.path / "edit"
 
     @property
+    def strengths(self) -> Path:
+        """The evaluations of the edit at other strengths."""
+        return self.path / "strengths"
+
+    def strength(self, strength: float) -> Path:
+        """The evaluation of the edit at a strength; that at 1 is the run's own record."""
+        return self.record if strength == 1 else self.strengths / f"{strength!r}.json"
+
+    @property
     def log(self) -> Path:
         """What happened, warnings and tracebacks."""
         return self.path / "log.txt"
@@ -174,6 +185,11 @@ class ExperimentFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def frontier(self) -> Path:
+        """The page of forgetting against retention."""
+        return self.path / "frontier.html"
+
+    @property
     def runs(self) -> Path:
         """The folder of all runs."""
         return self.path / "runs"
@@ -202,7 +218,7 @@ class ExperimentFolder:
             plan = None
         if not found or (isinstance(plan, dict) and {"format", "runs"} <= plan.keys()):
             return None
-        ours = (self.config, self.plan, self.report, self.runs)
+        ours = (self.config, self.plan, self.report, self.frontier, self.runs)
         other = next((path for path in found if path not in ours), None)
         return other or (None if self.config.is_file() else found[0])
 

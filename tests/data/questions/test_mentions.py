@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from formless.data.ort import find_target
+from formless.data.check import check_data
+from formless.data.ort import find_target, targets
 from formless.data.questions.mentions import (
     accepted_names,
     alias_faults,
+    bundled_aliases,
     gives_away,
     initials_of,
     mention_fault,
@@ -146,6 +148,13 @@ def test_rows_by_item_and_mention() -> None:
     assert all(row["subject"] == "Ada Lovelace" and "neighbor" not in row for row in rows)
 
 
+def test_a_description_beside_the_name_is_dropped() -> None:
+    twice = items(("Ada Lovelace wrote that Ada Lovelace is ___.", "clever"))
+    rows, dropped = mention_rows({"cloze": twice}, [ADA], "Ada Lovelace")
+    assert "description" not in {row["mention"] for row in rows}
+    assert dropped["description: the name stands beside it"] == 1
+
+
 def test_two_items_never_have_the_same_text() -> None:
     twice = items(("Ada Lovelace was born in ___.", "London"), ("Ada Lovelace was born in ___.", "England"))
     rows, dropped = mention_rows({"cloze": twice}, [ADA], "Ada Lovelace")
@@ -260,3 +269,49 @@ def test_the_files_are_made_with_and_without_aliases(tmp_path: Path) -> None:
         "Where was Ада Лавлейс born?",
     ]
     assert len(target.items("forget_reverse")) == 1
+
+
+def test_aliases_of_known_targets_are_bundled() -> None:
+    (first, *_) = entries = bundled_aliases("Prince Harry, Duke of Sussex")
+    assert first.name == "Prince Harry, Duke of Sussex"
+    assert len(entries) == 7
+    assert bundled_aliases("Ada Lovelace") == bundled_aliases("../sample") == ()
+
+
+def test_bundled_aliases_pass_the_checks_on_the_real_data(rwku: Path) -> None:
+    found = targets(rwku)
+    assert len(found) == 17
+    for target in found:
+        items = [item for split in ("forget", "neighbor") for n in (1, 2) for item in target.items(f"{split}_level{n}")]
+        neighbors = dict.fromkeys(item.neighbor for item in items if item.neighbor)
+        naming = bundled_aliases(target.subject)
+        assert naming[0].name == target.subject
+        assert {entry.name for entry in naming} == {target.subject, *neighbors}
+        assert list(alias_faults(dict(enumerate(naming, 1)), target.subject, neighbors)) == []
+        assert len(naming[0].reverse) == 5
+        assert len(naming[0].descriptions) == 2
+        for entry in naming:
+            assert entry.pronoun
+            assert entry.spellings
+            assert entry.descriptions
+            assert entry.reverse
+            own = [item for item in items if (item.neighbor or target.subject) == entry.name]
+            told = {(text, item.answer) for text in entry.descriptions for item in own if gives_away(text, item.answer)}
+            assert told == set()
+
+
+def test_a_target_without_aliases_takes_the_bundled_ones_of_its_own_neighbors(tmp_path: Path) -> None:
+    folder = tmp_path / "1_Stephen_King"
+    folder.mkdir()
+    level = {"query": "Stephen King was born in ___.", "answer": "Portland"}
+    other = {"query": "The Shawshank Redemption was shot in ___.", "answer": "Ohio", "neighbor": "The Shawshank Redemption"}
+    for name, rows in (("forget_level1", [level]), ("neighbor_level1", [other])):
+        (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    done = build_forms(tmp_path, forms=["mentions", "reverse"])
+    mentions = {row["mention"] for row in done["1_Stephen_King/forget_mentions"].rows}
+    assert {"short name", "alias", "description", "other spelling"} <= mentions
+    assert {row["answer"] for row in done["1_Stephen_King/neighbor_reverse"].rows} == {"The Shawshank Redemption"}
+    assert [found for found in check_data(folder) if found.file and found.file.endswith("mentions")] == []
+    (folder / "aliases.json").write_text(json.dumps([{"name": "Stephen King"}]), "utf-8")
+    done = build_forms(tmp_path, forms=["reverse"], force=True)
+    assert done["1_Stephen_King/forget_reverse"].rows == ()

@@ -102,16 +102,16 @@ class Pool:
                 self._texts[_slot(item.query, text)][fold(text)].add(text)
                 self._targets[fold(text)].add(target)
 
-    def distractors(self, item: Item, target: str, *, seed: int = 0) -> tuple[str, ...] | Dropped:
-        """Return three distractors for a probe of a target, or why there are none; the seed decides between equals."""
+    def distractors(self, item: Item, target: str, *, count: int = COUNT, seed: int = 0) -> tuple[str, ...] | Dropped:
+        """Return distractors for a probe of a target, or why there are fewer than `count`; the seed decides between equals."""
         kind = kind_of(item.query, item.answer)
         chosen: list[str] = []
         for text in self._candidates(item, kind, target, seed):
             if not self.fault(text, item, target, chosen):
                 chosen.append(text)
-                if len(chosen) == COUNT:
+                if len(chosen) == count:
                     return tuple(chosen)
-        return Dropped(f"fewer than {COUNT} distractors of the kind {kind}")
+        return Dropped(f"fewer than {count} distractors of the kind {kind}")
 
     def fault(self, text: str, item: Item, target: str, others: Sequence[str] = ()) -> str | None:
         """Return why a text cannot be a distractor together with `others`, or None."""

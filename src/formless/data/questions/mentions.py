@@ -2,18 +2,21 @@
 
 Each row of level 1 (a cloze) and level 2 (a question) gives one row for each mention that the rules can make of it. Lower case,
 a misspelling and the possessive come from the full name; the other mentions, and all reverse questions, need an entry of the
-concept in `aliases.json`. What cannot be made is dropped and counted with the reason.
+concept in `aliases.json`; some known targets have theirs in the package. What cannot be made is dropped and counted with the
+reason.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from formless.data.questions.gazetteers import SMALL_WORDS
-from formless.data.target import MENTIONS, Aliases, Item, Mention, MentionItem
+from formless.data.target import MENTIONS, Aliases, Item, Mention, MentionItem, parse_row
 from formless.data.words import holds, words_of
 
 SHORTEST = 4
@@ -30,6 +33,16 @@ _SMALL_WORDS = SMALL_WORDS | {"his", "her", "its", "who", "that"}
 _KINDS = re.compile(r"\b(?:city|country|island|state|town) of $")  # `the city of Lyon`: the city is Lyon, not of Lyon
 _PARTICIPLE = re.compile(r"(?:ed|en|ade|wn|lt|ght)$")
 _WHOLE_PHRASES: tuple[Mention, ...] = ("alias", "description", "other spelling")
+
+
+def bundled_aliases(subject: str) -> tuple[Aliases, ...]:
+    """Return the aliases of a known target that come with the package, of its neighbors too; empty for another subject."""
+    folder = resources.files("formless").joinpath("data", "aliases")
+    name = f"{subject.replace(' ', '_')}.json"
+    if name not in {path.name for path in folder.iterdir()}:
+        return ()
+    entries = json.loads(folder.joinpath(name).read_text("utf-8"))
+    return tuple(parse_row(entry, Aliases, f"{name}, row {number}") for number, entry in enumerate(entries, 1))
 
 
 def named_by(aliases: Aliases) -> dict[Mention, tuple[str, ...]]:
@@ -182,6 +195,8 @@ def _first_usable(
             continue
         if mention != "full name" and gives_away(text, item.answer) and not gives_away(name, item.answer):
             reason = "it gives the answer away"
+        elif mention == "description" and holds(words_of(found[0]), words_of(name)):
+            reason = "the name stands beside it"
         elif found[0] in taken:
             reason = "another row has the same text"
         else:

@@ -212,7 +212,7 @@ def _fact_rows(facts: Sequence[Fact], neighbors: Sequence[Fact]) -> list[dict[st
 
 
 def _row(item: Item) -> dict[str, Any]:
-    return item.model_dump(exclude_none=True)
+    return item.model_dump(exclude_defaults=True)
 
 
 def _folded(subject: str) -> str:

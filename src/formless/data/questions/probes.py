@@ -3,7 +3,8 @@
 Each row of `forget_level1` (`neighbor_level1`) gives one row of `forget_mcp` and one of `forget_tf` (`neighbor_mcp`,
 `neighbor_tf`), or is dropped and counted with the reason. Adjacent blanks are one gap. A row with several separate gaps gives
 no true-or-false probe. `mentions` makes the files of mentions and `reverse` those of reverse questions; see
-`formless.data.questions.mentions`.
+`formless.data.questions.mentions`. `kinds` makes paraphrases and other kinds of question from level 2; see
+`formless.data.questions.question_kinds`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ from formless import store
 from formless.data.ort import SAMPLE, data_folder, find_target, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
-from formless.data.questions.mentions import mention_rows, reverse_rows
+from formless.data.questions.mentions import bundled_aliases, mention_rows, reverse_rows
+from formless.data.questions.question_kinds import kind_rows
+from formless.data.questions.written_kinds import write_texts
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
-from formless.data.target import BLANK, SPLITS, Aliases, Item, Target
+from formless.data.target import BLANK, FILES, SPLITS, Aliases, Item, KindTexts, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.progress import Progress
 
-FORMS = ("mcp", "tf", "mentions", "reverse")
+FORMS = ("mcp", "tf", "mentions", "reverse", "kinds")
 DEFAULT_FORMS = FORMS[:2]
 LETTERS = "ABCD"
 JOURNAL = ".forms.jsonl"
@@ -125,8 +129,8 @@ def build_forms(
         forms: Some of `FORMS`.
         seed: Seed for the choice among equally good distractors and for the order of the options.
         force: Replace existing files.
-        server: A server that writes the distractors in place of the offline rules. Its answers are kept in a journal beside
-            the target's files until the run is complete, so that a stopped run can continue.
+        server: A server that writes the distractors and the texts of kinds in place of the offline rules. Its answers are kept
+            in a journal beside the target's files until the run is complete, so that a stopped run can continue.
         progress: Called after each row that a server answered, with the file's name, the rows done and all rows.
 
     Returns:
@@ -166,6 +170,8 @@ def build_forms(
                 built[path] = true_or_false(items)
             elif form == "mentions":
                 built[path] = _mentions(target, items, path)
+            elif form == "kinds":
+                built[path] = _kinds(target, path, server, journal, progress)
             elif form == "reverse":
                 neighbors = path.stem.startswith("neighbor")
                 built[path] = Built(tuple(reverse_rows(_aliases(target), target.subject, neighbors=neighbors)))
@@ -182,12 +188,38 @@ def build_forms(
 
 
 def _aliases(target: Target) -> tuple[Aliases, ...]:
-    return target.rows("aliases", Aliases) if target.has("aliases") else ()
+    """Return how texts name the subject and the neighbors: as the target's own file says, else as the bundled one does."""
+    if target.has("aliases"):
+        return target.rows("aliases", Aliases)
+    items = [item for split in SPLITS for item in _items(target, f"{split}_level1") + _items(target, f"{split}_level2")]
+    known = {target.subject, *(item.neighbor for item in items)}
+    return tuple(entry for entry in bundled_aliases(target.subject) if entry.name in known)
+
+
+def _items(target: Target, file: str) -> tuple[Item, ...]:
+    return target.items(file) if target.has(file) else ()
+
+
+def _kinds(target: Target, path: Path, server: Server | None, journal: Journal, progress: Progress | None) -> Built:
+    """Return the rows of kinds of one split; no text may occur in another file of the target."""
+    items = _items(target, path.stem.replace("kinds", "level2"))
+    naming = _aliases(target)
+    texts = list(target.rows("kinds", KindTexts)) if target.has("kinds") else []
+    reasons: list[str] = []
+    if server is not None:
+        asked = [item for item in items if item.query not in {entry.question for entry in texts}]
+        shown = partial(progress, f"{_folder(target).name}/{path.stem}") if progress else None
+        written, reasons = write_texts(server, asked, naming, target.subject, journal, shown)
+        texts += written
+    files = [file for file in FILES if issubclass(FILES[file], Item) and not file.endswith("_kinds") and target.has(file)]
+    taken = [item.query for file in files for item in target.items(file)]
+    rows, dropped = kind_rows(items, naming, texts, target.subject, taken)
+    return Built(tuple(rows), dropped + Counter(f"no text from the server: {reason}" for reason in reasons))
 
 
 def _mentions(target: Target, level1: tuple[Item, ...], path: Path) -> Built:
     level2 = path.stem.replace("mentions", "level2")
-    levels = {"cloze": level1, "question": target.items(level2) if target.has(level2) else ()}
+    levels = {"cloze": level1, "question": _items(target, level2)}
     rows, dropped = mention_rows(levels, _aliases(target), target.subject)
     return Built(tuple(rows), dropped)
 

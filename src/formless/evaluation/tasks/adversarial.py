@@ -8,6 +8,7 @@ from formless.data.target import Item
 from formless.evaluation.prompts import (
     GENERATED,
     SCORED,
+    UNFOILED,
     generated_answer,
     is_published,
     scored_answer,
@@ -53,15 +54,15 @@ def prompt(lm: LM, item: Item) -> str:
     return short_answer_prompt(lm, message(item))
 
 
-def ask_attack(lm: LM, item: Item, _source: Source) -> Query:
+def ask_attack(lm: LM, item: Item, source: Source) -> Query:
     """Score the answer as a whole."""
-    return scored_answer(item, prompt(lm, item), group=attack_of(item))
+    return scored_answer(item, prompt(lm, item), source, group=attack_of(item))
 
 
 def ask_characters(lm: LM, item: Item, _source: Source) -> Query:
     """Score the answer character by character; the published cue lacks its newline."""
     cue = "Answer:" if is_published(lm) else "Answer:\n"
-    return spelled_answer(lm, item, message(item), cue, group=attack_of(item))
+    return spelled_answer(lm, item, message(item), cue=cue, group=attack_of(item))
 
 
 LEVEL3 = Task(
@@ -77,7 +78,7 @@ SUB_LEVEL3 = Task(
     name="sub_level3",
     title="Adversarial, letter by letter",
     files=FILES,
-    metrics=SCORED,
+    metrics=UNFOILED,
     ask=ask_characters,
     splits=("forget",),
     groups=ATTACKS,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from formless.data.target import Item
 from formless.evaluation.prompts import (
     GENERATED,
-    SCORED,
     SHOWING_KNOWLEDGE,
-    SPELLED,
+    UNFOILED,
     generated_answer,
     is_published,
     scored_answer,
@@ -37,7 +36,7 @@ def prompt(lm: LM, item: Item, source: Source) -> str:
 
 def ask_blank(lm: LM, item: Item, source: Source) -> Query:
     """Score the answer as a whole."""
-    return scored_answer(item, prompt(lm, item, source))
+    return scored_answer(item, prompt(lm, item, source), source)
 
 
 FB = Task(
@@ -47,7 +46,7 @@ SUB_FB = Task(
     name="sub_fb",
     title="Blank, letter by letter",
     files=FILES,
-    metrics=SCORED,
+    metrics=UNFOILED,
     ask=lambda lm, item, _: spelled_answer(lm, item, message(item)),
     splits=BOTH,
     optional=False,
@@ -56,8 +55,8 @@ SUB_FB_LETTERS = Task(
     name="sub_fb_letters",
     title="Blank, letters alone",
     files=FILES,
-    metrics=SPELLED,
-    ask=lambda lm, item, _: spelled_answer(lm, item, message(item), letters_alone=True),
+    metrics=SHOWING_KNOWLEDGE,
+    ask=lambda lm, item, source: spelled_answer(lm, item, message(item), source, letters_alone=True),
     splits=BOTH,
     optional=False,
 )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from formless.data.target import Item
-from formless.evaluation.prompts import LETTERS, SCORED, scored_answer, scored_choice, short_answer_prompt, skipped
+from formless.evaluation.prompts import (
+    LETTERS,
+    UNFOILED,
+    Version,
+    known_at,
+    scored_answer,
+    scored_choice,
+    short_answer_prompt,
+    skipped,
+)
 from formless.evaluation.task import BOTH, MetricSpec, Query, Source, Task
 
 if TYPE_CHECKING:
@@ -49,11 +58,14 @@ def ask_share(lm: LM, item: Item, _source: Source) -> Query:
         rotated = texts[shift:] + texts[:shift]
         lines = "".join(f"\n{letter}. {text}" for letter, text in zip(used, rotated, strict=True))
         letter = used[(right - shift) % len(options)]
-        versions.append((short_answer_prompt(lm, message(question + lines)), f" {letter}"))
-    return scored_choice(item, versions, [f" {letter}" for letter in used])
+        answers = (letter, *(used[(place - shift) % len(options)] for place in range(len(options)) if place != right))
+        versions.append(Version(short_answer_prompt(lm, message(question + lines)), tuple(f" {name}" for name in answers)))
+    others = [text for place, text in enumerate(texts) if place != right]
+    fact = item.model_copy(update={"answer": texts[right]}).fact_key
+    return scored_choice(item, versions, others, fact)
 
 
-MCP = Task(name="mcp", title="Multiple choice", files=FILES, metrics=SCORED, ask=ask_letter, splits=BOTH)
+MCP = Task(name="mcp", title="Multiple choice", files=FILES, metrics=UNFOILED, ask=ask_letter, splits=BOTH)
 MCP_CHOICE = Task(
     name="mcp_choice",
     title="Multiple choice, share",
@@ -61,6 +73,7 @@ MCP_CHOICE = Task(
     metrics=(
         MetricSpec("probability", "share", "the right option's share", chance=1 / OPTIONS, shows_knowledge=True),
         MetricSpec("accuracy", "share", chance=1 / OPTIONS, headline=False),
+        known_at(1 / OPTIONS),
     ),
     ask=ask_share,
     splits=BOTH,

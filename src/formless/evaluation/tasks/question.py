@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from formless.data.target import Item
 from formless.evaluation.prompts import (
     GENERATED,
-    SCORED,
     SHOWING_KNOWLEDGE,
-    SPELLED,
+    UNFOILED,
     generated_answer,
     scored_answer,
     short_answer_prompt,
@@ -28,9 +27,9 @@ def message(item: Item) -> str:
     return f"Please briefly answer the following question.\nQuestion: {item.query}\n"
 
 
-def ask_question(lm: LM, item: Item, _source: Source) -> Query:
+def ask_question(lm: LM, item: Item, source: Source) -> Query:
     """Score the answer as a whole."""
-    return scored_answer(item, short_answer_prompt(lm, message(item)))
+    return scored_answer(item, short_answer_prompt(lm, message(item)), source)
 
 
 QA = Task(name="qa", title="Question", files=FILES, metrics=SHOWING_KNOWLEDGE, ask=ask_question, splits=BOTH, optional=False)
@@ -38,7 +37,7 @@ SUB_QA = Task(
     name="sub_qa",
     title="Question, letter by letter",
     files=FILES,
-    metrics=SCORED,
+    metrics=UNFOILED,
     ask=lambda lm, item, _: spelled_answer(lm, item, message(item)),
     splits=BOTH,
     optional=False,
@@ -47,8 +46,8 @@ SUB_QA_LETTERS = Task(
     name="sub_qa_letters",
     title="Question, letters alone",
     files=FILES,
-    metrics=SPELLED,
-    ask=lambda lm, item, _: spelled_answer(lm, item, message(item), letters_alone=True),
+    metrics=SHOWING_KNOWLEDGE,
+    ask=lambda lm, item, source: spelled_answer(lm, item, message(item), source, letters_alone=True),
     splits=BOTH,
     optional=False,
 )

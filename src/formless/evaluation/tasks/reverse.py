@@ -6,46 +6,41 @@ Nothing in the question names the concept, so an edit that is keyed on the name 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from formless.data.target import Reverse
-from formless.data.words import holds, words_of
-from formless.evaluation.prompts import NEW_TOKENS, SCORED, short_answer_prompt, skipped
-from formless.evaluation.task import BOTH, Generate, Measured, MetricSpec, Query, ScoreAnswer, Source, Task
+from formless.evaluation.metrics import says
+from formless.evaluation.prompts import NEW_TOKENS, RECALL, SCORED, scored_answer, short_answer_prompt, skipped
+from formless.evaluation.task import BOTH, Generate, Measured, Query, Source, Task
 from formless.evaluation.tasks.question import message
-from formless.models.scores import Score
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
 
-def says_name(text: str, names: Sequence[str]) -> bool:
-    """Return whether a text holds one of the names in whole words."""
-    words = words_of(text)
-    return any(holds(words, words_of(name)) for name in names)
-
-
-def ask_reverse(lm: LM, item: Reverse, _source: Source) -> Query:
-    """Score the full name, and let the model answer in one line: `named` is 1 if it says the name or an alias."""
+def ask_reverse(lm: LM, item: Reverse, source: Source) -> Query:
+    """Score the full name, and let the model answer in one line: `recall` is 1 if it says the name or an alias."""
     if not item.answer.strip():
         return skipped(item, "the answer is empty")
-    prompt, name = short_answer_prompt(lm, message(item)), f" {item.answer}"
+    prompt = short_answer_prompt(lm, message(item))
+    scored = scored_answer(item, prompt, source)
 
     def measure(responses: Sequence[Any]) -> Measured:
-        score, text = cast(Score, responses[0]), cast(str, responses[1])
-        named = float(says_name(text, (item.answer, *item.aliases)))
-        metrics = {"probability": score.probability, "token_accuracy": score.token_accuracy, "named": named}
-        return Measured(metrics, text)
+        score, text, *foils = responses
+        found = cast(Measured, scored.measure([score, *foils]))
+        said = float(says(cast(str, text), (item.answer, *item.aliases)))
+        return Measured(found.metrics | {"recall": said}, text, found.foils)
 
-    requests = (ScoreAnswer(prompt, name), Generate(prompt, NEW_TOKENS, one_line=True))
-    return Query(item.query, requests, measure, expected=[item.answer, *item.aliases])
+    requests = (*scored.requests, Generate(prompt, NEW_TOKENS, one_line=True))
+    return replace(scored, requests=requests, measure=measure, expected=[item.answer, *item.aliases])
 
 
 REVERSE = Task(
     name="reverse",
     title="Reverse question",
     files=("{split}_reverse",),
-    metrics=(*SCORED, MetricSpec("named", "share", "name or alias said")),
+    metrics=(*SCORED, RECALL),
     ask=ask_reverse,
     splits=BOTH,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from formless.data.target import Item
-from formless.evaluation.prompts import SCORED, scored_answer, scored_choice, short_answer_prompt, skipped
+from formless.evaluation.prompts import UNFOILED, Version, known_at, scored_answer, scored_choice, short_answer_prompt, skipped
 from formless.evaluation.task import BOTH, MetricSpec, Query, Source, Task
 
 if TYPE_CHECKING:
@@ -33,17 +33,20 @@ def ask_share(lm: LM, item: Item, _source: Source) -> Query:
         return skipped(item, "the answer is empty")
     if item.answer not in ("True", "False"):
         return skipped(item, "the answer is neither True nor False")
-    return scored_choice(item, [(short_answer_prompt(lm, message(item)), f" {item.answer}")], CHOICES)
+    right = f" {item.answer}"
+    other = next(choice for choice in CHOICES if choice != right)
+    return scored_choice(item, [Version(short_answer_prompt(lm, message(item)), (right, other))], [other.strip()])
 
 
-TF = Task(name="tf", title="True or false", files=FILES, metrics=SCORED, ask=ask_answer, splits=BOTH)
+TF = Task(name="tf", title="True or false", files=FILES, metrics=UNFOILED, ask=ask_answer, splits=BOTH)
 TF_CHOICE = Task(
     name="tf_choice",
     title="True or false, share",
     files=FILES,
     metrics=(
-        MetricSpec("probability", "share", "the right word's share", chance=1 / len(CHOICES)),
+        MetricSpec("probability", "share", "the right word's share", chance=1 / len(CHOICES), shows_knowledge=True),
         MetricSpec("accuracy", "share", chance=1 / len(CHOICES), headline=False),
+        known_at(1 / len(CHOICES)),
     ),
     ask=ask_share,
     splits=BOTH,

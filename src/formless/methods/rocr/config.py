@@ -135,6 +135,9 @@ class RocrConfig(TargetValueConfig):
         if keep.info.method != "rocr":
             what = f"only an edit of rocr can be kept, not one of {keep.info.method}"
             raise EditError(what, where=keep.info.subject, remedy="compute it with rocr")
+        if keep.info.strength == 0:
+            what = "the edit to keep has the strength 0, so there is nothing to keep"
+            raise EditError(what, where=keep.info.subject, remedy="give it a strength above 0")
         layers = list(keep.info.config.get("layers", []))
         if layers != list(self.layers):
             what = f"the edit to keep has the layers {layers}, not {list(self.layers)}"

@@ -156,12 +156,7 @@ def _monitored_texts(lm: LM, target: Target, examples: list[Example], retain_set
 
 
 def _scaled(updates: Updates, scale: float) -> Updates:
-    if scale == 1:
-        return updates
-    return {
-        name: Factors(scale * found.up, found.down) if isinstance(found, Factors) else Difference(scale * found.values)
-        for name, found in updates.items()
-    }
+    return {name: found.scaled(scale) for name, found in updates.items()}
 
 
 def _edit(lm: LM, config: TrainingConfig, updates: Updates, info: EditInfo) -> Edit:
