@@ -18,6 +18,8 @@ from formless import provenance
 from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Estimate
+from formless.report.mentions import summary_maps
+from formless.report.plots import mention_plot
 from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.recall import RECALL_OF_KNOWN, WORST_CASE_RECALL
 from formless.report.runs import CollectedRuns, collect_folder
@@ -96,6 +98,10 @@ def main() -> None:
     }  # fmt: skip
     missing = [given.missing] if given.missing else []
     percent = {"unit": "%", "format": "+.0f", "ci_format": "+.0f"}
+    figure = FOLDER / f"reach_{given.name}.svg"
+    plots = [mention_plot(found) for found in summary_maps(summary) if (found.split, found.grouped_by) == ("forget", "mention")]
+    for plot in plots:  # opaque, since a page shows it as an image, whose text cannot follow the page's color
+        figure.write_text(plot.replace("<svg ", '<svg style="background: white; color: black" ', 1), "utf-8")
     write_result(FOLDER / f"reach_{given.name}.json", Result(
         title=f"How far one ROCR edit reaches, {model}",
         about="What one ROCR edit of the full name takes away from the probability of the right answer, by form, by how the "
@@ -105,7 +111,8 @@ def main() -> None:
             Column(name="of asked"), Column(name="about the concept", **percent), Column(name="targets (neighbors)"),
             Column(name="about its neighbors", **percent),
         ],
-        rows=list(forgetting_rows(summary, runs)), notes=[*missing, *FORGETTING_NOTES], **shared,
+        rows=list(forgetting_rows(summary, runs)), figure=figure.name if plots else None,
+        notes=[*missing, *FORGETTING_NOTES], **shared,
     ))  # fmt: skip
     share = {"unit": "%", "format": ".0f", "ci_format": ".0f"}
     write_result(FOLDER / f"recall_{given.name}.json", Result(

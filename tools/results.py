@@ -1,6 +1,6 @@
-"""Render the measured numbers of `docs/results/*.json`: the pages of the site and the table of the README.
+"""Render the measured numbers of `docs/results/*.json`: the pages of the site and the tables of the README.
 
-    python -m tools.results              # check every file, and write the README's table anew
+    python -m tools.results              # check every file, and write the README's tables anew
 
 The site renders the pages when it is built. No page under version control repeats a number by hand.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "results"
 README = ROOT / "README.md"
-README_RESULT = "sample_forms"
 MARKS = "<!-- table: {name}, written by `python -m tools.results` -->\n", "<!-- end of table -->"
 
 TOPICS = ("Forgetting and retention", "Training methods", "Speed and memory", "Data", "Robustness")
@@ -189,17 +189,27 @@ def format_cell(cell: Cell, column: Column) -> str:
     return format(cell, column.format)
 
 
-def readme_table(result: Result) -> str:
-    """Return the README's table: one row per form, the concept beside its neighbors, in whole percent."""
-    names = [column.name for column in result.columns]
-    split, title, value = (names.index(name) for name in ("split", "asked as", "current_value=chat"))
-    whole = Column(name="", format="+.0f")
-    found: dict[str, dict[str, str]] = {}
-    for row in result.rows:
-        if isinstance(row[value], Estimate):
-            found.setdefault(str(row[title]), {})[str(row[split])] = format_cell(row[value], whole)
-    columns = [Column(name=name) for name in ("asked as", "about the concept, %", "about its neighbors, %")]
-    return render_table(columns, [[asked_as, cells["forget"], cells["neighbor"]] for asked_as, cells in found.items()])
+def reach_table(result: Result) -> str:
+    """Return the README's table of how far an edit reaches: questions by how they name the concept, then by kind."""
+    rows = [[row[1], row[2], row[5], row[7]] for row in result.rows if row[1] and str(row[0]).startswith("Question")]
+    chosen = [result.columns[place] for place in (2, 5, 7)]
+    return render_table([Column(name="a question with, or as"), *chosen], rows)
+
+
+def whole_table(result: Result) -> str:
+    """Return a result's table as its page shows it."""
+    return render_table(result.columns, result.rows)
+
+
+README_TABLES: Mapping[str, Callable[[Result], str]] = {"reach_smollm2": reach_table, "recall_smollm2": whole_table}
+"""The tables of the README by the result that they are from."""
+
+
+def with_readme_tables(page: str, results: Mapping[str, Result]) -> str:
+    """Return the README with its tables as the results have them."""
+    for name, table_of in README_TABLES.items():
+        page = with_table(page, name, table_of(results[name]))
+    return page
 
 
 def with_table(text: str, name: str, table: str) -> str:
@@ -225,13 +235,12 @@ def _line(cells: list[str]) -> str:
 
 
 def main() -> None:
-    """Check every result and write the README's table."""
+    """Check every result and write the README's tables."""
     results = load_results()
     for name, result in results.items():
         render_page(name, result)
-    table = readme_table(results[README_RESULT])
-    README.write_text(with_table(README.read_text("utf-8"), README_RESULT, table), "utf-8")
-    print(f"{len(results)} results are valid; the table of {README.name} is up to date")
+    README.write_text(with_readme_tables(README.read_text("utf-8"), results), "utf-8")
+    print(f"{len(results)} results are valid; the tables of {README.name} are up to date")
 
 
 if __name__ == "__main__":
