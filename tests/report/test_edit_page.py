@@ -14,8 +14,9 @@ from formless.evaluation.record import MetricKey
 from formless.evaluation.statistics import Metric
 from formless.models.lm import LM
 from formless.report.comparison import Change, compare
-from formless.report.page import tone, write_report
+from formless.report.page import write_report
 from formless.report.plots import training_plot
+from formless.report.side_effects import tone
 from formless.report.tables import comparison_tables, number, percent, record_tables
 
 Tiny = Callable[..., LM]
