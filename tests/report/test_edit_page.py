@@ -162,7 +162,7 @@ def text_of(page: str) -> str:
     """Return what a reader sees, from top to bottom."""
     found: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.handle_data = found.append  # type: ignore[method-assign,assignment]
     parser.feed(page[page.index("<body>") :])
     return " ".join(" ".join(found).split())
 
