@@ -129,7 +129,10 @@ def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command
     low, none = (line for line in err.splitlines() if line.startswith("warning: "))
     assert low.startswith("warning: the edit removes ")
     assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly redirected")
-    assert none == "warning: basis=none preserves nothing: other names and texts may change as much as the target"
+    assert none == (
+        "warning: basis=none preserves nothing: other names and texts may change as much as the target; "
+        "`formless stats` makes what preserves them"
+    )
 
     strong = edit_info(residual_reduction=0.9, basis="shipped")
     assert _warnings(strong) == []

@@ -16,8 +16,8 @@ from formless.evaluation.task import Generate, ScoreAnswer, Source
 from formless.evaluation.tasks.formats import NO_SYSTEM_ROLE, SYSTEM_PROMPT
 from formless.models.lm import LM
 from formless.report.comparison import compare
-from formless.report.independence import forms
 from formless.report.mentions import GROUPED_BY, comparison_maps
+from formless.report.ratios import forms
 
 Tiny = Callable[..., LM]
 FORGET = Source("forget_level2", "forget")

@@ -15,7 +15,7 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import suite_tasks
 from formless.evaluation.task import ScoreAnswer, Source
 from formless.models.lm import LM
-from formless.report.independence import forms
+from formless.report.ratios import forms
 
 Tiny = Callable[..., LM]
 

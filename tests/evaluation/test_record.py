@@ -14,7 +14,7 @@ from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.models.lm import LM
-from formless.report.independence import ratios
+from formless.report.ratios import ratios
 from formless.store import RECORD_SCHEMA
 
 Tiny = Callable[..., LM]

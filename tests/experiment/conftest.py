@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from formless import store
+from formless.data.target import Split
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
@@ -18,6 +19,8 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
+from formless.report.known import Known
+from formless.report.ratios import KnownItems, Ratios
 
 Build = Callable[..., Experiment]
 PLUGIN = """
@@ -78,6 +81,31 @@ MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Con
 def values(record: Record) -> dict[MetricKey, float | None]:
     """The metrics of a record, without their intervals."""
     return {key: found.value for key, found in record.metrics().items()}
+
+
+def plain_ratios(original: Record, edited: Record) -> Ratios:
+    """Edited over original of every form's probability, whether or not the model knows anything: a random one does not."""
+    found: dict[Split, dict[str, float]] = {"forget": {}, "neighbor": {}}
+    for split, own in found.items():
+        for before in original.tasks:
+            after = edited.task(before.task, split)
+            if before.split != split or after is None or before.status == "absent":
+                continue
+            old, new = before.metric("probability").value, after.metric("probability").value
+            if old and new is not None:
+                own[before.task] = new / old
+    return made_ratios(found["forget"], found["neighbor"])
+
+
+def made_ratios(forget: Mapping[str, float], neighbor: Mapping[str, float]) -> Ratios:
+    """Ratios of forms with one known item each."""
+    sides: dict[Split, Mapping[str, float]] = {"forget": forget, "neighbor": neighbor}
+    return Ratios(
+        {
+            split: {(form, None): KnownItems([(1.0, ratio)], Known(1, 1, 1 / 6)) for form, ratio in own.items()}
+            for split, own in sides.items()
+        }
+    )
 
 
 def add_loss(curves: Path, loss: float) -> None:

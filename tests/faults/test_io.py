@@ -35,7 +35,7 @@ from formless.models import cached_files
 from formless.models.lm import LM
 from formless.progress import Progress
 from tests.data.synthetic.test_training_files import scripted
-from tests.experiment.conftest import write_target
+from tests.experiment.conftest import plain_ratios, write_target
 from tests.faults.attempt import Ended
 from tests.faults.commands import (
     GA,
@@ -87,6 +87,12 @@ def runs(folder: Path) -> dict[str, Any]:
     return found | metrics(folder / "out") | tensors(folder / "out")
 
 
+def recipe_values(folder: Path) -> dict[str, Any]:
+    """What a recipe says of each setting, and what it chose."""
+    found = yaml.safe_load((folder / "out" / "recipe.yaml").read_text("utf-8"))
+    return {"rows": str(found["evidence"]["rows"]), "rocr": str(found["methods"]["rocr"])}
+
+
 def write_experiment(folder: Path) -> None:
     keys = {"models": "model", "methods": ["original", "icu", GA], "data": "people", "targets": "1", "suite": "fb"}
     (folder / "x.yaml").write_text(yaml.safe_dump(keys), "utf-8")
@@ -119,6 +125,11 @@ CASES = {
         lambda folder: tensors(folder / "out"), few=4,
     ),
     "run": Case(("run", "x.yaml", "--out", "out"), runs, write_experiment, few=6),
+    "tune": Case(
+        ("tune", "--model", "model", "--data", "people", "--targets", "1", "--window", "1", "--first-layers", "1", "--l2", "1",
+         "--suite", "fb", "--out", "out", *settings(["basis=none", "redirect=Bob"])),
+        recipe_values, few=5,
+    ),
     "stats": Case(
         ("stats", "--model", "model", "--corpus", "corpus.txt", "--layers", "1", "--threshold", "1e-4", "--out", "out"),
         lambda folder: tensors(folder / "out"),
@@ -172,6 +183,8 @@ def test_a_command_whose_call_fails_is_repeated(
 ) -> None:
     case = CASES[name]
     monkeypatch.setattr(data_commands, "sampler", lambda lm: scripted)
+    if name == "tune":
+        monkeypatch.setattr("formless.report.runs.ratios", plain_ratios)
     first = lay_out(tmp_path / "start", model)
     case.prepare(first)
     undisturbed = shutil.copytree(first, tmp_path / "undisturbed", symlinks=True)

@@ -81,6 +81,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("edit") / "report.html"
     original, edited = answered("abc", "abcd", "bd")
     edited.tasks[1].items[1].answer = "in Ulm" * 200  # a word that is wider than any screen
+    for record in (original, edited):
+        record.model_source = "/folder" * 40
     write_report(path, original, edited)
     return path
 

@@ -13,7 +13,7 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Metric
 from formless.models.lm import LM
 from formless.report.comparison import Change, compare
-from formless.report.independence import ratios
+from formless.report.ratios import ratios
 from formless.report.runs import Condition, reduced
 from formless.report.tables import change_text, comparison_tables, record_tables
 from tests.report.test_independence import record

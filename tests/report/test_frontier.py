@@ -28,7 +28,7 @@ from formless.report.frontier_page import (
     row_title,
     short_table,
 )
-from formless.report.independence import FORGETTING, RETENTION, forgetting_key
+from formless.report.ratios import FORGETTING, RETENTION, forgetting_key
 from formless.report.runs import Condition
 from formless.report.tables import as_csv
 from tests.report.made_runs import SPLITS, keep_run, made_record, made_run, write_plan

@@ -14,7 +14,8 @@ from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import holm
 from formless.report.form_tables import counted_text, independence_table, unknown_text
-from formless.report.independence import combined, forms, independence
+from formless.report.independence import independence
+from formless.report.ratios import combined, forms
 from tests.report.made_runs import scored_task
 
 Means = Mapping[tuple[str, Split], float]

@@ -13,7 +13,7 @@ from formless.cli.main import main
 from formless.errors import DataError, UserError
 from formless.experiment.config import build_experiment
 from formless.report.frontier import Curve, Curves, forgetting_within
-from formless.report.independence import FORGETTING, RETENTION
+from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.runs import Condition
 from formless.report.selection import choice_table, choose
 from tests.report.test_frontier import write_strengths

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from formless.evaluation.record import MetricKey
-from formless.report.independence import FORGETTING, FORM_GAP, forgetting_key, retention_key
+from formless.report.ratios import FORGETTING, FORM_GAP, forgetting_key, retention_key
 from formless.report.runs import SECONDS, collect
 from formless.report.summary import MethodSummary, summarize
 from formless.report.tables import (

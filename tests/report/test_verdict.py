@@ -6,7 +6,7 @@ import pytest
 
 from formless.evaluation.record import MetricKey
 from formless.evaluation.statistics import Estimate
-from formless.report.independence import RETENTION
+from formless.report.ratios import RETENTION
 from formless.report.recall import WORST_CASE_RECALL, Recall
 from formless.report.runs import Condition
 from formless.report.summary import MethodSummary, Summary
@@ -161,13 +161,13 @@ def test_nothing_is_called_gone(after: int, new: int) -> None:
         ),
         (
             asked(9, 8, facts=9, ratio=0.97),
-            "Of what the original model knew about its neighbors, 97 % of the answer probability is left; of 9 facts about "
-            "them that were asked in words it says 8 in at least one way of asking, the original 9.",
+            "Of what the original model knew about its neighbors, 97 % of the answer probability is left; of 9 such facts "
+            "that were asked in words, the edited model says 8 in at least one way of asking, the original 9.",
         ),
         (
             asked(9, 0, facts=9, ratio=0.97),
-            "Of what the original model knew about its neighbors, 97 % of the answer probability is left; of 9 facts about "
-            "them that were asked in words it says none, the original 9.",
+            "Of what the original model knew about its neighbors, 97 % of the answer probability is left; of 9 such facts "
+            "that were asked in words, the edited model says none, the original 9.",
         ),
         (
             asked(11, 4, ratio=None),

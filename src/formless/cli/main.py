@@ -25,6 +25,7 @@ from formless.cli.results import compare_command, report_command, summarize_comm
 from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
+from formless.cli.tune import tune_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import DEFECT, UserError, system_remedy, unencodable_name
 
@@ -47,6 +48,8 @@ Start with: formless demo
     formless frontier runs/first
 
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
+
+    formless tune --model MODEL --set basis=stats/mine --out tuned
 
     formless data new --target "Ada Lovelace" --facts facts.csv --out my_data
 
@@ -83,6 +86,7 @@ app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("frontier")(frontier_command)
 app.command("stats")(stats_command)
+app.command("tune")(tune_command)
 app.command("chat")(chat_command)
 app.command("demo")(demo_command)
 app.command("models")(models_command)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False, markup=False, emoji=False)
 log = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder, GGUF file or hub id.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder, GGUF file, hub id or recipe (.yaml).")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto by device.")]
 DeviceOption = Annotated[str, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")]
@@ -163,8 +163,12 @@ def show_absent(record: Record) -> None:
         out.print(f"not measured: {absent}", soft_wrap=True)
 
 
-def parse_layers(text: str) -> list[int]:
+def parse_layers(text: str, where: str = "--layers") -> list[int]:
     """Return `[4, 5, 6]` for `4,5,6`.
+
+    Args:
+        text: What the user gave.
+        where: The option, for errors.
 
     Raises:
         UserError: The text is not a list of numbers, or one is given twice.
@@ -172,9 +176,9 @@ def parse_layers(text: str) -> list[int]:
     try:
         layers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text[:100]!r} is not a list of layers", where="--layers", remedy="e.g. 4,5,6") from None
+        raise UserError(f"{text[:100]!r} is not a list of layers", where=where, remedy="e.g. 4,5,6") from None
     if twice := [layer for layer in layers if layers.count(layer) > 1]:
-        raise UserError(f"layer {twice[0]} is given twice", where="--layers", remedy="give each layer once")
+        raise UserError(f"layer {twice[0]} is given twice", where=where, remedy="give each layer once")
     return layers
 
 

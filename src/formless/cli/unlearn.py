@@ -165,7 +165,8 @@ def _warnings(info: EditInfo) -> list[str]:
         if found["residual_reduction"] < LOW_REDUCTION
     ]
     if info.config.get("basis") == "none":
-        warnings.append("basis=none preserves nothing: other names and texts may change as much as the target")
+        what = "basis=none preserves nothing: other names and texts may change as much as the target"
+        warnings.append(f"{what}; `formless stats` makes what preserves them")
     return warnings
 
 

@@ -14,6 +14,15 @@ Statistic = Callable[..., Any]
 """From samples `[..., n]` and the keyword `axis` to their statistic `[...]`."""
 
 RESAMPLES, AUC_RESAMPLES = 10_000, 1_000
+ITEM_RESAMPLES = 500
+"""Resamples of the items of each target, from which the resamples of targets draw."""
+
+LEAST_RATIO = 0.01
+"""Smaller ratios after / before count as this, larger ones than its inverse as that: one target that forgot all is not to
+outweigh the others."""
+
+_TINY = 1e-12
+
 BATCH = 1_000
 """Resamples at a time: all of them at once would need gigabytes for a large task."""
 
@@ -87,6 +96,65 @@ def change_estimate(pairs: Sequence[tuple[float, float]], *, relative: bool = Fa
         return Estimate(value, ci, len(pairs))
     changes = (paired_change([pair], relative=relative)[0] for pair in pairs)
     return Estimate(value, None, len(pairs), values=tuple(change for change in changes if change is not None))
+
+
+Pairs: TypeAlias = Sequence[tuple[float, float]]
+"""A value before and after, of each item."""
+
+
+def ratio_estimate(targets: Sequence[Sequence[Pairs]], p: float | None = None) -> Estimate:
+    """Return the geometric mean over targets of after / before, each the ratio of the means over its items.
+
+    The confidence interval is a hierarchical bootstrap: targets are drawn with replacement, and the items within each drawn
+    target, the same ones for all its seeds. So it holds what few items per target leave open as well as what few targets do.
+
+    Args:
+        targets: The pairs of each target, by seed; a target's logarithms are averaged over its seeds. Its first seed's mean
+            before must be positive.
+        p: The p-value to note.
+
+    Raises:
+        ValueError: There is no target.
+    """
+    import numpy as np
+
+    if not targets:
+        raise ValueError("a mean over no target")
+    tables = [np.asarray(seeds, dtype=float) for seeds in targets]  # [seeds, items, 2] each
+    logs = np.asarray(log_ratios(targets))
+    value = float(np.exp(logs.mean()))
+    if len(targets) < MIN_TARGETS:
+        return Estimate(value, None, len(targets), p, tuple(np.exp(logs).tolist()))
+    generator = np.random.default_rng(0)
+    within = np.empty((len(tables), ITEM_RESAMPLES))
+    for place, table in enumerate(tables):
+        drawn = generator.integers(table.shape[1], size=(ITEM_RESAMPLES, table.shape[1]))
+        within[place] = _log_ratios(table[:, drawn].mean(2)).mean(0)  # [seeds, resamples, items, 2] -> [resamples]
+    chosen = generator.integers(len(tables), size=(RESAMPLES, len(tables)))
+    means = within[chosen, generator.integers(ITEM_RESAMPLES, size=chosen.shape)].mean(1)
+    low, high = np.exp(np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    return Estimate(value, (float(low), float(high)), len(targets), p)
+
+
+def log_ratios(targets: Sequence[Sequence[Pairs]]) -> list[float]:
+    """Return log(after / before) of the means over items of each target, averaged over its seeds; see `ratio_estimate`."""
+    import numpy as np
+
+    return [float(_log_ratios(np.asarray(seeds, dtype=float).mean(1)).mean()) for seeds in targets]
+
+
+def _log_ratios(means: Any) -> Any:
+    """Return log(after / before) of means `[..., 2]`, within the limits of `LEAST_RATIO` and its inverse."""
+    import numpy as np
+
+    before, after = np.maximum(means[..., 0], _TINY), np.maximum(means[..., 1], 0)
+    return np.log(np.clip(after / before, LEAST_RATIO, 1 / LEAST_RATIO))
+
+
+def complement(found: Estimate) -> Estimate:
+    """Return the estimate of one minus a value."""
+    ci = (1 - found.ci[1], 1 - found.ci[0]) if found.ci else None
+    return Estimate(1 - found.value, ci, found.n, found.p, tuple(1 - value for value in found.values))
 
 
 def mean(values: Sequence[float]) -> float:

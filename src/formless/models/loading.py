@@ -28,7 +28,7 @@ from formless.models.families import Architecture, architecture_of
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
 from formless.models.lm import LM, fingerprint
-from formless.models.settings import BUNDLED, ModelSettings, find_model
+from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.progress import Progress, can_show_bars
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,7 +62,8 @@ def load(
     """Load a causal language model with its tokenizer.
 
     Args:
-        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, or a hub id (`owner/name`).
+        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, a hub id (`owner/name`), or a recipe
+            (`FILE.yaml`), which names one of them and its settings.
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
@@ -111,7 +112,8 @@ def load(
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif source != settings.source:
         model.config._name_or_path = settings.source  # the GGUF file, not its conversion in the cache
-    return LM(model, tokenizer, name_or_path, settings=settings, fingerprint=mark)
+    name = settings.name if is_recipe(name_or_path) else name_or_path
+    return LM(model, tokenizer, name, settings=settings, fingerprint=mark)
 
 
 def load_meta(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from transformers import DynamicCache
 
 from formless.errors import ModelError
 from formless.models.batching import Cluster, Counter, clusters, in_batches
-from formless.models.cache import expanded, prefix_cache, token_cost
+from formless.models.cache import expanded, has_full_cache, left_padded_cache, prefix_cache, token_cost
 from formless.models.scores import Score, Skipped, TextScore
 from formless.models.tokenized import Encoded, TokenizedModel
 from formless.progress import WorkProgress
@@ -25,6 +26,24 @@ def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: Work
     results: list[Score | Skipped] = [reason or Skipped("not scored") for reason in refusals]
     counter = Counter(len(queries), progress)
     groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
+
+    def keep(group: list[int], logits: Tensor) -> None:
+        for i in group:
+            results[i] = _score(lm, encoded[i], logits)
+        counter.add(len(group))
+
+    several, single = _by_prompt(encoded, groups) if has_full_cache(lm) else ([], groups)
+    _score_several(lm, encoded, several, keep)
+    _score_single(lm, encoded, single, keep)
+    return results
+
+
+Keep = Callable[[list[int], Tensor], None]
+"""Called with the indices of answers with equal tokens but the last, and the logits that predict them, `[answer, vocab]`."""
+
+
+def _score_single(lm: TokenizedModel, encoded: Sequence[Encoded], groups: Sequence[list[int]], keep: Keep) -> None:
+    """Score answers to different prompts; what prompts begin with in common is encoded once."""
     heads = [encoded[group[0]] for group in groups]
     for cluster in clusters([item.ids for item in heads], [item.answer_start - 1 for item in heads]):
         prefix = _prefix(lm, heads[cluster.rows[0]].ids[: cluster.shared])
@@ -33,12 +52,29 @@ def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: Work
             chosen = [cluster.rows[row] for row in rows]
             found = _answer_logits(lm, [heads[row] for row in chosen], prefix, cluster.shared)
             for row, logits in zip(chosen, found, strict=True):
-                for i in groups[row]:
-                    results[i] = _score(lm, encoded[i], logits)
-            counter.add(sum(len(groups[row]) for row in chosen))
+                keep(groups[row], logits)
 
         in_batches(lm, [token_cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
-    return results
+
+
+def _score_several(lm: TokenizedModel, encoded: Sequence[Encoded], prompts: Sequence[list[list[int]]], keep: Keep) -> None:
+    """Score several answers to each prompt: every prompt is encoded once, then all answers to a batch of prompts together."""
+    heads = [[encoded[group[0]] for group in groups] for groups in prompts]
+
+    def work(rows: list[int]) -> None:
+        starts = [own[0].ids[: own[0].answer_start] for own in (heads[row] for row in rows)]
+        cache = left_padded_cache(lm, [ids[:-1] for ids in starts])
+        items = [(place, item) for place, row in enumerate(rows) for item in heads[row]]
+        found = _continued_logits(lm, starts, cache, items)
+        for group, logits in zip((group for row in rows for group in prompts[row]), found, strict=True):
+            keep(group, logits)
+
+    costs = [
+        sum(len(item.ids) - item.answer_start + 1 + math.ceil(item.answer_start * lm.cached_share) for item in own)
+        + own[0].answer_start
+        for own in heads
+    ]
+    in_batches(lm, costs, work)
 
 
 def score_texts(lm: TokenizedModel, texts: Sequence[str], progress: WorkProgress | None) -> list[TextScore | Skipped]:
@@ -94,6 +130,32 @@ def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: Dynamic
     yield from logits.split([len(item.ids) - item.answer_start for item in items])
 
 
+@torch.no_grad()
+def _continued_logits(
+    lm: TokenizedModel, prompts: Sequence[list[int]], cache: DynamicCache, items: Sequence[tuple[int, Encoded]]
+) -> Iterator[Tensor]:
+    """Yield the logits that predict each item's answer, `[answer, vocab]`, after prompts that are cached but their last token.
+
+    Args:
+        lm: The model.
+        prompts: The token ids of each prompt.
+        cache: Their keys and values without their last tokens, one row each, padded on the left.
+        items: The row of the prompt and the whole text of each answer.
+    """
+    rest = lm.pad([item.ids[item.answer_start - 1 :] for _, item in items])
+    rows = torch.tensor([row for row, _ in items])  # on the CPU: layers may lie on several devices
+    cache.batch_select_indices(rows)
+    mask = lm.pad([ids[:-1] for ids in prompts], side="left")["attention_mask"]
+    mask = torch.cat([mask[rows.to(mask.device)], rest["attention_mask"]], 1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -rest["input_ids"].shape[1] :]
+    arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
+    sizes = [len(item.ids) - item.answer_start for _, item in items]
+    places = [(row, t) for row, size in enumerate(sizes) for t in range(size)]
+    with _logits_at(lm, places):
+        logits = cast(Any, lm.model)(input_ids=rest["input_ids"], attention_mask=mask, use_cache=True, **arguments).logits[0]
+    yield from logits.split(sizes)
+
+
 @contextmanager
 def _logits_at(lm: TokenizedModel, places: Sequence[tuple[int, int]]) -> Iterator[None]:
     """Compute logits at the given (row, position) pairs only: `[1, places, vocab]` instead of `[batch, seq, vocab]`."""
@@ -144,3 +206,17 @@ def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
         one_token = item.answer_start == len(item.ids) - 1
         groups.setdefault(tuple(item.ids[:-1]) if one_token else (-1, i), []).append(i)
     return list(groups.values())
+
+
+def _by_prompt(encoded: Sequence[Encoded], groups: Sequence[list[int]]) -> tuple[list[list[list[int]]], list[list[int]]]:
+    """Return the groups of each prompt that has several, and the groups of other prompts.
+
+    A prompt of a single token has nothing to encode before its answers.
+    """
+    prompts: dict[tuple[int, ...], list[list[int]]] = {}
+    for group in groups:
+        item = encoded[group[0]]
+        prompts.setdefault(tuple(item.ids[: item.answer_start]), []).append(group)
+    several = [own for ids, own in prompts.items() if len(own) > 1 and len(ids) > 1]
+    kept = {id(own) for own in several}
+    return several, [group for own in prompts.values() if id(own) not in kept for group in own]

@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from formless.errors import UnknownNameError, UserError
 from formless.models.gguf_header import check_magic, is_gguf
+from formless.store import read_file
 from formless.strict_yaml import load_yaml
 
 BUNDLED = "bundled"
+_RECIPES = (".yaml", ".yml")
+_MAX_BYTES = 2**20
 
 
 class PromptStyle(BaseModel):
@@ -34,15 +37,25 @@ class PromptStyle(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """One file of configs/models: short name, source, prompt format, and the settings of each method for the model."""
+    """A recipe: a file of configs/models, or a user's own, which `--model FILE.yaml` names.
+
+    Args:
+        name: Short name; of a user's recipe for a bundled model, the bundled model's.
+        source: A hub id or `bundled`; in a user's recipe also a folder or a GGUF file.
+        about: One line.
+        prompt: The prompt format; the family's unless given.
+        methods: By method, the settings that differ from its defaults.
+        evidence: Where the settings come from, for people: what was measured, on which concepts, by which command.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    source: str = Field(description="a hub id, or 'bundled'")
+    name: str = Field(min_length=1)
+    source: str = Field(min_length=1)
     about: str = ""
     prompt: PromptStyle | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    evidence: dict[str, Any] = Field(default_factory=dict)
 
 
 @cache
@@ -58,7 +71,13 @@ def shipped_yaml(kind: str) -> list[tuple[str, str]]:
 
 
 def settings_for(name: str) -> ModelSettings:
-    """Return the settings for a short name or for a hub id in configs/models, and empty settings for any other model."""
+    """Return the settings for a short name, a recipe or a hub id in configs/models, and empty settings for any other model.
+
+    Raises:
+        UserError: A recipe cannot be read.
+    """
+    if is_recipe(name):
+        return _read_recipe(Path(name))
     shipped = model_settings()
     if name in shipped:
         return shipped[name]
@@ -67,10 +86,11 @@ def settings_for(name: str) -> ModelSettings:
 
 
 def find_model(name: str) -> ModelSettings:
-    """Return the settings of a short name, a folder, a GGUF file or a hub id.
+    """Return the settings of a short name, a recipe, a folder, a GGUF file or a hub id.
 
     Raises:
-        UnknownNameError: The name is none of them.
+        UnknownNameError: The name, or the source that a recipe names, is none of them.
+        UserError: A recipe cannot be read.
         ModelError: A GGUF file is named that is none, or that cannot be read.
     """
     settings = settings_for(name)
@@ -80,9 +100,15 @@ def find_model(name: str) -> ModelSettings:
     if is_gguf(place):
         check_magic(place)
     elif settings.source.count("/") != 1:
-        remedy = "A hub id (owner/name), a folder or a GGUF file works too"
-        raise UnknownNameError("model", name, model_settings(), where="--model", remedy=remedy)
+        remedy = "A hub id (owner/name), a folder, a GGUF file or a recipe (.yaml) works too"
+        where = f"{name}, source" if is_recipe(name) else "--model"
+        raise UnknownNameError("model", settings.source, model_settings(), where=where, remedy=remedy)
     return settings
+
+
+def is_recipe(name: str) -> bool:
+    """Return whether a name is a recipe's: a YAML file with a model's settings."""
+    return Path(name).suffix.lower() in _RECIPES and Path(name).is_file()
 
 
 def default_style(model_type: str) -> PromptStyle:
@@ -104,8 +130,25 @@ def prompt_style(style: PromptStyle, changes: dict[str, Any]) -> PromptStyle:
         raise UserError("wrong prompt style", where=first["loc"][0], remedy=first["msg"]) from error
 
 
-def _read(text: str, where: str) -> ModelSettings:
+def _read_recipe(path: Path) -> ModelSettings:
+    try:
+        text = read_file(path, limit=_MAX_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = getattr(error, "strerror", None) or "save it as UTF-8"
+        raise UserError("the recipe cannot be read", where=path, remedy=remedy) from error
+    found = _read(text, path)
+    bundled = [row.name for row in model_settings().values() if row.source == BUNDLED]
+    if found.source == BUNDLED and found.name not in bundled:
+        raise UnknownNameError("bundled model", found.name, bundled, where=f"{path}, name")
+    return found
+
+
+def _read(text: str, where: object) -> ModelSettings:
     try:
         return ModelSettings.model_validate(load_yaml(text))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise UserError("a model file cannot be read", where=where, remedy=str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ", ".join(map(str, (where, ".".join(map(str, first["loc"])) or "the whole")))
+        raise UserError("the recipe of a model is wrong", where=place, remedy=first["msg"]) from error
+    except yaml.YAMLError as error:
+        raise UserError("the recipe of a model is not YAML", where=where, remedy=str(error)) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from formless.evaluation.record import MetricKey
-from formless.report.independence import FORGETTING, FORGETTING_ALL, Independence
+from formless.report.independence import Independence
+from formless.report.ratios import FORGETTING, FORGETTING_ALL
 from formless.report.tables import Table, number, p_value, spread_text, task_title
 
 

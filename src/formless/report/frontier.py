@@ -27,8 +27,9 @@ from formless.evaluation.statistics import Estimate, mean_estimate
 from formless.experiment.frontier import scalable_runs, strength_record
 from formless.experiment.result import RunResult, check_result
 from formless.experiment.runs import ORIGINAL, read_plan
-from formless.report.independence import FORGETTING, RETENTION, mean_over_seeds, ratios
+from formless.report.independence import mean_over_seeds
 from formless.report.mentions import GROUPED_BY
+from formless.report.ratios import FORGETTING, RETENTION, ratios
 from formless.report.runs import Condition, conditions
 from formless.store import RunFolder
 

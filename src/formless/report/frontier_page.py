@@ -10,10 +10,10 @@ from formless import store
 from formless.evaluation.record import MetricKey
 from formless.evaluation.statistics import MIN_TARGETS, Estimate
 from formless.report.frontier import HARMONIC, Frontier, Row
-from formless.report.independence import FORGETTING, RETENTION
 from formless.report.mentions import short_title
 from formless.report.page import report_environment
 from formless.report.plots import form_colors, frontier_plot
+from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.runs import Condition
 from formless.report.tables import Plain, Table, number, spread_text, task_title
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from formless.data.target import SPLITS, Split
 from formless.evaluation.registry import TASKS
 from formless.report.comparison import Comparison
-from formless.report.independence import FORGETTING, RETENTION, ratios
+from formless.report.ratios import FORGETTING, RETENTION, ratios
 from formless.report.summary import MethodSummary
 from formless.report.tables import Table, percent, task_title
 
@@ -71,10 +71,10 @@ class MentionMap:
 
 def comparison_maps(comparison: Comparison) -> list[MentionMap]:
     """Return the maps of one edit of one target; n counts known items of those asked."""
-    groups = ratios(comparison.original, comparison.edited).groups
+    found = ratios(comparison.original, comparison.edited)
     cells: dict[Split, dict[tuple[str, str], Cell]] = {
-        split: {key: Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}") for key, one in own.items()}
-        for split, own in groups.items()
+        split: {key: Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}") for key, one in found.groups(split).items()}
+        for split in SPLITS
     }
     return _maps(cells, "known items of those asked")
 

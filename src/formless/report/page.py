@@ -19,7 +19,7 @@ from formless.experiment.runs import ORIGINAL
 from formless.report.comparison import Comparison, compare
 from formless.report.examples import examples
 from formless.report.form_tables import counted_text, independence_table
-from formless.report.independence import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION, independence, mean_over_seeds
+from formless.report.independence import independence, mean_over_seeds
 from formless.report.items import expected, item_tables
 from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
@@ -33,6 +33,7 @@ from formless.report.plots import (
     split_plot,
     training_plot,
 )
+from formless.report.ratios import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION
 from formless.report.recall import WORST_CASE_RECALL, Recall, recall_by_task, worst_case_recall
 from formless.report.runs import SECONDS, CollectedRuns, Condition, RunMetrics, RunsProvenance, collect_folder
 from formless.report.side_effects import side_effects, tone

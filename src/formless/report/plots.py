@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from formless.evaluation.statistics import CI, Estimate, Metric
 from formless.report.comparison import Change
 from formless.report.frontier import Frontier
-from formless.report.independence import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
 from formless.report.mentions import MentionMap, short_title
+from formless.report.ratios import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
 from formless.report.summary import MethodSummary
 from formless.report.tables import is_headline, metric_spec, metric_title, task_title
 

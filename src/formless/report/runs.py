@@ -18,7 +18,7 @@ from formless.evaluation.record import MetricKey, Record
 from formless.experiment.result import Damage, RunResult, check_result, run_metrics
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.comparison import acts_on, is_alike
-from formless.report.independence import Ratios, ratios
+from formless.report.ratios import Ratios, ratios
 from formless.report.recall import recall_metrics
 from formless.store import ExperimentFolder, RunFolder
 

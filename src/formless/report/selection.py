@@ -21,7 +21,7 @@ from formless.experiment.config import experiment_keys
 from formless.experiment.grid import chosen_targets
 from formless.experiment.runs import ORIGINAL, read_plan
 from formless.report.frontier import Curve, Curves, forgetting_within
-from formless.report.independence import FORGETTING
+from formless.report.ratios import FORGETTING
 from formless.report.runs import Condition
 from formless.report.tables import Table, number, spread_text
 

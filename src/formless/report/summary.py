@@ -120,13 +120,14 @@ def _method_summary(
     counted = {target: own[target] for target in pairs}
     found = [ratios for seeds in counted.values() if (ratios := [seed.ratios for seed in seeds if seed.ratios])]
     independence = independence_of(found) if found else None
-    p_values = {key: estimate.p for key, estimate in independence.estimates().items()} if independence else {}
+    estimates = independence.estimates() if independence else {}
     return MethodSummary(
         condition, is_baseline, targets=tuple(counted), seeds=max(map(len, counted.values()), default=0), runs=planned,
         complete=sum(map(len, own.values())), failed=failed, missing=missing,
         left_out=tuple(target for target in own if target not in counted),
         skipped=sum(seed.skipped for seeds in counted.values() for seed in seeds),
-        metrics=summarize_pairs(list(pairs.values()), p_values), independence=independence,
+        metrics=summarize_pairs(list(pairs.values())) | {key: Summary(one) for key, one in estimates.items()},
+        independence=independence,
     )  # fmt: skip
 
 

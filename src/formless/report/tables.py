@@ -14,7 +14,7 @@ from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import CI, Estimate
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import Change, Comparison, absent_tasks
-from formless.report.independence import DERIVED, FORGETTING_ALL
+from formless.report.ratios import DERIVED, FORGETTING_ALL
 from formless.report.summary import MethodSummary, Summary, metric_keys
 
 Plain = dict[str, str | int | float | None]
@@ -100,7 +100,7 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """Return a relative change with its sign."""
-    return "–" if value is None else f"{100 * value:+.1f} %"
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f} %"
 
 
 def difference(value: float | None) -> str:

@@ -13,8 +13,8 @@ from formless.data.target import SPLITS, Split
 from formless.evaluation.prompts import KNOWN, RECALL
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import CI, Estimate, mean
-from formless.report.independence import RETENTION, Ratios, ratios
 from formless.report.known import known_facts
+from formless.report.ratios import RETENTION, Ratios, ratios
 from formless.report.recall import WORST_CASE_RECALL, Recall, said, worst_case_recall
 from formless.report.summary import MethodSummary
 
@@ -192,10 +192,8 @@ def neighbor_sentence(found: Evidence) -> str:
     if found.before and found.after:
         says = f"{found.after.said} in at least one way of asking" if found.after.said else "none"
         of = f" of {found.before.facts}" if found.before.facts != found.after.facts else ""
-        facts = _count(found.after.facts, "fact")
-        text += (
-            f"; of {facts} about them that were asked in words it says {says}, the original {found.before.said or 'none'}{of}"
-        )
+        facts = "1 such fact that was" if found.after.facts == 1 else f"{found.after.facts} such facts that were"
+        text += f"; of {facts} asked in words, the edited model says {says}, the original {found.before.said or 'none'}{of}"
     return f"{text}."
 
 

@@ -6,6 +6,7 @@
   plan.json                     its runs
   .lock                         held while a sweep works
   report.html
+  recipe.yaml                   what `formless tune` chose, with the evidence
   frontier.html
   runs/<model>/<label>/<target>/<id>/     RunFolder
     run.json                    how the run ended; written last
@@ -177,6 +178,11 @@ class ExperimentFolder:
     def report(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"
+
+    @property
+    def recipe(self) -> Path:
+        """The model's recipe that `formless tune` writes."""
+        return self.path / "recipe.yaml"
 
     @property
     def frontier(self) -> Path:
