@@ -104,7 +104,8 @@ def unasked(ratio: float | None = None, forms: int = 5, known: int = 11) -> Evid
         pytest.param(
             unasked(None),
             "There are no answers in words to any of the 11 facts that the original model knew about Ada, so it is not known "
-            "whether the edited model still says them (`--suite reach` asks for them). No form that counts was asked either.",
+            "whether the edited model still says them (`--suite reach` asks for them). No form that counts shows how far the "
+            "probability of right answers fell.",
             id="known in no form that counts",
         ),
         pytest.param(
@@ -178,8 +179,8 @@ def test_nothing_is_called_gone(after: int, new: int) -> None:
             unasked(None, known=0),
             "Nothing can be said about its neighbors: the original model knows no more of what was asked than chance gives.",
         ),
-        (unasked(None), "No form that counts was asked about its neighbors."),
-        (Evidence(tested=False), "No form that counts was asked about its neighbors."),
+        (unasked(None), "No form that counts shows what is left of its neighbors."),
+        (Evidence(tested=False), "No form that counts shows what is left of its neighbors."),
     ],
 )
 def test_what_is_left_of_the_neighbors(found: Evidence, expected: str) -> None:
@@ -196,7 +197,7 @@ def test_the_verdict_of_two_records() -> None:
     assert found.warning == ""
     assert found.concept.startswith("Of 3 facts that the original model knew about Ada, the edited model still says 1 in")
     assert found.concept.endswith("; the original said 3.")
-    assert found.neighbors == "No form that counts was asked about its neighbors."
+    assert found.neighbors == "No form that counts shows what is left of its neighbors."
 
 
 def test_the_verdict_without_answers_in_words() -> None:

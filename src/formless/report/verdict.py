@@ -160,7 +160,7 @@ def _said(about: str, found: Evidence, before: Recall, after: Recall) -> str:
 def _probability(found: Evidence) -> str:
     """Return how much the probability of right answers fell."""
     if found.ratio is None:
-        return "No form that counts was asked either."
+        return "No form that counts shows how far the probability of right answers fell."
     where = "In the one form that counts" if found.forms == 1 else f"In the {found.forms} forms that count"
     average = "" if found.forms == 1 else " on average"
     return f"{where}, the probability of right answers {_changed(found.ratio)}{average}."
@@ -181,7 +181,7 @@ def neighbor_sentence(found: Evidence) -> str:
     if found.ratio is None and found.tested and not found.known:
         return "Nothing can be said about its neighbors: the original model knows no more of what was asked than chance gives."
     if found.ratio is None:
-        return "No form that counts was asked about its neighbors."
+        return "No form that counts shows what is left of its neighbors."
     if found.ratio <= 0:
         text = "nothing of the answer probability is left above chance"
     elif found.ratio < 1.005:
