@@ -112,6 +112,11 @@ def first_item(found: Any) -> Any:
         (lambda r: r["tasks"][0]["metrics"].pop(0), "items.0.metrics.probability: no metric of the task"),
         (lambda r: first_item(r)["metrics"].update(probability=-0.1), r"items.0.metrics.probability: -0.1 is no probability"),
         (lambda r: first_item(r)["metrics"].update(token_accuracy="high"), "field tasks.0.items.0.metrics.token_accuracy"),
+        (
+            lambda r: first_item(r)["metrics"].update(known=1 - first_item(r)["metrics"]["known"]),
+            r"items.0.metrics.known: it does not follow from the foils",
+        ),
+        (lambda r: first_item(r)["foils"].update(Bob=-1), r"items.0.foils.Bob: -1 is no probability"),
         (lambda r: first_item(r)["metrics"].clear(), r"skipped: it says 0, and 1 items have no metrics"),
         (lambda r: r["tasks"][0]["items"].pop(), r"metrics \(probability\).n: it says 2, and 1 items"),
         (lambda r: r["tasks"][0].update(status="absent"), "the task is absent, yet has items"),

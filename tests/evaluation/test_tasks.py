@@ -297,3 +297,24 @@ def test_what_does_not_fit_the_context_is_counted(tiny: Tiny, target_folder: Pat
 def test_single_token_scores_are_scores() -> None:
     assert Score((-1.0, -2.0), (True, False)).log_probability == -3.0
     assert Choices(choices=("a",), labels=(1,)).labels == (1,)
+
+
+def test_samples_recall_what_any_of_them_says(tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny()
+    asked: list[str] = []
+
+    def sample(prompts: Sequence[str], **_: Any) -> list[str]:
+        asked.extend(prompts)
+        return ["It was London.", *["Paris"] * (len(prompts) - 1)]
+
+    monkeypatch.setattr(lm, "sample", sample)
+    result = measured(lm, target_folder, "sample_qa", "forget")
+    assert len(asked) == 8 * sum(not item.skipped for item in result.items)
+    assert result.items[0].expected == "London"
+    assert result.items[0].metrics == {"recall": 1.0, "recall_share": 1 / 8}
+    assert result.items[0].answer == "It was London."
+
+
+def test_samples_are_the_same_each_time(tiny: Tiny, target_folder: Path) -> None:
+    one, other = (measured(tiny(), target_folder, "sample_qa", "forget") for _ in range(2))
+    assert [item.answer for item in one.items] == [item.answer for item in other.items]

@@ -98,6 +98,8 @@ def test_samples_follow_their_seed(lm: LM) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's own stream goes on undisturbed
     assert lm.sample(prompts, max_new_tokens=12, seed=1) == one
     assert lm.sample(prompts, max_new_tokens=12, seed=2) != one
+    lm.token_budget = 1  # every prompt by itself
+    assert lm.sample(prompts, max_new_tokens=12, seed=1) == one
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])

@@ -12,7 +12,7 @@ from formless.data.target import Target
 from formless.evaluation.plan import Job, Plan, make_plan
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
-from formless.evaluation.task import Generate, Query, Request, Response, ScoreAnswer, ScoreText
+from formless.evaluation.task import Generate, Query, Request, Response, Sample, ScoreAnswer, ScoreText
 from formless.models.scores import Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
@@ -23,6 +23,7 @@ Responses = dict[Request, Response | Skipped]
 
 FREE_TOKENS = 40
 CHARACTERS_PER_TOKEN = 4
+SAMPLING_SEED = 0
 GENERATED_TOKEN_COST = 2
 """Number of prompt tokens that take about as long as one generated token."""
 
@@ -105,7 +106,11 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for request in unique:
         if isinstance(request, Generate):
             written.setdefault((request.max_new_tokens, request.one_line, request.until), []).append(request)
-    every: list[Sequence[Request]] = [answers, texts, *written.values()]
+    drawn: dict[tuple[Any, ...], list[Sample]] = {}
+    for request in unique:
+        if isinstance(request, Sample):
+            drawn.setdefault((request.max_new_tokens, request.count, request.temperature), []).append(request)
+    every: list[Sequence[Request]] = [answers, texts, *written.values(), *drawn.values()]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
@@ -118,6 +123,9 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for own in written.values():
         advance = steps.begin("generating answers")
         found |= dict(zip(own, _generated(lm, own, advance), strict=True))
+    for samples in drawn.values():
+        advance = steps.begin("sampling answers")
+        found |= dict(zip(samples, _sampled(lm, samples, advance), strict=True))
     steps.finish()
     return found
 
@@ -131,6 +139,28 @@ def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> 
         lm.generate(fitting, max_new_tokens=first.max_new_tokens, one_line=first.one_line, until=first.until, progress=progress)
     )
     return [next(texts) if reason is None else Skipped(reason) for reason in reasons]
+
+
+def _sampled(lm: LM, requests: Sequence[Sample], progress: WorkProgress) -> list[tuple[str, ...] | Skipped]:
+    """Return the texts of each request with the same settings, or why there is no room for them."""
+    first = requests[0]
+    reasons = [lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
+    prompts = [
+        request.prompt
+        for request, reason in zip(requests, reasons, strict=True)
+        if reason is None
+        for _ in range(request.count)
+    ]
+    texts = iter(
+        lm.sample(
+            prompts, max_new_tokens=first.max_new_tokens, seed=SAMPLING_SEED, temperature=first.temperature, top_p=1.0,
+            one_line=True, progress=progress,
+        )
+    )  # fmt: skip
+    return [
+        tuple(next(texts) for _ in range(request.count)) if reason is None else Skipped(reason)
+        for request, reason in zip(requests, reasons, strict=True)
+    ]
 
 
 def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_original: bool) -> TaskResult:
@@ -218,4 +248,5 @@ def cost(request: Request) -> int:
         return 1 + len(request.text) // CHARACTERS_PER_TOKEN
     if isinstance(request, ScoreAnswer):
         return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
-    return 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
+    once = 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
+    return once * (request.count if isinstance(request, Sample) else 1)

@@ -14,7 +14,7 @@ from formless.data.refusals import is_refusal
 from formless.data.target import Item
 from formless.evaluation.foils import CHANCE, preference
 from formless.evaluation.metrics import log_sum, rouge_l_recall, says
-from formless.evaluation.task import Generate, Measured, MetricSpec, Query, ScoreAnswer, Source
+from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Sample, ScoreAnswer, Source
 from formless.models.scores import Score, Skipped
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ CHARACTERS_EXAMPLE = (
     "# Task\n{message}"
 )
 NEW_TOKENS = 30
+SAMPLES, TEMPERATURE = 8, 0.7
 
 PROBABILITY = MetricSpec("probability", "probability", "probability of the right answer")
 KNOWLEDGE = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True)
@@ -39,6 +40,7 @@ SCORED = (PROBABILITY, TOKEN_ACCURACY, KNOWN)
 SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY, KNOWN)
 UNFOILED = (PROBABILITY, TOKEN_ACCURACY)
 RECALL = MetricSpec("recall", "share", "answer said")
+SAMPLED = (RECALL, MetricSpec("recall_share", "share", "samples that say the answer"))
 GENERATED = (
     MetricSpec("rouge_l", "share", "ROUGE-L recall"),
     MetricSpec("refusal", "share", "refusals", higher_is_better=None),
@@ -178,6 +180,21 @@ def scored_choice(item: Item, versions: Sequence[Version], others: Sequence[str]
         return Measured(metrics | preference(right, found), foils=found)
 
     return Query(item.query, tuple(requests), measure, expected=versions[0].answers[0], fact=fact)
+
+
+def sampled_answer(item: Item, prompt: str) -> Query:
+    """Return a query that samples lines: `recall` is 1 if any of them holds the answer, `recall_share` is the share that do."""
+    if not item.answer.strip():
+        return skipped(item, "the answer is empty")
+
+    def measure(responses: Sequence[Any]) -> Measured:
+        texts = cast(tuple[str, ...], responses[0])
+        held = [says(text, (item.answer, *item.aliases)) for text in texts]
+        shown = next((text for text, is_said in zip(texts, held, strict=True) if is_said), texts[0])
+        return Measured({"recall": float(any(held)), "recall_share": sum(held) / len(held)}, shown)
+
+    request = Sample(prompt, NEW_TOKENS, SAMPLES, TEMPERATURE)
+    return Query(item.query, (request,), measure, expected=item.answer, fact=item.fact_key)
 
 
 def generated_answer(item: Item, prompt: str, group: str | None = None) -> Query:

@@ -22,7 +22,7 @@ from formless.evaluation.tasks.membership import MIA
 from formless.evaluation.tasks.mentions import FB_MENTIONS, GEN_QA_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
-from formless.evaluation.tasks.question import GEN_QA, QA, SUB_QA, SUB_QA_LETTERS
+from formless.evaluation.tasks.question import GEN_QA, QA, SAMPLE_QA, SUB_QA, SUB_QA_LETTERS
 from formless.evaluation.tasks.reverse import REVERSE
 from formless.evaluation.tasks.statement import GEN_STATEMENT, STATEMENT
 from formless.evaluation.tasks.triviaqa import TRIVIAQA
@@ -60,6 +60,7 @@ TASKS = Registry(
         GEN_STATEMENT,
         GEN_FB,
         GEN_QA,
+        SAMPLE_QA,
         GEN_LEVEL3,
         GEN_QA_MENTIONS,
         GEN_QA_KINDS,

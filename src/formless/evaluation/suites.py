@@ -28,6 +28,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gen_qa_no_cue",
         "gen_qa_system",
         "gen_qa_completion",
+        "sample_qa",
         "reverse",
     ),
     "reach": (

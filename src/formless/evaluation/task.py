@@ -55,8 +55,25 @@ class Generate:
     until: re.Pattern[str] | None = None
 
 
-Request: TypeAlias = ScoreAnswer | ScoreText | Generate
-Response: TypeAlias = Score | TextScore | str
+@dataclass(frozen=True)
+class Sample:
+    """Continue a prompt several times by sampling, each to the end of a line; the response is a tuple of texts.
+
+    Args:
+        prompt: What to continue.
+        max_new_tokens: Most tokens to generate.
+        count: Number of continuations.
+        temperature: Divisor of the logits.
+    """
+
+    prompt: str
+    max_new_tokens: int
+    count: int
+    temperature: float
+
+
+Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample
+Response: TypeAlias = Score | TextScore | str | tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from formless.data.entries import hidden_character
 from formless.edits.edit import EditInfo
 from formless.errors import DataError
-from formless.evaluation.record import Record, TaskMetric, TaskResult
+from formless.evaluation.foils import preference
+from formless.evaluation.prompts import KNOWN
+from formless.evaluation.record import ItemResult, Record, TaskMetric, TaskResult
 from formless.evaluation.registry import TASKS
 
 RANGE = {"probability": (0.0, 1.0), "share": (0.0, 1.0)}
@@ -62,6 +64,7 @@ def _task_faults(result: TaskResult) -> Iterator[tuple[str, str]]:
                 yield f"items.{index}.metrics.{name}", "no metric of the task has this name"
             elif reason := _out_of_range(result.task, name, value):
                 yield f"items.{index}.metrics.{name}", reason
+        yield from ((f"items.{index}.{field}", reason) for field, reason in _foil_faults(item))
     keys = [(found.metric, found.group) for found in result.metrics]
     for found in result.metrics:
         field = f"metrics ({found.metric}{f', {found.group}' if found.group else ''})"
@@ -74,6 +77,15 @@ def _task_faults(result: TaskResult) -> Iterator[tuple[str, str]]:
         if found.ci and found.ci[0] > found.ci[1]:
             yield f"{field}.ci", "its ends are the wrong way round"
         yield from ((f"{field}.{name}", reason) for name, reason in _mean_faults(result, found))
+
+
+def _foil_faults(item: ItemResult) -> Iterator[tuple[str, str]]:
+    """Compare what an item says is known with its foils."""
+    for foil, value in item.foils.items():
+        if not 0 <= value <= 1 + TOLERANCE:
+            yield f"foils.{foil}", f"{value:g} is no probability, which lies between 0 and 1"
+    if item.foils and item.metrics.get(KNOWN.name) != preference(item.metrics.get("probability", 0.0), item.foils)[KNOWN.name]:
+        yield f"metrics.{KNOWN.name}", "it does not follow from the foils"
 
 
 def _mean_faults(result: TaskResult, found: TaskMetric) -> Iterator[tuple[str, str]]:

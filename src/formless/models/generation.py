@@ -17,14 +17,17 @@ from formless.models.cache import has_full_cache, left_padded_cache
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
-Choose = Callable[[Tensor], Tensor]
-"""Logits `[rows, vocab]` -> next tokens `[rows]`."""
+Choose = Callable[[Tensor, Sequence[int]], Tensor]
+"""Logits `[rows, vocab]` and the prompts that the rows continue -> next tokens `[rows]`."""
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of two calls, more than a call has prompts."""
 
 FINISHED_SHARE = 1 / 8
 """Finished texts leave the batch once they are this share of it."""
 
 
-def _most_probable(logits: Tensor) -> Tensor:
+def _most_probable(logits: Tensor, _prompts: Sequence[int]) -> Tensor:
     return logits.argmax(-1)
 
 
@@ -66,7 +69,11 @@ def generate(
     def work(rows: list[int]) -> None:
         given = [ids[row] for row in rows]
         cache = left_padded_cache(lm, [row[:-1] for row in given]) if is_cacheable and min(map(len, given)) > 1 else None
-        for row, new in zip(rows, _continued(lm, given, cache, max_new_tokens, is_finished, choose), strict=True):
+
+        def chosen(logits: Tensor, places: Sequence[int]) -> Tensor:
+            return choose(logits, [rows[place] for place in places])
+
+        for row, new in zip(rows, _continued(lm, given, cache, max_new_tokens, is_finished, chosen), strict=True):
             text = text_of(new)
             results[row] = text.split("\n")[0] if one_line else text
         counter.add(len(rows))
@@ -79,18 +86,28 @@ def generate(
 
 
 def sample(
-    lm: TokenizedModel, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float, top_p: float
+    lm: TokenizedModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float,
+    top_p: float,
+    one_line: bool = False,
+    progress: WorkProgress | None = None,
 ) -> list[str]:
     """Return sampled continuations in order; see `LM.sample`."""
-    generator = torch.Generator().manual_seed(seed)
+    # A generator for each prompt, so that what is drawn for one does not depend on which others share its batch.
+    generators = [torch.Generator().manual_seed(seed * SEEDS_APART + number) for number in range(len(prompts))]
 
-    def choose(logits: Tensor) -> Tensor:
+    def choose(logits: Tensor, rows: Sequence[int]) -> Tensor:
         probabilities, tokens = (logits.float().cpu() / temperature).softmax(-1).sort(-1, descending=True)
         before = probabilities.cumsum(-1) - probabilities  # the first token always stays
-        drawn = probabilities.masked_fill(before > top_p, 0.0).multinomial(1, generator=generator)
-        return tokens.gather(-1, drawn)[:, 0].to(logits.device)
+        kept = probabilities.masked_fill(before > top_p, 0.0)
+        drawn = torch.cat([own.multinomial(1, generator=generators[row]) for own, row in zip(kept, rows, strict=True)])
+        return tokens.gather(-1, drawn[:, None])[:, 0].to(logits.device)
 
-    return generate(lm, prompts, max_new_tokens=max_new_tokens, choose=choose)
+    return generate(lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, choose=choose, progress=progress)
 
 
 @torch.no_grad()
@@ -116,7 +133,7 @@ def _continued(
         logits = lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
         if bool(logits.isnan().any()):
             raise ModelError("the model gives NaN", where=lm.name, remedy="check its weights and dtype")
-        chosen = choose(logits)
+        chosen = choose(logits, places)
         for place, token in zip(places, chosen.tolist(), strict=True):
             if place not in finished:
                 continuations[place].append(token)

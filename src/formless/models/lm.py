@@ -196,11 +196,19 @@ class LM(TokenizedModel):
         return [text.strip() for text in texts]
 
     def sample(
-        self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 0.8, top_p: float = 0.95
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        seed: int,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        one_line: bool = False,
+        progress: WorkProgress | None = None,
     ) -> list[str]:
         """Return sampled continuations, in order, without special tokens.
 
-        The same seed, prompts and machine give the same continuations.
+        The same seed, place in the list and prompt give the same continuation on one machine, whatever the other prompts are.
 
         Args:
             prompts: The prompts to continue.
@@ -208,11 +216,16 @@ class LM(TokenizedModel):
             seed: Seed of the sampling.
             temperature: Divisor of the logits.
             top_p: Sample from the most probable tokens that together have this probability.
+            one_line: End a continuation at its first newline.
+            progress: Called with the prompts done and all prompts.
 
         Raises:
             ModelError: As for `generate`.
         """
-        return generation.sample(self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p)
+        return generation.sample(
+            self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p, one_line=one_line,
+            progress=progress,
+        )  # fmt: skip
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """Return the model's greedy answer to one user message."""

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from formless.data.target import Item
 from formless.evaluation.prompts import (
     GENERATED,
+    SAMPLED,
     SHOWING_KNOWLEDGE,
     UNFOILED,
     generated_answer,
+    sampled_answer,
     scored_answer,
     short_answer_prompt,
     spelled_answer,
@@ -57,5 +59,13 @@ GEN_QA = Task(
     files=FILES,
     metrics=GENERATED,
     ask=lambda lm, item, _: generated_answer(item, short_answer_prompt(lm, message(item))),
+    splits=BOTH,
+)
+SAMPLE_QA = Task(
+    name="sample_qa",
+    title="Question, eight samples",
+    files=FILES,
+    metrics=SAMPLED,
+    ask=lambda lm, item, _: sampled_answer(item, short_answer_prompt(lm, message(item))),
     splits=BOTH,
 )
