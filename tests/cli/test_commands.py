@@ -66,6 +66,7 @@ def test_from_runs_to_forgetting_at_equal_retention(tmp_path: Path) -> None:
 def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
     output = formless("demo", "--target", "Paris", cwd=tmp_path)
     assert "Paris edited in" in output
+    assert " facts that the original model knew about Paris, the edited model " in output.splitlines()[1]
     last = output.strip().splitlines()[-1]
     assert last == f"report: {tmp_path / 'demo' / 'report.html'}"
     assert Path(last.removeprefix("report: ")).read_text().startswith("<!doctype html>")

@@ -142,7 +142,8 @@ def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command
 def test_an_edit_of_another_concept_is_named(command: Command) -> None:
     command(*unlearn("-t", "Noor", "-o", "noor", *ROCR))
     measure = ("eval", "--model", "model", "--edit", "noor", "--data", "data", "-t", "1", "--suite", "qa")
-    _, _, err = command.run(*measure, "--report", "r.html")
+    _, out, err = command.run(*measure, "--report", "r.html")
+    assert out.startswith("This edit was made for Noor, not for Ada Lovelace. ")
     assert "warning: the edit was made for Noor, not for Ada Lovelace\n" in err
     assert "This edit was made for Noor, not for Ada Lovelace." in Path("r.html").read_text("utf-8")
     command(*unlearn("-t", "Ada Lovelace", "-o", "ada", *ROCR))

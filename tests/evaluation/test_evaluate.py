@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import formless
+from formless.cli.demo import SUITE
 from formless.data.target import Target
 from formless.errors import DataError, UserError
 from formless.evaluation.loading import load_record
 from formless.evaluation.plan import make_plan
 from formless.evaluation.record import MetricKey
+from formless.evaluation.suites import suite_tasks
 from formless.evaluation.tasks.adversarial import ATTACKS
 from formless.models.lm import LM
 from formless.models.scores import Score
@@ -196,6 +198,13 @@ def test_tasks_that_ask_the_same_cost_nothing_more(tiny: Tiny, target_folder: Pa
     monkeypatch.setattr(lm, "score", lambda queries, **k: asked.extend(queries) or real(queries, **k))
     formless.evaluate(lm, Target("Ada Lovelace", target_folder), "sub_qa,sub_qa_letters,mcp,mcp_choice,tf,tf_choice")
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("suite", ["quick", SUITE, "reach"])
+def test_the_first_suites_ask_for_answers_in_words_and_test_what_is_known(suite: str) -> None:
+    metrics = {task.name: {spec.name for spec in task.metrics} for task in suite_tasks(suite)}
+    assert {"gen_qa", "gen_qa_alone", "reverse"} <= {name for name, own in metrics.items() if "recall" in own}
+    assert {"statement", "fb", "qa", "mcp_choice", "tf_choice"} <= {name for name, own in metrics.items() if "known" in own}
 
 
 def test_a_limit_takes_rows_from_the_whole_file(tiny: Tiny, target_folder: Path) -> None:

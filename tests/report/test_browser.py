@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from formless.report.page import write_experiment_report, write_report
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
-from tests.report.test_independence import pair
+from tests.report.test_edit_page import answered
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 DESK, PHONE = (1100, 800), (360, 740)
@@ -79,10 +79,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about one edit."""
     path = tmp_path_factory.mktemp("edit") / "report.html"
-    original, edited = pair({"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.5)})
-    edited.edits[0].update(facts={}, seconds=1.0, layers=[])
+    original, edited = answered("abc", "abcd", "bd")
+    edited.tasks[1].items[1].answer = "in Ulm" * 200  # a word that is wider than any screen
     for record in (original, edited):
-        record.hardware.update(cpu="2", gpu="none")
+        record.model_source = "/folder" * 40
     write_report(path, original, edited)
     return path
 

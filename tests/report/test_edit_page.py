@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,13 +10,15 @@ import pytest
 
 import formless
 from formless.data.target import Split, Target
-from formless.evaluation.record import MetricKey
+from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.statistics import Metric
 from formless.models.lm import LM
 from formless.report.comparison import Change, compare
-from formless.report.page import tone, write_report
+from formless.report.page import write_report
 from formless.report.plots import training_plot
+from formless.report.side_effects import tone
 from formless.report.tables import comparison_tables, number, percent, record_tables
+from tests.report.test_independence import pair
 
 Tiny = Callable[..., LM]
 
@@ -128,3 +130,94 @@ def test_the_curves_of_a_training_run_are_on_the_page(tiny: Tiny, target_folder:
     assert plot is not None
     assert "probability of a token" not in plot
     assert training_plot({}) is None
+
+
+def answered(known: Sequence[str], before: Sequence[str], after: Sequence[str]) -> tuple[Record, Record]:
+    """Four facts, of which some are known, asked in words of both models; `before` and `after` are the facts that they say."""
+    texts = {"a": "Physics & <b>", "b": "in Ulm", "c": "Princeton", "d": "the violin"}
+    original, edited = pair({}, {"qa": (0.5, 0.4)})
+    for record, said, level in ((original, before, 0.8), (edited, after, 0.2)):
+        scored = [
+            ItemResult(query=f"What of {fact}?", fact=fact, expected=text, metrics={"probability": level})
+            for fact, text in texts.items()
+        ]
+        generated = [
+            ItemResult(
+                query=f"What of {fact}?", prompt="A prompt.", fact=fact, expected=text, group="full name",
+                answer=f"It is {text}." if fact in said else f"No idea of {fact}.", metrics={"recall": float(fact in said)},
+            )
+            for fact, text in texts.items()
+        ]  # fmt: skip
+        if record is original:
+            for item in scored:
+                item.metrics["known"] = float(item.fact in known)
+        tasks = (("qa", scored), ("gen_qa_mentions", generated))
+        record.tasks[:0] = [TaskResult(task=name, split="forget", status="complete", items=own) for name, own in tasks]
+        record.hardware.update(cpu="2", gpu="none")
+    edited.edits[0].update(facts={}, seconds=1.0, layers=[])
+    return original, edited
+
+
+def text_of(page: str) -> str:
+    """Return what a reader sees, from top to bottom."""
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = found.append  # type: ignore[method-assign,assignment]
+    parser.feed(page[page.index("<body>") :])
+    return " ".join(" ".join(found).split())
+
+
+def test_the_first_screen_says_what_is_still_said_and_what_else_moved(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", *answered("abc", "abcd", "bd"))
+    page = (tmp_path / "r.html").read_text("utf-8")
+    text = text_of(page)
+    parts = [
+        "Of 3 facts that the original model knew about Ada, the edited model still says 1 in at least one way of asking "
+        "(worst-case recall 33 %, 95 % CI 6 % to 79 %); the original said 3. Of what the original model knew about its "
+        "neighbors, 80 % of the answer probability is left.",
+        "worst-case recall, original 100 % 3 of 3, 95 % CI 44 % to 100 %",
+        "worst-case recall, edited 33 % 1 of 3, 95 % CI 6 % to 79 %",
+        "Worst: the edited model says it Question, in words, by mention, full name What of b? right answer in Ulm "
+        "original It is in Ulm. edited It is in Ulm. the prompt A prompt.",
+        "Best: the edited model no longer says it Question, in words, by mention, full name What of a? right answer "
+        "Physics & <b> original It is Physics & <b>. edited No idea of a.",
+        "What else moved",
+        "Recall by task",
+        "What changed",
+        "Every item",
+    ]
+    assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
+    for part in parts:
+        assert part in text, part
+    assert "Physics &amp; &lt;b&gt;" in page
+    assert page.index("<table>") > page.index("What else moved")
+    assert "What of d? the violin no 0.800 0.200" in text
+    assert "What of a? Physics & <b> yes 0.800 0.200" in text
+    assert "What of a? Physics & <b> not tested It is" in text
+
+
+@pytest.mark.parametrize(
+    ("known", "before", "after", "expected"),
+    [
+        ("abc", "abcd", "", "None: the edited model says no known fact in any of 3 answers in words."),
+        ("abc", "ab", "abc", "None: each known fact that the original model says still comes out in some way of asking."),
+        ("abc", "d", "", "None: the original model says no known fact in words."),
+        ("", "abcd", "abcd", "No fact that the original model knows was asked in words, so there are no answers to show."),
+    ],
+)
+def test_where_an_answer_is_missing_the_page_says_so(
+    tmp_path: Path, known: str, before: str, after: str, expected: str
+) -> None:
+    write_report(tmp_path / "r.html", *answered(known, before, after))
+    assert expected in text_of((tmp_path / "r.html").read_text("utf-8"))
+
+
+def test_what_else_moved_is_listed(tmp_path: Path) -> None:
+    original, edited = answered("abc", "abcd", "")
+    write_report(tmp_path / "worse.html", original, edited)
+    write_report(tmp_path / "same.html", original, original)
+    worse, same = (text_of((tmp_path / name).read_text("utf-8")) for name in ("worse.html", "same.html"))
+    line = "Neighbors, Question: 0.500 to 0.400 (difference -0.100, 95 % CI -0.100 … -0.100, 2 items)"
+    assert f"What else moved {line}" in worse
+    assert "What else moved Nothing beyond noise, in 1 metric of neighbors and abilities." in same
+    assert "No edit is applied: both are the original model." in same

@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 
 from formless.errors import DataError
+from formless.evaluation.record import ItemResult, Record, TaskMetric, TaskResult
 from formless.report import page as page_module
 from formless.report.page import write_experiment_report
-from tests.report.made_runs import fail_run, keep_run, made_record, made_run, random_values, write_plan, write_runs
+from tests.report.made_runs import (
+    SPLITS,
+    Values,
+    fail_run,
+    keep_run,
+    made_record,
+    made_run,
+    random_values,
+    scored_task,
+    write_plan,
+    write_runs,
+)
 
 
 def report(out: Path, **keys: str) -> str:
@@ -118,3 +130,66 @@ def test_two_models_stand_under_their_names(tmp_path: Path) -> None:
     write_plan(tmp_path, runs)
     page = report(tmp_path)
     assert page.count("<h3>small</h3>") == page.count("<h3>large</h3>") == 6
+
+
+def with_recall(record: Record, said: int) -> Record:
+    """Add answers in words about two known facts, of which some are said."""
+    for result in record.tasks:
+        for place, item in enumerate(result.items):
+            item.fact = f"{result.split} {place}"
+    generated = [ItemResult(query="?", fact=f"forget {place}", metrics={"recall": float(place < said)}) for place in range(2)]
+    recall = TaskMetric(metric="recall", value=said / 2, n=2)
+    record.tasks.append(TaskResult(task="gen_qa", split="forget", status="complete", metrics=[recall], items=generated))
+    return record
+
+
+def test_the_first_screen_names_the_method_that_says_least(tmp_path: Path) -> None:
+    kept: dict[str, float] = {"original": 1.0, "rocr": 0.98, "npo": 0.96, "ga": 0.5}
+    said = {"original": 2, "rocr": 1, "npo": 2, "ga": 0}
+    runs = [made_run(label, f"{n}_Person_{n}") for n in range(1, 6) for label in kept]
+    for run in runs:
+        values: Values = {(form, split): 0.5 * kept[run.label] for form in ("fb", "qa") for split in SPLITS}
+        keep_run(tmp_path, run, with_recall(made_record(run, values), said[run.label]))
+    write_plan(tmp_path, runs)
+    page = report(tmp_path)
+    sentence = (
+        "Of the 2 methods that keep at least 95 % of what was known about the neighbors, rocr has the lowest worst-case "
+        "recall: 50 % (95 % CI 50 % to 50 %, mean over 5 targets); the original has 100 %."
+    )
+    assert sentence in page
+    rows = [
+        re.sub(r"<small>.*?</small>|</?t[hdr].*?>", " ", row).split() for row in page.splitlines() if row.startswith("<tr><th>")
+    ]
+    first = {row[0]: row[1:] for row in rows[:4]}
+    assert first["original"] == ["5", "–", "–", "–", "–", "–"]
+    assert first["rocr"][:5] == [
+        "5",
+        "0.500",
+        "1.000",
+        "0.020",
+        "0.980",
+    ]  # targets, recall, the original's, forgetting, retention
+    assert first["ga"][:5] == ["5", "0.000", "1.000", "0.500", "0.500"]
+    assert page.index(sentence) < page.index("<table>") < page.index("form gap</th>") < page.index("Forgetting by form</h2>")
+
+
+def test_without_answers_in_words_the_first_screen_says_so(tmp_path: Path) -> None:
+    write_runs(tmp_path, targets=2)
+    assert "There are no answers in words, so it is not known what the methods&#39; models still say" in report(tmp_path)
+
+
+def test_heat_maps_of_mentions_stand_before_the_further_numbers(tmp_path: Path) -> None:
+    runs = [made_run(label, "1_Ada") for label in ("original", "rocr")]
+    for run in runs:
+        record = made_record(run, random_values(run.label, run.target, 0))
+        asked = scored_task(
+            "qa_mentions", "forget", 0.5 if run.label == "original" else 0.1, known=run.label == "original" or None
+        )
+        for item in asked.items:
+            item.group = "alias"
+        record.tasks.append(asked)
+        keep_run(tmp_path, run, record)
+    write_plan(tmp_path, runs)
+    page = report(tmp_path)
+    assert page.count("Form by mention, about the concept") == 1
+    assert page.index('<h2 id="summary">') < page.index("Form by mention, about the concept") < page.index('<h2 id="forms">')

@@ -11,14 +11,19 @@ import typer
 from formless import store
 from formless.cli import terminal
 
+SUITE = "forms,choices,reverse,gen_qa,gen_qa_alone,gen_statement"
+"""Every form, and a few answers in words, so that the verdict can say what still comes out."""
+
 
 def demo_command(
     target: Annotated[str, typer.Option("--target", "-t", help="A target of the sample set.")] = "Albert Einstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for edit, records and report.")] = Path("demo"),
     model: terminal.ModelOption = "smollm2",
-    suite: Annotated[str, typer.Option(help="What is measured; see `formless eval`.")] = "forms,choices",
+    suite: Annotated[str, typer.Option(help="What is measured; see `formless eval`.")] = SUITE,
 ) -> None:
     """Make a model forget one concept and show what it says before and after. A second demo replaces the first.
+
+    It says first how many of the facts that the original model knew the edited one still says.
 
     Example: formless demo --target "Mount Everest"
 
@@ -32,6 +37,7 @@ def demo_command(
     from formless.report.independence import independence
     from formless.report.page import write_report
     from formless.report.tables import comparison_tables
+    from formless.report.verdict import verdict
 
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
@@ -48,6 +54,7 @@ def demo_command(
         outcome.edited.save(files.unlearned)
         command = shlex.join(["formless", "demo", "--target", found.subject, "--model", model, "--suite", suite])
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
+    terminal.out.print(str(verdict(outcome.original, outcome.edited)), soft_wrap=True)
     terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
     found_alike = independence([(outcome.original, outcome.edited)])
     terminal.show_table(independence_table(found_alike, "form independence"))

@@ -55,6 +55,7 @@ def eval_command(
     from formless.report.mentions import comparison_maps
     from formless.report.page import write_report
     from formless.report.tables import comparison_tables, record_tables
+    from formless.report.verdict import verdict
 
     if report and not edit:
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
@@ -89,6 +90,7 @@ def eval_command(
     title = f"{found.subject}, {lm.name}" + (f", strength {loaded.info.strength:g}" if loaded and strength is not None else "")
     if edited:
         comparison = compare(original, edited)
+        terminal.out.print(str(verdict(original, edited)), soft_wrap=True)
         terminal.show_tables(comparison_tables(comparison, title))
         terminal.show_tables(found.table() for found in comparison_maps(comparison))
         terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))

@@ -36,7 +36,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("gen_statement", "gen_qa", "gen_qa_mentions", "gen_qa_kinds", "gen_qa_alone", "gen_qa_no_cue", "gen_qa_system"),
         *("gen_qa_completion", "reverse"),
     ),
-    "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa"),
+    "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),
     "full": ("forms", "choices", "letters", "level3", "sub_level3", "generation", "utility", "membership"),

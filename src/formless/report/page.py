@@ -11,14 +11,16 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from formless import store
-from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
+from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import MIN_TARGETS
 from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
-from formless.report.comparison import Change, Comparison, compare
+from formless.report.comparison import Comparison, compare
+from formless.report.examples import examples
 from formless.report.form_tables import counted_text, independence_table
 from formless.report.independence import independence, mean_over_seeds
+from formless.report.items import expected, item_tables
 from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
@@ -32,7 +34,9 @@ from formless.report.plots import (
     training_plot,
 )
 from formless.report.ratios import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RETENTION
+from formless.report.recall import WORST_CASE_RECALL, Recall, recall_by_task, worst_case_recall
 from formless.report.runs import SECONDS, CollectedRuns, Condition, RunMetrics, RunsProvenance, collect_folder
+from formless.report.side_effects import side_effects, tone
 from formless.report.summary import MethodSummary, summarize
 from formless.report.tables import (
     absent_text,
@@ -42,7 +46,6 @@ from formless.report.tables import (
     difference,
     is_headline,
     item_count,
-    metric_spec,
     metric_title,
     number,
     percent,
@@ -50,6 +53,7 @@ from formless.report.tables import (
     spread_text,
     task_title,
 )
+from formless.report.verdict import ci_words, methods_sentence, share, verdict
 
 ANSWERS, CHARACTERS, LISTED = 4_000, 300, 100
 """The most answers that a page shows, characters of one, and failed or missing runs that are listed one by one."""
@@ -100,31 +104,28 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         "difference": difference,
         "facts": edit_facts,
         "training": training_plot,
+        "task": task_title,
+        "expected": expected,
+        "share": share,
+        "ci_words": ci_words,
     }
     page = report_environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
-        independence=independence_table(independence([(original, edited)])), items=_item_tables(original, edited),
-        maps=_mention_plots(comparison_maps(comparison)),
+        independence=independence_table(independence([(original, edited)])), items=item_tables(original, edited),
+        verdict=verdict(original, edited), recall=_recall_rows(original, edited), examples=examples(original, edited),
+        side_effects=side_effects(comparison.changes), maps=_mention_plots(comparison_maps(comparison)),
         answers=list(zip(original.answers, edited.answers, strict=True)),
     )  # fmt: skip
     store.write_text(path, page)
     return comparison
 
 
-def tone(change: Change) -> str:
-    """Return the class of a change whose confidence interval leaves out 0, by whether an edit is to bring it about.
-
-    Returns:
-        `fell` where the target's metric fell. `warned` where it rose, and where a neighbor's or an ability's got worse. Else
-        nothing: also for a metric of which neither direction is better.
-    """
-    spec, ci = metric_spec(change.key), change.difference.ci
-    if spec is None or spec.higher_is_better is None or ci is None or ci[0] <= 0 <= ci[1]:
-        return ""
-    is_lower = (ci[1] < 0) == spec.higher_is_better
-    if change.key.split == "forget":
-        return "fell" if is_lower else "warned"
-    return "warned" if is_lower else ""
+def _recall_rows(original: Record, edited: Record) -> list[tuple[str, Recall | None, Recall | None]]:
+    """Return the recall of known facts before and after: over all ways of asking first, then by task; empty without answers."""
+    worst = [worst_case_recall(original, record) for record in (original, edited)]
+    before, after = (recall_by_task(original, record) for record in (original, edited))
+    rows = [(task_title(task), before.get(task), after.get(task)) for task in dict.fromkeys((*before, *after))]
+    return [("Worst case, over all ways of asking", worst[0], worst[1]), *rows] if rows else []
 
 
 def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
@@ -140,47 +141,6 @@ def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
     rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
     return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
-
-
-@dataclass(frozen=True)
-class ItemTable:
-    """The items of one task, before and after.
-
-    Args:
-        title: The task and its split.
-        rows: Query, right answer, and what the original and the edited model gave.
-    """
-
-    title: str
-    rows: tuple[tuple[str, str, str, str], ...]
-
-
-def _item_tables(original: Record, edited: Record) -> list[ItemTable]:
-    """Return a table for every task whose items have an answer to show."""
-    tables = []
-    for before in original.tasks:
-        after = edited.task(before.task, before.split)
-        if after is None or not any(item.expected or item.answer for item in before.items):
-            continue
-        pairs = zip(before.items, after.items, strict=True)
-        rows = tuple((old.query, _expected(old), _given(before, old), _given(after, new)) for old, new in pairs)
-        tables.append(ItemTable(", ".join(filter(None, (task_title(before.task), before.split))), rows))
-    return tables
-
-
-def _expected(item: ItemResult) -> str:
-    return "; ".join(item.expected) if isinstance(item.expected, list) else (item.expected or "").strip()
-
-
-def _given(result: TaskResult, item: ItemResult) -> str:
-    """Return what a model gave to an item: why it was skipped, or its answer and its headline metrics."""
-    if item.skipped:
-        return item.skipped
-    keys = [MetricKey(result.task, result.split, name) for name in item.metrics]
-    shown = [key for key in keys if is_headline(key)]
-    names = len(shown) > 1
-    metrics = [(f"{key.metric} " if names else "") + number(item.metrics[key.metric]) for key in shown]
-    return "; ".join(filter(None, (item.answer, ", ".join(metrics))))
 
 
 # --- A whole experiment
@@ -264,12 +224,12 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     names = dict.fromkeys(summary.condition.model for summary in summaries)
     provenance = content.provenance
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
-    filters["mentions"] = lambda summary: _mention_plots(summary_maps(summary))
     page = report_environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
-        models=[_model(name, summaries, collected, content) for name in names],
-        overview=(COMBINED, FORGETTING, RETENTION, FORM_GAP, NOISE_GAP, SECONDS), collected=collected,
+        models=[_model(name, summaries, collected, content, baseline) for name in names],
+        first=(FORGETTING, RETENTION, COMBINED), further=(FORM_GAP, NOISE_GAP, SECONDS), recall=WORST_CASE_RECALL,
+        collected=collected,
         counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
         listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
@@ -284,12 +244,16 @@ def _counts(collected: CollectedRuns) -> dict[str, int]:
     return {"planned": collected.planned.total()} | counts
 
 
-def _model(name: str, summaries: Sequence[MethodSummary], collected: CollectedRuns, content: PageContent) -> dict[str, Any]:
+def _model(
+    name: str, summaries: Sequence[MethodSummary], collected: CollectedRuns, content: PageContent, baseline: str
+) -> dict[str, Any]:
     """Return what the page shows of one model."""
     own = [summary for summary in summaries if summary.condition.model == name]
     curves = {one.condition.method: content.curves[one.condition] for one in own if one.condition in content.curves}
     return {
-        "name": name, "summaries": own, "maps": _heat_maps(name, own, collected.complete),
+        "name": name, "summaries": own, "sentence": methods_sentence(own, baseline),
+        "mentions": [(one.condition.method, plots) for one in own if (plots := _mention_plots(summary_maps(one)))],
+        "maps": _heat_maps(name, own, collected.complete),
         "plots": {"forms": forms_plot(own), "gap": gap_plot(own), "scatter": scatter_plot(own)},
         "curves": [(method, curves_plot(found), len(found.losses)) for method, found in curves.items()],
         "methods": [summary.condition.method for summary in own], "answers": _by_target(content.answers.get(name, {})),

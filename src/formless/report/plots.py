@@ -47,7 +47,7 @@ def form_colors() -> list[tuple[str, str]]:
 
 
 def split_plot(changes: Sequence[Change]) -> str | None:
-    """Return bars of what is known, original beside unlearned, with 95 % confidence intervals over items.
+    """Return bars of what is known, original beside edited, with 95 % confidence intervals over items.
 
     Args:
         changes: Of one split; metrics in [0, 1] of which a higher value means more knowledge or ability are drawn.
@@ -60,7 +60,7 @@ def split_plot(changes: Sequence[Change]) -> str | None:
         return None
     figure = Figure(figsize=(7.2, 0.62 * len(rows) + 0.9))
     axes = figure.add_subplot()
-    for offset, color, label in ((-0.2, ORIGINAL, "original"), (0.2, EDITED, "unlearned")):
+    for offset, color, label in ((-0.2, ORIGINAL, "original"), (0.2, EDITED, "edited")):
         metrics = [change.original if label == "original" else change.edited for change in rows]
         places = [index + offset for index in range(len(rows))]
         axes.barh(places, [metric.value or 0.0 for metric in metrics], height=0.38, color=color, label=label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from formless.errors import UnknownNameError
@@ -120,14 +120,15 @@ def _method_summary(
     counted = {target: own[target] for target in pairs}
     found = [ratios for seeds in counted.values() if (ratios := [seed.ratios for seed in seeds if seed.ratios])]
     independence = independence_of(found) if found else None
-    estimates = independence.estimates() if independence else {}
+    metrics = summarize_pairs(list(pairs.values()))
+    for key, one in independence.estimates().items() if independence else ():
+        metrics[key] = replace(metrics[key], value=one) if key in metrics else Summary(one)
     return MethodSummary(
         condition, is_baseline, targets=tuple(counted), seeds=max(map(len, counted.values()), default=0), runs=planned,
         complete=sum(map(len, own.values())), failed=failed, missing=missing,
         left_out=tuple(target for target in own if target not in counted),
         skipped=sum(seed.skipped for seeds in counted.values() for seed in seeds),
-        metrics=summarize_pairs(list(pairs.values())) | {key: Summary(one) for key, one in estimates.items()},
-        independence=independence,
+        metrics=metrics, independence=independence,
     )  # fmt: skip
 
 
