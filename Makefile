@@ -19,8 +19,11 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
 
+# A CPU that multiplies bfloat16 is several times as fast with it.
+FAST_DTYPE = $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bfloat16 || echo auto)
+
 demo-large: $(VENV)/.ready
-	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite quick --out demo-large
+	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite quick --dtype $(FAST_DTYPE) --out demo-large
 
 # A file's tests stay in one process, because some files share a fixture that is expensive (a cluster, a browser).
 test: $(VENV)/.ready browser

@@ -20,6 +20,7 @@ def demo_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for edit, records and report.")] = Path("demo"),
     model: terminal.ModelOption = "smollm2",
     suite: Annotated[str, typer.Option(help="What is measured; see `formless eval`.")] = SUITE,
+    dtype: terminal.DtypeOption = "auto",
 ) -> None:
     """Make a model forget one concept and show what it says before and after. A second demo replaces the first.
 
@@ -42,7 +43,7 @@ def demo_command(
     store.refuse_existing(out, force=True, mark=store.DemoFolder.REPORT)
     found = find_target(SAMPLE, target)
     make_plan(found, suite, None)  # an unknown suite stops here, before the model is loaded
-    lm = terminal.load_model(model, "auto", "auto")
+    lm = terminal.load_model(model, dtype, "auto")
     edit = unlearn(lm, found)
     terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s (ROCR, no training)")
     with terminal.progress(found.subject) as bar:
@@ -52,7 +53,8 @@ def demo_command(
         edit.save(files.edit)
         outcome.original.save(files.original)
         outcome.edited.save(files.unlearned)
-        command = shlex.join(["formless", "demo", "--target", found.subject, "--model", model, "--suite", suite])
+        own = ["--target", found.subject, "--model", model, "--suite", suite, "--dtype", dtype]
+        command = shlex.join(["formless", "demo", *own])
         comparison = write_report(files.report, outcome.original, outcome.edited, command=command)
     terminal.out.print(str(verdict(outcome.original, outcome.edited)), soft_wrap=True)
     terminal.show_tables(comparison_tables(comparison, f"{found.subject}, {lm.name}"))
