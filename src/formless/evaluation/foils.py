@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 
 from formless.data.questions.distractors import Pool
 from formless.data.questions.kinds import kind_of
+from formless.data.rows import LANGUAGES
 from formless.data.target import Aliases, Item, KindItem, Reverse, Target
 
 FOILS = 5
-LANGUAGES = ("German", "French", "Spanish", "Chinese")
 CHANCE = 1 / (FOILS + 1)
 """How often a model that knows nothing prefers the right answer."""
 
