@@ -21,8 +21,9 @@ from formless.evaluation.record import Record
 from formless.evaluation.statistics import bootstrap_ci
 from formless.experiment.measure import measure_edit
 from formless.report.comparison import compare
+from formless.report.form_tables import independence_table
 from formless.report.independence import independence
-from formless.report.tables import independence_table, percent, percent_ci
+from formless.report.tables import percent, percent_ci
 
 
 def main(data: str, suite: str, settings: list[str]) -> None:
