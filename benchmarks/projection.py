@@ -43,7 +43,7 @@ def second_moment(width: int) -> Tensor:
 def plain_projection(moment: Tensor) -> Tensor:
     """P `[d, d]` as the published code makes it, in float32."""
     vectors, values, _ = torch.linalg.svd(moment, full_matrices=False)
-    kept = vectors[:, values < THRESHOLD]
+    kept: Tensor = vectors[:, values < THRESHOLD]
     return kept @ kept.T
 
 

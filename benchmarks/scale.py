@@ -55,7 +55,8 @@ def rows(*, quick: bool = False) -> list[Row]:
 def _published(key: Tensor, residual: Tensor, matrix: Tensor) -> Tensor:
     left = (matrix @ key)[:, None] * key[None]  # P k k^T without a product of two matrices
     left.diagonal().add_(1.0)
-    return torch.linalg.solve(left, (matrix @ key)[:, None] * residual[None]).T
+    solved: Tensor = torch.linalg.solve(left, (matrix @ key)[:, None] * residual[None])
+    return solved.T
 
 
 def edit(shape: str) -> str:
