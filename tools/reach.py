@@ -79,6 +79,11 @@ def recall_rows(summary: MethodSummary) -> Iterator[list[Cell]]:
             yield [title, found.value.n, cell(found.baseline), cell(found.value)]
 
 
+def on_white(plot: str) -> str:
+    """Return an SVG that is opaque: a page shows it as an image, whose text cannot follow the page's color."""
+    return plot.replace("<svg ", '<svg style="background: white; color: black" ', 1)
+
+
 def main() -> None:
     """Read a folder of runs and write both results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -100,8 +105,8 @@ def main() -> None:
     percent = {"unit": "%", "format": "+.0f", "ci_format": "+.0f"}
     figure = FOLDER / f"reach_{given.name}.svg"
     plots = [mention_plot(found) for found in summary_maps(summary) if (found.split, found.grouped_by) == ("forget", "mention")]
-    for plot in plots:  # opaque, since a page shows it as an image, whose text cannot follow the page's color
-        figure.write_text(plot.replace("<svg ", '<svg style="background: white; color: black" ', 1), "utf-8")
+    for plot in plots:
+        figure.write_text(on_white(plot), "utf-8")
     write_result(FOLDER / f"reach_{given.name}.json", Result(
         title=f"How far one ROCR edit reaches, {model}",
         about="What one ROCR edit of the full name takes away from the probability of the right answer, by form, by how the "
