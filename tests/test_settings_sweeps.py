@@ -6,15 +6,15 @@ import pytest
 
 from formless.experiment.tune import windows
 from formless.models.settings import model_settings
-from formless.report.ratios import Ratios
 from formless.report.runs import Condition, RunMetrics
 from formless.report.tuning import Tried
+from tests.experiment.conftest import made_ratios
 from tools import settings_sweeps, tuning
 from tools.results import Estimate, load_results
 
 
 def run(target: str, forget: dict[str, float], neighbor: dict[str, float], method: str = "rocr") -> RunMetrics:
-    return RunMetrics(Condition("model", method), target, None, False, (), {}, {}, Ratios(forget, neighbor), 0)
+    return RunMetrics(Condition("model", method), target, None, False, (), {}, {}, made_ratios(forget, neighbor), 0)
 
 
 def test_rows_by_form_and_the_means() -> None:
@@ -23,8 +23,8 @@ def test_rows_by_form_and_the_means() -> None:
         run("2_B", {"statement": 0.4}, {"qa": 1.0}),
     ]
     assert settings_sweeps.rows("none", runs) == [
-        ["none", "Statement", 2, 70.0, 120.0],  # 1 - (0.2 + 0.4) / 2
-        ["none", "Question", 1, 40.0, 90.0],
+        ["none", "Statement", 2, 71.7, 120.0],  # 1 - (0.2 * 0.4) ** 0.5
+        ["none", "Question", 1, 40.0, 89.4],  # (0.8 * 1) ** 0.5
         ["none", settings_sweeps.ALL_FORMS, 2, 60.0, 95.0],  # ((0.8 + 0.4) / 2 + 0.6) / 2; ((1 + 0.8) / 2 + 1) / 2
     ]
     assert settings_sweeps.means(runs) == pytest.approx((0.6, 0.95))
@@ -35,8 +35,8 @@ def test_five_concepts_have_an_interval() -> None:
     (_, _, n, forgetting, retention), _ = settings_sweeps.rows("none", runs)
     assert n == 5
     assert isinstance(forgetting, Estimate)
-    assert forgetting.value == 70
-    assert forgetting.ci[0] < 70 < forgetting.ci[1]
+    assert forgetting.value == 73.9  # 1 - (0.1 * 0.2 * 0.3 * 0.4 * 0.5) ** 0.2
+    assert forgetting.ci[0] < 73.9 < forgetting.ci[1]
     assert isinstance(retention, Estimate)
     assert retention.ci == (100, 100)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from formless.evaluation.statistics import CI, Estimate, Metric
 from formless.report.comparison import Change
-from formless.report.frontier import Frontier
 from formless.report.mentions import MentionMap, short_title
 from formless.report.ratios import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
 from formless.report.summary import MethodSummary
 from formless.report.tables import is_headline, metric_spec, metric_title, task_title
+
+if TYPE_CHECKING:
+    from formless.report.frontier import Frontier  # it loads models, which pages need not
 
 INK = "#123456"  # stands for the page's text color
 ORIGINAL, EDITED = "#8a94a6", "#d1495b"
