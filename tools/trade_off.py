@@ -58,8 +58,7 @@ NOTES = [
     "Over the items that the original model knows. The strength is a factor from 0.25 to 2 on what the edit changed; 1 is the "
     "edit as it was computed. A target whose neighbors keep more than a level at every strength has no value there: `targets` "
     "is the number of those that reach it.",
-    "`rocr-bare` reads the current value for the bare name, as the published code does; `rocr` reads it in the "
-    "chat contexts.",
+    "`rocr-bare` reads the current value for the bare name, as the published code does; `rocr` reads it in the chat contexts.",
     "No trained method has a row yet: training texts that hold what is asked are there for three of the twelve targets only, "
     "and settings that were not tuned alike would say nothing.",
 ]
