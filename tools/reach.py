@@ -19,7 +19,7 @@ from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Estimate
 from formless.report.mentions import summary_maps
-from formless.report.plots import mention_plot
+from formless.report.plots import form_colors, mention_plot
 from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.recall import RECALL_OF_KNOWN, WORST_CASE_RECALL
 from formless.report.runs import CollectedRuns, collect_folder
@@ -80,8 +80,11 @@ def recall_rows(summary: MethodSummary) -> Iterator[list[Cell]]:
 
 
 def on_white(plot: str) -> str:
-    """Return an SVG that is opaque: a page shows it as an image, whose text cannot follow the page's color."""
-    return plot.replace("<svg ", '<svg style="background: white; color: black" ', 1)
+    """Return an SVG that is opaque and has its own colors: a page shows it as an image, which cannot follow the page's."""
+    names = "".join(
+        f"--form-{number}: {light}; " for number, (light, _) in enumerate(form_colors(), 1) if f"--form-{number})" in plot
+    )
+    return plot.replace("<svg ", f'<svg style="{names}background: white; color: black" ', 1)
 
 
 def main() -> None:
