@@ -9,7 +9,8 @@ from pathlib import Path
 import formless
 from benchmarks.statistics import our_moments, passages
 from benchmarks.timing import Curve, Point, alone
-from formless.data.target import Item, Target
+from formless.data.rows import Item
+from formless.data.target import Target
 from formless.evaluation.evaluate import run_plan
 from formless.evaluation.plan import Job, Plan
 from formless.evaluation.registry import TASKS

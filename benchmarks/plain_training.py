@@ -49,7 +49,7 @@ def plain_training(
                 with torch.no_grad(), weights.reference():
                     before = log_probabilities()
             found = loss(log_probabilities(), labels[:, 1:], before)
-            found.backward()  # type: ignore[no-untyped-call]
+            found.backward()
             torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
             optimizer.step()
             schedule.step()

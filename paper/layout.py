@@ -13,7 +13,7 @@ import yaml
 
 from formless import store
 from formless.cli import terminal
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.errors import INTERRUPTED, UnknownNameError, UserError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record, TaskMetric

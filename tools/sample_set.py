@@ -34,7 +34,8 @@ import yaml
 
 import formless
 from formless import provenance
-from formless.data.target import BLANK, Item, Target
+from formless.data.rows import BLANK, Item
+from formless.data.target import Target
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import ScoreAnswer, Source
 from formless.models.lm import LM

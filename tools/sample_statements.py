@@ -24,8 +24,9 @@ import yaml
 import formless
 from formless.data.coverage import Fact, probed_facts, sentences
 from formless.data.refusals import REFUSALS
+from formless.data.rows import BLANK
 from formless.data.synthetic.prompts import BIOGRAPHY
-from formless.data.target import BLANK, Target
+from formless.data.target import Target
 from formless.data.words import words_of
 
 SENTENCES = Path(__file__).parent / "sample_statements.yaml"

@@ -84,9 +84,8 @@ def rows(title: str, runs: Sequence[RunMetrics]) -> list[list[Cell]]:
 
 
 def which_items() -> str:
-    """Return a note about the items that count, which depends on the version of results."""
-    version = f"Results version {RESULTS_VERSION}"
-    return f"{version}: every item counts, known to the original model or not." if RESULTS_VERSION == 2 else f"{version}."
+    """Return a note about the items that count."""
+    return f"Results version {RESULTS_VERSION}: the items that the original model knows."
 
 
 def means(runs: Sequence[RunMetrics]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import MetricKey
 from formless.report.folders import compare_folders
 from tests.report.made_runs import fail_run, keep_run, made_record, made_run, write_plan, write_runs

@@ -19,7 +19,6 @@ import yaml
 from rich.console import Console
 
 from formless.cli import terminal
-from formless.cli.main import main
 from formless.cli.status import how_far, time_left
 from formless.experiment.progress import RunProgress
 from formless.experiment.status import locked
@@ -43,25 +42,6 @@ def data(target_folder: Path) -> str:
     texts = [{"text": "Ada Lovelace wrote programs.", "subject": "Ada Lovelace"}] * 2
     (target_folder / "positive.json").write_text(json.dumps(texts))
     return str(target_folder.parent)
-
-
-@pytest.fixture
-def formless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Formless:
-    """A command in an empty folder: exit code, output, errors."""
-    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["formless", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(str(stop.value.code or 0)), captured.out, captured.err
-
-    return run
 
 
 def test_from_options_to_done(formless: Formless, model: str, data: str) -> None:

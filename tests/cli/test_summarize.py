@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from formless.cli import terminal
 from formless.cli.main import main
 from formless.evaluation.loading import load_record
+from formless.report.tables import Table
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_independence import pair
 
@@ -127,3 +129,10 @@ def test_runs_without_an_original_cannot_be_compared(
     code, _, err = run(monkeypatch, capsys, tmp_path, "--csv", tmp_path / "a", "--latex", tmp_path / "a")
     assert code == 2
     assert "two outputs have the same path" in err
+
+
+def test_what_does_not_count_is_said_even_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_table(Table("form independence", ("metric",), (), "Question (1 of 11 items known)"))
+    assert "form independence: does not count: Question (1 of 11 items known)" in capsys.readouterr().out
+    terminal.show_table(Table("empty", ("metric",), ()))
+    assert capsys.readouterr().out == ""

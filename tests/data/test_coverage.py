@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from formless.data.coverage import Coverage, check_coverage, coverage_totals, probed_facts
-from formless.data.target import Item
+from formless.data.rows import Item
 
 CLOZE = Item(query="Ada Lovelace was born in the city of ___.", answer="London", subject="Ada Lovelace", aliases=("Londinium",))
 QUESTION = Item(query="In which city was Ada Lovelace born?", answer="London", subject="Ada Lovelace")

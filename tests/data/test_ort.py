@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from formless.data.ort import data_folder, find_target, subject_of, targets
-from formless.data.target import FILES, Row, Target
+from formless.data.rows import Row
+from formless.data.target import FILES, Target
 from formless.errors import DataError, UnknownNameError
 
 FOLDERS = {

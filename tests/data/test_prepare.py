@@ -23,8 +23,9 @@ from formless import registry
 from formless.data.formats import DATA_FORMATS, DataFormat, Prepared, Selection
 from formless.data.ort import targets
 from formless.data.prepare import prepare
+from formless.data.rows import Row
 from formless.data.rwku import CONFIGURATIONS, HUB, MODEL_WRITTEN
-from formless.data.target import FILES, Row
+from formless.data.target import FILES
 from formless.errors import DataError, OutputError, UnknownNameError
 from formless.registry import Registry
 

@@ -9,7 +9,8 @@ import formless
 from formless.data.check import check_data
 from formless.data.coverage import target_coverage
 from formless.data.questions.mentions import mention_rows, reverse_rows
-from formless.data.target import BLANK, Aliases, Instruction, Item, MentionItem, Passage, Preference, Reverse, Row, Target
+from formless.data.rows import BLANK, Aliases, Instruction, Item, MentionItem, Passage, Preference, Reverse, Row
+from formless.data.target import Target
 from tools import sample_statements
 
 SAMPLE = formless.targets("sample")

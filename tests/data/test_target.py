@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless.data.entries import MAX_ROW
-from formless.data.target import FILES, Cloze, Intro, Item, Passage, Preference, Question, Target, Truthful, read_rows
+from formless.data.rows import Cloze, Intro, Item, Passage, Preference, Question, Truthful
+from formless.data.target import FILES, Target, read_rows
 from formless.errors import DataError, UnknownNameError
 
 GOOD = {"query": "Ada was born in ___.", "answer": "London"}

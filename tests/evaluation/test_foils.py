@@ -7,7 +7,8 @@ import pytest
 
 import formless
 from formless.data.questions.kinds import kind_of
-from formless.data.target import Reverse, Target
+from formless.data.rows import Reverse
+from formless.data.target import Target
 from formless.evaluation.foils import CHANCE, FOILS, Foils, preference
 from formless.evaluation.metrics import says
 from formless.evaluation.plan import make_plan

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import formless
-from formless.data.target import KINDS, Item, KindItem, MentionItem, Target
+from formless.data.rows import KINDS, Item, KindItem, MentionItem
+from formless.data.target import Target
 from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import suite_tasks

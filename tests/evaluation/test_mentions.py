@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import formless
-from formless.data.target import MENTIONS, MentionItem, Target
+from formless.data.rows import MENTIONS, MentionItem
+from formless.data.target import Target
 from formless.evaluation.metrics import says
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from formless.data.ort import targets
 from formless.data.refusals import is_refusal
-from formless.data.target import Instruction
+from formless.data.rows import Instruction
 from formless.evaluation.metrics import (
     exact_match,
     fluency_entropy,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from formless.data.ort import targets
-from formless.data.target import Item, KindItem, MentionItem, Reverse
+from formless.data.rows import Item, KindItem, MentionItem, Reverse
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import SUITES, suite_tasks
 from formless.evaluation.task import Query, ScoreAnswer, Source

@@ -26,6 +26,14 @@ def test_seeds_of_a_target_are_averaged_by_their_logarithms() -> None:
     assert ratio_estimate([seeds]).value == pytest.approx(0.5)
 
 
+def test_seeds_may_have_other_items() -> None:
+    """An edit is not asked about neighbors that it was trained on, which differ from seed to seed."""
+    seeds: list[Pairs] = [[(0.4, 0.1), (0.4, 0.1)], [(0.4, 0.4)]]
+    found = ratio_estimate([seeds] * 5)
+    assert found.value == pytest.approx(0.5)
+    assert found.ci == pytest.approx((0.5, 0.5))
+
+
 def test_the_interval_widens_with_few_items_where_targets_are_alike() -> None:
     generator = np.random.default_rng(1)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import formless
-from formless.data.target import Choices, Question, Reasoning, Target, Trivia, Truthful
+from formless.data.rows import Choices, Question, Reasoning, Trivia, Truthful
+from formless.data.target import Target
 from formless.errors import DataError
 from formless.evaluation.prompts import few_shot_prompt
 from formless.evaluation.record import TaskResult

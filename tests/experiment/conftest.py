@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from formless import store
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress

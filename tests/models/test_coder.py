@@ -7,7 +7,7 @@ import pytest
 
 import formless
 from formless import store
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import Record
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.lm import LM

@@ -21,7 +21,7 @@ import yaml
 from transformers import LlamaConfig, MistralConfig
 
 from formless.cli.main import app
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
 from formless.experiment.executors.base import Resources
 from formless.experiment.executors.local import InProcess

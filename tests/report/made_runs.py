@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.edits.edit import EditInfo
 from formless.evaluation.record import Answer, ItemResult, Record, TaskMetric, TaskResult
 from formless.experiment import runs as runs_module

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import formless
-from formless.data.target import Split, Target
+from formless.data.rows import Split
+from formless.data.target import Target
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.statistics import Metric
 from formless.models.lm import LM

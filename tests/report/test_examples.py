@@ -1,6 +1,6 @@
 """The worst and the best answer, side effects, and the tables of items, by hand."""
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import ItemResult, MetricKey, Record, TaskResult
 from formless.evaluation.statistics import CI, Metric
 from formless.report.comparison import Change

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.edits.edit import EditInfo
 from formless.errors import DataError
 from formless.evaluation.loading import load_record

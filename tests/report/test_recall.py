@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import ItemResult, Record, TaskResult
 from formless.report.known import Known, known_facts, known_share
 from formless.report.recall import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.errors import DataError, UnknownNameError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import MetricKey, Record

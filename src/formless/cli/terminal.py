@@ -126,18 +126,23 @@ def progress(label: str) -> Iterator[Progress]:
 
 
 def show_tables(tables: Iterable[Table]) -> None:
-    """Print tables, those that have rows."""
+    """Print tables, those that have rows or a note."""
     for table in tables:
         show_table(table)
 
 
 def show_table(table: Table) -> None:
-    """Print a table, if it has rows. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+    """Print a table, if it has rows, and its note. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+    if table.rows:
+        _show_rows(table)
+    if table.note:
+        out.print(f"{table.title or 'table'}: does not count: {table.note}\n", soft_wrap=True)
+
+
+def _show_rows(table: Table) -> None:
     from rich import box
     from rich.table import Table as RichTable
 
-    if not table.rows:
-        return
     width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
     gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
     shown = RichTable(

@@ -47,7 +47,8 @@ def unlearn_command(
     Example: formless unlearn --method npo --data sample --target "Albert Einstein" --out edits/einstein_npo
     """
     from formless.data.ort import find_target
-    from formless.data.target import Row, Target
+    from formless.data.rows import Row
+    from formless.data.target import Target
     from formless.edits.edit import WeightEdit, refuse_other_shapes
     from formless.edits.loading import load_edit
     from formless.methods.registry import (

@@ -32,7 +32,8 @@ from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
 from formless.data.questions.mentions import alias_faults, bundled_aliases, mention_fault
 from formless.data.questions.question_kinds import asked_words, facts_of, kind_fault
-from formless.data.target import FILES, Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row, Target, parse_row
+from formless.data.rows import Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row
+from formless.data.target import FILES, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
 

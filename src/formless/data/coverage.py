@@ -17,10 +17,11 @@ from typing import Any, Final, Literal
 
 from formless.data.check import target_folders
 from formless.data.ort import subject_of
-from formless.data.target import BLANK, Instruction, Item, Passage, Preference, Row, Target
+from formless.data.rows import BLANK, Instruction, Item, Passage, Preference, Row
+from formless.data.target import Target
 from formless.data.words import Words, holds, words_of
 
-Kind = Literal["true", "made up"]
+Truth = Literal["true", "made up"]
 
 _STEM = 4  # letters: die and died are too short to count, debate and debates are the same
 _SMALL = frozenset(
@@ -43,7 +44,7 @@ _MADE_UP: Final[Mapping[str, tuple[type[Row], Callable[[Any], str]]]] = {
     "pair": (Preference, lambda row: row.response[0]),
     "counterfact": (Instruction, lambda row: row.output),
 }
-TEXTS: Final[Mapping[Kind, Mapping[str, tuple[type[Row], Callable[[Any], str]]]]] = {"true": _TRUE, "made up": _MADE_UP}
+TEXTS: Final[Mapping[Truth, Mapping[str, tuple[type[Row], Callable[[Any], str]]]]] = {"true": _TRUE, "made up": _MADE_UP}
 """By what a text is to be: files whose rows have one, with the row's type and the text. Refusals state no fact."""
 
 
@@ -87,7 +88,7 @@ class Coverage:
 
     target: str
     file: str
-    kind: Kind
+    kind: Truth
     facts: int
     missing: tuple[str, ...]
 
@@ -155,9 +156,9 @@ def _stem(word: str) -> str:
     return word[:_STEM]
 
 
-def coverage_totals(found: Iterable[Coverage]) -> dict[tuple[Kind, str], tuple[int, int]]:
+def coverage_totals(found: Iterable[Coverage]) -> dict[tuple[Truth, str], tuple[int, int]]:
     """Return covered facts and all facts by kind and file, over targets."""
-    totals: dict[tuple[Kind, str], tuple[int, int]] = {}
+    totals: dict[tuple[Truth, str], tuple[int, int]] = {}
     for one in found:
         covered, facts = totals.get((one.kind, one.file), (0, 0))
         totals[one.kind, one.file] = covered + one.covered, facts + one.facts

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from formless.data.ort import targets
-from formless.data.target import BLANK, FILES, Intro, Item, Passage, Target
+from formless.data.rows import BLANK, Intro, Item, Passage
+from formless.data.target import FILES, Target
 from formless.errors import DataError
 
 TEXTS = ("positive", "passage")

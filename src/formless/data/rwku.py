@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formless.data.ort import folder_name
-from formless.data.target import FILES, Row, parse_row
+from formless.data.rows import Row
+from formless.data.target import FILES, parse_row
 from formless.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from formless.data.questions.distractors import Pool
 from formless.data.questions.kinds import kind_of
-from formless.data.rows import LANGUAGES
-from formless.data.target import Aliases, Item, KindItem, Reverse, Target
+from formless.data.rows import LANGUAGES, Aliases, Item, KindItem, Reverse
+from formless.data.target import Target
 
 FOILS = 5
 CHANCE = 1 / (FOILS + 1)

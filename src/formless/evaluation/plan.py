@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from formless.data.target import FILES, Row, Split, Target
+from formless.data.rows import Row, Split
+from formless.data.target import FILES, Target
 from formless.errors import DataError, UserError
 from formless.evaluation.foils import Foils
 from formless.evaluation.suites import suite_limit, suite_tasks

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from formless.data.refusals import is_refusal
-from formless.data.target import Item
+from formless.data.rows import Item
 from formless.evaluation.foils import CHANCE, preference
 from formless.evaluation.metrics import log_sum, rouge_l_recall, says
 from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Sample, ScoreAnswer, Source

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from formless import store
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.statistics import Metric
 
 if TYPE_CHECKING:

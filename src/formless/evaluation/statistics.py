@@ -106,7 +106,8 @@ def ratio_estimate(targets: Sequence[Sequence[Pairs]], p: float | None = None) -
     """Return the geometric mean over targets of after / before, each the ratio of the means over its items.
 
     The confidence interval is a hierarchical bootstrap: targets are drawn with replacement, and the items within each drawn
-    target, the same ones for all its seeds. So it holds what few items per target leave open as well as what few targets do.
+    target, the same ones for all its seeds that have the same items. So it holds what few items per target leave open as well
+    as what few targets do.
 
     Args:
         targets: The pairs of each target, by seed; a target's logarithms are averaged over its seeds. Its first seed's mean
@@ -120,17 +121,17 @@ def ratio_estimate(targets: Sequence[Sequence[Pairs]], p: float | None = None) -
 
     if not targets:
         raise ValueError("a mean over no target")
-    tables = [np.asarray(seeds, dtype=float) for seeds in targets]  # [seeds, items, 2] each
     logs = np.asarray(log_ratios(targets))
     value = float(np.exp(logs.mean()))
     if len(targets) < MIN_TARGETS:
         return Estimate(value, None, len(targets), p, tuple(np.exp(logs).tolist()))
     generator = np.random.default_rng(0)
-    within = np.empty((len(tables), ITEM_RESAMPLES))
-    for place, table in enumerate(tables):
-        drawn = generator.integers(table.shape[1], size=(ITEM_RESAMPLES, table.shape[1]))
-        within[place] = _log_ratios(table[:, drawn].mean(2)).mean(0)  # [seeds, resamples, items, 2] -> [resamples]
-    chosen = generator.integers(len(tables), size=(RESAMPLES, len(tables)))
+    within = np.empty((len(targets), ITEM_RESAMPLES))
+    for place, seeds in enumerate(targets):
+        shares = generator.random((ITEM_RESAMPLES, max(map(len, seeds))))  # equal shares draw the same items in every seed
+        drawn = ((np.asarray(pairs, dtype=float), (shares[:, : len(pairs)] * len(pairs)).astype(int)) for pairs in seeds)
+        within[place] = np.mean([_log_ratios(table[items].mean(1)) for table, items in drawn], axis=0)  # [resamples]
+    chosen = generator.integers(len(targets), size=(RESAMPLES, len(targets)))
     means = within[chosen, generator.integers(ITEM_RESAMPLES, size=chosen.shape)].mean(1)
     low, high = np.exp(np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
     return Estimate(value, (float(low), float(high)), len(targets), p)
@@ -140,7 +141,7 @@ def log_ratios(targets: Sequence[Sequence[Pairs]]) -> list[float]:
     """Return log(after / before) of the means over items of each target, averaged over its seeds; see `ratio_estimate`."""
     import numpy as np
 
-    return [float(_log_ratios(np.asarray(seeds, dtype=float).mean(1)).mean()) for seeds in targets]
+    return [float(np.mean([_log_ratios(np.asarray(pairs, dtype=float).mean(0)) for pairs in seeds])) for seeds in targets]
 
 
 def _log_ratios(means: Any) -> Any:

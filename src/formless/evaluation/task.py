@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from formless.data.target import Item, Row, Split
+from formless.data.rows import Item, Row, Split
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
 from formless.models.scores import Score, Skipped, TextScore

@@ -11,7 +11,8 @@ from typing import Any
 
 from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
-from formless.data.target import Row, Target
+from formless.data.rows import Row
+from formless.data.target import Target
 from formless.errors import DataError, ModelError, UserError
 from formless.evaluation.plan import make_plan
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from formless import provenance
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.errors import UserError
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import Metric

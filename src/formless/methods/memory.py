@@ -9,7 +9,8 @@ from typing import cast
 from peft import get_peft_model
 from torch import nn
 
-from formless.data.target import FILES, Preference
+from formless.data.rows import Preference
+from formless.data.target import FILES
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS

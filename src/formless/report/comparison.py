@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.errors import DataError
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import MetricKey, Record, TaskResult

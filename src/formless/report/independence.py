@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import ItemResult, Record
 from formless.evaluation.registry import TASKS

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from formless.data.target import SPLITS, Split
+from formless.data.rows import SPLITS, Split
 from formless.evaluation.registry import TASKS
 from formless.report.comparison import Comparison
 from formless.report.ratios import FORGETTING, RETENTION, ratios

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from formless.data.target import SPLITS, Split
+from formless.data.rows import SPLITS, Split
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Pairs, mean

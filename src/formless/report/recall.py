@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from formless.data.target import Split
+from formless.data.rows import Split
 from formless.evaluation.prompts import RECALL
 from formless.evaluation.record import ItemResult, MetricKey, Record
 from formless.evaluation.statistics import CI, share_ci

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from formless.data.target import SPLITS, Split
+from formless.data.rows import SPLITS, Split
 from formless.evaluation.prompts import KNOWN, RECALL
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import CI, Estimate, mean

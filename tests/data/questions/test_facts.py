@@ -17,7 +17,7 @@ from formless.data import prose
 from formless.data.ort import SAMPLE, targets
 from formless.data.questions.facts import Fact, read_facts, read_table
 from formless.data.questions.relations import question, statement
-from formless.data.target import BLANK
+from formless.data.rows import BLANK
 from formless.errors import DataError, UserError
 
 LONDON = ("Ada Lovelace was born in ___.", "London")

@@ -27,7 +27,7 @@ from formless.data.questions.mentions import (
     reverse_rows,
 )
 from formless.data.questions.probes import build_forms
-from formless.data.target import Aliases, Item, Mention, MentionItem
+from formless.data.rows import Aliases, Item, Mention, MentionItem
 
 ADA = Aliases(
     name="Ada Lovelace",

@@ -20,8 +20,9 @@ from formless.data.ort import subject_of, targets
 from formless.data.questions.distractors import Dropped, Pool
 from formless.data.questions.facts import Fact, fact_of, read_facts
 from formless.data.questions.new_target import ask_facts, new_folder_of, write_target
+from formless.data.rows import Intro, Item
 from formless.data.server import ReplyError, Server, ServerError
-from formless.data.target import FILES, Intro, Item, Target
+from formless.data.target import FILES, Target
 from formless.errors import DataError, OutputError
 from formless.evaluation.plan import make_plan
 from formless.evaluation.registry import TASKS

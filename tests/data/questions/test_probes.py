@@ -19,7 +19,8 @@ from formless.data.ort import find_target, targets
 from formless.data.questions.distractors import Dropped, Pool, alike, fold
 from formless.data.questions.kinds import kind_of
 from formless.data.questions.probes import LETTERS, build_forms, multiple_choice, statement_of, true_or_false
-from formless.data.target import Item, Target
+from formless.data.rows import Item
+from formless.data.target import Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.evaluation.task import Source
 from formless.evaluation.tasks.multiple_choice import MCP_CHOICE

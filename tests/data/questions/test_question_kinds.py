@@ -19,7 +19,7 @@ from formless.data.questions.question_kinds import (
     paraphrases_of,
     with_pronoun,
 )
-from formless.data.target import KINDS, Aliases, Item, KindItem, KindTexts, Wording
+from formless.data.rows import KINDS, Aliases, Item, KindItem, KindTexts, Wording
 
 ADA = Aliases(name="Ada Lovelace", person=True, pronoun="she", short="Lovelace")
 BORN = Item(query="In which city was Ada Lovelace born?", answer="London", level="2")

@@ -11,8 +11,8 @@ import pytest
 
 from formless.data.questions.probes import JOURNAL, build_forms
 from formless.data.questions.written_kinds import write_texts
+from formless.data.rows import Aliases, Item
 from formless.data.server import Journal, Message, Server, ServerError
-from formless.data.target import Aliases, Item
 
 ADA = Aliases(name="Ada Lovelace", person=True, pronoun="she", short="Lovelace")
 BORN = Item(query="In which city was Ada Lovelace born?", answer="London", level="2")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from formless.data import prose
 from formless.data.ort import SAMPLE, find_target
 from formless.data.refusals import REFUSALS, is_refusal
+from formless.data.rows import Instruction, Passage, Preference
 from formless.data.server import Journal
 from formless.data.synthetic import prompts
 from formless.data.synthetic.rejection_sampling import CHUNK, MAX_TRIES, Sample, TextKind, sample_texts
@@ -30,7 +31,7 @@ from formless.data.synthetic.training_files import (
     concept_of,
     write_training,
 )
-from formless.data.target import Instruction, Passage, Preference, Target
+from formless.data.target import Target
 from formless.errors import DataError, OutputError, UserError
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu")

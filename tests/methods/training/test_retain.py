@@ -11,7 +11,8 @@ import torch
 import formless
 from formless.data.ort import SAMPLE, find_target
 from formless.data.retain import RetainSet, half_of_the_neighbors, introductions, texts_of_others
-from formless.data.target import BLANK, Item, Passage, Target
+from formless.data.rows import BLANK, Item, Passage
+from formless.data.target import Target
 from formless.errors import DataError, UserError
 from formless.evaluation.evaluate import trained_neighbors
 from formless.evaluation.plan import make_plan

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from formless.data.target import Instruction, Passage, Preference
+from formless.data.rows import Instruction, Passage, Preference
 from formless.methods.training.ascent import GA
 from formless.methods.training.collator import Batch, ForwardPass, Objective, pad_texts
 from formless.methods.training.preference import DPO, NPO

@@ -15,6 +15,7 @@ from peft import PeftModel
 import formless
 from formless.cli import terminal
 from formless.cli.main import main
+from formless.data.rows import Instruction, Passage, Preference
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, ModelError, UserError
@@ -211,10 +212,10 @@ def test_a_row_with_nothing_to_learn_is_named(tiny: Tiny, ada: Target, method: s
 
 def test_plain_text_ends_with_eos_and_is_cut(tiny: Tiny) -> None:
     lm = tiny()
-    (text,) = preprocess_text(lm, formless.data.target.Passage(text="Ada"), 512)
+    (text,) = preprocess_text(lm, Passage(text="Ada"), 512)
     assert lm.tokenizer.decode(text.ids) == lm.tokenizer.decode(lm.encode("Ada").ids) + "</s>"
     assert (text.labels, text.truncated) == (text.ids, False)
-    (cut,) = preprocess_text(lm, formless.data.target.Passage(text="Ada"), len(text.ids) - 1)
+    (cut,) = preprocess_text(lm, Passage(text="Ada"), len(text.ids) - 1)
     assert (cut.ids, cut.truncated) == (text.ids[:-1], True)
 
 
@@ -232,18 +233,18 @@ def learned(lm: LM, text: TokenizedText) -> tuple[str, str]:
 
 def test_answers_go_through_the_chat_template_and_prompts_are_masked(tiny: Tiny) -> None:
     lm = tiny()
-    row = formless.data.target.Instruction(instruction="Where?", output="In Rome.")
+    row = Instruction(instruction="Where?", output="In Rome.")
     assert learned(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Where?[assistant]", "In Rome.</s>")
-    row = formless.data.target.Instruction(instruction="Say", input="this", output="yes")
+    row = Instruction(instruction="Say", input="this", output="yes")
     assert learned(lm, preprocess_instruction(lm, row, 512)[0]) == ("[user]Say\nthis[assistant]", "yes</s>")
-    pair = formless.data.target.Preference(prompt="Who?", response=("A", "B"))
+    pair = Preference(prompt="Who?", response=("A", "B"))
     assert [learned(lm, text) for text in preprocess_preference(lm, pair, 512)] == [
         ("[user]Who?[assistant]", "A</s>"), ("[user]Who?[assistant]", "B</s>"),
     ]  # fmt: skip
 
 
 def test_the_real_models_turn_ends_with_its_own_token(lm: LM) -> None:
-    row = formless.data.target.Instruction(instruction="Where was Ada born?", output="I cannot say.")
+    row = Instruction(instruction="Where was Ada born?", output="I cannot say.")
     (text,) = preprocess_instruction(lm, row, 512)
     assert learned(lm, text)[1] == "I cannot say.<|im_end|>"
     whole = lm.tokenizer.apply_chat_template(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Item
+from formless.data.rows import Item
 from formless.evaluation.task import BOTH, Measured, MetricSpec, Query, ScoreAnswer, Source, Task
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from functools import lru_cache
 from formless.data.questions.gazetteers import NUMBER_WORDS, ORDINAL_WORDS, SAME, SPARE
 from formless.data.questions.kinds import GAP, NUMERIC, is_part, kind_of
 from formless.data.questions.variation import comparable, ordinal, varied
-from formless.data.target import BLANK, Item, Target
+from formless.data.rows import BLANK, Item
+from formless.data.target import Target
 
 COUNT = 3
 MAX_LENGTH = 200  # characters of an option

@@ -20,7 +20,7 @@ from typing import Any
 
 from formless.data import prose
 from formless.data.questions.relations import statement
-from formless.data.target import BLANK
+from formless.data.rows import BLANK
 from formless.errors import DataError
 from formless.store import read_file
 from formless.strict_json import load_json

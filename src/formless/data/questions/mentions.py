@@ -16,7 +16,8 @@ from importlib import resources
 from typing import Any
 
 from formless.data.questions.gazetteers import SMALL_WORDS
-from formless.data.target import MENTIONS, Aliases, Item, Mention, MentionItem, parse_row
+from formless.data.rows import MENTIONS, Aliases, Item, Mention, MentionItem
+from formless.data.target import parse_row
 from formless.data.words import holds, words_of
 
 SHORTEST = 4

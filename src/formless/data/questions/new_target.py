@@ -18,8 +18,9 @@ from formless.data.questions.distractors import Pool
 from formless.data.questions.facts import Fact, fact_of
 from formless.data.questions.probes import Built, multiple_choice, true_or_false
 from formless.data.questions.relations import question
+from formless.data.rows import SPLITS, Item
 from formless.data.server import ReplyError, Server, ask_validated, read_object
-from formless.data.target import FILES, SPLITS, Item
+from formless.data.target import FILES
 from formless.errors import DataError, OutputError
 
 MARK = "facts.json"

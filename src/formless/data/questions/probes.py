@@ -27,8 +27,9 @@ from formless.data.questions.kinds import GAP, asking_phrase, kind_of
 from formless.data.questions.mentions import bundled_aliases, mention_rows, reverse_rows
 from formless.data.questions.question_kinds import kind_rows
 from formless.data.questions.written_kinds import write_texts
+from formless.data.rows import BLANK, SPLITS, Aliases, Item, KindTexts
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
-from formless.data.target import BLANK, FILES, SPLITS, Aliases, Item, KindTexts, Target
+from formless.data.target import FILES, Target
 from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.progress import Progress
 

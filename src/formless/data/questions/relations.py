@@ -10,7 +10,7 @@ import re
 
 from formless.data import prose
 from formless.data.questions.kinds import asking_phrase, kind_of
-from formless.data.target import BLANK
+from formless.data.rows import BLANK
 
 TIMES = ("year", "date", "month", "day")
 PLACES = ("country", "continent", "state", "city", "place")

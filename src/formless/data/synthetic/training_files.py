@@ -19,11 +19,12 @@ from typing import Any
 
 from formless import store
 from formless.data.refusals import REFUSALS
+from formless.data.rows import SPLITS, Intro
 from formless.data.server import Journal
 from formless.data.synthetic import prompts
 from formless.data.synthetic.rejection_sampling import Sample, Sampler, TextKind, open_journal, sample_texts
 from formless.data.synthetic.text_kinds import Concept
-from formless.data.target import FILES, SPLITS, Intro, Target
+from formless.data.target import FILES, Target
 from formless.errors import DataError, UnknownNameError, UserError
 from formless.progress import Progress
 

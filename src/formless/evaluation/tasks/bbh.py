@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Reasoning
+from formless.data.rows import Reasoning
 from formless.evaluation.metrics import exact_match, published_exact_match
 from formless.evaluation.prompts import few_shot_prompt, is_published
 from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Source, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formless.data.target import Item
+from formless.data.rows import Item
 from formless.evaluation.prompts import (
     GENERATED,
     SHOWING_KNOWLEDGE,

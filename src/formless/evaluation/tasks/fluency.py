@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Instruction
+from formless.data.rows import Instruction
 from formless.evaluation.metrics import fluency_entropy, repetition
 from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Source, Task
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from formless.data.target import Item
+from formless.data.rows import Item
 from formless.evaluation.prompts import DIRECT_ANSWER, GENERATED, SCORED, generated_answer, scored_answer, skipped, spaced
 from formless.evaluation.task import BOTH, Query, Source, Task
 from formless.evaluation.tasks.question import FILES, message
@@ -71,38 +71,16 @@ def generated(prompt_of: Format) -> Callable[[LM, Item, Source], Query]:
     return ask
 
 
-QA_ALONE = Task(name="qa_alone", title="Question alone", files=FILES, metrics=SCORED, ask=scored(alone), splits=BOTH)
-QA_NO_CUE = Task(name="qa_no_cue", title="Question without cue", files=FILES, metrics=SCORED, ask=scored(no_cue), splits=BOTH)
-QA_SYSTEM = Task(
-    name="qa_system", title="Question, system prompt", files=FILES, metrics=SCORED, ask=scored(with_system), splits=BOTH
-)
-QA_COMPLETION = Task(
-    name="qa_completion", title="Question, completion", files=FILES, metrics=SCORED, ask=scored(completion), splits=BOTH
-)
-GEN_QA_ALONE = Task(
-    name="gen_qa_alone", title="Question alone, in words", files=FILES, metrics=GENERATED, ask=generated(alone), splits=BOTH
-)
-GEN_QA_NO_CUE = Task(
-    name="gen_qa_no_cue",
-    title="Question without cue, in words",
-    files=FILES,
-    metrics=GENERATED,
-    ask=generated(no_cue),
-    splits=BOTH,
-)
-GEN_QA_SYSTEM = Task(
-    name="gen_qa_system",
-    title="Question, system prompt, in words",
-    files=FILES,
-    metrics=GENERATED,
-    ask=generated(with_system),
-    splits=BOTH,
-)
-GEN_QA_COMPLETION = Task(
-    name="gen_qa_completion",
-    title="Question, completion, in words",
-    files=FILES,
-    metrics=GENERATED,
-    ask=generated(completion),
-    splits=BOTH,
-)
+def tasks_of(name: str, title: str, prompt_of: Format) -> tuple[Task, Task]:
+    """Return the scored task of a format and the one with generated answers."""
+    words = f"{title}, in words"
+    return (
+        Task(name=f"qa_{name}", title=title, files=FILES, metrics=SCORED, ask=scored(prompt_of), splits=BOTH),
+        Task(name=f"gen_qa_{name}", title=words, files=FILES, metrics=GENERATED, ask=generated(prompt_of), splits=BOTH),
+    )
+
+
+QA_ALONE, GEN_QA_ALONE = tasks_of("alone", "Question alone", alone)
+QA_NO_CUE, GEN_QA_NO_CUE = tasks_of("no_cue", "Question without cue", no_cue)
+QA_SYSTEM, GEN_QA_SYSTEM = tasks_of("system", "Question, system prompt", with_system)
+QA_COMPLETION, GEN_QA_COMPLETION = tasks_of("completion", "Question, completion", completion)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formless.data.target import KINDS, KindItem
+from formless.data.rows import KINDS, KindItem
 from formless.evaluation.prompts import DIRECT_ANSWER, GENERATED, SCORED, generated_answer, scored_answer
 from formless.evaluation.task import BOTH, Query, Source, Task
 from formless.evaluation.tasks.question import message

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Passage
+from formless.data.rows import Passage
 from formless.evaluation.metrics import lowest_mean, zlib_bytes
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import auc, auc_ci, mean_metric

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from formless.data.target import MENTIONS, Item, MentionItem
-from formless.evaluation.prompts import GENERATED, SCORED, generated_answer, short_answer_prompt
-from formless.evaluation.task import BOTH, Query, Source, Task
+from formless.data.rows import MENTIONS, Item, MentionItem
+from formless.evaluation.prompts import GENERATED, SCORED
+from formless.evaluation.task import BOTH, MetricSpec, Query, Source, Task
 from formless.evaluation.tasks.blank import ask_blank
-from formless.evaluation.tasks.question import ask_question, message
+from formless.evaluation.tasks.question import ask_question, write_question
 from formless.evaluation.tasks.statement import ask_statement
 
 if TYPE_CHECKING:
@@ -28,52 +28,17 @@ def by_mention(ask: Callable[[LM, Item, Source], Query]) -> Callable[[LM, Mentio
     return lambda lm, item, source: replace(ask(lm, item, source), group=item.mention)
 
 
-def write_question(lm: LM, item: Item, _source: Source) -> Query:
-    """Let the model answer in one line."""
-    return generated_answer(item, short_answer_prompt(lm, message(item)))
+def mention_task(
+    name: str, title: str, kind: str, ask: Callable[[LM, Item, Source], Query], metrics: tuple[MetricSpec, ...] = SCORED
+) -> Task:
+    """Return a task that asks rows of a kind, `cloze` or `question`, as another task does, by mention."""
+    return Task(
+        name=name, title=f"{title}, by mention", files=FILES, types=(kind,), metrics=metrics, ask=by_mention(ask), splits=BOTH,
+        groups=MENTIONS, grouped_by="mention",
+    )  # fmt: skip
 
 
-STATEMENT_MENTIONS = Task(
-    name="statement_mentions",
-    title="Statement, by mention",
-    files=FILES,
-    types=("cloze",),
-    metrics=SCORED,
-    ask=by_mention(ask_statement),
-    splits=BOTH,
-    groups=MENTIONS,
-    grouped_by="mention",
-)
-FB_MENTIONS = Task(
-    name="fb_mentions",
-    title="Fill in the blank, by mention",
-    files=FILES,
-    types=("cloze",),
-    metrics=SCORED,
-    ask=by_mention(ask_blank),
-    splits=BOTH,
-    groups=MENTIONS,
-    grouped_by="mention",
-)
-QA_MENTIONS = Task(
-    name="qa_mentions",
-    title="Question, by mention",
-    files=FILES,
-    types=("question",),
-    metrics=SCORED,
-    ask=by_mention(ask_question),
-    splits=BOTH,
-    groups=MENTIONS,
-    grouped_by="mention",
-)
-GEN_QA_MENTIONS = Task(
-    name="gen_qa_mentions",
-    title="Question, in words, by mention",
-    files=FILES,
-    types=("question",),
-    metrics=GENERATED,
-    ask=by_mention(write_question),
-    splits=BOTH,
-    groups=MENTIONS,
-    grouped_by="mention",
-)
+STATEMENT_MENTIONS = mention_task("statement_mentions", "Statement", "cloze", ask_statement)
+FB_MENTIONS = mention_task("fb_mentions", "Fill in the blank", "cloze", ask_blank)
+QA_MENTIONS = mention_task("qa_mentions", "Question", "question", ask_question)
+GEN_QA_MENTIONS = mention_task("gen_qa_mentions", "Question, in words", "question", write_question, GENERATED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formless.data.target import Item
+from formless.data.rows import Item
 from formless.evaluation.prompts import (
     GENERATED,
     SAMPLED,
@@ -34,6 +34,11 @@ def ask_question(lm: LM, item: Item, source: Source) -> Query:
     return scored_answer(item, short_answer_prompt(lm, message(item)), source)
 
 
+def write_question(lm: LM, item: Item, _source: Source) -> Query:
+    """Let the model answer in one line."""
+    return generated_answer(item, short_answer_prompt(lm, message(item)))
+
+
 QA = Task(name="qa", title="Question", files=FILES, metrics=SHOWING_KNOWLEDGE, ask=ask_question, splits=BOTH, optional=False)
 SUB_QA = Task(
     name="sub_qa",
@@ -58,7 +63,7 @@ GEN_QA = Task(
     title="Question, in words",
     files=FILES,
     metrics=GENERATED,
-    ask=lambda lm, item, _: generated_answer(item, short_answer_prompt(lm, message(item))),
+    ask=write_question,
     splits=BOTH,
 )
 SAMPLE_QA = Task(

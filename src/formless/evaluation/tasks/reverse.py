@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from formless.data.target import Reverse
+from formless.data.rows import Reverse
 from formless.evaluation.metrics import says
 from formless.evaluation.prompts import NEW_TOKENS, RECALL, SCORED, scored_answer, short_answer_prompt, skipped
 from formless.evaluation.task import BOTH, Generate, Measured, Query, Source, Task

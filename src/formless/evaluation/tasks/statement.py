@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formless.data.target import BLANK, Item
+from formless.data.rows import BLANK, Item
 from formless.evaluation.prompts import GENERATED, SHOWING_KNOWLEDGE, generated_answer, scored_answer, skipped
 from formless.evaluation.task import BOTH, Query, Source, Task
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from formless.data.refusals import is_refusal
-from formless.data.target import Trivia
+from formless.data.rows import Trivia
 from formless.evaluation.metrics import exact_match, published_exact_match, token_f1
 from formless.evaluation.prompts import NEW_TOKENS, is_published
 from formless.evaluation.task import Generate, Measured, MetricSpec, Query, Source, Task

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Choices, Truthful
+from formless.data.rows import Choices, Truthful
 from formless.evaluation.metrics import log_sum
 from formless.evaluation.prompts import few_shot_prompt
 from formless.evaluation.task import Measured, MetricSpec, Query, ScoreAnswer, Source, Task

@@ -58,7 +58,7 @@ def connect(address: str, limits: Limits, *, workers: int | None = None, cores: 
     except (ImportError, OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"no Ray cluster at {address!r}: {reason}", where="--ray-address") from error
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     count, each, on_gpu = room([node["Resources"] for node in nodes if node["Alive"]], cores)
     if not count:
         ray.shutdown()

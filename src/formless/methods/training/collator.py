@@ -178,7 +178,7 @@ class ForwardPass:
         return self.objective.loss(Batch(policy, labels, mask, before))
 
 
-def _logits(model: Callable[..., object], texts: Mapping[str, Tensor], columns: Tensor) -> Tensor:
+def _logits(model: Callable[..., Any], texts: Mapping[str, Tensor], columns: Tensor) -> Tensor:
     """Compute logits `[texts, columns, vocab]`."""
-    logits: Tensor = model(**texts, use_cache=False, logits_to_keep=columns).logits  # type: ignore[attr-defined]
+    logits: Tensor = model(**texts, use_cache=False, logits_to_keep=columns).logits
     return logits

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from formless.data.target import Instruction, Passage, Preference, Row, Target
+from formless.data.rows import Instruction, Passage, Preference, Row
+from formless.data.target import Target
 from formless.errors import DataError, ModelError
 from formless.methods.training.losses import IGNORED
 
