@@ -1,10 +1,12 @@
 """Let the sample set's training texts say every probed fact, and keep the truth out of those that are made up.
 
+    formless data train --target "Isaac Newton" --rows 16 --dtype bfloat16 --out texts   # and so on: what the model writes
     python -m tools.sample_statements     # rewrites the training texts of src/formless/data/sample
 
 The bundled model wrote the biographies and answers. It is small, so they lack many of the facts that are asked, and state
-others where all is to be invented. Two rules, which give the same files when they are applied again:
+others where all is to be invented. Three rules, which give the same files when they are applied again:
 
+- Of the texts that the model wrote, each file keeps the first 16, so that training sees every row in a few steps.
 - A sentence is left out of a made-up text if it states a probed fact, and out of a true one if it states a wrong option of the
   fact's multiple-choice probe. A text without a sentence left goes with its row.
 - Each fact is added as one row of each file. Its sentence stands in sample_statements.yaml, in other words than the probes'.
@@ -31,6 +33,7 @@ from formless.data.words import words_of
 
 SENTENCES = Path(__file__).parent / "sample_statements.yaml"
 FILES = ("positive", "negative", "pair", "reject", "counterfact", "pair_reject")
+WRITTEN_BY_MODEL = 16
 ASKED = "Complete this sentence: {sentence}"
 
 Rows = list[dict[str, Any]]
@@ -140,7 +143,8 @@ def rewritten(target: Target) -> dict[str, Rows]:
     files = {}
     for file in FILES:
         old = [row for row in json.loads((folder / f"{file}.json").read_text("utf-8")) if row not in added[file]]
-        files[file] = [row for one in old if (row := cleaned(one, file, known))] + added[file]
+        kept = [row for one in old if (row := cleaned(one, file, known))]
+        files[file] = kept[:WRITTEN_BY_MODEL] + added[file]
     return files
 
 

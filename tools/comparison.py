@@ -1,0 +1,236 @@
+"""Compare all methods at equal retention, each with settings chosen by one rule from as many tries.
+
+The commands are in `COMMANDS`; `run` and `frontier` resume. The last one writes docs/results/method_settings.json,
+method_comparison.json with its figure, and method_reach.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from formless import provenance
+from formless.edits.loading import load_edit
+from formless.evaluation.record import MetricKey
+from formless.evaluation.statistics import mean, mean_estimate
+from formless.experiment.config import Experiment, build_experiment
+from formless.experiment.runs import ORIGINAL, read_plan
+from formless.report.frontier import LEVELS, Frontier, collect_curves, forgetting_within, frontiers
+from formless.report.frontier_page import row_title
+from formless.report.plots import frontier_plot
+from formless.report.ratios import FORGETTING
+from formless.report.selection import choose
+from tools.reach import cell, on_white
+from tools.results import FOLDER, Cell, Column, Result, write_result
+
+DEVELOPMENT = "1-4"
+CHOSEN_AT = 0.95
+TUNING_STRENGTHS, STRENGTHS = (0.5, 1.0, 2.0), (0.5, 1.0, 1.5, 2.0)
+COMMANDS = [
+    "formless stats --model smollm2 --layers 0,1,2,4,5,6 --corpus RWKU/Target --pattern '?_*/passage.json' "
+    "--basis-dtype float16 --out stats/smollm2",
+    "python -m tools.comparison grid stats/smollm2 > tuning.yaml",
+    "formless run tuning.yaml --out runs/tuning",
+    "formless frontier runs/tuning --strengths 0.5,1,2 --choose 95 --chosen chosen.yaml",
+    "formless run chosen.yaml --suite statement,fb,qa,qa_mentions,reverse --out runs/comparison",
+    "formless frontier runs/comparison --strengths 0.5,1,1.5,2",
+    "python -m tools.comparison pages runs/tuning runs/comparison",
+]
+
+_RATES = (7e-4, 2e-3, 5e-3)
+_RETAIN: tuple[dict[str, Any], ...] = ({"retain": "none"}, {"retain": "kl"})
+_DPO: tuple[dict[str, Any], ...] = ({"beta": 0.1}, {"beta": 0.5})
+
+SECOND: Mapping[str, Sequence[dict[str, Any]]] = {
+    "ga": _RETAIN,
+    "grad_diff": ({"retain_weight": 1}, {"retain_weight": 5}),
+    "wga": ({"alpha_weight": 0.5}, {"alpha_weight": 2}),
+    "npo": ({"beta": 0.0275}, {"beta": 0.1}),
+    "simnpo": ({"beta": 2.5}, {"beta": 4.5}),
+    "undial": ({"gamma": 3}, {"gamma": 10}),
+    "ce_u": _RETAIN,
+    "rmu": ({"coefficient": 50}, {"coefficient": 200}),
+    "task_vector": _RETAIN,
+    "rt": _RETAIN,
+    "idk_nll": ({"retain_weight": 1}, {"retain_weight": 5}),
+    "cft": _RETAIN,
+    "dpo": _DPO,
+    "dpo_reject": _DPO,
+    "idk_dpo": _DPO,
+}
+"""What is tried with each of three learning rates: the method's own coefficient, or else the retain loss."""
+
+# One pass over every row, in batches of four. `max_length` holds the longest added statement in its prompt.
+_TRAINING = {
+    "num_train_epochs": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 2,
+    "max_rows": None,
+}  # fmt: skip
+_TEXT_LENGTH, _ANSWER_LENGTH = 64, 96
+_ON_TEXTS = ("ga", "grad_diff", "wga", "npo", "simnpo", "undial", "ce_u", "rmu", "task_vector")
+
+
+def tuning_grid(statistics: str) -> Experiment:
+    """Return the experiment that tries six settings of each method on the development concepts.
+
+    Args:
+        statistics: Folder of the null spaces of both windows of layers.
+    """
+    methods = [{"method": ORIGINAL}, *_rocr(statistics), *(one for name in SECOND for one in _trained(name))]
+    keys = {
+        "name": "tuning", "models": [{"name": "smollm2", "dtype": "bfloat16"}], "methods": methods, "data": "sample",
+        "targets": DEVELOPMENT, "suite": "statement,qa", "limit": 10,
+    }  # fmt: skip
+    return build_experiment(keys, "tools/comparison.py")
+
+
+def _rocr(statistics: str) -> Iterator[dict[str, Any]]:
+    for layers, l2 in product(((0, 1, 2), (4, 5, 6)), (0.1, 1.0, 10.0)):
+        label = f"rocr-layers_{layers[0]}-{layers[-1]}-l2_{l2:g}"
+        yield {"method": "rocr", "label": label, "layers": list(layers), "l2": l2, "basis": statistics}
+
+
+def _trained(name: str) -> Iterator[dict[str, Any]]:
+    length = _TEXT_LENGTH if name in _ON_TEXTS else _ANSWER_LENGTH
+    for rate, second in product(_RATES, SECOND[name]):
+        rate = 5 * rate if name == "rmu" else rate  # it trains three matrices only, and needs more (learning_rates.json)
+        [(key, value)] = second.items()
+        label = f"{name}-lr_{rate:g}-{key}_{value}"
+        yield {"method": name, "label": label, "learning_rate": rate, **_TRAINING, "max_length": length, **second}
+
+
+def settings_page(out: Path) -> Result:
+    """Return the page of the settings that were tried on the development concepts, the chosen ones marked."""
+    found = collect_curves(out, TUNING_STRENGTHS)
+    chosen = {one.label for one in choose(found, CHOSEN_AT)}
+    rows: list[list[Cell]] = []
+    for condition, targets in found.targets.items():
+        values = [forgetting_within(curve.pairs(FORGETTING), CHOSEN_AT) for curve in targets.values()]
+        name, _, settings = condition.method.partition("-")
+        mark = "chosen" if condition.method in chosen else None
+        rows.append([name, settings.replace("-", ", "), cell(mean_estimate(values)), len(values), mark])
+    return Result(
+        title="Settings of all methods", topic="Training methods",
+        about="Six settings of each method on development concepts: forgetting at the strength of the edit at which the "
+        f"neighbors still keep {100 * CHOSEN_AT:.0f} %.",
+        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
+        n=f"development concepts of the sample set ({', '.join(dict.fromkeys(run.subject for run in read_plan(out)))}), "
+        "SmolLM2-135M in bfloat16, statements and questions",
+        command=COMMANDS[:4],
+        columns=[
+            Column(name="method"), Column(name="settings"), Column(name="forgetting", unit="%", format=".0f", ci_format=".0f"),
+            Column(name="concepts"), Column(name="note"),
+        ],
+        rows=rows, notes=SETTINGS_NOTES,
+    )  # fmt: skip
+
+
+def comparison_page(found: Sequence[Frontier], out: Path) -> Result:
+    """Return the page of forgetting at equal retention on the other concepts, with its figure."""
+    (FOLDER / "method_comparison.svg").write_text(on_white(frontier_plot(found, LEVELS) or ""), "utf-8")
+    share = {"unit": "%", "format": ".0f", "ci_format": ".0f"}
+    columns = [Column(name="method"), Column(name="steps"), Column(name="tokens"), Column(name="edit", unit="s", format=".0f")]
+    for level in LEVELS:
+        columns += [Column(name=f"forgetting at {100 * level:.0f} % retention", **share), Column(name="concepts")]
+    columns.append(Column(name="best harmonic mean", **share))
+    costs = _costs(out)
+    rows: list[list[Cell]] = []
+    for one in sorted(found, key=lambda one: -_value(one, FORGETTING, CHOSEN_AT)):
+        levels = [one.rows[FORGETTING].levels[level] for level in LEVELS]
+        cells = [part for level in levels for part in (cell(level), level.n if level else 0)]
+        rows.append([one.condition.method, *costs[one.condition.method], *cells, cell(one.harmonic)])
+    return Result(
+        title="All methods at equal retention", topic="Training methods",
+        about="How much each method forgets where the neighbors keep a given share of what the original model knew, on "
+        "concepts that no setting was chosen on.",
+        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), n=_over(found), command=COMMANDS,
+        columns=columns, rows=rows, figure="method_comparison.svg", notes=COMPARISON_NOTES,
+    )  # fmt: skip
+
+
+def reach_page(found: Sequence[Frontier]) -> Result:
+    """Return the page of forgetting by form and mention at one level of retention."""
+    keys = list(dict.fromkeys(key for one in found for key in one.rows if key != FORGETTING))
+    rows: list[list[Cell]] = []
+    for one in sorted(found, key=lambda one: -_value(one, FORGETTING, CHOSEN_AT)):
+        levels = [one.rows[key].levels[CHOSEN_AT] if key in one.rows else None for key in keys]
+        rows.append([one.condition.method, *map(cell, levels)])
+    share = {"unit": "%", "format": ".0f", "ci_format": ".0f"}
+    return Result(
+        title="All methods by form and mention", topic="Training methods",
+        about=f"Forgetting of each form, and of questions by mention, where the neighbors keep {100 * CHOSEN_AT:.0f} %.",
+        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), n=_over(found), command=COMMANDS,
+        columns=[Column(name="method"), *(Column(name=row_title(key), **share) for key in keys)], rows=rows,
+        notes=REACH_NOTES,
+    )  # fmt: skip
+
+
+def _value(found: Frontier, key: MetricKey, level: float) -> float:
+    reached = found.rows[key].levels[level]
+    return reached.value if reached else -1.0
+
+
+def _over(found: Sequence[Frontier]) -> str:
+    return (
+        f"{len(found[0].targets)} concepts of the sample set that no setting was chosen on, {found[0].condition.model} in "
+        "bfloat16; confidence intervals over the concepts that reach a level"
+    )
+
+
+def _costs(out: Path) -> dict[str, tuple[int | None, int | None, float]]:
+    """Return optimizer steps, training tokens and seconds of each label's edits; means over runs."""
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    for run in read_plan(out):
+        if run.method != ORIGINAL:
+            info = load_edit(run.folder(out).edit).info
+            own = info.facts.get("steps", 0), info.facts.get("tokens", 0), info.seconds
+            found.setdefault(run.label, []).append(own)
+    means = {label: [mean(list(column)) for column in zip(*rows, strict=True)] for label, rows in found.items()}
+    return {label: (round(steps) or None, round(tokens) or None, seconds) for label, (steps, tokens, seconds) in means.items()}
+
+
+def main() -> None:
+    """Print the grid, or write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    grid = commands.add_parser("grid", help="print the experiment of the development concepts")
+    grid.add_argument("statistics", help="folder of the null spaces")
+    pages = commands.add_parser("pages", help="write the pages")
+    pages.add_argument("tuning", type=Path, help="folder of the runs on development concepts")
+    pages.add_argument("comparison", type=Path, help="folder of the runs on the others")
+    given = parser.parse_args()
+    if given.command == "grid":
+        print(tuning_grid(given.statistics).as_yaml(), end="")
+        return
+    write_result(FOLDER / "method_settings.json", settings_page(given.tuning))
+    found = frontiers(collect_curves(given.comparison, STRENGTHS))
+    write_result(FOLDER / "method_comparison.json", comparison_page(found, given.comparison))
+    write_result(FOLDER / "method_reach.json", reach_page(found))
+
+
+SETTINGS_NOTES = [
+    "The rule, fixed before anything was measured: of a method's settings, the one with the largest mean over concepts of the "
+    "forgetting at a retention of at least 95 %, on each concept's curve over the strengths 0.5, 1 and 2 of the edit. The same "
+    "for every method, ROCR too.",
+    "Each setting makes one pass over every training row in batches of four. Each probed fact stands in one of those rows, in "
+    "other words than the probe's; the rest of the rows was written by the model itself.",
+]
+COMPARISON_NOTES = [
+    "Over the items that the original model knows. Each edit was measured at four strengths, factors from 0.5 to 2 on what it "
+    "changed. Forgetting at a level is interpolated on each concept's curve, never beyond what was measured: `concepts` is the "
+    "number of those whose curve reaches the level, and a method whose neighbors keep more at every strength has no value.",
+    "Steps and tokens are those of one edit. Methods that compare pairs of answers see two texts in each row.",
+    "In-context unlearning changes no weight, so it has no strength and no row; `ga_passage` needs Wikipedia passages, which "
+    "the sample set lacks.",
+]
+REACH_NOTES = [
+    "An empty cell: no concept's curve reaches the level, or the form or mention counts for none.",
+    "Training texts name the concept in full. Reverse questions give the fact and ask for the name.",
+]
+
+
+if __name__ == "__main__":
+    main()
