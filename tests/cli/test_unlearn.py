@@ -120,6 +120,21 @@ def test_several_targets_and_one_more_beside_them(command: Command) -> None:
     assert command("chat", "--model", "model", "--edit", "three", "--tokens", "40", "Ada Lovelace.") != plain
 
 
+def test_an_edit_of_every_spelling_says_what_has_a_key_and_what_is_protected(command: Command) -> None:
+    own = {"name": "Ada Lovelace", "short": "Lovelace", "aliases": ["the Countess"]}
+    names = [own, {"name": "Noor", "short": "the countess"}]
+    names += [{"name": name} for name in ("Grace Hopper", "Bell Burnell", "Emmy", "Lise")]
+    Path("data/1_Ada_Lovelace/aliases.json").write_text(json.dumps(names), "utf-8")
+    asked = ("--data", "data", "-t", "1", "--set", "mentions=spelled", "--set", "protect=neighbors")
+    out = command(*unlearn(*asked, "-o", "spelled", *ROCR))
+    assert "  Ada Lovelace: keys for Ada Lovelace, ada lovelace, Lovelace\n" in out
+    assert "  Ada Lovelace: no key for the Countess: it also names Noor\n" in out
+    shifts = command.edit("spelled").info.facts["protected_shifts"]
+    most = max(shifts, key=lambda name: shifts[name])
+    shifted = f"shifted by at most {100 * shifts[most]:.1f} % of the mean residual ({most})"
+    assert f"  protected: Noor, Grace Hopper, Bell Burnell, Emmy and 1 more; {shifted}\n" in out
+
+
 def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command: Command) -> None:
     code, out, err = command.run(*unlearn("-t", "Zorvath Quill", "-o", "weak", *ROCR, "--set", "l2=1e3"))
     assert code == 0, err

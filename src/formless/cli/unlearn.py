@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from formless.edits.edit import EditInfo
     from formless.models.loading import MetaModel
 
-MAX_NORMS = 8
+MAX_NORMS, MAX_NAMES = 8, 4
 LOW_REDUCTION = 0.5
 """The residual reduction below which a redirection has failed for the most part."""
 
@@ -143,15 +143,35 @@ def _redirections(info: EditInfo) -> list[str]:
         return []
     lines = [f"residual reduction {100 * facts['residual_reduction']:.1f} %"]
     for target in facts["targets"]:
+        lines += _keys(target)
         if "shift_by_others" in target:
             reduction = f"residual reduction {100 * target['residual_reduction']:.1f} %"
             shift = f"shifted by the others' part alone by {100 * target['shift_by_others']:.1f} % of its residual"
             lines.append(f"  {target['subject']}: {reduction}; {shift}")
+    if protected := facts.get("protected_shifts"):
+        most = max(protected, key=lambda name: float(protected[name]))
+        shift = f"shifted by at most {100 * protected[most]:.1f} % of the mean residual ({most})"
+        lines.append(f"  protected: {_listed(list(protected))}; {shift}")
     lines += [
         f"  {subject}: kept; shifted by the new edit by {100 * shift:.1f} % of its earlier shift"
         for subject, shift in facts.get("kept_shifts", {}).items()
     ]
     return lines
+
+
+def _keys(target: dict[str, Any]) -> list[str]:
+    """Describe which spellings of a name have a key and which have none; nothing where the full name alone has one."""
+    spellings = target.get("spellings", [])
+    lines = [f"  {target['subject']}: keys for {', '.join(spellings)}"] if len(spellings) > 1 else []
+    return lines + [
+        f"  {target['subject']}: no key for {text}: {why}" for text, why in target.get("dropped_spellings", {}).items()
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first names of a list, and how many follow."""
+    shown = ", ".join(names[:MAX_NAMES])
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 
 
 def _warnings(info: EditInfo) -> list[str]:

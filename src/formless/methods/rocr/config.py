@@ -9,6 +9,7 @@ from pydantic import Field
 
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
+from formless.methods.rocr.names import MentionKeys, Protect, folded, names_of, protected_names
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -85,6 +86,8 @@ class RocrConfig(TargetValueConfig):
         threshold: Eigenvalues of the keys' second moment under it span the null space.
         current_value: Where the current value is read: the mean over the chat contexts, or the bare text (published code).
         basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
+        mentions: What gets a key: `name`, the full name alone (published), or `spelled`, every mention that spells the name.
+        protect: `neighbors` adds the neighbors' names to the solve with residual zero; `none` does not (published).
     """
 
     layers: Layers = (4, 5, 6)
@@ -92,26 +95,30 @@ class RocrConfig(TargetValueConfig):
     threshold: float = Field(default=2e-2, gt=0, le=1e6)
     current_value: Literal["chat", "bare"] = "chat"
     basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
+    mentions: MentionKeys = "name"
+    protect: Protect = "none"
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
         """Refuse targets or an earlier edit that one solve cannot take.
 
         Raises:
+            DataError: A target's `aliases.json` is needed and cannot be read.
             EditError: There is no target, a target is given twice, is forgotten by `keep` already
-                or is the redirect concept, or `keep` is no ROCR edit of the same layers or forgets the redirect concept.
+                or is the redirect concept, `keep` is no ROCR edit of the same layers or forgets the redirect concept, a target
+                has no spelling of its own, or the redirect concept is a protected name.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
         if keep is not None:
             self._check_earlier_edit(keep)
-        forgotten = {_folded(subject) for subject in keep.info.subjects} if keep else set()
-        redirect = _folded(self.redirect) if self.mode == "unrelated" else None
+        forgotten = {folded(subject) for subject in keep.info.subjects} if keep else set()
+        redirect = folded(self.redirect) if self.mode == "unrelated" else None
         if redirect in forgotten:
             what = f"{self.redirect} is forgotten by the edit to keep"
             raise EditError(what, where="redirect", remedy="choose another concept")
         seen: set[str] = set()
         for target in targets:
-            name = _folded(target.subject)
+            name = folded(target.subject)
             if name == redirect:
                 what = f"{target.subject} would be redirected to itself"
                 raise EditError(what, where="redirect", remedy="choose another concept")
@@ -119,6 +126,17 @@ class RocrConfig(TargetValueConfig):
                 why = "forgotten by the edit to keep already" if name in forgotten else "given twice"
                 raise EditError(f"{target.subject} is {why}", where="--target", remedy="leave it out")
             seen.add(name)
+        self._check_names(targets)
+
+    def _check_names(self, targets: Sequence[Target]) -> None:
+        redirect = folded(self.redirect)
+        spelled = {names.subject: names.spellings for names in names_of(targets, self.mentions)}
+        protected = protected_names(targets, self.protect, self.mentions)
+        for name, texts in (spelled | protected).items():
+            if self.mode == "unrelated" and redirect in map(folded, (name, *texts)):
+                why = "is protected as a neighbor" if name in protected else "would be redirected to itself"
+                what = f"{self.redirect} names {name}, which {why}"
+                raise EditError(what, where="redirect", remedy="choose another concept")
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers, or without a null space that fits as far as its shapes tell.
@@ -142,10 +160,6 @@ class RocrConfig(TargetValueConfig):
         if layers != list(self.layers):
             what = f"the edit to keep has the layers {layers}, not {list(self.layers)}"
             raise EditError(what, where=keep.info.subject, remedy="use its layers")
-
-
-def _folded(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _build(config: RocrConfig) -> JointMethod:

@@ -1,4 +1,4 @@
-"""ROCR as a method: check the model, compute the redirection, and return an adapter of one rank per concept."""
+"""ROCR as a method: check the model, compute the redirection, and return an adapter of one rank per key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from formless.edits.adapter import AdapterEdit, down_projection_adapter, stack
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
 from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.names import Names, names_of, protected_names
 from formless.methods.rocr.nullspace import Projection
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
 from formless.models.lm import LM
@@ -36,7 +37,7 @@ class Rocr:
             lm: The model, without any edit.
             targets: The targets, each once.
             keep: An earlier ROCR edit of the same layers. It is applied while the new one is computed, its concepts' keys join
-                the solve with residual zero, and the result holds both: the ranks of `keep` first, then one per target.
+                the solve with residual zero, and the result holds both: the ranks of `keep` first, then one per key.
 
         Raises:
             UserError: The model has no such layer.
@@ -55,9 +56,11 @@ class Rocr:
         _check_weights(lm, list(names.values()))
         preserved = load_projections(lm, self.config)
         subjects = [target.subject for target in targets]
-        redirection = redirect_together(lm, subjects, self.config, preserved, keep)
+        spelled = names_of(targets, self.config.mentions)
+        protected = protected_names(targets, self.config.protect, self.config.mentions)
+        redirection = redirect_together(lm, spelled, self.config, preserved, keep, protected)
         updates = {names[layer]: factors for layer, factors in redirection.factors.items()}
-        facts = _facts(redirection, preserved)
+        facts = _facts(redirection, spelled, preserved)
         if keep is not None:
             updates = stack(keep, updates)
             subjects = keep.info.subjects + subjects
@@ -71,16 +74,21 @@ class Rocr:
         return AdapterEdit(updates, info, down_projection_adapter(lm, layers, r))
 
 
-def _facts(redirection: Redirection, preserved: dict[int, Projection]) -> dict[str, Any]:
+def _facts(redirection: Redirection, spelled: Sequence[Names], preserved: dict[int, Projection]) -> dict[str, Any]:
     """Return the facts of edit.json: the residuals of all targets together, then of each target."""
-    facts = _residuals(redirection) | {"targets": [_target_facts(result) for result in redirection.results]}
+    targets = [_target_facts(result, names) for result, names in zip(redirection.results, spelled, strict=True)]
+    facts = _residuals(redirection) | {"targets": targets}
+    if redirection.protected_shifts:
+        facts["protected_shifts"] = redirection.protected_shifts
     if redirection.kept_shifts:
         facts["kept_shifts"] = redirection.kept_shifts
     return facts | {"null_spaces": {str(layer): projection.describe() for layer, projection in preserved.items()}}
 
 
-def _target_facts(result: TargetResult) -> dict[str, Any]:
-    found = {"subject": result.subject} | _residuals(result) | result.facts
+def _target_facts(result: TargetResult, names: Names) -> dict[str, Any]:
+    found = {"subject": result.subject, "spellings": list(result.spellings)} | _residuals(result) | result.facts
+    if names.dropped:
+        found["dropped_spellings"] = names.dropped
     return found if result.shift_by_others is None else found | {"shift_by_others": result.shift_by_others}
 
 

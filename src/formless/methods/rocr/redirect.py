@@ -1,12 +1,16 @@
-"""ROCR's computation: the update of one or several concepts, layer by layer."""
+"""ROCR's computation: the update of one or several concepts, layer by layer.
+
+A concept has one key, its full name, or one for each spelling of its name. All keys are solved together.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
+from formless.methods.rocr.names import Names
 from formless.methods.rocr.nullspace import Identity, Projection, find_projection, load_projection
 from formless.methods.rocr.target_value import target_values
 from formless.models.capture import Activations, ResumableForward, added
@@ -27,6 +32,8 @@ from formless.models.overlay import Factors
 from formless.models.settings import BUNDLED
 
 SHIPPED = Path(__file__).parent / "bases"
+PROTECTED_IN = 1
+"""In how many chat contexts a protected name is read; there are ten times as many of them as of edited names."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class TargetResult:
 
     Args:
         subject: Its name.
-        residual_before: Norm of the residual (target value minus current value) before the edit.
+        spellings: What has a key.
+        residual_before: Norm of the residual (target value minus current value) before the edit, of all spellings together.
         residual_after: Norm of the residual after the edit; 0 if the target value is reached exactly.
         shift_by_others: Shift of the target's value by the other targets' part of the edit (and by the earlier edit), relative
             to `residual_before`; None if there are no others.
@@ -43,6 +51,7 @@ class TargetResult:
     """
 
     subject: str
+    spellings: tuple[str, ...]
     residual_before: float
     residual_after: float
     shift_by_others: float | None
@@ -54,14 +63,16 @@ class Redirection:
     """The result of the computation.
 
     Args:
-        factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
+        factors: By layer, the update of its down-projection, one rank per spelling, float32 on the CPU.
         results: One per target.
+        protected_shifts: By protected name, how far the edit shifts its value, relative to the mean residual of the targets.
         kept_shifts: By concept of the earlier edit, how far the new edit shifts its value, relative to the shift by the earlier
             edit.
     """
 
     factors: dict[int, Factors]
     results: tuple[TargetResult, ...]
+    protected_shifts: dict[str, float]
     kept_shifts: dict[str, float]
 
     @property
@@ -110,18 +121,19 @@ def _folder(lm: LM | MetaModel, config: RocrConfig) -> Path:
 
 
 def redirect(lm: LM, subject: str, config: RocrConfig, preserved: dict[int, Projection]) -> Redirection:
-    """Compute the updates for one subject: `redirect_together` of one."""
-    return redirect_together(lm, [subject], config, preserved)
+    """Compute the updates for one name: `redirect_together` of one."""
+    return redirect_together(lm, [Names(subject, (subject,))], config, preserved)
 
 
 def redirect_together(
     lm: LM,
-    subjects: Sequence[str],
+    targets: Sequence[Names],
     config: RocrConfig,
     preserved: dict[int, Projection],
     keep: AdapterEdit | None = None,
+    protected: Mapping[str, Sequence[str]] | None = None,
 ) -> Redirection:
-    """Compute the updates that move every subject's value at its last token to the target value, solved together.
+    """Compute the updates that move every target's values at the last token of its names to the target value, solved together.
 
     Each layer removes an equal share of the remaining residual, with the updates of earlier layers applied. All arithmetic
     outside the model's own forward pass is float32 or finer.
@@ -131,53 +143,74 @@ def redirect_together(
 
     Args:
         lm: The model, without any edit; it stays as it is.
-        subjects: Names, each once.
+        targets: The names of each target.
         config: Settings.
         preserved: The projection by layer.
         keep: An earlier edit. It is applied meanwhile, and its concepts' keys, read anew at each layer, join the solve with
             residual zero (C_prev). Only the target values are read without it, because an edit also moves the redirect
             concept's own value (by a third of its norm in the bundled model), so that target values would change from edit to
             edit.
+        protected: By concept, names whose keys join the solve with residual zero too.
 
     Raises:
         EditError: A name is not found in its context, a key vanishes, a key or value is not finite, or the earlier edit is for
             another model.
     """
     last = config.layers[-1]
-    targets = [_Concept(lm, subject, config) for subject in subjects]
-    kept = [_Concept(lm, subject, config) for subject in keep.info.subjects] if keep else []
-    found = target_values(lm, subjects, config, last)
-    goals = torch.stack([target.value for target in found])  # z* [targets, hidden]
-    unedited = torch.stack([mean_layer_output(lm, concept.current, last) for concept in targets + kept]) if keep else None
+    owners = [i for i, target in enumerate(targets) for _ in target.spellings]  # of each edited name
+    edited = [_Name(lm, text, config) for target in targets for text in target.spellings]
+    earlier = {subject: [_Name(lm, text, config) for text in names] for subject, names in _earlier_names(keep).items()}
+    safe = {subject: [_Name(lm, text, config, PROTECTED_IN) for text in names] for subject, names in (protected or {}).items()}
+    kept = [name for names in (*earlier.values(), *safe.values()) for name in names]
+    found = target_values(lm, [name.text for name in edited], config, last)
+    goals = torch.stack([target.value for target in found])  # z* [edited, hidden]
+    unedited = torch.stack([mean_layer_output(lm, name.current, last) for name in edited + kept]) if keep else None
     with keep.applied(lm) if keep else nullcontext():
-        factors, start = _solve(lm, targets, kept, goals, config, preserved)
+        factors, start = _solve(lm, edited, kept, goals, config, preserved)
         unedited = start if unedited is None else unedited
         with _applied(lm, factors):
-            end = torch.stack([concept.value(last) for concept in targets + kept])
-        shifts = _shifts_by_others(lm, targets, factors, unedited) if len(targets) > 1 or keep else None
-    count = len(targets)
-    before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [targets]
+            end = torch.stack([name.value(last) for name in edited + kept])
+        shifts = _shifts_by_others(lm, edited, owners, factors, unedited) if len(targets) > 1 or keep else None
+    count = len(edited)
+    before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [edited]
     results = []
-    for i, concept in enumerate(targets):
-        share = None if shifts is None else shifts[i] / max(float(before[i]), 1e-30)
-        results.append(TargetResult(concept.subject, float(before[i]), float(after[i]), share, found[i].facts))
-    kept_shifts = (end - start)[count:].norm(dim=1) / (start - unedited)[count:].norm(dim=1).clamp(min=1e-30)  # [kept]
-    names = [concept.subject for concept in kept]
-    return Redirection(factors, tuple(results), dict(zip(names, kept_shifts.tolist(), strict=True)))
+    for i, target in enumerate(targets):
+        own = [place for place, owner in enumerate(owners) if owner == i]
+        norms = [float(norm[own].norm()) for norm in (before, after)]
+        share = None if shifts is None else shifts[i] / max(norms[0], 1e-30)
+        results.append(TargetResult(target.subject, target.spellings, norms[0], norms[1], share, found[own[0]].facts))
+    moved = dict(zip(kept, (end - start)[count:].norm(dim=1).tolist(), strict=True))
+    then = dict(zip(kept, (start - unedited)[count:].norm(dim=1).tolist(), strict=True))
+    return Redirection(
+        factors, tuple(results),
+        {subject: mean([moved[name] for name in names]) / max(float(before.mean()), 1e-30) for subject, names in safe.items()},
+        {
+            subject: math.hypot(*(moved[name] for name in names)) / max(math.hypot(*(then[name] for name in names)), 1e-30)
+            for subject, names in earlier.items()
+        },
+    )  # fmt: skip
 
 
-class _Concept:
-    """The contexts of one concept: where its keys and its current value are read.
+def _earlier_names(keep: AdapterEdit | None) -> dict[str, tuple[str, ...]]:
+    """Return what has a key in an earlier edit, by concept."""
+    if keep is None:
+        return {}
+    stated = {each["subject"]: tuple(each["spellings"]) for each in keep.info.facts.get("targets", ()) if "spellings" in each}
+    return {subject: stated.get(subject, (subject,)) for subject in keep.info.subjects}
+
+
+class _Name:
+    """The contexts of one name, at most `most` of them: where its key and its current value are read.
 
     The layers below the edited ones are run once.
     """
 
-    def __init__(self, lm: LM, subject: str, config: RocrConfig) -> None:
+    def __init__(self, lm: LM, text: str, config: RocrConfig, most: int | None = None) -> None:
         first, self._last = config.layers[0], config.layers[-1]
-        self.subject = subject
-        self._contexts = mentions(lm, chat_contexts(lm, subject), subject)
+        self.text = text
+        self._contexts = mentions(lm, chat_contexts(lm, text)[:most], text)
         is_chat = config.current_value == "chat"
-        self.current = self._contexts if is_chat else mentions(lm, bare_context(subject), subject)
+        self.current = self._contexts if is_chat else mentions(lm, bare_context(text), text)
         self._key_pass = ResumableForward(lm, self._contexts.batch, first, self._last)
         self._value_pass = self._key_pass if is_chat else ResumableForward(lm, self.current.batch, first, self._last)
 
@@ -198,8 +231,8 @@ class _Concept:
 
 def _solve(
     lm: LM,
-    targets: list[_Concept],
-    kept: list[_Concept],
+    edited: list[_Name],
+    kept: list[_Name],
     goals: Tensor,
     config: RocrConfig,
     preserved: dict[int, Projection],
@@ -208,22 +241,22 @@ def _solve(
 
     Args:
         lm: The model.
-        targets: The concepts to redirect.
-        kept: The concepts of the earlier edit.
-        goals: Target values z* `[targets, hidden]`.
+        edited: The names to redirect.
+        kept: The names whose values stay.
+        goals: Target values z* `[edited, hidden]`.
         config: Settings.
         preserved: The projection by layer.
 
     Returns:
-        The updates by layer, and the values of targets and kept concepts before any of them `[targets + kept, hidden]`.
+        The updates by layer, and the values of edited and kept names before any of them `[edited + kept, hidden]`.
     """
     factors: dict[int, Factors] = {}
     starts = []
-    count, changed = len(targets), config.layers[0]
-    names = [concept.subject for concept in targets]
+    count, changed = len(edited), config.layers[0]
+    names = [name.text for name in edited]
     with ExitStack() as updates:
         for index, layer in enumerate(config.layers):
-            pairs = [concept.key_and_value(layer, changed) for concept in targets + kept]
+            pairs = [name.key_and_value(layer, changed) for name in edited + kept]
             keys, values = (torch.stack(column) for column in zip(*pairs, strict=True))
             starts.append(values)
             residuals = (goals - values[:count]) / (len(config.layers) - index)
@@ -235,14 +268,17 @@ def _solve(
     return factors, starts[0]
 
 
-def _shifts_by_others(lm: LM, targets: list[_Concept], factors: dict[int, Factors], unedited: Tensor) -> list[float]:
-    """Compute how far each target's value lies from the unedited one if its own rank is left out of the update."""
+def _shifts_by_others(
+    lm: LM, edited: list[_Name], owners: list[int], factors: dict[int, Factors], unedited: Tensor
+) -> list[float]:
+    """Compute how far each target's values lie from the unedited ones if its own ranks are left out of the update."""
     shifts = []
-    for index, concept in enumerate(targets):
-        others = [i for i in range(len(targets)) if i != index]
+    for target in range(owners[-1] + 1):
+        own = [i for i, owner in enumerate(owners) if owner == target]
+        others = [i for i, owner in enumerate(owners) if owner != target]
         parts = {layer: Factors(each.up[:, others], each.down[others]) for layer, each in factors.items()}
         with _applied(lm, parts):
-            shifts.append(float((concept.value(min(factors)) - unedited[index]).norm()))
+            shifts.append(math.hypot(*(float((edited[i].value(min(factors)) - unedited[i]).norm()) for i in own)))
     return shifts
 
 

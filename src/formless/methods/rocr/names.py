@@ -1,0 +1,91 @@
+"""Which spellings of a concept's name get a key, and which names are protected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from formless.data.spellings import naming, spellings
+from formless.errors import EditError
+
+if TYPE_CHECKING:
+    from formless.data.target import Target
+
+MentionKeys = Literal["name", "spelled"]
+Protect = Literal["none", "neighbors"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one concept.
+
+    Args:
+        subject: The concept.
+        spellings: The texts that get a key, the full name first.
+        dropped: Spelling -> why it gets no key.
+    """
+
+    subject: str
+    spellings: tuple[str, ...]
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
+    """Return the names of every target.
+
+    A spelling that is also one of a neighbor or of another target gets no key, since it does not say who is meant.
+
+    Args:
+        targets: The targets, each once.
+        mentions: `name` for the full name alone; `spelled` for every mention that spells the name.
+
+    Raises:
+        DataError: A target's `aliases.json` cannot be read.
+        EditError: A target has no spelling of its own.
+    """
+    if mentions == "name":
+        return [Names(target.subject, (target.subject,)) for target in targets]
+    owners: dict[str, dict[str, str]] = {}  # folded spelling -> folded concept -> concept
+    for target in targets:
+        for entry in naming(target):
+            for text in spellings(entry):
+                owners.setdefault(folded(text), {})[folded(entry.name)] = entry.name
+    found = []
+    for target in targets:
+        dropped = {}
+        for text in spellings(naming(target)[0]):
+            if others := [name for key, name in owners[folded(text)].items() if key != folded(target.subject)]:
+                dropped[text] = f"it also names {', '.join(others)}"
+        own = tuple(text for text in spellings(naming(target)[0]) if text not in dropped)
+        if not own:
+            reasons = "; ".join(f"{text}: {reason}" for text, reason in dropped.items())
+            raise EditError(
+                "no spelling of the name is its own", where=f"{target.subject}: {reasons}", remedy="use mentions=name"
+            )
+        found.append(Names(target.subject, own, dropped))
+    return found
+
+
+def protected_names(targets: Sequence[Target], protect: Protect, mentions: MentionKeys) -> dict[str, tuple[str, ...]]:
+    """Return the spellings of every neighbor, as many as targets have keys for; a neighbor that is a target is none.
+
+    Raises:
+        DataError: A target's `aliases.json` cannot be read.
+    """
+    if protect == "none":
+        return {}
+    subjects = {folded(target.subject) for target in targets}
+    taken = {folded(text) for names in names_of(targets, mentions) for text in names.spellings}
+    found: dict[str, tuple[str, ...]] = {}
+    for target in targets:
+        for entry in naming(target)[1:]:
+            texts = tuple(spellings(entry)) if mentions == "spelled" else (entry.name,)
+            if folded(entry.name) not in subjects and entry.name not in found:
+                found[entry.name] = tuple(text for text in texts if folded(text) not in taken)
+    return found
+
+
+def folded(name: str) -> str:
+    """Return a name as names are compared."""
+    return name.strip().casefold()
