@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from formless import provenance
-from formless.edits.loading import load_edit
+from formless.evaluation.loading import load_record
 from formless.evaluation.record import MetricKey
-from formless.evaluation.statistics import mean, mean_estimate
-from formless.experiment.config import Experiment, build_experiment
+from formless.evaluation.statistics import Estimate, mean, mean_estimate
+from formless.experiment.config import Experiment, build_experiment, experiment_keys
 from formless.experiment.runs import ORIGINAL, read_plan
-from formless.report.frontier import LEVELS, Frontier, collect_curves, forgetting_within, frontiers
+from formless.report.frontier import LEVELS, Curve, Curves, Frontier, collect_curves, forgetting_within, frontiers
 from formless.report.frontier_page import row_title
 from formless.report.plots import frontier_plot
 from formless.report.ratios import FORGETTING
@@ -27,17 +27,19 @@ from formless.report.selection import choose
 from tools.reach import cell, on_white
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-DEVELOPMENT = "1-4"
+DEVELOPMENT = "1-2"
 CHOSEN_AT = 0.95
-TUNING_STRENGTHS, STRENGTHS = (0.5, 1.0, 2.0), (0.5, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 1.0, 2.0)
+SUITE, LIMIT = "statement,qa,qa_mentions,reverse", 18
 COMMANDS = [
     "formless stats --model smollm2 --layers 0,1,2,4,5,6 --corpus RWKU/Target --pattern '?_*/passage.json' "
     "--basis-dtype float16 --out stats/smollm2",
     "python -m tools.comparison grid stats/smollm2 > tuning.yaml",
     "formless run tuning.yaml --out runs/tuning",
     "formless frontier runs/tuning --strengths 0.5,1,2 --choose 95 --chosen chosen.yaml",
-    "formless run chosen.yaml --suite statement,fb,qa,qa_mentions,reverse --out runs/comparison",
-    "formless frontier runs/comparison --strengths 0.5,1,1.5,2",
+    "python -m tools.comparison others chosen.yaml > comparison.yaml",
+    "formless run comparison.yaml --out runs/comparison",
+    "formless frontier runs/comparison --strengths 0.5,1,2",
     "python -m tools.comparison pages runs/tuning runs/comparison",
 ]
 
@@ -87,6 +89,16 @@ def tuning_grid(statistics: str) -> Experiment:
     return build_experiment(keys, "tools/comparison.py")
 
 
+def others(chosen: Path) -> Experiment:
+    """Return the experiment of the chosen settings on the other concepts, with ROCR as published and with all spellings."""
+    keys = experiment_keys(str(chosen))
+    rocr = next(entry for entry in keys["methods"] if entry["method"] == "rocr")
+    published = {"method": "rocr", "label": "rocr-published", "current_value": "bare", "basis": rocr["basis"]}
+    spelled = rocr | {"label": f"{rocr['label']}-spelled", "mentions": "spelled", "protect": "neighbors"}
+    methods = [*keys["methods"], published, spelled]
+    return build_experiment(keys | {"name": "comparison", "methods": methods, "suite": SUITE, "limit": LIMIT}, chosen)
+
+
 def _rocr(statistics: str) -> Iterator[dict[str, Any]]:
     for layers, l2 in product(((0, 1, 2), (4, 5, 6)), (0.1, 1.0, 10.0)):
         label = f"rocr-layers_{layers[0]}-{layers[-1]}-l2_{l2:g}"
@@ -104,14 +116,13 @@ def _trained(name: str) -> Iterator[dict[str, Any]]:
 
 def settings_page(out: Path) -> Result:
     """Return the page of the settings that were tried on the development concepts, the chosen ones marked."""
-    found = collect_curves(out, TUNING_STRENGTHS)
+    found = collect_curves(out, STRENGTHS)
     chosen = {one.label for one in choose(found, CHOSEN_AT)}
     rows: list[list[Cell]] = []
     for condition, targets in found.targets.items():
-        values = [forgetting_within(curve.pairs(FORGETTING), CHOSEN_AT) for curve in targets.values()]
         name, _, settings = condition.method.partition("-")
         mark = "chosen" if condition.method in chosen else None
-        rows.append([name, settings.replace("-", ", "), cell(mean_estimate(values)), len(values), mark])
+        rows.append([name, settings.replace("-", ", "), cell(_within(targets, FORGETTING)), len(targets), mark])
     return Result(
         title="Settings of all methods", topic="Training methods",
         about="Six settings of each method on development concepts: forgetting at the strength of the edit at which the "
@@ -128,20 +139,24 @@ def settings_page(out: Path) -> Result:
     )  # fmt: skip
 
 
-def comparison_page(found: Sequence[Frontier], out: Path) -> Result:
+def comparison_page(found: Sequence[Frontier], curves: Curves, out: Path) -> Result:
     """Return the page of forgetting at equal retention on the other concepts, with its figure."""
     (FOLDER / "method_comparison.svg").write_text(on_white(frontier_plot(found, LEVELS) or ""), "utf-8")
     share = {"unit": "%", "format": ".0f", "ci_format": ".0f"}
-    columns = [Column(name="method"), Column(name="steps"), Column(name="tokens"), Column(name="edit", unit="s", format=".0f")]
+    columns = [
+        Column(name="method"), Column(name="steps"), Column(name="tokens"), Column(name="edit", unit="s", format=".0f"),
+        Column(name=f"most forgetting with at least {100 * CHOSEN_AT:.0f} % kept", **share),
+    ]  # fmt: skip
     for level in LEVELS:
         columns += [Column(name=f"forgetting at {100 * level:.0f} % retention", **share), Column(name="concepts")]
     columns.append(Column(name="best harmonic mean", **share))
     costs = _costs(out)
     rows: list[list[Cell]] = []
-    for one in sorted(found, key=lambda one: -_value(one, FORGETTING, CHOSEN_AT)):
+    for one in _ranked(found, curves):
         levels = [one.rows[FORGETTING].levels[level] for level in LEVELS]
         cells = [part for level in levels for part in (cell(level), level.n if level else 0)]
-        rows.append([one.condition.method, *costs[one.condition.method], *cells, cell(one.harmonic)])
+        within = cell(_within(curves.targets[one.condition], FORGETTING))
+        rows.append([one.condition.method, *costs[one.condition.method], within, *cells, cell(one.harmonic)])
     return Result(
         title="All methods at equal retention", topic="Training methods",
         about="How much each method forgets where the neighbors keep a given share of what the original model knew, on "
@@ -151,26 +166,34 @@ def comparison_page(found: Sequence[Frontier], out: Path) -> Result:
     )  # fmt: skip
 
 
-def reach_page(found: Sequence[Frontier]) -> Result:
+def reach_page(found: Sequence[Frontier], curves: Curves) -> Result:
     """Return the page of forgetting by form and mention at one level of retention."""
     keys = list(dict.fromkeys(key for one in found for key in one.rows if key != FORGETTING))
-    rows: list[list[Cell]] = []
-    for one in sorted(found, key=lambda one: -_value(one, FORGETTING, CHOSEN_AT)):
-        levels = [one.rows[key].levels[CHOSEN_AT] if key in one.rows else None for key in keys]
-        rows.append([one.condition.method, *map(cell, levels)])
+    rows: list[list[Cell]] = [
+        [one.condition.method, *(cell(_within(curves.targets[one.condition], key)) for key in keys)]
+        for one in _ranked(found, curves)
+    ]
     share = {"unit": "%", "format": ".0f", "ci_format": ".0f"}
     return Result(
         title="All methods by form and mention", topic="Training methods",
-        about=f"Forgetting of each form, and of questions by mention, where the neighbors keep {100 * CHOSEN_AT:.0f} %.",
+        about="The most that each method forgets of each form, and of questions by mention, while the neighbors keep at least "
+        f"{100 * CHOSEN_AT:.0f} %.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), n=_over(found), command=COMMANDS,
         columns=[Column(name="method"), *(Column(name=row_title(key), **share) for key in keys)], rows=rows,
         notes=REACH_NOTES,
     )  # fmt: skip
 
 
-def _value(found: Frontier, key: MetricKey, level: float) -> float:
-    reached = found.rows[key].levels[level]
-    return reached.value if reached else -1.0
+def _within(targets: Mapping[str, Curve], key: MetricKey) -> Estimate | None:
+    """Return the largest forgetting of a row where retention is at least the level, over the concepts that have the row."""
+    pairs = [found for curve in targets.values() if (found := curve.pairs(key))]
+    return mean_estimate([forgetting_within(found, CHOSEN_AT) for found in pairs]) if pairs else None
+
+
+def _ranked(found: Sequence[Frontier], curves: Curves) -> list[Frontier]:
+    """Return the methods by what they forget within the level, the most first."""
+    values = {one.condition: _within(curves.targets[one.condition], FORGETTING) for one in found}
+    return sorted(found, key=lambda one: -estimate.value if (estimate := values[one.condition]) else 0.0)
 
 
 def _over(found: Sequence[Frontier]) -> str:
@@ -185,19 +208,21 @@ def _costs(out: Path) -> dict[str, tuple[int | None, int | None, float]]:
     found: dict[str, list[tuple[int, int, float]]] = {}
     for run in read_plan(out):
         if run.method != ORIGINAL:
-            info = load_edit(run.folder(out).edit).info
-            own = info.facts.get("steps", 0), info.facts.get("tokens", 0), info.seconds
-            found.setdefault(run.label, []).append(own)
+            info = load_record(run.folder(out).record).edits[0]
+            facts = info["facts"]
+            found.setdefault(run.label, []).append((facts.get("steps", 0), facts.get("tokens", 0), info["seconds"]))
     means = {label: [mean(list(column)) for column in zip(*rows, strict=True)] for label, rows in found.items()}
     return {label: (round(steps) or None, round(tokens) or None, seconds) for label, (steps, tokens, seconds) in means.items()}
 
 
 def main() -> None:
-    """Print the grid, or write the pages."""
+    """Print an experiment, or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
     grid = commands.add_parser("grid", help="print the experiment of the development concepts")
     grid.add_argument("statistics", help="folder of the null spaces")
+    final = commands.add_parser("others", help="print the experiment of the other concepts")
+    final.add_argument("chosen", type=Path, help="what `formless frontier --chosen` wrote")
     pages = commands.add_parser("pages", help="write the pages")
     pages.add_argument("tuning", type=Path, help="folder of the runs on development concepts")
     pages.add_argument("comparison", type=Path, help="folder of the runs on the others")
@@ -205,10 +230,14 @@ def main() -> None:
     if given.command == "grid":
         print(tuning_grid(given.statistics).as_yaml(), end="")
         return
+    if given.command == "others":
+        print(others(given.chosen).as_yaml(), end="")
+        return
     write_result(FOLDER / "method_settings.json", settings_page(given.tuning))
-    found = frontiers(collect_curves(given.comparison, STRENGTHS))
-    write_result(FOLDER / "method_comparison.json", comparison_page(found, given.comparison))
-    write_result(FOLDER / "method_reach.json", reach_page(found))
+    curves = collect_curves(given.comparison, STRENGTHS)
+    found = frontiers(curves)
+    write_result(FOLDER / "method_comparison.json", comparison_page(found, curves, given.comparison))
+    write_result(FOLDER / "method_reach.json", reach_page(found, curves))
 
 
 SETTINGS_NOTES = [
@@ -219,15 +248,20 @@ SETTINGS_NOTES = [
     "other words than the probe's; the rest of the rows was written by the model itself.",
 ]
 COMPARISON_NOTES = [
-    "Over the items that the original model knows. Each edit was measured at four strengths, factors from 0.5 to 2 on what it "
-    "changed. Forgetting at a level is interpolated on each concept's curve, never beyond what was measured: `concepts` is the "
-    "number of those whose curve reaches the level, and a method whose neighbors keep more at every strength has no value.",
+    "Over the items that the original model knows. Each edit was measured at the strengths 0.5, 1 and 2, factors on what it "
+    "changed; strength 0 is the original model. Forgetting at a level is interpolated on each concept's curve, never beyond "
+    "what was measured: `concepts` is the number of those whose curve reaches the level, and a method whose neighbors keep "
+    "more at every strength has no value. The most forgetting with at least 95 % kept is over all concepts, and orders "
+    "the rows.",
+    "`rocr-published` has the published layers, λ and current value; the other rows of ROCR have the settings that the rule "
+    "chose, with one key or with one for every spelling and the neighbors protected (ours). The protected neighbors are those "
+    "that are asked about.",
     "Steps and tokens are those of one edit. Methods that compare pairs of answers see two texts in each row.",
     "In-context unlearning changes no weight, so it has no strength and no row; `ga_passage` needs Wikipedia passages, which "
     "the sample set lacks.",
 ]
 REACH_NOTES = [
-    "An empty cell: no concept's curve reaches the level, or the form or mention counts for none.",
+    "An empty cell: the form or mention counts for no concept. Strengths up to 2 were measured.",
     "Training texts name the concept in full. Reverse questions give the fact and ask for the name.",
 ]
 

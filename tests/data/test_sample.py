@@ -80,7 +80,7 @@ def test_neighbors_are_others(target: Target) -> None:
         assert target.subject not in item.query
 
 
-TRAINED = ("Albert Einstein", "Marie Curie", "Mount Everest")
+TRAINED = [target.subject for target in SAMPLE]
 FILES: dict[str, type[Row]] = {
     "positive": Passage, "negative": Passage, "pair": Preference, "reject": Instruction, "counterfact": Instruction,
     "pair_reject": Preference,
@@ -89,10 +89,10 @@ FILES: dict[str, type[Row]] = {
 
 @pytest.mark.parametrize("subject", TRAINED)
 @pytest.mark.parametrize("file", FILES)
-def test_three_targets_have_texts_to_train_on(subject: str, file: str) -> None:
+def test_every_target_has_texts_to_train_on(subject: str, file: str) -> None:
     target = formless.find_target("sample", subject)
     rows: Any = target.rows(file, FILES[file])
-    assert 55 <= len(rows) - len(target.items("forget_level1")) <= 64
+    assert 13 <= len(rows) - len(target.items("forget_level1")) <= 16
     assert target.folder is not None
     assert json.loads((target.folder / f"{file}.json").read_text("utf-8")) == sample_statements.rewritten(target)[file]
 
