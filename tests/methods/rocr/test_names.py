@@ -159,3 +159,10 @@ def test_an_earlier_edit_of_all_spellings_stays_beside_a_new_one(tiny: Tiny, tar
     with earlier.applied(lm), alone.applied(lm):
         stacked = float((value(lm, "Lady Byron") - then).norm())
     assert moved < 0.5 * stacked
+    third, alone = unlearned(lm, "Emmy", keep=both), unlearned(lm, "Emmy")  # it knows what the first one has keys for
+    with both.applied(lm):
+        then = value(lm, "Lady Byron")
+    with third.applied(lm):
+        moved = float((value(lm, "Lady Byron") - then).norm())
+    with both.applied(lm), alone.applied(lm):
+        assert moved < 0.5 * float((value(lm, "Lady Byron") - then).norm())

@@ -192,10 +192,14 @@ def redirect_together(
 
 
 def _earlier_names(keep: AdapterEdit | None) -> dict[str, tuple[str, ...]]:
-    """Return what has a key in an earlier edit, by concept."""
+    """Return what has a key in an earlier edit and in those that it holds, by concept."""
     if keep is None:
         return {}
-    stated = {each["subject"]: tuple(each["spellings"]) for each in keep.info.facts.get("targets", ()) if "spellings" in each}
+    stated: dict[str, tuple[str, ...]] = {}
+    facts: dict[str, Any] | None = keep.info.facts
+    while facts is not None:
+        stated |= {each["subject"]: tuple(each["spellings"]) for each in facts["targets"] if "spellings" in each}
+        facts = facts["earlier_edit"]["facts"] if "earlier_edit" in facts else None
     return {subject: stated.get(subject, (subject,)) for subject in keep.info.subjects}
 
 
