@@ -12,7 +12,7 @@ import torch
 from formless.errors import DataError, UnknownNameError, UserError
 from formless.experiment.config import Experiment
 from formless.experiment.grid import grid
-from formless.experiment.runs import RESULTS_VERSION
+from formless.experiment.runs import RESULTS_VERSION, Run
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
 Build = Callable[..., Experiment]
@@ -104,6 +104,26 @@ def test_files_that_a_run_reads_are_part_of_its_id(experiment: Build, people: Pa
     other = people / "2_Person_2" / "positive.json"
     other.write_text(other.read_text().replace("books", "songs"), "utf-8")
     assert [a == b for a, b in zip(before, [found("ga"), found(keeping), found(neighbors)], strict=True)] == [True, False, True]
+
+
+def test_names_are_part_of_the_id_where_they_get_keys(experiment: Build, people: Path) -> None:
+    rocr = {"method": "rocr", "layers": [1], "basis": "none"}
+    ways = [rocr, rocr | {"mentions": "spelled"}, rocr | {"protect": "neighbors"}]
+
+    def found() -> list[set[str]]:
+        return [ids(experiment(methods=[way], targets=1)) for way in ways]
+
+    before = found()
+    assert len(set.union(*before)) == 3
+    (people / "1_Person_1" / "aliases.json").write_text(json.dumps([{"name": "Person 1", "short": "Person"}]), "utf-8")
+    assert [a == b for a, b in zip(before, found(), strict=True)] == [True, False, False]
+
+
+def test_a_setting_that_came_later_leaves_ids_alone(experiment: Build) -> None:
+    (run,) = grid(experiment(methods=[{"method": "rocr", "layers": [1], "basis": "none"}], targets=1))
+    earlier = {name: value for name, value in run.config.items() if name not in ("mentions", "protect")}
+    assert Run.model_validate(run.model_dump() | {"config": earlier}).id == run.id
+    assert Run.model_validate(run.model_dump() | {"config": earlier | {"l2": 3.0}}).id != run.id
 
 
 def test_changed_weights_are_another_model(experiment: Build, model_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from formless.data.ort import find_target, targets
 from formless.data.retain import PROBES, TEXTS
 from formless.data.rows import Row
+from formless.data.spellings import naming
 from formless.data.target import Target
 from formless.errors import DataError, ModelError, UserError
 from formless.evaluation.plan import make_plan
@@ -57,7 +59,7 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
             target=_name(target), subject=target.subject, suite=experiment.suite, limit=experiment.limit,
             style=experiment.style, save_edit=experiment.save_edits,
             inputs={"model": digest, "target": files[_name(target)][method.label]} | places
-            | _retain_digest(target, config, texts),
+            | _retain_digest(target, config, texts) | _names_digest(target, config),
         )
         for model, settings in models
         for digest in [model_digest(settings, model.revision)]
@@ -253,6 +255,14 @@ def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[s
         return {}
     probes = files_digest(target.path(file) for file in PROBES if target.has(file))
     return {"retained": probes if config.get("retain_rows") == "neighbors" else probes + texts}
+
+
+def _names_digest(target: Target, config: dict[str, Any]) -> dict[str, str]:
+    """Return a hash of how the target and its neighbors are named, if a method takes keys from it."""
+    if config.get("mentions", "name") == "name" and config.get("protect", "none") == "none":
+        return {}
+    names = json.dumps([entry.model_dump(mode="json") for entry in naming(target)], sort_keys=True)
+    return {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}
 
 
 def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> None:

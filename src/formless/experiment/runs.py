@@ -30,6 +30,10 @@ the version, and so the finished runs.
 OTHER_RUNS = "runs in the folder are not part of the experiment that was started there last"
 
 
+_ADDED = (("mentions", "name"), ("protect", "none"))
+"""Settings that methods got later, with the value that changes nothing: runs keep the ids that they had."""
+
+
 class Run(BaseModel):
     """One model, one method with its settings, one target.
 
@@ -70,6 +74,7 @@ class Run(BaseModel):
             name: value
             for name, value in self.config.items()
             if name != "report_to" and f"setting {name}" not in self.inputs  # of a place, its content counts
+            if (name, value) not in _ADDED
         }
         whole = {
             "results": RESULTS_VERSION, "model": self.inputs["model"], "dtype": self.model.dtype, "method": self.method,
