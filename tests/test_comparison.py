@@ -15,6 +15,8 @@ from tests.report.test_frontier import at_strength
 from tools import comparison, results
 from tools.results import Estimate
 
+ROCR, GA = "rocr-layers_0-2-l2_10", "ga-lr_0.005-retain_weight_1"
+
 
 def test_every_method_that_edits_weights_gets_six_valid_settings() -> None:
     grid = comparison.tuning_grid("stats")
@@ -52,12 +54,12 @@ def test_pages_rank_methods_by_what_they_forget_within_the_level(monkeypatch: py
         before = made_record(original, {(form, split): 0.8 for form in ("statement", "qa") for split in SPLITS})
         keep_run(out, original, before)
         runs.append(original)
-        for label, trained in {"rocr-1": False, "ga-1": True}.items():
+        for label, trained in {ROCR: False, GA: True}.items():
             run = made_run(label, target, save_edit=True)
             folder = run.folder(out)
             folder.edit.mkdir(parents=True)
             (folder.edit / "edit.json").write_text("{}")
-            share = 1.0 if label == "ga-1" else 0.5
+            share = 1.0 if trained else 0.5
             for strength in comparison.STRENGTHS:
                 record = at_strength(before, run, share * strength)
                 record.edits[0] |= {"strength": strength, "seconds": 3.0}
@@ -72,13 +74,13 @@ def test_pages_rank_methods_by_what_they_forget_within_the_level(monkeypatch: py
     page = comparison.comparison_page(frontiers(curves), curves, out)
     reach = comparison.reach_page(frontiers(curves), curves)
     settings = comparison.settings_page(out)
-    assert {row[0]: row[1:4] for row in page.rows} == {"rocr-1": [None, None, 3.0], "ga-1": [7, 900, 3.0]}
+    assert {row[0]: row[1:4] for row in page.rows} == {ROCR: [None, None, 3.0], GA: [7, 900, 3.0]}
     within = [row[4] for row in page.rows]
     assert within == sorted(within, reverse=True)  # type: ignore[type-var]
     assert (tmp_path / "method_comparison.svg").read_text("utf-8").startswith("<svg")
     assert [column.name for column in reach.columns] == ["method", "Statement", "Question"]
     assert not any(isinstance(value, Estimate) for row in reach.rows for value in row)  # two concepts have no interval
-    assert [row[0] for row in settings.rows] == ["rocr", "ga"]
+    assert [row[:2] for row in settings.rows] == [["rocr", "layers 0-2, l2 10"], ["ga", "lr 0.005, retain_weight 1"]]
     for name, result in {"page": page, "reach": reach, "settings": settings}.items():
         results.write_result(tmp_path / f"{name}.json", result)
     assert results.load_results(tmp_path).keys() == {"page", "reach", "settings"}

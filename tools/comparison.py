@@ -7,6 +7,7 @@ method_comparison.json with its figure, and method_reach.json.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import product
@@ -120,9 +121,10 @@ def settings_page(out: Path) -> Result:
     chosen = {one.label for one in choose(found, CHOSEN_AT)}
     rows: list[list[Cell]] = []
     for condition, targets in found.targets.items():
-        name, _, settings = condition.method.partition("-")
+        name, *settings = re.split(r"-(?=[a-z])", condition.method)
+        said = ", ".join(" ".join(one.rsplit("_", 1)) for one in settings)
         mark = "chosen" if condition.method in chosen else None
-        rows.append([name, settings.replace("-", ", "), cell(_within(targets, FORGETTING)), len(targets), mark])
+        rows.append([name, said, cell(_within(targets, FORGETTING)), len(targets), mark])
     return Result(
         title="Settings of all methods", topic="Training methods",
         about="Six settings of each method on development concepts: forgetting at the strength of the edit at which the "
