@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def page(out: Path, model: str) -> Result:
     runs = collect_folder(out)
     found: dict[tuple[Cell, Cell], dict[str, list[Cell]]] = {}
     for summary in summarize(runs):
-        for row in forgetting_rows(summary, runs) if not summary.is_baseline else ():
+        own = replace(runs, complete=[run for run in runs.complete if run.condition == summary.condition])
+        for row in forgetting_rows(summary, own) if not summary.is_baseline else ():
             found.setdefault((row[0], row[1]), {})[summary.condition.method] = row
     percent = {"unit": "%", "format": "+.0f", "ci_format": "+.0f"}
     columns = [Column(name="asked as"), Column(name="mention"), Column(name="concepts"), Column(name="known items")]
@@ -53,8 +55,8 @@ def page(out: Path, model: str) -> Result:
     rows: list[list[Cell]] = []
     for key, by_label in found.items():
         first = by_label["one_key"]
-        own = [by_label[label] for label in TITLES]
-        rows.append([*key, *first[2:4], *(row[5] for row in own), first[6], *(row[7] for row in own)])
+        cells = [by_label[label] for label in TITLES]
+        rows.append([*key, *first[2:4], *(row[5] for row in cells), first[6], *(row[7] for row in cells)])
     targets = dict.fromkeys(run.target for run in runs.complete)
     return Result(
         title="Keys for every spelling of the name", topic="Forgetting and retention",
