@@ -59,8 +59,7 @@ NOTES = [
     "edit as it was computed. A target whose neighbors keep more than a level at every strength has no value there: `targets` "
     "is the number of those that reach it.",
     "`rocr-bare` reads the current value for the bare name, as the published code does; `rocr` reads it in the chat contexts.",
-    "No trained method has a row yet: training texts that hold what is asked are there for three of the twelve targets only, "
-    "and settings that were not tuned alike would say nothing.",
+    "Trained methods, each with settings chosen alike, are in [All methods at equal retention](method_comparison.md).",
 ]
 
 
