@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import formless
-from formless.data.spellings import named_alone, naming, spellings
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError
@@ -46,28 +45,6 @@ def unlearned(lm: LM, target: Any, **options: Any) -> AdapterEdit:
     edit = formless.unlearn(lm, target, **(OPTIONS | options))
     assert isinstance(edit, AdapterEdit)
     return edit
-
-
-@pytest.mark.parametrize(
-    ("name", "texts"),
-    [
-        ("Barack Obama", ["Barack Obama", "barack obama", "Obama", "B. Obama"]),
-        ("Mount Everest", ["Mount Everest", "mount everest"]),  # no forename, so no surname
-        ("Plato", ["Plato", "plato"]),
-        ("iPhone", ["iPhone", "iphone"]),
-        ("ada", ["ada"]),
-    ],
-)
-def test_what_a_name_alone_tells(name: str, texts: list[str]) -> None:
-    assert list(spellings(named_alone(name))) == texts
-
-
-def test_names_come_from_the_file_then_from_the_package_then_from_the_name(target: Target) -> None:
-    assert [entry.name for entry in naming(target)] == ["Ada Lovelace", "Grace Hopper"]
-    known = naming(Target("Taylor Swift"))
-    assert spellings(known[0])["Swift"] == "short name"
-    assert len(known) > 1  # her neighbors
-    assert naming(Target("Nobody Known")) == (named_alone("Nobody Known"),)
 
 
 def test_a_spelling_that_also_names_a_neighbor_has_no_key(target: Target) -> None:
