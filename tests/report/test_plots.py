@@ -1,13 +1,26 @@
 """Plots of an experiment."""
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from formless.evaluation.statistics import Estimate
 from formless.report import plots as plots_module
-from formless.report.plots import TrainingCurves, curves_plot, form_colors, forms_plot, gap_plot, pareto_front, scatter_plot
-from formless.report.runs import collect
+from formless.report.frontier import Frontier
+from formless.report.plots import (
+    TrainingCurves,
+    curves_plot,
+    form_colors,
+    forms_plot,
+    frontier_plot,
+    gap_plot,
+    pareto_front,
+    scatter_plot,
+)
+from formless.report.runs import Condition, collect
 from formless.report.summary import summarize
 from tests.report.made_runs import made_run, write_plan, write_runs
 
@@ -62,3 +75,13 @@ def test_training_runs_of_different_lengths_are_averaged_over_their_course() -> 
     plot = curves_plot(curves)
     assert plot is not None
     assert "share of training" in plot
+
+
+def test_many_methods_leave_room_for_their_curves() -> None:
+    point = Estimate(0.5, None, 1)
+    every = [Frontier(Condition("m", f"method {n}"), ("a",), {}, {1.0: (point, point)}, None, None, "") for n in range(90)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where a legend takes all the room
+        few, many = frontier_plot(every[:2]), frontier_plot(every)
+    heights = [float(re.search(r'height="([\d.]+)pt"', plot)[1]) for plot in (few or "", many or "")]  # type: ignore[index]
+    assert heights[1] > heights[0] + 40 * 10  # 45 rows of names

@@ -36,6 +36,7 @@ PALETTE = (
 
 _GOLDEN_ANGLE = 137.508  # degrees between the hues of further forms
 _WIDTH, _BAR = 5.2, 0.15  # inches: a plot, one bar
+_LEGEND_COLUMNS = 2  # of the plot of strengths
 _CELL = 0.86, 0.5  # inches: a cell of a heat map
 _STEPS = 25
 
@@ -192,7 +193,8 @@ def frontier_plot(found: Sequence[Frontier], levels: Sequence[float] = ()) -> st
     drawn = [one for one in found if one.curve]
     if not drawn:
         return None
-    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+    legend_rows = -(-len(drawn) // _LEGEND_COLUMNS)
+    figure = Figure(figsize=(_WIDTH, 3.8 + 0.21 * legend_rows), layout="constrained")
     axes = figure.add_subplot()
     for level in levels:
         axes.axvline(level, color=ORIGINAL, linewidth=0.6, linestyle=":")
@@ -204,7 +206,7 @@ def frontier_plot(found: Sequence[Frontier], levels: Sequence[float] = ()) -> st
         axes.plot(across, up, color=color, linestyle=style, linewidth=1.3, marker="o", markersize=4, label=one.condition.method)
     axes.set_xlabel("retention of neighbors, mean over forms and targets")
     axes.set_ylabel("forgetting, mean over forms and targets")
-    figure.legend(frameon=False, loc="outside upper left", ncols=2, labelcolor=INK)
+    figure.legend(frameon=False, loc="outside upper left", ncols=_LEGEND_COLUMNS, labelcolor=INK)
     return svg(figure, names)
 
 
