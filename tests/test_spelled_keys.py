@@ -15,13 +15,13 @@ def test_each_way_has_a_column_about_the_concept_and_one_about_the_neighbors(tmp
         forget, neighbor = left[run.label]
         keep_run(tmp_path, run, made_record(run, {("qa", "forget"): forget, ("qa", "neighbor"): neighbor}))
     write_plan(tmp_path, runs)
-    page = spelled_keys.page(tmp_path, "tiny")
+    page = spelled_keys.page(tmp_path)
     assert page.rows == [["Question", None, 2, 4, -50.0, -75.0, -75.0, 2, -10.0, -20.0, 0.0]]  # 2 known items of each concept
     assert page.n.startswith("2 concepts")
 
 
 def test_the_three_ways_are_valid_and_differ() -> None:
-    found = spelled_keys.experiment("smollm2")
+    found = spelled_keys.experiment()
     configs = [method_config(settings_for("smollm2"), one.method, one.settings) for one in found.methods[1:]]
     assert [one.label for one in found.methods] == ["original", *spelled_keys.TITLES]
     assert [(config.model_dump()["mentions"], config.model_dump()["protect"]) for config in configs] == [

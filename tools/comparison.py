@@ -127,8 +127,8 @@ def settings_page(out: Path) -> Result:
         rows.append([name, said, cell(_within(targets, FORGETTING)), len(targets), mark])
     return Result(
         title="Settings of all methods", topic="Training methods",
-        about="Six settings of each method on development concepts: forgetting at the strength of the edit at which the "
-        f"neighbors still keep {100 * CHOSEN_AT:.0f} %.",
+        about="Six settings of each method on development concepts: the most forgetting while the neighbors keep at "
+        f"least {100 * CHOSEN_AT:.0f} %.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
         n=f"development concepts of the sample set ({', '.join(dict.fromkeys(run.subject for run in read_plan(out)))}), "
         "SmolLM2-135M in bfloat16, statements and questions",
@@ -259,8 +259,8 @@ COMPARISON_NOTES = [
     "chose, with one key or with one for every spelling and the neighbors protected (ours). The protected neighbors are those "
     "that are asked about.",
     "Many edits of trained methods cost the neighbors more than 5 % at strength 0.5 already. Their values lie on the straight "
-    "line from the original model to there; smaller strengths were not measured. Weaker settings of the same methods, whose "
-    "curves have points near 95 %, forget no more ([Settings of all methods](method_settings.md)).",
+    "line from the original model to there; smaller strengths were not measured. Smaller learning rates of the same methods "
+    "forgot no more ([Settings of all methods](method_settings.md)).",
     "Seven steps of training are few, two development concepts too, and one seed says nothing about the scatter over seeds.",
     "Steps and tokens are those of one edit. Methods that compare pairs of answers see two texts in each row.",
     "In-context unlearning changes no weight, so it has no strength and no row; `ga_passage` needs Wikipedia passages, which "
@@ -268,7 +268,7 @@ COMPARISON_NOTES = [
 ]
 REACH_NOTES = [
     "An empty cell: the form or mention counts for no concept. Strengths up to 2 were measured.",
-    "Training texts name the concept in full. Reverse questions give the fact and ask for the name.",
+    "Training texts name the concept in full. Reverse questions were asked but have no row: their forgetting is no form's.",
 ]
 
 

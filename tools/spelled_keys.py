@@ -31,15 +31,16 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "spelled": {"mentions": "spelled"},
     "protected": {"mentions": "spelled", "protect": "neighbors"},
 }
+MODEL = "smollm2"
 SUITE, LIMIT = "statement,qa,qa_mentions,reverse", 36
 
 
-def experiment(model: str) -> Experiment:
+def experiment() -> Experiment:
     """Return the original model and the three ways on every sample target."""
-    return settings_sweeps.experiment({"name": model, "dtype": "bfloat16"}, SETTINGS, "all", SUITE, LIMIT)
+    return settings_sweeps.experiment({"name": MODEL, "dtype": "bfloat16"}, SETTINGS, "all", SUITE, LIMIT)
 
 
-def page(out: Path, model: str) -> Result:
+def page(out: Path) -> Result:
     """Return the results page of a folder of runs: a row for each form and mention, three pairs of columns."""
     runs = collect_folder(out)
     found: dict[tuple[Cell, Cell], dict[str, list[Cell]]] = {}
@@ -63,7 +64,7 @@ def page(out: Path, model: str) -> Result:
         about="What an edit takes from the probability of the right answer, by how the question names the concept: with one "
         "key, with a key for each spelling, and with the neighbors' names in the solve as well.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
-        n=f"{len(targets)} concepts of the sample set, {model} in bfloat16; confidence intervals over concepts",
+        n=f"{len(targets)} concepts of the sample set, {MODEL} in bfloat16; confidence intervals over concepts",
         command="python -m tools.spelled_keys --out runs/spelled", columns=columns, rows=rows, notes=NOTES,
     )  # fmt: skip
 
@@ -75,7 +76,8 @@ NOTES = [
     f"Keys are made for {', '.join(SPELLED)}. Misspellings, possessives, descriptions and reverse questions have none. The "
     "spellings are those that the questions use, from the same `aliases.json`: what is tested is the question around a name, "
     "not an unseen name.",
-    "The protected neighbors are those that are asked about. Names that are not protected are not measured here.",
+    "The protected neighbors are those that are asked about. Names that are not protected are not measured here. "
+    "Reverse questions were asked but have no row: their forgetting is no form's.",
 ]
 
 
@@ -83,10 +85,9 @@ def main() -> None:
     """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--model", default="smollm2")
     given = parser.parse_args()
-    settings_sweeps.measure(experiment(given.model), given.out)
-    write_result(FOLDER / "spelled_keys.json", page(given.out, given.model))
+    settings_sweeps.measure(experiment(), given.out)
+    write_result(FOLDER / "spelled_keys.json", page(given.out))
 
 
 if __name__ == "__main__":

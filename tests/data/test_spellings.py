@@ -32,12 +32,11 @@ def test_names_come_from_the_file_then_from_the_package_then_from_the_name(tmp_p
     assert [entry.name for entry in naming(Target("Ada Lovelace", tmp_path))] == ["Ada Lovelace", "Grace Hopper"]
     assert naming(Target("Emmy Noether", tmp_path))[0] == named_alone("Emmy Noether")  # the file does not have her
     known = naming(Target("Taylor Swift"))
-    assert spellings(known[0])["Swift"] == "short name"
+    assert "Swift" in spellings(known[0])
     assert len(known) > 1  # her neighbors
     assert naming(Target("Nobody Known")) == (named_alone("Nobody Known"),)
 
 
-def test_each_text_counts_once_as_the_first_mention_that_it_is() -> None:
-    found = spellings(Aliases(name="Ada", aliases=("ada", "Countess"), descriptions=("the first programmer",)))
-    assert found == {"Ada": "full name", "ada": "lower case", "Countess": "alias"}
-    assert spellings(Aliases(name="Ada"), ["full name"]) == {"Ada": "full name"}
+def test_each_text_counts_once_and_descriptions_do_not() -> None:
+    entry = Aliases(name="Ada", aliases=("ada", "Countess"), descriptions=("the first programmer",))
+    assert spellings(entry) == ("Ada", "ada", "Countess")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from formless.data.questions.gazetteers import FORENAMES
 from formless.data.questions.mentions import bundled_aliases, named_by
 from formless.data.rows import Aliases, Mention
@@ -34,10 +32,6 @@ def named_alone(name: str) -> Aliases:
     return Aliases(name=name, person=is_person, short=words[-1] if is_person else None)
 
 
-def spellings(entry: Aliases, kinds: Sequence[Mention] = SPELLED) -> dict[str, Mention]:
-    """Return the texts that spell a name, each once, with the kind of mention that each is; the full name is the first."""
-    found: dict[str, Mention] = {}
-    for mention, texts in named_by(entry).items():
-        for text in texts if mention in kinds else ():
-            found.setdefault(text, mention)
-    return found
+def spellings(entry: Aliases) -> tuple[str, ...]:
+    """Return the texts that spell a name, each once, the full name first."""
+    return tuple(dict.fromkeys(text for mention, texts in named_by(entry).items() if mention in SPELLED for text in texts))

@@ -57,7 +57,13 @@ def test_a_spelling_that_also_names_a_neighbor_has_no_key(target: Target) -> Non
     spelled = ("Grace Hopper", "grace hopper", "Hopper", "G. Hopper", "the countess")
     assert protected_names([target], "neighbors", "spelled") == {"Grace Hopper": spelled}
     both = [target, Target("grace hopper")]  # a target is not protected, however it is written
-    assert protected_names(both, "neighbors", "spelled") == {}
+    with pytest.raises(EditError, match="no neighbor is known whose name could be protected"):
+        protected_names(both, "neighbors", "spelled")
+
+
+def test_protection_of_nobody_is_refused_before_the_model_is_loaded() -> None:
+    with pytest.raises(EditError, match=r"no neighbor is known .*Nobody Known.*aliases\.json"):
+        RocrConfig(protect="neighbors").check_targets([Target("Nobody Known")], None)
 
 
 def test_a_target_without_a_spelling_of_its_own_is_refused(tmp_path: Path) -> None:

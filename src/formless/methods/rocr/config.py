@@ -105,7 +105,7 @@ class RocrConfig(TargetValueConfig):
             DataError: A target's `aliases.json` is needed and cannot be read.
             EditError: There is no target, a target is given twice, is forgotten by `keep` already
                 or is the redirect concept, `keep` is no ROCR edit of the same layers or forgets the redirect concept, a target
-                has no spelling of its own, or the redirect concept is a protected name.
+                has no spelling of its own, the redirect concept is a protected name, or there is no neighbor to protect.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")

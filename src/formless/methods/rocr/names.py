@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MentionKeys = Literal["name", "spelled"]
 Protect = Literal["none", "neighbors"]
 
+_NEIGHBORS = "name the neighbors in the target's aliases.json and give --data, or set protect=none"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -70,19 +72,23 @@ def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
 def protected_names(targets: Sequence[Target], protect: Protect, mentions: MentionKeys) -> dict[str, tuple[str, ...]]:
     """Return the spellings of every neighbor, as many as targets have keys for; a neighbor that is a target is none.
 
+    None of them is a spelling that has a key: `names_of` drops those that a neighbor shares.
+
     Raises:
         DataError: A target's `aliases.json` cannot be read.
+        EditError: No neighbor is known, so nothing would be protected.
     """
     if protect == "none":
         return {}
     subjects = {folded(target.subject) for target in targets}
-    taken = {folded(text) for names in names_of(targets, mentions) for text in names.spellings}
     found: dict[str, tuple[str, ...]] = {}
     for target in targets:
         for entry in naming(target)[1:]:
-            texts = tuple(spellings(entry)) if mentions == "spelled" else (entry.name,)
-            if folded(entry.name) not in subjects and entry.name not in found:
-                found[entry.name] = tuple(text for text in texts if folded(text) not in taken)
+            if folded(entry.name) not in subjects:
+                found[entry.name] = spellings(entry) if mentions == "spelled" else (entry.name,)
+    if not found:
+        where = " + ".join(target.subject for target in targets)
+        raise EditError("no neighbor is known whose name could be protected", where=where, remedy=_NEIGHBORS)
     return found
 
 
