@@ -1,8 +1,11 @@
 """The `formless` command, also as `python -m formless`."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -45,6 +48,7 @@ def _run() -> str | int | None:
 
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = _interrupt_again
     try:
         Path.cwd()
     except OSError:  # torch's libraries would end the process
@@ -62,6 +66,15 @@ def _run() -> str | int | None:
     except (OSError, MemoryError) as error:  # while modules are imported; `run` handles its own
         return _refuse(f"formless cannot start ({error or 'memory runs out'})", "raise the limit (ulimit) that it meets")
     return 0
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that came while an object was being deleted, where Python drops every exception."""
+    if lost.exc_type is KeyboardInterrupt:
+        main_thread = threading.main_thread().ident or 0
+        threading.Timer(0.02, lambda: signal.pthread_kill(main_thread, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _refuse(what: str, remedy: str) -> int:

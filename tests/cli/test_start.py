@@ -18,6 +18,22 @@ from formless.cli.main import main
 from formless.models.lm import LM
 
 MAPS = Path("/proc/self/maps")
+BUSY_DELETING = """
+import sys, time, types
+from formless.__main__ import main
+
+class Deleted:
+    def __del__(self):
+        print("deleting", flush=True)
+        time.sleep(2)  # Python drops what is raised here
+
+def run():
+    Deleted()
+    time.sleep(60)
+
+sys.modules["formless.cli.main"] = types.SimpleNamespace(main=run)
+main()
+"""
 
 
 def python(*arguments: str) -> subprocess.Popen[str]:
@@ -109,6 +125,16 @@ def test_ctrl_c_while_torch_is_imported() -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_an_object_is_deleted_ends_the_command(sent: signal.Signals, code: int) -> None:
+    process = python("-c", BUSY_DELETING)
+    assert process.stdout
+    assert process.stdout.readline() == "deleting\n"
+    process.send_signal(sent)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == code
 
 
 def test_a_defect_is_one_line_and_its_traceback_a_file(
