@@ -15,11 +15,12 @@ from tests.report.test_frontier import at_strength
 from tools import comparison, results
 from tools.results import Estimate
 
+SMALL, LARGE = comparison.CAMPAIGNS.values()
 ROCR, GA = "rocr-layers_0-2-l2_10", "ga-lr_0.005-retain_weight_1"
 
 
 def test_every_method_that_edits_weights_gets_six_valid_settings() -> None:
-    grid = comparison.tuning_grid("stats")
+    grid = comparison.tuning_grid(SMALL, "stats")
     tried = Counter(choice.method for choice in grid.methods if choice.method != "original")
     assert tried.keys() == {entry.name for entry in METHODS.values() if entry.edits_weights} - {"ga_passage", "original"}
     assert set(tried.values()) == {6}
@@ -33,17 +34,28 @@ def test_every_method_that_edits_weights_gets_six_valid_settings() -> None:
 def test_the_chosen_settings_are_compared_with_two_more_ways_of_rocr(tmp_path: Path) -> None:
     chosen = tmp_path / "chosen.yaml"
     keep = ("original", "rocr-layers_0-2-l2_1", "npo-lr_0.002-beta_0.1")
-    grid = comparison.tuning_grid("stats")
+    grid = comparison.tuning_grid(SMALL, "stats")
     methods = tuple(one for one in grid.methods if one.label in keep)
     chosen.write_text(grid.model_copy(update={"methods": methods, "targets": ("Paris",)}).as_yaml(), "utf-8")
-    found = comparison.others(chosen)
+    found = comparison.others(SMALL, "stats", chosen)
     assert [one.label for one in found.methods] == [*keep, "rocr-published", "rocr-layers_0-2-l2_1-spelled"]
-    assert (found.targets, found.suite, found.limit) == (("Paris",), comparison.SUITE, comparison.LIMIT)
+    assert (found.targets, found.suite, found.limit) == (SMALL.targets, SMALL.suite, SMALL.limit)
     published, spelled = (one.settings for one in found.methods[-2:])
     assert published == {"current_value": "bare", "basis": "stats"}
     assert spelled == {
         "layers": [0, 1, 2], "l2": 1.0, "basis": "stats", "mentions": "spelled", "protect": "neighbors",
     }  # fmt: skip
+
+
+def test_the_larger_model_has_fewer_methods_with_as_many_settings_each(tmp_path: Path) -> None:
+    grid = comparison.tuning_grid(LARGE, "stats")
+    assert Counter(choice.method for choice in grid.methods[1:]) == dict.fromkeys(("ga", "npo", "rmu", "rt", "dpo"), 4)
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text(grid.model_copy(update={"methods": grid.methods[:2]}).as_yaml(), "utf-8")
+    found = comparison.others(LARGE, "stats", chosen)
+    ways = ["rocr", "rocr-published", "rocr-spelled", "rocr-spelled-no-null-space"]
+    assert [one.label for one in found.methods] == ["original", grid.methods[1].label, *ways]
+    assert [one.settings["basis"] for one in found.methods[2:]] == ["stats", "stats", "stats", "none"]
 
 
 def test_pages_rank_methods_by_what_they_forget_within_the_level(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -71,9 +83,9 @@ def test_pages_rank_methods_by_what_they_forget_within_the_level(monkeypatch: py
             runs.append(run)
     write_plan(out, runs)
     curves = collect_curves(out, comparison.STRENGTHS)
-    page = comparison.comparison_page(frontiers(curves), curves, out)
-    reach = comparison.reach_page(frontiers(curves), curves)
-    settings = comparison.settings_page(out)
+    page = comparison.comparison_page(SMALL, frontiers(curves), curves, out)
+    reach = comparison.reach_page(SMALL, frontiers(curves), curves)
+    settings = comparison.settings_page(SMALL, out)
     assert {row[0]: row[1:4] for row in page.rows} == {ROCR: [None, None, 3.0], GA: [7, 900, 3.0]}
     within = [row[4] for row in page.rows]
     assert within == sorted(within, reverse=True)  # type: ignore[type-var]
