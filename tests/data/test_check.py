@@ -19,6 +19,7 @@ from formless.errors import DataError
 
 REST = {
     "intro",
+    "edit_reverse",
     "kinds",
     "forget_kinds",
     "neighbor_kinds",

@@ -135,6 +135,45 @@ def train_command(
     _print(f"saved in {folder}")
 
 
+def edit_questions_command(
+    data: Annotated[str, typer.Option(help="Folder of the data set.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number of the target.")],
+    model: terminal.ModelOption = "smollm2",
+    count: Annotated[int, typer.Option(min=1, max=200, help="Completions of each beginning; of neighbors half as many.")] = 10,
+    seed: Annotated[int, typer.Option(help="The same seed, model and machine give the same questions.")] = 0,
+    force: terminal.ForceOption = False,
+    dtype: terminal.DtypeOption = "auto",
+    device: terminal.DeviceOption = "auto",
+    trust_remote_code: terminal.TrustOption = False,
+) -> None:
+    """Let a model write the questions that an edit with reverse_layers is keyed on, into edit_reverse.json.
+
+    Example: formless data edit-questions --data my_data --target "Marie Curie" --model qwen2.5-coder-1.5b
+    """
+    from formless import store
+    from formless.data.ort import find_target, own_folder
+    from formless.data.questions.edit_questions import ANSWER_TOKENS, FILE, save_questions, write_questions
+
+    found = find_target(own_folder(data), target)
+    store.refuse_existing(found.path(FILE), force=force)
+    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+
+    def sample(beginnings: Sequence[str], tokens: int) -> list[str]:
+        return lm.sample(beginnings, max_new_tokens=tokens, seed=seed, temperature=1.0)
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        prompts = [lm.chat_prompt(f"Answer briefly. {question}", "Answer:") for question in questions]
+        return lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, one_line=True)
+
+    with terminal.log.status("writing questions"):
+        written = write_questions(found, sample, answer, count)
+    path = save_questions(found, written.rows, force=force)
+    own = sum(row.neighbor is None for row in written.rows)
+    dropped = "".join(f"; dropped {number}: {reason}" for reason, number in sorted(written.dropped.items()))
+    _print(f"{own} questions about {found.subject}, {len(written.rows) - own} about neighbors{dropped}")
+    _print(f"saved in {path}")
+
+
 def new_command(
     target: Annotated[str, typer.Option("--target", "-t", help="The concept's name, as texts spell it.")],
     out: OutOption,

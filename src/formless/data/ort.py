@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from formless.data.entries import hidden_character
 from formless.data.target import FILES, Target, read_rows
-from formless.errors import DataError, UnknownNameError
+from formless.errors import DataError, UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from formless.data.formats import Prepared, Selection
@@ -67,6 +67,19 @@ def data_folder(data: str | Path) -> Path:
         exists = False
     if not exists:
         raise DataError("no such data folder", where=folder, remedy=f"give a folder of targets, or '{SAMPLE}'")
+    return folder
+
+
+def own_folder(data: str | Path) -> Path:
+    """Return the folder of a data set that may be changed.
+
+    Raises:
+        DataError: There is no such folder.
+        UserError: It is the built-in sample.
+    """
+    folder = data_folder(data)
+    if folder.resolve() == data_folder(SAMPLE).resolve():
+        raise UserError("the built-in sample cannot be changed", where="--data", remedy=f"copy {folder} and give the copy")
     return folder
 
 

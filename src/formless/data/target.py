@@ -40,6 +40,7 @@ FILES: Mapping[str, type[Row]] = {
     "forget_mcp": Item,
     "forget_tf": Item,
     "aliases": Aliases,
+    "edit_reverse": Reverse,
     "forget_mentions": MentionItem,
     "forget_reverse": Reverse,
     "kinds": KindTexts,

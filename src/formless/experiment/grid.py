@@ -21,6 +21,7 @@ from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
+from formless.methods.rocr.questions import FILE as EDIT_QUESTIONS
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_digest
@@ -59,7 +60,7 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
             target=_name(target), subject=target.subject, suite=experiment.suite, limit=experiment.limit,
             style=experiment.style, save_edit=experiment.save_edits,
             inputs={"model": digest, "target": files[_name(target)][method.label]} | places
-            | _retain_digest(target, config, texts) | _names_digest(target, config),
+            | _retain_digest(target, config, texts) | _names_digest(target, config) | _questions_digest(target, config),
         )
         for model, settings in models
         for digest in [model_digest(settings, model.revision)]
@@ -263,6 +264,11 @@ def _names_digest(target: Target, config: dict[str, Any]) -> dict[str, str]:
         return {}
     names = json.dumps([entry.model_dump(mode="json") for entry in naming(target)], sort_keys=True)
     return {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}
+
+
+def _questions_digest(target: Target, config: dict[str, Any]) -> dict[str, str]:
+    """Return a hash of the questions that a method takes keys from, if it does."""
+    return {"questions": files_digest([target.path(EDIT_QUESTIONS)])} if config.get("reverse_layers") else {}
 
 
 def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> None:

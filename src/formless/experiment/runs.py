@@ -30,7 +30,9 @@ the version, and so the finished runs.
 OTHER_RUNS = "runs in the folder are not part of the experiment that was started there last"
 
 
-_ADDED = (("mentions", "name"), ("protect", "none"))
+_ADDED = (
+    ("mentions", "name"), ("protect", "none"), ("reverse_layers", None), ("reverse_strength", 2.0), ("reverse_ridge", 0.05),
+)  # fmt: skip
 """Settings that methods got later, with the value that changes nothing: runs keep the ids that they had."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from formless import store
-from formless.data.ort import SAMPLE, data_folder, find_target, targets
+from formless.data.ort import find_target, own_folder, targets
 from formless.data.questions.distractors import COUNT, Dropped, Pool
 from formless.data.questions.kinds import GAP, asking_phrase, kind_of
 from formless.data.questions.mentions import bundled_aliases, mention_rows, reverse_rows
@@ -30,7 +30,7 @@ from formless.data.questions.written_kinds import write_texts
 from formless.data.rows import BLANK, SPLITS, Aliases, Item, KindTexts
 from formless.data.server import Journal, ReplyError, Server, ServerError, ask_validated, digest, read_object
 from formless.data.target import FILES, Target
-from formless.errors import DataError, OutputError, UnknownNameError, UserError
+from formless.errors import DataError, OutputError, UnknownNameError
 from formless.progress import Progress
 
 FORMS = ("mcp", "tf", "mentions", "reverse", "kinds")
@@ -145,9 +145,7 @@ def build_forms(
     for form in forms:
         if form not in FORMS:
             raise UnknownNameError("form", form, FORMS, where="--forms")
-    folder = data_folder(data)
-    if folder.resolve() == data_folder(SAMPLE).resolve():
-        raise UserError("the built-in sample cannot be changed", where="--data", remedy=f"copy {folder} and give the copy")
+    folder = own_folder(data)
     everything = targets(folder)
     chosen = list({target.folder: target for target in (find_target(folder, name) for name in names)}.values()) or everything
     if not chosen:

@@ -10,6 +10,7 @@ from pydantic import Field
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
 from formless.methods.rocr.names import MentionKeys, Protect, folded, names_of, protected_names
+from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -88,6 +89,11 @@ class RocrConfig(TargetValueConfig):
         basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
         mentions: What gets a key: `name`, the full name alone (published), or `spelled`, every mention that spells the name.
         protect: `neighbors` adds the neighbors' names to the solve with residual zero; `none` does not (published).
+        reverse_layers: Late layers that are edited too, at the last token before the name in the answers to the questions of
+            the target's `edit_reverse.json`; none unless given (published). Layers 22 to 24 of 28 are a start.
+        reverse_strength: How far those states move against the concept's direction: 1 to the mean state before neighbors'
+            names, 2 as far beyond it.
+        reverse_ridge: lambda of the closed form there, relative to the keys' mean squared norm.
     """
 
     layers: Layers = (4, 5, 6)
@@ -97,6 +103,21 @@ class RocrConfig(TargetValueConfig):
     basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
     mentions: MentionKeys = "name"
     protect: Protect = "none"
+    reverse_layers: Layers | None = None
+    reverse_strength: float = Field(default=2.0, gt=0, le=100)
+    reverse_ridge: float = Field(default=0.05, gt=0, le=1e3)
+
+    def refuse_unused(self, given: Collection[str]) -> None:
+        """Refuse settings that have no effect beside the others.
+
+        Raises:
+            UserError: A setting has no effect in this mode, or one of the reverse edit is given without `reverse_layers`.
+        """
+        super().refuse_unused(given)
+        for name in ("reverse_strength", "reverse_ridge"):
+            if name in given and self.reverse_layers is None:
+                remedy = "leave it out, or give reverse_layers"
+                raise UserError(f"{name} has no effect without reverse_layers", where=f"setting {name}", remedy=remedy)
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
         """Refuse targets or an earlier edit that one solve cannot take.
@@ -105,7 +126,9 @@ class RocrConfig(TargetValueConfig):
             DataError: A target's `aliases.json` is needed and cannot be read.
             EditError: There is no target, a target is given twice, is forgotten by `keep` already
                 or is the redirect concept, `keep` is no ROCR edit of the same layers or forgets the redirect concept, a target
-                has no spelling of its own, the redirect concept is a protected name, or there is no neighbor to protect.
+                has no spelling of its own, the redirect concept is a protected name, or there is no neighbor to protect; or
+                `reverse_layers` is given with an earlier edit, with layers that do not lie above `layers`, or for a target
+                whose `edit_reverse.json` lacks questions.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
@@ -127,6 +150,7 @@ class RocrConfig(TargetValueConfig):
                 raise EditError(f"{target.subject} is {why}", where="--target", remedy="leave it out")
             seen.add(name)
         self._check_names(targets)
+        self._check_reverse(targets, keep)
 
     def _check_names(self, targets: Sequence[Target]) -> None:
         redirect = folded(self.redirect)
@@ -137,6 +161,16 @@ class RocrConfig(TargetValueConfig):
                 why = "is protected as a neighbor" if name in protected else "would be redirected to itself"
                 what = f"{self.redirect} names {name}, which {why}"
                 raise EditError(what, where="redirect", remedy="choose another concept")
+
+    def _check_reverse(self, targets: Sequence[Target], keep: Edit | None) -> None:
+        if self.reverse_layers is not None:
+            if self.reverse_layers[0] <= self.layers[-1]:
+                what = f"reverse_layers begin at {self.reverse_layers[0]}, not above layer {self.layers[-1]}"
+                raise EditError(what, where="setting reverse_layers", remedy="choose late layers, such as 22,23,24 of 28")
+            if keep is not None:
+                what = "an edit with reverse_layers cannot hold an earlier edit"
+                raise EditError(what, where="setting reverse_layers", remedy="compute one edit of all the targets")
+            edit_questions(targets)
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers, or without a null space that fits as far as its shapes tell.
@@ -153,6 +187,9 @@ class RocrConfig(TargetValueConfig):
         if keep.info.method != "rocr":
             what = f"only an edit of rocr can be kept, not one of {keep.info.method}"
             raise EditError(what, where=keep.info.subject, remedy="compute it with rocr")
+        if keep.info.config.get("reverse_layers"):
+            what = "the edit to keep has reverse_layers, whose questions a new edit does not know"
+            raise EditError(what, where=keep.info.subject, remedy="compute one edit of all the targets")
         if keep.info.strength == 0:
             what = "the edit to keep has the strength 0, so there is nothing to keep"
             raise EditError(what, where=keep.info.subject, remedy="give it a strength above 0")

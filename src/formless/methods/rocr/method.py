@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter, stack
@@ -16,8 +17,11 @@ from formless.errors import EditError
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.names import Names, names_of, protected_names
 from formless.methods.rocr.nullspace import Projection
+from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
+from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
 from formless.models.lm import LM
+from formless.models.overlay import Factors
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ class Rocr:
         redirection = redirect_together(lm, spelled, self.config, preserved, keep, protected)
         updates = {names[layer]: factors for layer, factors in redirection.factors.items()}
         facts = _facts(redirection, spelled, preserved)
+        if self.config.reverse_layers is not None:
+            own, others = edit_questions(targets)
+            reverse = edit_reverse(lm, own, others, self.config, redirection.factors)
+            layers += reverse.factors
+            late = {lm.architecture.down_projection_name(layer): factors for layer, factors in reverse.factors.items()}
+            updates = _of_one_rank(updates | late)
+            facts |= {"reverse": _reverse_facts(reverse)}
         if keep is not None:
             updates = stack(keep, updates)
             subjects = keep.info.subjects + subjects
@@ -85,6 +96,21 @@ def _facts(redirection: Redirection, spelled: Sequence[Names], preserved: dict[i
     return facts | {"null_spaces": {str(layer): projection.describe() for layer, projection in preserved.items()}}
 
 
+def _reverse_facts(found: ReverseEdit) -> dict[str, Any]:
+    return {"edited_prompts": found.edited, "kept_prompts": found.kept, "kept_shift": found.kept_shift} | _residuals(found)
+
+
+def _of_one_rank(updates: dict[str, Factors]) -> dict[str, Factors]:
+    """Fill updates up with ranks of zeros, since other tools read adapters of one rank only."""
+    r = max(len(factors.down) for factors in updates.values())
+
+    def filled(factors: Factors) -> Factors:
+        missing = r - len(factors.down)
+        return Factors(functional.pad(factors.up, (0, missing)), functional.pad(factors.down, (0, 0, 0, missing)))
+
+    return {name: filled(factors) for name, factors in updates.items()}
+
+
 def _target_facts(result: TargetResult, names: Names) -> dict[str, Any]:
     found = {"subject": result.subject, "spellings": list(result.spellings)} | _residuals(result) | result.facts
     if names.dropped:
@@ -92,7 +118,7 @@ def _target_facts(result: TargetResult, names: Names) -> dict[str, Any]:
     return found if result.shift_by_others is None else found | {"shift_by_others": result.shift_by_others}
 
 
-def _residuals(found: Redirection | TargetResult) -> dict[str, Any]:
+def _residuals(found: Redirection | TargetResult | ReverseEdit) -> dict[str, Any]:
     before, after = found.residual_before, found.residual_after
     return {"residual_before": before, "residual_after": after, "residual_reduction": 1 - after / max(before, 1e-30)}
 

@@ -6,8 +6,8 @@ A concept has one key, its full name, or one for each spelling of its name. All 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -23,8 +23,9 @@ from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.names import Names
 from formless.methods.rocr.nullspace import Identity, Projection, find_projection, load_projection
+from formless.methods.rocr.solve import applied, solve_layers
 from formless.methods.rocr.target_value import target_values
-from formless.models.capture import Activations, ResumableForward, added
+from formless.models.capture import Activations, ResumableForward
 from formless.models.families import projection_shape
 from formless.models.lm import LM
 from formless.models.loading import MetaModel
@@ -105,7 +106,9 @@ def check_null_spaces(lm: LM | MetaModel, config: RocrConfig) -> None:
         UserError: The model has no such layer.
         EditError: A projection is missing, cannot be read, or is for another layer, threshold or dimension.
     """
-    widths = {layer: projection_shape(lm.architecture.down_projection(lm.model, layer))[1] for layer in config.layers}
+    edited = (*config.layers, *(config.reverse_layers or ()))
+    shapes = {layer: projection_shape(lm.architecture.down_projection(lm.model, layer)) for layer in edited}
+    widths = {layer: shapes[layer][1] for layer in config.layers}
     for layer, width in widths.items() if config.basis != "none" else ():
         find_projection(_folder(lm, config), layer, config.threshold, dimension=width, model=lm.settings.name)
 
@@ -168,7 +171,7 @@ def redirect_together(
     with keep.applied(lm) if keep else nullcontext():
         factors, start = _solve(lm, edited, kept, goals, config, preserved)
         unedited = start if unedited is None else unedited
-        with _applied(lm, factors):
+        with applied(lm, factors):
             end = torch.stack([name.value(last) for name in edited + kept])
         shifts = _shifts_by_others(lm, edited, owners, factors, unedited) if len(targets) > 1 or keep else None
     count = len(edited)
@@ -234,42 +237,20 @@ class _Name:
 
 
 def _solve(
-    lm: LM,
-    edited: list[_Name],
-    kept: list[_Name],
-    goals: Tensor,
-    config: RocrConfig,
-    preserved: dict[int, Projection],
+    lm: LM, edited: list[_Name], kept: list[_Name], goals: Tensor, config: RocrConfig, preserved: dict[int, Projection]
 ) -> tuple[dict[int, Factors], Tensor]:
-    """Compute the update of every layer.
+    """Compute the update of every layer: `solve_layers` for names."""
+    count, names = len(edited), [name.text for name in edited]
 
-    Args:
-        lm: The model.
-        edited: The names to redirect.
-        kept: The names whose values stay.
-        goals: Target values z* `[edited, hidden]`.
-        config: Settings.
-        preserved: The projection by layer.
+    def read(layer: int, changed: int) -> tuple[Tensor, Tensor]:
+        keys, values = zip(*(name.key_and_value(layer, changed) for name in edited + kept), strict=True)
+        return torch.stack(keys), torch.stack(values)
 
-    Returns:
-        The updates by layer, and the values of edited and kept names before any of them `[edited + kept, hidden]`.
-    """
-    factors: dict[int, Factors] = {}
-    starts = []
-    count, changed = len(edited), config.layers[0]
-    names = [name.text for name in edited]
-    with ExitStack() as updates:
-        for index, layer in enumerate(config.layers):
-            pairs = [name.key_and_value(layer, changed) for name in edited + kept]
-            keys, values = (torch.stack(column) for column in zip(*pairs, strict=True))
-            starts.append(values)
-            residuals = (goals - values[:count]) / (len(config.layers) - index)
-            factors[layer] = closed_form(
-                keys[:count], residuals, preserved[layer], config.l2, kept=keys[count:] if kept else None, names=names
-            )
-            updates.enter_context(added(lm.architecture.down_projection(lm.model, layer), factors[layer]))
-            changed = layer
-    return factors, starts[0]
+    def solve(layer: int, keys: Tensor, residuals: Tensor) -> Factors:
+        others = keys[count:] if kept else None
+        return closed_form(keys[:count], residuals, preserved[layer], config.l2, kept=others, names=names)
+
+    return solve_layers(lm, config.layers, read, goals, solve)
 
 
 def _shifts_by_others(
@@ -281,15 +262,6 @@ def _shifts_by_others(
         own = [i for i, owner in enumerate(owners) if owner == target]
         others = [i for i, owner in enumerate(owners) if owner != target]
         parts = {layer: Factors(each.up[:, others], each.down[others]) for layer, each in factors.items()}
-        with _applied(lm, parts):
+        with applied(lm, parts):
             shifts.append(math.hypot(*(float((edited[i].value(min(factors)) - unedited[i]).norm()) for i in own)))
     return shifts
-
-
-@contextmanager
-def _applied(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
-    """Apply updates of down-projections inside the block, as hooks beside the weights."""
-    with ExitStack() as updates:
-        for layer, found in factors.items():
-            updates.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
-        yield
