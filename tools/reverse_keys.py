@@ -97,10 +97,10 @@ NOTES = [
     "The questions that the edit is keyed on were written and answered by the model itself; none is a probe in the same words, "
     "but some ask a probe's fact in other words.",
     "Names are edited in layers 4 to 6 in the null spaces, with a key for every spelling and the neighbors protected; answers "
-    "in layers 22 to 24 with strength 2. Layers, strength and ridge were fixed on Albert Einstein, who is not among the "
-    "concepts.",
-    "Protected are neighbors that are asked about, so the costs are those of protected ones. On Albert Einstein, where the "
-    "settings were fixed, the edit of the answers alone cost more: neighbors' reverse questions fell by 18 % on average, one "
+    "in layers 22 to 24 with strength 2. Strength and ridge were fixed on Albert Einstein, and on William Shakespeare "
+    "with the small model. The layers come from an earlier trial on three concepts, which may be among these.",
+    "Protected are neighbors that are asked about, so the costs are those of protected ones. On Albert Einstein the "
+    "edit of the answers alone cost more: neighbors' reverse questions fell by 18 % on average, one "
     "of them by 69 %.",
     "Three concepts with five or six reverse questions each are few. Two other processes ran on the machine's two cores; the "
     "seconds are upper bounds.",
