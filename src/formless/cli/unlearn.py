@@ -152,6 +152,10 @@ def _redirections(info: EditInfo) -> list[str]:
         most = max(protected, key=lambda name: float(protected[name]))
         shift = f"shifted by at most {100 * protected[most]:.1f} % of the mean residual ({most})"
         lines.append(f"  protected: {_listed(list(protected))}; {shift}")
+    if reverse := facts.get("reverse"):
+        reduction = f"residual reduction {100 * reverse['residual_reduction']:.1f} %"
+        shift = f"{reverse['kept_prompts']} about neighbors shifted by {100 * reverse['kept_shift']:.1f} % of its residual"
+        lines.append(f"  reverse: {reverse['edited_prompts']} prompts before the name, {reduction}; {shift}")
     lines += [
         f"  {subject}: kept; shifted by the new edit by {100 * shift:.1f} % of its earlier shift"
         for subject, shift in facts.get("kept_shifts", {}).items()

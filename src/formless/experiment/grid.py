@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from formless.data.ort import find_target, targets
+from formless.data.questions.edit_questions import FILE as EDIT_QUESTIONS
 from formless.data.retain import PROBES, TEXTS
 from formless.data.rows import Row
 from formless.data.spellings import naming
@@ -21,7 +22,6 @@ from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
-from formless.methods.rocr.questions import FILE as EDIT_QUESTIONS
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_digest

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -27,8 +37,15 @@ def _in_ascending_order(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
-Layers = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_LAYER)], ...], AfterValidator(_in_ascending_order)]
-"""Decoder layers: at least one, each once, in ascending order."""
+def _listed(value: Any) -> Any:
+    """Read `4,5,6`, as other options take layers, as a list."""
+    return value.split(",") if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+", value) else value
+
+
+Layers = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MAX_LAYER)], ...], BeforeValidator(_listed), AfterValidator(_in_ascending_order)
+]
+"""Decoder layers: at least one, each once, in ascending order; a text such as `4,5,6` is read too."""
 
 
 class MethodConfig(BaseModel):

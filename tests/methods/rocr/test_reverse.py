@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import formless
+from formless.cli.unlearn import _redirections
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, UserError
@@ -150,6 +152,22 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "edit_reverse.json").write_text("[{}]")
     with pytest.raises(DataError, match=r"edit_reverse\.json, row 1"):
         RocrConfig(reverse_layers=(20, 21)).check_targets([Target("Ada Lovelace", tmp_path)], None)
+
+
+def test_layers_are_read_as_the_command_line_gives_them() -> None:
+    config = RocrConfig.model_validate({"layers": "4,5,6", "reverse_layers": "22,23"})
+    assert (config.layers, config.reverse_layers) == ((4, 5, 6), (22, 23))
+    for wrong in ("6,5", "4,,5", "4;5", "4,5000000"):
+        with pytest.raises(ValidationError):
+            RocrConfig.model_validate({"layers": wrong})
+
+
+def test_the_command_says_how_far_the_reverse_edit_got(named: tuple[LM, Target, str]) -> None:
+    lm, target, _ = named
+    [line] = [line for line in _redirections(formless.unlearn(lm, target, **OPTIONS).info) if "reverse" in line]
+    assert re.match(
+        r"  reverse: \d+ prompts before the name, residual reduction \d+\.\d %; \d+ about neighbors shifted by", line
+    )
 
 
 def test_what_does_not_fit_is_refused(named: tuple[LM, Target, str]) -> None:

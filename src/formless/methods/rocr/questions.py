@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from formless.data.questions.edit_questions import FILE
 from formless.data.rows import Reverse
 from formless.errors import EditError
 from formless.methods.rocr.names import folded
 
 if TYPE_CHECKING:
     from formless.data.target import Target
-
-FILE = "edit_reverse"
 
 
 def edit_questions(targets: Sequence[Target]) -> tuple[list[Reverse], list[Reverse]]:
