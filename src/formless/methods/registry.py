@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from formless.data.target import Target
 from formless.errors import UserError
 from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ReportingMethod, ResumableMethod
+from formless.methods.direction.config import CDR
 from formless.methods.icu import ICU, ORIGINAL
 from formless.methods.rocr.config import ROCR
 from formless.methods.training.ascent import GA, GA_PASSAGE, GRAD_DIFF, TASK_VECTOR, WGA
@@ -34,7 +35,7 @@ METHODS: Registry[MethodEntry] = Registry(
     group="formless.methods",
     entry_type=MethodEntry,
     own=(
-        ROCR, GA, GA_PASSAGE, NPO, RT, CFT, DPO, DPO_REJECT, GRAD_DIFF, SIMNPO, IDK_NLL, IDK_DPO, RMU, UNDIAL, CE_U, WGA,
+        ROCR, CDR, GA, GA_PASSAGE, NPO, RT, CFT, DPO, DPO_REJECT, GRAD_DIFF, SIMNPO, IDK_NLL, IDK_DPO, RMU, UNDIAL, CE_U, WGA,
         TASK_VECTOR, ICU, ORIGINAL,
     ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from formless.methods.rocr.nullspace import Projection
 from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
 from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
+from formless.methods.rocr.solve import residual_facts
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -119,8 +120,7 @@ def _target_facts(result: TargetResult, names: Names) -> dict[str, Any]:
 
 
 def _residuals(found: Redirection | TargetResult | ReverseEdit) -> dict[str, Any]:
-    before, after = found.residual_before, found.residual_after
-    return {"residual_before": before, "residual_after": after, "residual_reduction": 1 - after / max(before, 1e-30)}
+    return residual_facts(found.residual_before, found.residual_after)
 
 
 def _check_weights(lm: LM, names: list[str]) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,9 +17,9 @@ from formless.data.rows import Reverse
 from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.last_tokens import LastTokens
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.solve import applied, solve_layers
-from formless.models.capture import ResumableForward
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -34,7 +32,6 @@ ABOUT = ("What is {} known for?", "Which year is {} tied to?", "Which place is {
 MOST_PROMPTS = 48
 """The most prompts that ask for the concepts' names, and for neighbors' names."""
 
-BATCH = 16
 ASKED: tuple[Callable[[LM, str], str], ...] = (
     lambda lm, question: lm.chat_prompt(question),
     lambda lm, question: lm.chat_prompt(question, "Answer:"),
@@ -94,7 +91,7 @@ def edit_reverse(
     kept = [*_up_to_names(lm, others), *about]
     count, asking = len(prompts), len(kept) - len(about)
     with applied(lm, before):
-        places = _LastTokens(lm, [prompt.text for prompt in (*prompts, *kept)], layers)
+        places = LastTokens(lm, [prompt.text for prompt in (*prompts, *kept)], layers)
         start = places.values(layers[0])
         middle = start[count : count + asking].mean(0)
         direction = functional.normalize(start[:count].mean(0) - middle, dim=0)  # u
@@ -142,39 +139,3 @@ def _up_to_names(lm: LM, rows: Sequence[Reverse]) -> list[_Prompt]:
         space = " " if said and not prompt[-1:].isspace() else ""
         found.append(_Prompt(prompt + space + said, place is not None))
     return found
-
-
-class _LastTokens:
-    """Keys and values at the last token of many prompts, in batches of like length; lower layers run once."""
-
-    def __init__(self, lm: LM, prompts: Sequence[str], layers: Sequence[int]) -> None:
-        self._last = layers[-1]
-        ids = [lm.encode(prompt, "").ids for prompt in prompts]
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        starts = [*range(0, len(order), BATCH), len(order)]
-        self._batches = [
-            (
-                order[first:end],
-                torch.tensor([len(ids[number]) - 1 for number in order[first:end]]),
-                ResumableForward(lm, lm.pad([ids[number] for number in order[first:end]]), layers[0], layers[-1]),
-            )
-            for first, end in pairwise(starts)
-        ]
-        self._order = torch.tensor(order).argsort()
-
-    def read(self, layer: int, changed: int) -> tuple[Tensor, Tensor]:
-        """Return the keys of a layer `[prompts, d]` and the values after the last one `[prompts, hidden]`, float32."""
-        return self._at_ends(changed, layer)
-
-    def values(self, changed: int) -> Tensor:
-        """Return the values after the last layer `[prompts, hidden]`, float32."""
-        return self._at_ends(changed, self._last)[1]
-
-    def _at_ends(self, changed: int, layer: int) -> tuple[Tensor, Tensor]:
-        keys, values = [], []
-        for numbers, ends, forward in self._batches:
-            found = forward.run(changed, key=layer)
-            rows = torch.arange(len(numbers))
-            keys.append(found.keys[layer][rows, ends].float())
-            values.append(found.residuals[self._last][rows, ends].float())
-        return torch.cat(keys)[self._order], torch.cat(values)[self._order]

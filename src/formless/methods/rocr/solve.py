@@ -54,3 +54,8 @@ def applied(lm: LM, factors: dict[int, Factors]) -> Iterator[None]:
         for layer, found in factors.items():
             updates.enter_context(added(lm.architecture.down_projection(lm.model, layer), found))
         yield
+
+
+def residual_facts(before: float, after: float) -> dict[str, float]:
+    """Return the facts of edit.json about the norm of residuals before and after an edit."""
+    return {"residual_before": before, "residual_after": after, "residual_reduction": 1 - after / max(before, 1e-30)}

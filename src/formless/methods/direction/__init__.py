@@ -1,0 +1,1 @@
+"""Concept Direction Removal: a concept's mentions move against the direction that sets it apart from its neighbors."""

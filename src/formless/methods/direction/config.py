@@ -1,0 +1,90 @@
+"""The settings of Concept Direction Removal and its registry entry; no torch is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from formless.errors import EditError
+from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
+from formless.methods.rocr.names import folded, names_of, protected_names
+
+if TYPE_CHECKING:
+    from formless.data.target import Target
+    from formless.edits.edit import Edit
+    from formless.models.lm import LM
+    from formless.models.loading import MetaModel
+
+DEPTH_SHARE = 0.215
+"""Where the edited layers begin unless they are given, as a share of the model's depth: layer 6 of 28."""
+
+LAYER_COUNT = 3
+
+
+class DirectionConfig(MethodConfig):
+    """Settings of Concept Direction Removal.
+
+    Args:
+        layers: Edited layers, each once, in ascending order; unless given three that begin at a fifth of the depth.
+        overshoot: How far a name's state moves against the concept's direction: 1 to the neighbors' mean state, 8 seven times
+            as far beyond it. Usually 2 to 8.
+        ridge: lambda of the closed form, relative to the mean squared norm of the names' keys; usually 0.02 to 1.
+    """
+
+    layers: Layers | None = None
+    overshoot: float = Field(default=8.0, gt=0, le=100)
+    ridge: float = Field(default=0.05, gt=0, le=1e3)
+
+    def layers_of(self, depth: int) -> tuple[int, ...]:
+        """Return the edited layers of a model of that depth."""
+        if self.layers is not None:
+            return self.layers
+        first = round(DEPTH_SHARE * depth)
+        return tuple(range(first, min(first + LAYER_COUNT, depth)))
+
+    def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
+        """Refuse targets whose names are not their own, or that have no neighbor.
+
+        Raises:
+            DataError: A target's `aliases.json` cannot be read.
+            EditError: There is no target, a target is given twice, an earlier edit is given, every spelling of a target also
+                names another, or no neighbor is known.
+        """
+        if not targets:
+            raise EditError("no target is given", where="--target", remedy="name at least one concept")
+        if keep is not None:
+            raise EditError("an earlier edit cannot be kept", where=keep.info.subject, remedy="compute one edit of all targets")
+        names = [folded(target.subject) for target in targets]
+        for target, name in zip(targets, names, strict=True):
+            if names.count(name) > 1:
+                raise EditError(f"{target.subject} is given twice", where="--target", remedy="leave it out")
+        names_of(targets, "spelled")
+        protected_names(targets, "neighbors", "spelled")
+
+    def check_model(self, model: LM | MetaModel) -> None:
+        """Refuse a model without one of the layers.
+
+        Raises:
+            UserError: There is no such layer.
+        """
+        for layer in self.layers_of(model.architecture.depth(model.model)):
+            model.architecture.down_projection(model.model, layer)
+
+
+def _build(config: DirectionConfig) -> JointMethod:
+    from formless.methods.direction.method import DirectionRemoval
+
+    return DirectionRemoval(config)
+
+
+CDR = MethodEntry(
+    name="cdr",
+    about="removal of a concept's direction, at every spelling of its name; training-free",
+    paper="ours",
+    config=DirectionConfig,
+    build=_build,
+    takes_several_targets=True,
+    cost="seconds",
+)
