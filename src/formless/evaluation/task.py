@@ -17,6 +17,7 @@ from formless.evaluation.statistics import mean_metric
 from formless.models.scores import Score, Skipped, TextScore
 
 if TYPE_CHECKING:
+    from formless.data.target import Target
     from formless.evaluation.foils import Foils
     from formless.models.lm import LM
 
@@ -126,11 +127,12 @@ class Query:
 
 
 class Source(NamedTuple):
-    """Where an item comes from: the file's name without `.json`, the split if the task has splits, the target's foils."""
+    """Where an item comes from: the file's name without `.json`, the split if the task has splits, the target and its foils."""
 
     file: str
     split: Split | None
     foils: Foils | None = None
+    target: Target | None = None
 
     def foils_of(self, item: Item) -> tuple[str, ...]:
         """Return the foils of an item; none without a target."""
