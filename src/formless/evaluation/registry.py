@@ -29,6 +29,7 @@ from formless.evaluation.tasks.jailbreak import (
 )
 from formless.evaluation.tasks.kinds import GEN_QA_KINDS, QA_KINDS
 from formless.evaluation.tasks.membership import MIA
+from formless.evaluation.tasks.memorization import QA_MEMORIZATION, STATEMENT_MEMORIZATION
 from formless.evaluation.tasks.mentions import FB_MENTIONS, GEN_QA_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
@@ -87,6 +88,8 @@ TASKS = Registry(
         GEN_QA_EXAMPLES,
         GEN_QA_PASSAGE,
         SAMPLE_QA_MANY,
+        STATEMENT_MEMORIZATION,
+        QA_MEMORIZATION,
         MMLU,
         BBH,
         TRUTHFULQA,

@@ -40,6 +40,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("qa", "qa_affirmative", "qa_role", "qa_examples", "qa_passage"),
         *("gen_qa", "gen_qa_affirmative", "gen_qa_role", "gen_qa_examples", "gen_qa_passage", "sample_qa_many"),
     ),
+    "memorization": ("statement_memorization", "qa_memorization"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),
