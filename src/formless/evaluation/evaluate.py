@@ -5,21 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.plan import Job, Plan, make_plan
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
-from formless.evaluation.task import Generate, Query, Request, Response, Sample, ScoreAnswer, ScoreText
+from formless.evaluation.task import (
+    Generate,
+    Query,
+    ReadLayers,
+    Request,
+    Response,
+    Sample,
+    ScoreAnswer,
+    ScoreLayers,
+    ScoreText,
+)
 from formless.models.scores import Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-Responses = dict[Request, Response | Skipped]
+Responses: TypeAlias = "dict[Request, Response | Skipped]"
 
 FREE_TOKENS = 40
 CHARACTERS_PER_TOKEN = 4
@@ -110,7 +120,9 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for request in unique:
         if isinstance(request, Sample):
             drawn.setdefault((request.max_new_tokens, request.count, request.temperature), []).append(request)
-    every: list[Sequence[Request]] = [answers, texts, *written.values(), *drawn.values()]
+    layered = [request for request in unique if isinstance(request, ScoreLayers)]
+    read = [request for request in unique if isinstance(request, ReadLayers)]
+    every: list[Sequence[Request]] = [answers, texts, layered, read, *written.values(), *drawn.values()]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
@@ -120,6 +132,13 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     if texts:
         advance = steps.begin("scoring texts")
         found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=advance), strict=True))
+    if layered:
+        advance = steps.begin("scoring answers in every layer")
+        pairs = [(request.prompt, request.answer) for request in layered]
+        found |= dict(zip(layered, lm.score_layers(pairs, progress=advance), strict=True))
+    if read:
+        advance = steps.begin("reading hidden states")
+        found |= dict(zip(read, lm.read_layers([request.text for request in read], progress=advance), strict=True))
     for own in written.values():
         advance = steps.begin("generating answers")
         found |= dict(zip(own, _generated(lm, own, advance), strict=True))
@@ -166,7 +185,7 @@ def _sampled(lm: LM, requests: Sequence[Sample], progress: WorkProgress) -> list
 def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_original: bool) -> TaskResult:
     if job.absent:
         return TaskResult(task=job.task.name, split=job.split, status="absent", reason=job.absent)
-    items = [_item_result(query, responses) for query in queries]
+    items = [item for query in queries for item in _item_results(query, responses)]
     if not is_original:
         items = [_without_known(item) for item in items]
     if not job.task.records_prompts:
@@ -178,8 +197,8 @@ def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_or
     )  # fmt: skip
 
 
-def _item_result(query: Query, responses: Responses) -> ItemResult:
-    """Return the metrics of one item, or why it has none."""
+def _item_results(query: Query, responses: Responses) -> list[ItemResult]:
+    """Return the metrics of one item, or why it has none; one for each group where it has several."""
     item = ItemResult(
         query=query.text,
         prompt=query.prompt,
@@ -189,7 +208,7 @@ def _item_result(query: Query, responses: Responses) -> ItemResult:
         skipped=query.skipped,
     )
     if query.skipped:
-        return item
+        return [item]
     own = [responses[request] for request in query.requests]
     missing = next((response for response in own if isinstance(response, Skipped)), None)
     foils = [responses[request] for request in query.foils]
@@ -198,8 +217,10 @@ def _item_result(query: Query, responses: Responses) -> ItemResult:
     measured = missing or query.measure([*own, *foils])
     if isinstance(measured, Skipped):
         written = own[0] if own and isinstance(own[0], str) else None
-        return item.model_copy(update={"skipped": measured.reason, "answer": written})
-    return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})
+        return [item.model_copy(update={"skipped": measured.reason, "answer": written})]
+    if measured.by_group:
+        return [item.model_copy(update={"metrics": own, "group": group}) for group, own in measured.by_group.items()]
+    return [item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})]
 
 
 def _without_known(item: ItemResult) -> ItemResult:
@@ -244,9 +265,9 @@ class _Steps:
 
 def cost(request: Request) -> int:
     """Return about how many tokens of a prompt take as long as a request; at least 1."""
-    if isinstance(request, ScoreText):
+    if isinstance(request, ScoreText | ReadLayers):
         return 1 + len(request.text) // CHARACTERS_PER_TOKEN
-    if isinstance(request, ScoreAnswer):
+    if isinstance(request, ScoreAnswer | ScoreLayers):
         return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
     once = 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
     return once * (request.count if isinstance(request, Sample) else 1)

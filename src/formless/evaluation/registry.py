@@ -17,6 +17,7 @@ from formless.evaluation.tasks.formats import (
     QA_NO_CUE,
     QA_SYSTEM,
 )
+from formless.evaluation.tasks.inside import LENS, PROBE
 from formless.evaluation.tasks.jailbreak import (
     GEN_QA_AFFIRMATIVE,
     GEN_QA_EXAMPLES,
@@ -90,6 +91,8 @@ TASKS = Registry(
         SAMPLE_QA_MANY,
         STATEMENT_MEMORIZATION,
         QA_MEMORIZATION,
+        LENS,
+        PROBE,
         MMLU,
         BBH,
         TRUTHFULQA,

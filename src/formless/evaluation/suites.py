@@ -41,6 +41,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("gen_qa", "gen_qa_affirmative", "gen_qa_role", "gen_qa_examples", "gen_qa_passage", "sample_qa_many"),
     ),
     "memorization": ("statement_memorization", "qa_memorization"),
+    "inside": ("lens", "probe"),
+    "attacks": ("jailbreak", "memorization", "inside"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),

@@ -17,6 +17,9 @@ from formless.evaluation.statistics import mean_metric
 from formless.models.scores import Score, Skipped, TextScore
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from formless.data.target import Target
     from formless.evaluation.foils import Foils
     from formless.models.lm import LM
@@ -73,8 +76,23 @@ class Sample:
     temperature: float
 
 
-Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample
-Response: TypeAlias = Score | TextScore | str | tuple[str, ...]
+@dataclass(frozen=True)
+class ScoreLayers:
+    """Score an answer from the output of every layer (logit lens); the response is a tuple of `Score`, one for each layer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ReadLayers:
+    """Read every layer's output at the last token of a text; the response is an array `[layers, hidden]`."""
+
+    text: str
+
+
+Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample | ScoreLayers | ReadLayers
+Response: TypeAlias = "Score | TextScore | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32]"
 
 
 @dataclass(frozen=True)
@@ -85,11 +103,14 @@ class Measured:
         metrics: Values by metric; a metric that this item cannot have is left out.
         answer: What the model wrote or chose, for people.
         foils: The probability of each foil, where foils were asked.
+        by_group: Metrics by group, where one item has them in several, e.g. in every layer; the record then has an item for
+            each group, in place of one.
     """
 
     metrics: dict[str, float]
     answer: str | None = None
     foils: dict[str, float] = field(default_factory=dict)
+    by_group: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class Query:
         if not self.requests:
             return ""
         first = self.requests[0]
-        return first.text if isinstance(first, ScoreText) else first.prompt
+        return first.text if isinstance(first, ScoreText | ReadLayers) else first.prompt
 
 
 class Source(NamedTuple):

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from formless.models import generation, scoring
+from formless.models import generation, layers, scoring
 from formless.models.families import Architecture, architecture_of
 from formless.models.overlay import Overlay, Updates
 from formless.models.scores import Score, Skipped, TextScore
@@ -168,6 +170,41 @@ class LM(TokenizedModel):
             ModelError: The model gives NaN, or memory runs out for a single text.
         """
         return scoring.score_texts(self, texts, progress)
+
+    def score_layers(
+        self, queries: Sequence[tuple[str, str]], *, progress: WorkProgress | None = None
+    ) -> list[tuple[Score, ...] | Skipped]:
+        """Score each answer from the output of every layer, as if it were the last one (logit lens).
+
+        The output goes through the final norm and the output embedding; that of the last layer gives what `score` gives.
+
+        Args:
+            queries: Prompts and answers.
+            progress: Called with the queries done and all queries.
+
+        Returns:
+            One score for each layer, from the first on, of each query; `Skipped` as for `score`.
+
+        Raises:
+            UserError: The family's row does not name the final norm.
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return layers.score_layers(self, queries, progress)
+
+    def read_layers(self, texts: Sequence[str], *, progress: WorkProgress | None = None) -> list[NDArray[np.float32] | Skipped]:
+        """Return the output of every layer at the last token of each text, `[layers, hidden]`.
+
+        Args:
+            texts: The texts.
+            progress: Called with the texts done and all texts.
+
+        Returns:
+            One entry per text, in order: `Skipped` if the text has no token or is longer than the model's context.
+
+        Raises:
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return layers.read_layers(self, texts, progress)
 
     def generate(
         self,
