@@ -22,8 +22,9 @@ from formless.evaluation.task import (
     ScoreAnswer,
     ScoreLayers,
     ScoreText,
+    SearchSuffix,
 )
-from formless.models.scores import Skipped
+from formless.models.scores import FoundSuffix, Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
             drawn.setdefault((request.max_new_tokens, request.count, request.temperature), []).append(request)
     layered = [request for request in unique if isinstance(request, ScoreLayers)]
     read = [request for request in unique if isinstance(request, ReadLayers)]
-    every: list[Sequence[Request]] = [answers, texts, layered, read, *written.values(), *drawn.values()]
+    searched = [request for request in unique if isinstance(request, SearchSuffix)]
+    every: list[Sequence[Request]] = [answers, texts, layered, read, *written.values(), *drawn.values(), searched]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
@@ -145,6 +147,9 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for samples in drawn.values():
         advance = steps.begin("sampling answers")
         found |= dict(zip(samples, _sampled(lm, samples, advance), strict=True))
+    if searched:
+        advance = steps.begin("searching suffixes")
+        found |= dict(zip(searched, _searched(lm, searched, advance), strict=True))
     steps.finish()
     return found
 
@@ -180,6 +185,27 @@ def _sampled(lm: LM, requests: Sequence[Sample], progress: WorkProgress) -> list
         tuple(next(texts) for _ in range(request.count)) if reason is None else Skipped(reason)
         for request, reason in zip(requests, reasons, strict=True)
     ]
+
+
+def _searched(lm: LM, requests: Sequence[SearchSuffix], progress: WorkProgress) -> list[FoundSuffix | Skipped]:
+    """Return the suffix of each request and what the model writes after it, or why there is no room for one."""
+    steps = [request.budget.steps for request in requests]
+    results: list[FoundSuffix | Skipped] = []
+    for number, request in enumerate(requests):
+
+        def advance(done: int, _total: int, before: int = sum(steps[:number])) -> None:
+            progress(before + done, sum(steps))
+
+        reason = lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens)
+        found = Skipped(reason) if reason else lm.search_suffix(
+            request.prompt, request.suffix, request.target, request.budget, progress=advance
+        )  # fmt: skip
+        if isinstance(found, FoundSuffix):
+            before, _, after = request.prompt.rpartition(request.suffix)
+            (answer,) = lm.generate([f"{before}{found.text}{after}"], max_new_tokens=request.max_new_tokens)
+            found = replace(found, answer=answer)
+        results.append(found)
+    return results
 
 
 def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_original: bool) -> TaskResult:
@@ -269,5 +295,7 @@ def cost(request: Request) -> int:
         return 1 + len(request.text) // CHARACTERS_PER_TOKEN
     if isinstance(request, ScoreAnswer | ScoreLayers):
         return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
+    if isinstance(request, SearchSuffix):  # a gradient takes as long as three passes
+        return request.budget.steps * (request.budget.candidates + 3) * (1 + len(request.prompt) // CHARACTERS_PER_TOKEN)
     once = 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
     return once * (request.count if isinstance(request, Sample) else 1)

@@ -17,6 +17,7 @@ from formless.evaluation.tasks.formats import (
     QA_NO_CUE,
     QA_SYSTEM,
 )
+from formless.evaluation.tasks.gcg import GCG_QA
 from formless.evaluation.tasks.inside import LENS, PROBE
 from formless.evaluation.tasks.jailbreak import (
     GEN_QA_AFFIRMATIVE,
@@ -91,6 +92,7 @@ TASKS = Registry(
         SAMPLE_QA_MANY,
         STATEMENT_MEMORIZATION,
         QA_MEMORIZATION,
+        GCG_QA,
         LENS,
         PROBE,
         MMLU,

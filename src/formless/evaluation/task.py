@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from formless.data.rows import Item, Row, Split
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
-from formless.models.scores import Score, Skipped, TextScore
+from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,8 +91,27 @@ class ReadLayers:
     text: str
 
 
-Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample | ScoreLayers | ReadLayers
-Response: TypeAlias = "Score | TextScore | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32]"
+@dataclass(frozen=True)
+class SearchSuffix:
+    """Search a suffix of the user message, then continue greedily; the response is a `FoundSuffix`.
+
+    Args:
+        prompt: The prompt with the first suffix.
+        suffix: The first suffix.
+        target: What the continuation is to begin with.
+        max_new_tokens: Most tokens of the continuation.
+        budget: How long to search.
+    """
+
+    prompt: str
+    suffix: str
+    target: str
+    max_new_tokens: int
+    budget: SuffixBudget
+
+
+Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample | ScoreLayers | ReadLayers | SearchSuffix
+Response: TypeAlias = "Score | TextScore | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32] | FoundSuffix"
 
 
 @dataclass(frozen=True)

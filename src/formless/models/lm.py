@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from formless.models import generation, layers, scoring
+from formless.models import generation, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
 from formless.models.overlay import Overlay, Updates
-from formless.models.scores import Score, Skipped, TextScore
+from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
@@ -263,6 +263,27 @@ class LM(TokenizedModel):
             self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p, one_line=one_line,
             progress=progress,
         )  # fmt: skip
+
+    def search_suffix(
+        self, prompt: str, suffix: str, target: str, budget: SuffixBudget, *, progress: WorkProgress | None = None
+    ) -> FoundSuffix | Skipped:
+        """Search a suffix after which the target becomes the probable continuation (GCG); the same model finds the same.
+
+        Args:
+            prompt: A prompt that holds the first suffix; its last mention is replaced.
+            suffix: The first suffix; the found one has as many tokens.
+            target: What the continuation is to begin with.
+            budget: How long to search.
+            progress: Called with the steps done and all steps.
+
+        Returns:
+            The suffix with the lowest loss of all that were scored; `Skipped` as for `score`.
+
+        Raises:
+            ValueError: The prompt does not hold the suffix.
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return suffix_search.search_suffix(self, prompt, suffix, target, budget, progress)
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """Return the model's greedy answer to one user message."""
