@@ -110,7 +110,7 @@ def test_suites_name_known_tasks_only_and_each_once() -> None:
     for suite in SUITES:
         names = [task.name for task in suite_tasks(suite)]
         assert len(names) == len(set(names)) > 0
-    assert {task.name for task in suite_tasks("full,mentions,kinds,formats,recall")} == set(TASKS)
+    assert {task.name for task in suite_tasks("full,mentions,kinds,formats,recall,attacks,gcg")} == set(TASKS)
     assert [task.name for task in suite_tasks("fb, qa,fb")] == ["fb", "qa"]
     paper = {"fb", "qa", "mcp", "sub_fb", "sub_qa", "mmlu", "truthfulqa", "triviaqa", "fluency"}
     assert paper <= {task.name for task in suite_tasks("ort")}

@@ -5,21 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.plan import Job, Plan, make_plan
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
-from formless.evaluation.task import Generate, Query, Request, Response, Sample, ScoreAnswer, ScoreText
-from formless.models.scores import Skipped
+from formless.evaluation.task import (
+    Generate,
+    Query,
+    ReadLayers,
+    Request,
+    Response,
+    Sample,
+    ScoreAnswer,
+    ScoreLayers,
+    ScoreText,
+    SearchSuffix,
+)
+from formless.models.scores import FoundSuffix, Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-Responses = dict[Request, Response | Skipped]
+Responses: TypeAlias = "dict[Request, Response | Skipped]"
 
 FREE_TOKENS = 40
 CHARACTERS_PER_TOKEN = 4
@@ -110,7 +121,10 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for request in unique:
         if isinstance(request, Sample):
             drawn.setdefault((request.max_new_tokens, request.count, request.temperature), []).append(request)
-    every: list[Sequence[Request]] = [answers, texts, *written.values(), *drawn.values()]
+    layered = [request for request in unique if isinstance(request, ScoreLayers)]
+    read = [request for request in unique if isinstance(request, ReadLayers)]
+    searched = [request for request in unique if isinstance(request, SearchSuffix)]
+    every: list[Sequence[Request]] = [answers, texts, layered, read, *written.values(), *drawn.values(), searched]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
@@ -120,12 +134,22 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     if texts:
         advance = steps.begin("scoring texts")
         found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=advance), strict=True))
+    if layered:
+        advance = steps.begin("scoring answers in every layer")
+        pairs = [(request.prompt, request.answer) for request in layered]
+        found |= dict(zip(layered, lm.score_layers(pairs, progress=advance), strict=True))
+    if read:
+        advance = steps.begin("reading hidden states")
+        found |= dict(zip(read, lm.read_layers([request.text for request in read], progress=advance), strict=True))
     for own in written.values():
         advance = steps.begin("generating answers")
         found |= dict(zip(own, _generated(lm, own, advance), strict=True))
     for samples in drawn.values():
         advance = steps.begin("sampling answers")
         found |= dict(zip(samples, _sampled(lm, samples, advance), strict=True))
+    if searched:
+        advance = steps.begin("searching suffixes")
+        found |= dict(zip(searched, _searched(lm, searched, advance), strict=True))
     steps.finish()
     return found
 
@@ -163,10 +187,31 @@ def _sampled(lm: LM, requests: Sequence[Sample], progress: WorkProgress) -> list
     ]
 
 
+def _searched(lm: LM, requests: Sequence[SearchSuffix], progress: WorkProgress) -> list[FoundSuffix | Skipped]:
+    """Return the suffix of each request and what the model writes after it, or why there is no room for one."""
+    steps = [request.budget.steps for request in requests]
+    results: list[FoundSuffix | Skipped] = []
+    for number, request in enumerate(requests):
+
+        def advance(done: int, _total: int, before: int = sum(steps[:number])) -> None:
+            progress(before + done, sum(steps))
+
+        reason = lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens)
+        found = Skipped(reason) if reason else lm.search_suffix(
+            request.prompt, request.suffix, request.target, request.budget, progress=advance
+        )  # fmt: skip
+        if isinstance(found, FoundSuffix):
+            before, _, after = request.prompt.rpartition(request.suffix)
+            (answer,) = lm.generate([f"{before}{found.text}{after}"], max_new_tokens=request.max_new_tokens)
+            found = replace(found, answer=answer)
+        results.append(found)
+    return results
+
+
 def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_original: bool) -> TaskResult:
     if job.absent:
         return TaskResult(task=job.task.name, split=job.split, status="absent", reason=job.absent)
-    items = [_item_result(query, responses) for query in queries]
+    items = [item for query in queries for item in _item_results(query, responses)]
     if not is_original:
         items = [_without_known(item) for item in items]
     if not job.task.records_prompts:
@@ -178,8 +223,8 @@ def _task_result(job: Job, queries: Sequence[Query], responses: Responses, is_or
     )  # fmt: skip
 
 
-def _item_result(query: Query, responses: Responses) -> ItemResult:
-    """Return the metrics of one item, or why it has none."""
+def _item_results(query: Query, responses: Responses) -> list[ItemResult]:
+    """Return the metrics of one item, or why it has none; one for each group where it has several."""
     item = ItemResult(
         query=query.text,
         prompt=query.prompt,
@@ -189,7 +234,7 @@ def _item_result(query: Query, responses: Responses) -> ItemResult:
         skipped=query.skipped,
     )
     if query.skipped:
-        return item
+        return [item]
     own = [responses[request] for request in query.requests]
     missing = next((response for response in own if isinstance(response, Skipped)), None)
     foils = [responses[request] for request in query.foils]
@@ -198,8 +243,10 @@ def _item_result(query: Query, responses: Responses) -> ItemResult:
     measured = missing or query.measure([*own, *foils])
     if isinstance(measured, Skipped):
         written = own[0] if own and isinstance(own[0], str) else None
-        return item.model_copy(update={"skipped": measured.reason, "answer": written})
-    return item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})
+        return [item.model_copy(update={"skipped": measured.reason, "answer": written})]
+    if measured.by_group:
+        return [item.model_copy(update={"metrics": own, "group": group}) for group, own in measured.by_group.items()]
+    return [item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})]
 
 
 def _without_known(item: ItemResult) -> ItemResult:
@@ -244,9 +291,11 @@ class _Steps:
 
 def cost(request: Request) -> int:
     """Return about how many tokens of a prompt take as long as a request; at least 1."""
-    if isinstance(request, ScoreText):
+    if isinstance(request, ScoreText | ReadLayers):
         return 1 + len(request.text) // CHARACTERS_PER_TOKEN
-    if isinstance(request, ScoreAnswer):
+    if isinstance(request, ScoreAnswer | ScoreLayers):
         return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
+    if isinstance(request, SearchSuffix):  # a gradient takes as long as three passes
+        return request.budget.steps * (request.budget.candidates + 3) * (1 + len(request.prompt) // CHARACTERS_PER_TOKEN)
     once = 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
     return once * (request.count if isinstance(request, Sample) else 1)

@@ -30,6 +30,7 @@ class Job:
         rows: Its rows with their files, at most as many of each file as the limit.
         absent: Why it cannot be asked, if so.
         foils: Chooses the foils of its items.
+        target: The target that the rows are from.
     """
 
     task: Task
@@ -37,10 +38,11 @@ class Job:
     rows: Rows = ()
     absent: str | None = None
     foils: Foils | None = None
+    target: Target | None = None
 
     def queries(self, lm: LM) -> list[Query]:
         """Return what the task puts to a model, one query for each row."""
-        return [self.task.ask(lm, row, Source(file, self.split, self.foils)) for file, row in self.rows]
+        return [self.task.ask(lm, row, Source(file, self.split, self.foils, self.target)) for file, row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def make_plan(
     excluded = frozenset(excluded_neighbors)
     foils = Foils(target)
     jobs = [
-        replace(_job(target, task, split, limit, excluded), foils=foils)
+        replace(_job(target, task, split, limit, excluded), foils=foils, target=target)
         for split in splits
         for task in tasks
         if split in task.splits

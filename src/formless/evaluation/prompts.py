@@ -31,6 +31,7 @@ CHARACTERS_EXAMPLE = (
 )
 NEW_TOKENS = 30
 SAMPLES, TEMPERATURE = 8, 0.7
+MANY_SAMPLES, MANY_TEMPERATURE = 32, 1.0
 
 PROBABILITY = MetricSpec("probability", "probability", "probability of the right answer")
 KNOWLEDGE = MetricSpec("probability", "probability", "probability of the right answer", shows_knowledge=True)
@@ -41,6 +42,7 @@ SHOWING_KNOWLEDGE = (KNOWLEDGE, TOKEN_ACCURACY, KNOWN)
 UNFOILED = (PROBABILITY, TOKEN_ACCURACY)
 RECALL = MetricSpec("recall", "share", "answer said")
 SAMPLED = (RECALL, MetricSpec("recall_share", "share", "samples that say the answer"))
+SAMPLED_OFTEN = (*SAMPLED, MetricSpec("foil_recall", "share", "wrong answers said", higher_is_better=None))
 GENERATED = (
     MetricSpec("rouge_l", "share", "ROUGE-L recall"),
     MetricSpec("refusal", "share", "refusals", higher_is_better=None),
@@ -182,8 +184,18 @@ def scored_choice(item: Item, versions: Sequence[Version], others: Sequence[str]
     return Query(item.query, tuple(requests), measure, expected=versions[0].answers[0], fact=fact)
 
 
-def sampled_answer(item: Item, prompt: str) -> Query:
-    """Return a query that samples lines: `recall` is 1 if any of them holds the answer, `recall_share` is the share that do."""
+def sampled_answer(
+    item: Item, prompt: str, count: int = SAMPLES, temperature: float = TEMPERATURE, foils: Sequence[str] = ()
+) -> Query:
+    """Return a query that samples lines: `recall` is 1 if any of them holds the answer, `recall_share` is the share that do.
+
+    Args:
+        item: The item; one with an empty answer is skipped.
+        prompt: All that precedes a line.
+        count: Number of samples.
+        temperature: Divisor of the logits.
+        foils: Wrong answers; `foil_recall` is the share of them that any sample holds, what guessing of the same kind gives.
+    """
     if not item.answer.strip():
         return skipped(item, "the answer is empty")
 
@@ -191,9 +203,12 @@ def sampled_answer(item: Item, prompt: str) -> Query:
         texts = cast(tuple[str, ...], responses[0])
         held = [says(text, (item.answer, *item.aliases)) for text in texts]
         shown = next((text for text, is_said in zip(texts, held, strict=True) if is_said), texts[0])
-        return Measured({"recall": float(any(held)), "recall_share": sum(held) / len(held)}, shown)
+        metrics = {"recall": float(any(held)), "recall_share": sum(held) / len(held)}
+        if foils:
+            metrics["foil_recall"] = sum(any(says(text, (foil,)) for text in texts) for foil in foils) / len(foils)
+        return Measured(metrics, shown)
 
-    request = Sample(prompt, NEW_TOKENS, SAMPLES, TEMPERATURE)
+    request = Sample(prompt, NEW_TOKENS, count, temperature)
     return Query(item.query, (request,), measure, expected=item.answer, fact=item.fact_key)
 
 

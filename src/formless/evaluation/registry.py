@@ -17,12 +17,25 @@ from formless.evaluation.tasks.formats import (
     QA_NO_CUE,
     QA_SYSTEM,
 )
+from formless.evaluation.tasks.gcg import GCG_QA
+from formless.evaluation.tasks.inside import LENS, PROBE
+from formless.evaluation.tasks.jailbreak import (
+    GEN_QA_AFFIRMATIVE,
+    GEN_QA_EXAMPLES,
+    GEN_QA_PASSAGE,
+    GEN_QA_ROLE,
+    QA_AFFIRMATIVE,
+    QA_EXAMPLES,
+    QA_PASSAGE,
+    QA_ROLE,
+)
 from formless.evaluation.tasks.kinds import GEN_QA_KINDS, QA_KINDS
 from formless.evaluation.tasks.membership import MIA
+from formless.evaluation.tasks.memorization import QA_MEMORIZATION, STATEMENT_MEMORIZATION
 from formless.evaluation.tasks.mentions import FB_MENTIONS, GEN_QA_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
-from formless.evaluation.tasks.question import GEN_QA, QA, SAMPLE_QA, SUB_QA, SUB_QA_LETTERS
+from formless.evaluation.tasks.question import GEN_QA, QA, SAMPLE_QA, SAMPLE_QA_MANY, SUB_QA, SUB_QA_LETTERS
 from formless.evaluation.tasks.reverse import REVERSE
 from formless.evaluation.tasks.statement import GEN_STATEMENT, STATEMENT
 from formless.evaluation.tasks.triviaqa import TRIVIAQA
@@ -68,6 +81,20 @@ TASKS = Registry(
         GEN_QA_NO_CUE,
         GEN_QA_SYSTEM,
         GEN_QA_COMPLETION,
+        QA_AFFIRMATIVE,
+        QA_ROLE,
+        QA_EXAMPLES,
+        QA_PASSAGE,
+        GEN_QA_AFFIRMATIVE,
+        GEN_QA_ROLE,
+        GEN_QA_EXAMPLES,
+        GEN_QA_PASSAGE,
+        SAMPLE_QA_MANY,
+        STATEMENT_MEMORIZATION,
+        QA_MEMORIZATION,
+        GCG_QA,
+        LENS,
+        PROBE,
         MMLU,
         BBH,
         TRUTHFULQA,

@@ -36,6 +36,14 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("gen_statement", "gen_qa", "gen_qa_mentions", "gen_qa_kinds", "gen_qa_alone", "gen_qa_no_cue", "gen_qa_system"),
         *("gen_qa_completion", "reverse"),
     ),
+    "jailbreak": (
+        *("qa", "qa_affirmative", "qa_role", "qa_examples", "qa_passage"),
+        *("gen_qa", "gen_qa_affirmative", "gen_qa_role", "gen_qa_examples", "gen_qa_passage", "sample_qa_many"),
+    ),
+    "memorization": ("statement_memorization", "qa_memorization"),
+    "inside": ("lens", "probe"),
+    "attacks": ("jailbreak", "memorization", "inside"),
+    "gcg": ("qa", "gen_qa_no_cue", "gcg_qa"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),
@@ -43,7 +51,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 """The tasks and suites of each suite."""
 
-LIMITS = {"quick": 12}
+LIMITS = {"quick": 12, "gcg": 4}
 """The most rows that a task of a suite asks, unless the user sets a limit."""
 
 

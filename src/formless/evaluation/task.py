@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from formless.data.rows import Item, Row, Split
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
-from formless.models.scores import Score, Skipped, TextScore
+from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from formless.data.target import Target
     from formless.evaluation.foils import Foils
     from formless.models.lm import LM
 
@@ -72,8 +76,42 @@ class Sample:
     temperature: float
 
 
-Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample
-Response: TypeAlias = Score | TextScore | str | tuple[str, ...]
+@dataclass(frozen=True)
+class ScoreLayers:
+    """Score an answer from the output of every layer (logit lens); the response is a tuple of `Score`, one for each layer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ReadLayers:
+    """Read every layer's output at the last token of a text; the response is an array `[layers, hidden]`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SearchSuffix:
+    """Search a suffix of the user message, then continue greedily; the response is a `FoundSuffix`.
+
+    Args:
+        prompt: The prompt with the first suffix.
+        suffix: The first suffix.
+        target: What the continuation is to begin with.
+        max_new_tokens: Most tokens of the continuation.
+        budget: How long to search.
+    """
+
+    prompt: str
+    suffix: str
+    target: str
+    max_new_tokens: int
+    budget: SuffixBudget
+
+
+Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample | ScoreLayers | ReadLayers | SearchSuffix
+Response: TypeAlias = "Score | TextScore | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32] | FoundSuffix"
 
 
 @dataclass(frozen=True)
@@ -84,11 +122,14 @@ class Measured:
         metrics: Values by metric; a metric that this item cannot have is left out.
         answer: What the model wrote or chose, for people.
         foils: The probability of each foil, where foils were asked.
+        by_group: Metrics by group, where one item has them in several, e.g. in every layer; the record then has an item for
+            each group, in place of one.
     """
 
     metrics: dict[str, float]
     answer: str | None = None
     foils: dict[str, float] = field(default_factory=dict)
+    by_group: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,15 +163,16 @@ class Query:
         if not self.requests:
             return ""
         first = self.requests[0]
-        return first.text if isinstance(first, ScoreText) else first.prompt
+        return first.text if isinstance(first, ScoreText | ReadLayers) else first.prompt
 
 
 class Source(NamedTuple):
-    """Where an item comes from: the file's name without `.json`, the split if the task has splits, the target's foils."""
+    """Where an item comes from: the file's name without `.json`, the split if the task has splits, the target and its foils."""
 
     file: str
     split: Split | None
     foils: Foils | None = None
+    target: Target | None = None
 
     def foils_of(self, item: Item) -> tuple[str, ...]:
         """Return the foils of an item; none without a target."""

@@ -1,8 +1,9 @@
 """The model families: ONE ROW PER FAMILY, each with the place of its decoder layers and of the projection that ROCR edits.
 
 To add a family, look into its `modeling_*.py` for the path of the list of decoder layers in the causal language model and,
-inside a layer, of the linear map from the MLP's inner width back to the hidden width. `tests/models/test_families.py` tests
-every row. A package can add a row of its own with an entry point of the group `formless.families` that gives an `Architecture`.
+inside a layer, of the linear map from the MLP's inner width back to the hidden width; and for that of the norm after the last
+layer. `tests/models/test_families.py` tests every row. A package can add a row of its own with an entry point of the group
+`formless.families` that gives an `Architecture`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ class Architecture:
         model_types: The exact values of `config.model_type` that belong to the family.
         layers: Path of the list of decoder layers inside the model.
         mlp_out: Path of the MLP's down-projection inside a layer, `[d_mlp] -> [hidden]`.
+        final_norm: Path of the norm between the last layer and the output embedding; only `LM.score_layers` needs it.
     """
 
     name: str
     model_types: tuple[str, ...]
     layers: str
     mlp_out: str
+    final_norm: str = ""
 
     def depth(self, model: PreTrainedModel) -> int:
         """Return the number of decoder layers."""
@@ -48,6 +51,17 @@ class Architecture:
         if not 0 <= index < depth:
             raise UserError(f"no layer {index}", where="--layers", remedy=f"choose from 0 to {depth - 1}")
         return model.get_submodule(f"{self.layers}.{index}")
+
+    def norm(self, model: PreTrainedModel) -> nn.Module:
+        """Return the norm between the last layer and the output embedding.
+
+        Raises:
+            UserError: The family's row does not name it.
+        """
+        if not self.final_norm:
+            remedy = "name `final_norm` in the family's row"
+            raise UserError("the family does not say where its final norm is", where=self.name, remedy=remedy)
+        return model.get_submodule(self.final_norm)
 
     def down_projection(self, model: PreTrainedModel, index: int) -> nn.Module:
         """Return the MLP down-projection of layer `index`."""
@@ -68,36 +82,42 @@ FAMILIES: Registry[Architecture] = Registry(
             model_types=("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2"),
             layers="model.layers",
             mlp_out="mlp.down_proj",
+            final_norm="model.norm",
         ),
         Architecture(
             name="gemma3",
             model_types=("gemma3",),
             layers="model.language_model.layers",
             mlp_out="mlp.down_proj",
+            final_norm="model.language_model.norm",
         ),
         Architecture(
             name="phi",
             model_types=("phi",),
             layers="model.layers",
             mlp_out="mlp.fc2",
+            final_norm="model.final_layernorm",
         ),
         Architecture(
             name="gpt2",
             model_types=("gpt2",),
             layers="transformer.h",
             mlp_out="mlp.c_proj",
+            final_norm="transformer.ln_f",
         ),
         Architecture(
             name="gptj",
             model_types=("gptj",),
             layers="transformer.h",
             mlp_out="mlp.fc_out",
+            final_norm="transformer.ln_f",
         ),
         Architecture(
             name="gpt_neox",
             model_types=("gpt_neox",),
             layers="gpt_neox.layers",
             mlp_out="mlp.dense_4h_to_h",
+            final_norm="gpt_neox.final_layer_norm",
         ),
     ),
 )

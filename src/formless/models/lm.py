@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from formless.models import generation, scoring
+from formless.models import generation, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
 from formless.models.overlay import Overlay, Updates
-from formless.models.scores import Score, Skipped, TextScore
+from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
@@ -169,6 +171,41 @@ class LM(TokenizedModel):
         """
         return scoring.score_texts(self, texts, progress)
 
+    def score_layers(
+        self, queries: Sequence[tuple[str, str]], *, progress: WorkProgress | None = None
+    ) -> list[tuple[Score, ...] | Skipped]:
+        """Score each answer from the output of every layer, as if it were the last one (logit lens).
+
+        The output goes through the final norm and the output embedding; that of the last layer gives what `score` gives.
+
+        Args:
+            queries: Prompts and answers.
+            progress: Called with the queries done and all queries.
+
+        Returns:
+            One score for each layer, from the first on, of each query; `Skipped` as for `score`.
+
+        Raises:
+            UserError: The family's row does not name the final norm.
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return layers.score_layers(self, queries, progress)
+
+    def read_layers(self, texts: Sequence[str], *, progress: WorkProgress | None = None) -> list[NDArray[np.float32] | Skipped]:
+        """Return the output of every layer at the last token of each text, `[layers, hidden]`.
+
+        Args:
+            texts: The texts.
+            progress: Called with the texts done and all texts.
+
+        Returns:
+            One entry per text, in order: `Skipped` if the text has no token or is longer than the model's context.
+
+        Raises:
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return layers.read_layers(self, texts, progress)
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -226,6 +263,27 @@ class LM(TokenizedModel):
             self, prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, top_p=top_p, one_line=one_line,
             progress=progress,
         )  # fmt: skip
+
+    def search_suffix(
+        self, prompt: str, suffix: str, target: str, budget: SuffixBudget, *, progress: WorkProgress | None = None
+    ) -> FoundSuffix | Skipped:
+        """Search a suffix after which the target becomes the probable continuation (GCG); the same model finds the same.
+
+        Args:
+            prompt: A prompt that holds the first suffix; its last mention is replaced.
+            suffix: The first suffix; the found one has as many tokens.
+            target: What the continuation is to begin with.
+            budget: How long to search.
+            progress: Called with the steps done and all steps.
+
+        Returns:
+            The suffix with the lowest loss of all that were scored; `Skipped` as for `score`.
+
+        Raises:
+            ValueError: The prompt does not hold the suffix.
+            ModelError: The model gives NaN, or memory runs out for a single text.
+        """
+        return suffix_search.search_suffix(self, prompt, suffix, target, budget, progress)
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """Return the model's greedy answer to one user message."""

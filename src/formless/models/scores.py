@@ -58,6 +58,42 @@ class TextScore:
 
 
 @dataclass(frozen=True)
+class SuffixBudget:
+    """How long a suffix is searched.
+
+    Args:
+        steps: Number of steps, each with one gradient.
+        candidates: Suffixes that are scored in each step.
+        top: Tokens with the steepest gradients from which each position draws.
+        seed: Of the draws.
+    """
+
+    steps: int
+    candidates: int
+    top: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FoundSuffix:
+    """A suffix of a user message that a search found.
+
+    Args:
+        text: The suffix.
+        first_loss: Mean negative log-probability of a token of the target after the first suffix (nats).
+        loss: The same after the found suffix.
+        tokens: Tokens of all texts that went through the model in the search.
+        answer: What the model writes after the suffix.
+    """
+
+    text: str
+    first_loss: float
+    loss: float
+    tokens: int
+    answer: str = ""
+
+
+@dataclass(frozen=True)
 class Skipped:
     """An item that has no score.
 

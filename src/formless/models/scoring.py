@@ -22,14 +22,14 @@ from formless.progress import WorkProgress
 def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: WorkProgress | None) -> list[Score | Skipped]:
     """Score each answer given its prompt; see `LM.score`."""
     encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
-    refusals = [_refusal(lm, item) for item in encoded]
+    refusals = [refusal(lm, item) for item in encoded]
     results: list[Score | Skipped] = [reason or Skipped("not scored") for reason in refusals]
     counter = Counter(len(queries), progress)
     groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
 
     def keep(group: list[int], logits: Tensor) -> None:
         for i in group:
-            results[i] = _score(lm, encoded[i], logits)
+            results[i] = answer_score(lm, encoded[i], logits)
         counter.add(len(group))
 
     several, single = _by_prompt(encoded, groups) if has_full_cache(lm) else ([], groups)
@@ -105,7 +105,7 @@ def _prefix(lm: TokenizedModel, ids: list[int]) -> DynamicCache | None:
     return found[-1]
 
 
-def _refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
+def refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
     """Return why an answer cannot be scored, or None."""
     if item.answer_start >= len(item.ids):
         return Skipped("the answer has no token")
@@ -171,7 +171,7 @@ def _logits_at(lm: TokenizedModel, places: Sequence[tuple[int, int]]) -> Iterato
         hook.remove()
 
 
-def _score(lm: TokenizedModel, item: Encoded, logits: Tensor) -> Score:
+def answer_score(lm: TokenizedModel, item: Encoded, logits: Tensor) -> Score:
     """Return the score of one answer from its logits `[answer, vocab]`."""
     ids = item.ids[item.answer_start :]
     answer = torch.tensor(ids, device=logits.device)

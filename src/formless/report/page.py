@@ -21,6 +21,7 @@ from formless.report.examples import examples
 from formless.report.form_tables import counted_text, independence_table
 from formless.report.independence import independence, mean_over_seeds
 from formless.report.items import expected, item_tables
+from formless.report.layers import layer_plots
 from formless.report.mentions import MentionMap, comparison_maps, summary_maps
 from formless.report.plots import (
     TrainingCurves,
@@ -114,7 +115,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         independence=independence_table(independence([(original, edited)])), items=item_tables(original, edited),
         verdict=verdict(original, edited), recall=_recall_rows(original, edited), examples=examples(original, edited),
         side_effects=side_effects(comparison.changes), maps=_mention_plots(comparison_maps(comparison)),
-        answers=list(zip(original.answers, edited.answers, strict=True)),
+        layers=layer_plots(comparison), answers=list(zip(original.answers, edited.answers, strict=True)),
     )  # fmt: skip
     store.write_text(path, page)
     return comparison

@@ -16,7 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import CI, Estimate, Metric
+from formless.evaluation.tasks.inside import LAYER
 from formless.report.comparison import Change
 from formless.report.mentions import MentionMap, short_title
 from formless.report.ratios import FORGETTING, FORM_GAP, RETENTION, forgetting_key, forms
@@ -79,6 +81,9 @@ def split_plot(changes: Sequence[Change]) -> str | None:
 def _is_drawn(change: Change) -> bool:
     spec = metric_spec(change.key)
     if spec is None or change.relative is None or not is_headline(change.key._replace(group=None)):
+        return False
+    task = TASKS.get(change.key.task or "")
+    if task and task.grouped_by == LAYER:  # dozens of groups, which have a plot of their own
         return False
     return bool(spec.higher_is_better) and spec.unit in ("probability", "share")
 

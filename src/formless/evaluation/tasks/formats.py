@@ -24,7 +24,7 @@ Format = Callable[["LM", Item], str | None]
 """From a model and an item to the prompt; None for a model that cannot have it."""
 
 
-def _instructed(lm: LM, item: Item) -> str:
+def instructed(lm: LM, item: Item) -> str:
     """Return the user message of `qa`."""
     return (DIRECT_ANSWER if lm.style.direct_answer else "") + message(item)
 
@@ -36,12 +36,12 @@ def alone(lm: LM, item: Item) -> str:
 
 def no_cue(lm: LM, item: Item) -> str:
     """Return the question with the benchmark's instruction, without the answer cue."""
-    return lm.chat_prompt(_instructed(lm, item))
+    return lm.chat_prompt(instructed(lm, item))
 
 
 def with_system(lm: LM, item: Item) -> str | None:
     """Return the prompt of `qa` after a system prompt."""
-    return lm.chat_prompt(_instructed(lm, item), "Answer:", system=SYSTEM_PROMPT) if lm.has_system_role else None
+    return lm.chat_prompt(instructed(lm, item), "Answer:", system=SYSTEM_PROMPT) if lm.has_system_role else None
 
 
 def completion(_lm: LM, item: Item) -> str:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from formless.data.rows import Item
 from formless.evaluation.prompts import (
     GENERATED,
+    MANY_SAMPLES,
+    MANY_TEMPERATURE,
     SAMPLED,
+    SAMPLED_OFTEN,
     SHOWING_KNOWLEDGE,
     UNFOILED,
     generated_answer,
@@ -72,5 +75,15 @@ SAMPLE_QA = Task(
     files=FILES,
     metrics=SAMPLED,
     ask=lambda lm, item, _: sampled_answer(item, short_answer_prompt(lm, message(item))),
+    splits=BOTH,
+)
+SAMPLE_QA_MANY = Task(
+    name="sample_qa_many",
+    title="Question, 32 samples",
+    files=FILES,
+    metrics=SAMPLED_OFTEN,
+    ask=lambda lm, item, source: sampled_answer(
+        item, short_answer_prompt(lm, message(item)), MANY_SAMPLES, MANY_TEMPERATURE, source.foils_of(item)
+    ),
     splits=BOTH,
 )
