@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from formless.data.rows import Split
+from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import RECALL
 from formless.evaluation.record import ItemResult, MetricKey, Record
 from formless.evaluation.statistics import CI, share_ci
-from formless.report.known import known_facts
 
 WORST_CASE_RECALL = MetricKey(None, None, "worst_case_recall")
 RECALL_OF_KNOWN = MetricKey(None, None, "recall_of_known")
