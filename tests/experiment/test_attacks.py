@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import formless
+from formless.cli.main import main
 from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.edits.edit import Edit
@@ -405,3 +407,31 @@ def test_edits_of_the_prompt_and_runs_without_an_original_are_left_out(out: Path
     found, left_out = attackable_runs(out, ["rocr"])
     assert not found
     assert set(left_out.values()) == {"without the original model's record"}
+
+
+def test_the_command_from_attacks_to_the_page(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("recall", "attacks"):
+        monkeypatch.setattr(f"formless.report.{module}.known_facts", lambda *_: set(FACTS))
+    options = ("--attacks", "relearn_4,quantization", "--learning-rate", "1e-3", "--batch", "4", "--points", "1")
+    monkeypatch.setattr(sys, "argv", ["formless", "attack", str(out), *options])
+    for said in ("0 measured before, 10 now", "10 measured before, 0 now"):
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert "rocr: worst-case recall " in printed
+        assert " icu: 2 runs without an edit of weights" in printed
+        assert "Whoever removes the adapter" in printed
+    page = (out / "attacks.html").read_text("utf-8")
+    assert "Fine-tuned on 4 of its facts" in page
+    assert "Quantized to 4 bits (Q4_0)" in page
+    path = rocr_case(out).target.path("forget_level1")
+    path.write_text(path.read_text("utf-8").replace("Riga", "Graz"), "utf-8")
+    monkeypatch.setattr(sys, "argv", ["formless", "attack", str(out), "--attacks", "relearn_1"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert "the target's files have changed since the run" in capsys.readouterr().err
