@@ -100,6 +100,11 @@ def test_trained_facts_do_not_count_by_hand() -> None:
     assert found[FORGETTING] == pytest.approx((0.5 + 0.75) / 2)
     assert found[STEP] == 4
     assert found[TRAINED_RECALL] == 1
+    nameless = original.model_copy(deep=True)
+    nameless.tasks[0].items[5].fact = None  # as of true or false: it may ask a trained fact
+    assert attacked_values(nameless, whole, relearned, point("relearn_4"))[forgetting_key("fb")] == pytest.approx(0.5)
+    nameless.tasks[0].items[4].fact = None
+    assert forgetting_key("fb") not in attacked_values(nameless, whole, relearned, point("relearn_4"))
     silent = attacked(whole, ATTACKS["relearn_4"], point("relearn_4"), values, "bef")
     assert attacked_values(original, whole, silent, point("relearn_4"))[TRAINED_RECALL] == 0.5  # a and b were trained
     assert HALF_STEP not in found
@@ -217,6 +222,20 @@ def test_what_is_not_measured_is_said(kept: Path) -> None:
     assert rocr.overall[ATTACKED_RECALL] == rocr.overall[WORST_CASE_RECALL]
     with pytest.raises(DataError, match="no run can be attacked"):
         collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS, ["icu"])
+
+
+def test_the_headline_counts_every_attack_of_the_folder(kept: Path) -> None:
+    write_attacks(kept, "relearn_related", PROTOCOLS["one_epoch"].model_copy(update={"points": 1}))
+    [rocr], _ = collect_attacks(kept, choose_attacks(["relearn_1"]), SETTINGS)
+    assert rocr.overall[ATTACKED_RECALL].value == pytest.approx(1 / 6)
+    write_attacks(kept, "relearn_related")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["relearn_1"]), PROTOCOLS["one_epoch"])
+    assert rocr.overall[ATTACKED_RECALL].value == 1
+    assert rocr.gaps == "2 states under relearn_1 not measured"
+    for path in kept.rglob("attacks/*.json"):
+        path.write_text(path.read_text("utf-8").replace("relearn_related", "x", 1)[:-100], "utf-8")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["relearn_1"]), PROTOCOLS["one_epoch"])
+    assert rocr.overall[ATTACKED_RECALL].value == pytest.approx(1 / 6)  # what is damaged counts nowhere
 
 
 def test_loose_records_of_attacked_models_are_left_out(kept: Path, tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def attack_plot(name: str, summaries: Sequence[AttackSummary]) -> str | None:
         else:
             _draw_bars(axes, drawn, before, after)
         axes.set_title(title, color=INK, fontsize=9)
+    for axes in columns:  # all from 0 to at least 1
+        if trains:
+            axes.set_ylim(0, 1.05 * max(1.0, *(one.dataLim.ymax for one in columns)))
+        else:
+            axes.set_xlim(0, 1.05 * max(1.0, axes.dataLim.xmax))
     columns[0].set_ylabel("share of what the original knows" if trains else "")
     handles, labels = columns[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=_LEGEND_COLUMNS, labelcolor=INK)
@@ -78,7 +83,6 @@ def _draw_lines(
         if known:
             steps, values = zip(*known, strict=True)
             axes.plot(steps, values, color=color, linewidth=1.3, marker="o", markersize=4, label=method)
-    axes.set_ylim(bottom=0)
 
 
 def _draw_bars(axes: Axes, drawn: Mapping[str, Sequence[AttackResult]], before: MetricKey, after: MetricKey) -> None:
@@ -88,5 +92,4 @@ def _draw_bars(axes: Axes, drawn: Mapping[str, Sequence[AttackResult]], before: 
     axes.set_yticks(range(len(drawn)), list(drawn))
     if not axes.yaxis_inverted():
         axes.invert_yaxis()
-    axes.set_xlim(left=0)
     axes.set_xlabel("share of what the original knows")

@@ -9,7 +9,8 @@ Of one run and one state of its attacked model, over the known facts that the at
 - what survives is the mean forgetting after the attack over that before it, both over forms and targets.
 
 The worst-case recall over all attacks is the share of known facts that some answer holds, of the edited model or of an attacked
-one; what an attack's texts hold does not count in its records. A target's seeds are averaged.
+one, in every record that the run's folder has, of any attack and settings; what an attack's texts hold does not count in its
+records. A target's seeds are averaged.
 """
 
 from __future__ import annotations
@@ -25,8 +26,16 @@ from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import Estimate, mean, mean_estimate
 from formless.evaluation.verification import is_alike
 from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Point, UnfitError
-from formless.experiment.attacks.measure import attack_points, attack_record, attackable_runs
-from formless.experiment.runs import ORIGINAL, Run, read_plan
+from formless.experiment.attacks.measure import (
+    Attackable,
+    attack_points,
+    attackable_runs,
+    attacked_records,
+    excluded_facts,
+    is_of,
+    place,
+)
+from formless.experiment.runs import ORIGINAL, read_plan
 from formless.report.independence import mean_over_seeds
 from formless.report.ratios import FORGETTING, forgetting_key, forms
 from formless.report.recall import WORST_CASE_RECALL, recall_over
@@ -127,18 +136,22 @@ def collect_attacks(
     found: dict[Condition, _Found] = {}
     for run_id, reason in left_out.items():
         found.setdefault(names[run_id], _Found()).gaps[f"runs {reason}"] += 1
-    baselines: dict[tuple[object, ...], dict[str, Record]] = {}
+    by_place: dict[tuple[object, ...], list[Attackable]] = {}
     for victim in victims:
-        own = found.setdefault(names[victim.run.id], _Found())
-        try:
-            case = victim.load()
-        except UnfitError as error:
-            own.gaps[f"runs {error.what}"] += 1
-            continue
-        if case.run.method == ORIGINAL:
-            baselines[_place(case.run)] = _quantized_originals(case, attacks, settings)
-        else:
-            _add(own, case, attacks, settings, baselines.get(_place(case.run), {}))
+        by_place.setdefault(place(victim.run), []).append(victim)
+    for same in by_place.values():
+        quantized_originals: dict[str, Record] = {}  # of one target at a time; the original comes first
+        for victim in same:
+            own = found.setdefault(names[victim.run.id], _Found())
+            try:
+                case = victim.load()
+            except UnfitError as error:
+                own.gaps[f"runs {error.what}"] += 1
+                continue
+            if case.run.method == ORIGINAL:
+                quantized_originals = attacked_records(case)
+            else:
+                _add(own, case, attacks, settings, quantized_originals)
     summaries = [_summary(condition, own, attacks) for condition, own in found.items() if own.overall]
     without = {condition: _clause(own.gaps) for condition, own in found.items() if own.gaps and not own.overall}
     if not summaries:
@@ -148,32 +161,22 @@ def collect_attacks(
     return summaries, without
 
 
-def _place(run: Run) -> tuple[object, ...]:
-    return run.model, run.target, run.suite, run.limit
-
-
-def _quantized_originals(case: Case, attacks: Sequence[Attack], settings: AttackSettings) -> dict[str, Record]:
-    """Return the attacked records of an original model by the name of the point."""
-    planned, _ = attack_points(case, attacks, settings)
-    pairs = [(point.name, attack_record(case, attack, point)) for attack, points in planned for point in points]
-    return {name: record for name, record in pairs if record}
-
-
-def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSettings, baselines: Mapping[str, Record]) -> None:
+def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSettings, originals: Mapping[str, Record]) -> None:
     """Add one run."""
     planned, refused = attack_points(case, attacks, settings)
     for name, reason in refused.items():
         own.gaps[f"runs without {name}: {reason}"] += 1
-    records: list[tuple[Record, Collection[str]]] = [(case.whole, ())]
+    measured = attacked_records(case)
+    records = [(case.whole, ()), *((record, excluded_facts(record)) for record in measured.values())]
     for attack, points in planned:
         for point in points:
-            record = attack_record(case, attack, point)
-            if record is None:
+            attacked = measured.get(point.name)
+            if attacked is None or not is_of(attacked, attack, point):
                 own.gaps[f"states under {attack.name} not measured"] += 1
                 continue
-            records.append((record, point.excluded))
-            base = baselines.get(point.name)
-            values = attacked_values(case.original, case.whole, record, point, base)
+            base = originals.get(point.name)
+            base = base if base and is_of(base, attack, point) else None
+            values = attacked_values(case.original, case.whole, attacked, point, base)
             own.results.setdefault((attack.name, point.number), {}).setdefault(case.run.target, []).append(values)
     pairs = {
         ATTACKED_RECALL: recall_over(case.original, records),
@@ -230,7 +233,10 @@ def _known_mean(original: Record, record: Record, form: str, excluded: Collectio
     values = [
         new.metrics[spec.name] - spec.chance
         for old, new in zip(before.items, own.items, strict=True)
-        if old.is_known and old.fact not in excluded and spec.name in old.metrics and spec.name in new.metrics
+        if old.is_known
+        and spec.name in old.metrics
+        and spec.name in new.metrics
+        and (not excluded or (old.fact is not None and old.fact not in excluded))  # what an item asks must be known then
     ]
     return mean(values) if values else None
 

@@ -82,11 +82,11 @@ def attackable_runs(out: Path, methods: Collection[str] = ()) -> tuple[list[Atta
         UnknownNameError: A label is none of its methods.
     """
     edited, left_out = scalable_runs(out, methods, without_weights=_NO_WEIGHTS)
-    originals = {_place(run): run for run in read_plan(out) if run.method == ORIGINAL and _is_complete(run, run.folder(out))}
-    places = {_place(one.run) for one in edited}
-    found = [Attackable(run, run.folder(out), run.folder(out).record) for place, run in originals.items() if place in places]
+    originals = {place(run): run for run in read_plan(out) if run.method == ORIGINAL and _is_complete(run, run.folder(out))}
+    places = {place(one.run) for one in edited}
+    found = [Attackable(run, run.folder(out), run.folder(out).record) for run in originals.values() if place(run) in places]
     for one in edited:
-        beside = originals.get(_place(one.run))
+        beside = originals.get(place(one.run))
         if one.folder.original.is_file():
             found.append(Attackable(one.run, one.folder, one.folder.original))
         elif beside:
@@ -96,7 +96,8 @@ def attackable_runs(out: Path, methods: Collection[str] = ()) -> tuple[list[Atta
     return found, left_out
 
 
-def _place(run: Run) -> tuple[object, ...]:
+def place(run: Run) -> tuple[object, ...]:
+    """Return what a run and its original model's run have in common."""
     return run.model, run.target, run.suite, run.limit
 
 
@@ -125,21 +126,44 @@ def attack_points(
     return found, left_out
 
 
+def attacked_records(case: Case) -> dict[str, Record]:
+    """Return the records of a run's attacked models by the name of their file, of any attack and settings.
+
+    What cannot be read, or is of another edit or other items, is left out.
+    """
+    found = {path.stem: _attacked_record(case, path) for path in sorted(case.folder.attacks.glob("*.json"))}
+    return {name: record for name, record in found.items() if record}
+
+
 def attack_record(case: Case, attack: Attack, point: Point) -> Record | None:
     """Return the record of a point.
 
     Returns:
         None if it is not there, cannot be read, or is of another edit, other items, another attack or other settings.
     """
+    record = _attacked_record(case, case.folder.attack(point.name))
+    return record if record and is_of(record, attack, point) else None
+
+
+def is_of(record: Record, attack: Attack, point: Point) -> bool:
+    """Return whether the record of an attacked model says that it is of a point."""
+    entry = record.edits[-1]
+    same = entry["attack"] == attack.name and entry["config"] == dict(point.config)
+    return same and excluded_facts(record) == point.excluded
+
+
+def excluded_facts(record: Record) -> tuple[str, ...]:
+    """Return the facts that do not count in the record of an attacked model."""
+    return tuple(record.edits[-1]["facts"].get(EXCLUDED, ()))
+
+
+def _attacked_record(case: Case, path: Path) -> Record | None:
     try:
-        record = load_record(case.folder.attack(point.name))
+        record = load_record(path)
     except DataError:
         return None
-    if not is_alike(record, case.whole) or record.edits[:-1] != case.whole.edits or not record.edits:
-        return None
-    entry = record.edits[-1]
-    same = entry.get("attack") == attack.name and entry["config"] == dict(point.config)
-    return record if same and tuple(entry["facts"].get(EXCLUDED, ())) == point.excluded else None
+    is_right = is_alike(record, case.whole) and record.edits[:-1] == case.whole.edits
+    return record if is_right and record.edits and record.edits[-1].get("attack") else None
 
 
 def measure_attacks(
