@@ -16,6 +16,7 @@ import pytest
 from formless.cli.main import main
 from formless.errors import DataError
 from formless.evaluation.record import ItemResult, Record, TaskMetric, TaskResult
+from formless.evaluation.statistics import Estimate
 from formless.experiment.attacks.attack import Attack, AttackSettings, Point, PointConfig
 from formless.experiment.attacks.registry import ATTACKS, choose_attacks
 from formless.experiment.attacks.relearning import PROTOCOLS
@@ -27,6 +28,7 @@ from formless.report.attacks import (
     RECALL_BEFORE,
     STEP,
     TRAINED_RECALL,
+    AttackResult,
     AttackSummary,
     attacked_values,
     collect_attacks,
@@ -325,6 +327,12 @@ def test_a_folder_without_runs_is_one_line(
     code, _, err = run_command(monkeypatch, capsys, tmp_path)
     assert code == 2
     assert "no experiment was started in this folder" in err
+
+
+@pytest.mark.parametrize(("before", "expected"), [(0.1, 0.5), (0.09, None), (-0.2, None)])
+def test_no_share_of_almost_no_forgetting_is_given(before: float, expected: float | None) -> None:
+    values = {key: Estimate(value, None, 1) for key, value in ((BEFORE, before), (FORGETTING, 0.05))}
+    assert AttackResult(ATTACKS["q4_0"], 1, values).surviving == expected
 
 
 def test_a_method_without_answers_in_words_has_no_recall() -> None:

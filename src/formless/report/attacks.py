@@ -53,6 +53,9 @@ STEP = MetricKey(None, None, "step")
 AGAINST_QUANTIZED = MetricKey(None, None, "against_quantized_original")
 """1 where the original is quantized too, 0 where it is not."""
 
+MIN_FORGETTING = 0.1
+"""The least mean forgetting before an attack of which a share is given: of almost nothing, every share is noise."""
+
 Values = Mapping[MetricKey, float]
 
 
@@ -64,13 +67,11 @@ class AttackResult:
         attack: The attack.
         number: Place of the state among the points of the attack.
         values: By key, the mean over the targets that have the metric.
-        is_last: Whether it is the last point, or the only one.
     """
 
     attack: Attack
     number: int
     values: Mapping[MetricKey, Estimate]
-    is_last: bool = True
 
     def value(self, key: MetricKey) -> float | None:
         """Return the mean of a metric; None where no target has it."""
@@ -79,9 +80,9 @@ class AttackResult:
 
     @property
     def surviving(self) -> float | None:
-        """The share of the mean forgetting that is left; None where there was none."""
+        """The share of the mean forgetting that is left; None where there was less than `MIN_FORGETTING`."""
         before, after = self.value(BEFORE), self.value(FORGETTING)
-        return after / before if before is not None and after is not None and before > 0 else None
+        return after / before if before is not None and after is not None and before >= MIN_FORGETTING else None
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,7 @@ def _summary(condition: Condition, own: _Found, attacks: Sequence[Attack]) -> At
     results = []
     for attack in attacks:
         numbers = sorted(number for name, number in own.results if name == attack.name)
-        results += [
-            AttackResult(attack, number, _over_targets(own.results[attack.name, number]), number == numbers[-1])
-            for number in numbers
-        ]
+        results += [AttackResult(attack, number, _over_targets(own.results[attack.name, number])) for number in numbers]
     return AttackSummary(
         condition, tuple(own.overall), _over_targets(own.overall), tuple(sorted(results, key=_severity)), _clause(own.gaps)
     )

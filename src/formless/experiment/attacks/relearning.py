@@ -7,6 +7,7 @@ are excluded from what is measured.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
@@ -50,14 +51,14 @@ def relearning(name: str, title: str, facts: int | None) -> Attack:
     def states(
         lm: LM, case: Case, edit: Edit | None, wanted: Sequence[Point], settings: AttackSettings, progress: Progress
     ) -> Generator[Point, None, None]:
-        found = chosen_texts(case, settings.seed)
+        start, found = time.perf_counter(), chosen_texts(case, settings.seed)
         with edit.applied(lm) if edit else nullcontext():
             result = fine_tune(lm, found, settings, {point.step for point in wanted if point.step}, progress)
-            curves = result.curves
-            measured = {"trained_facts": list(found.trained), "first_loss": curves.losses[0], "last_loss": curves.losses[-1]}
+            seconds, losses = time.perf_counter() - start, result.curves.losses
+            measured = {"trained_facts": list(found.trained), "first_loss": losses[0], "last_loss": losses[-1]}
             for point in wanted:
                 updates = result.snapshots[point.step or 0]
-                with lm.overlaid(updates, attack.entry(lm, case, point, measured, curves.seconds)):
+                with lm.overlaid(updates, attack.entry(lm, case, point, measured, seconds)):
                     yield point
 
     attack = Attack(name, "relearning", title, points, states)
