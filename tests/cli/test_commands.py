@@ -63,6 +63,22 @@ def test_from_runs_to_forgetting_at_equal_retention(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_from_runs_to_what_attacks_bring_back(tmp_path: Path) -> None:
+    options = ("--method", "original,rocr", "--targets", "1", "--suite", "fb,gen_fb", "--out", "runs")
+    formless("run", *options, cwd=tmp_path)
+    attacks = ("--attacks", "relearn_4,q8_0", "--points", "1", "--batch", "8", "--learning-rate", "1e-4", "--epochs", "10")
+    output = formless("attack", "runs", *attacks, "--csv", "attacks.csv", cwd=tmp_path)
+    assert "0 measured before, 3 now" in output
+    rows = list(csv.DictReader((tmp_path / "attacks.csv").open(encoding="utf-8")))
+    found = {(row["attack"], row["metric"], row["task"]): float(row["value"]) for row in rows}
+    assert found["q8_0", "forgetting", "fb"] == pytest.approx(found["q8_0", "forgetting_before", "fb"], abs=0.1)
+    assert found["relearn_4", "forgetting", "fb"] < found["relearn_4", "forgetting_before", "fb"]
+    assert 0 < found["q8_0", "half_step_share", ""] < 1
+    assert "rocr: worst-case recall " in (tmp_path / "runs" / "attacks.html").read_text("utf-8")
+    assert "3 measured before, 0 now" in formless("attack", "runs", *attacks, cwd=tmp_path)
+
+
+@pytest.mark.slow
 def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
     output = formless("demo", "--target", "Paris", cwd=tmp_path)
     assert "Paris edited in" in output
@@ -90,7 +106,7 @@ def test_listings(tmp_path: Path) -> None:
     assert "rocr" in formless("methods", cwd=tmp_path)
 
 
-VERBS = ["unlearn", "eval", "summarize", "stats", "tune", "chat", "demo", "models", "methods", "doctor"]
+VERBS = ["unlearn", "eval", "summarize", "stats", "tune", "chat", "demo", "models", "methods", "doctor", "attack"]
 DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data check"]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from formless import store
 from formless.data.rows import Split
+from formless.evaluation.known import Known
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
@@ -19,7 +20,6 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
-from formless.report.known import Known
 from formless.report.ratios import KnownItems, Ratios
 
 Build = Callable[..., Experiment]

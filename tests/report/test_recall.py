@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from formless.data.rows import Split
+from formless.evaluation.known import Known, known_facts, known_share
 from formless.evaluation.record import ItemResult, Record, TaskResult
-from formless.report.known import Known, known_facts, known_share
 from formless.report.recall import (
     RECALL_OF_KNOWN,
     WORST_CASE_RECALL,

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from formless import __version__
 from formless.cli import terminal
+from formless.cli.attack import attack_command
 from formless.cli.chat import chat_command
 from formless.cli.data import check_command, edit_questions_command, forms_command, new_command, prepare_command, train_command
 from formless.cli.demo import demo_command
@@ -46,6 +47,8 @@ Start with: formless demo
     formless report runs/first
 
     formless frontier runs/first
+
+    formless attack runs/first
 
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
 
@@ -85,6 +88,7 @@ app.command("summarize")(summarize_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("frontier")(frontier_command)
+app.command("attack")(attack_command)
 app.command("stats")(stats_command)
 app.command("tune")(tune_command)
 app.command("chat")(chat_command)

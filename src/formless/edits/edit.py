@@ -99,6 +99,7 @@ class EditInfo(BaseModel):
         model_fingerprint: `LM.fingerprint`.
         dtype: Dtype of the model, e.g. "float32".
         prefix: Text that a prompt edit puts before every user message; None for an edit of the weights.
+        attack: Name of the attack on an edited model that a record is of; None for an edit.
         trained_neighbors: Neighbors in the retain set; an evaluation of the edit leaves them out.
         strength: The factor on the updates; 1 as the method computed them.
         layers: The edited weights, with the norms of the updates at this strength.
@@ -123,6 +124,7 @@ class EditInfo(BaseModel):
     model_fingerprint: str
     dtype: str
     prefix: str | None = None
+    attack: str | None = None
     trained_neighbors: tuple[str, ...] = Field(default=(), strict=False)
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
     layers: list[LayerReport]
@@ -146,12 +148,11 @@ class EditInfo(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `weights` where nothing is stated, as in records and prompt edits, and a strength of 1."""
+        """Leave out `weights` where nothing is stated, as in records and prompt edits, a strength of 1, and no attack."""
         found: dict[str, Any] = serialize(self)
-        if self.weights is None:
-            found.pop("weights", None)
-        if self.strength == 1:
-            found.pop("strength", None)
+        for name, default in (("weights", None), ("attack", None), ("strength", 1)):
+            if getattr(self, name) == default:
+                found.pop(name, None)
         return found
 
     @property

@@ -119,6 +119,11 @@ def _out_of_range(task: str, metric: str, value: float) -> str | None:
     return f"{value:g} is no {spec.unit if spec else 'value'}, which lies between {low:g} and {high:g}"
 
 
+def is_alike(one: Record, other: Record) -> bool:
+    """Return whether two records say that they asked the same items of the same model."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("probes_digest", "model_fingerprint", "dtype"))
+
+
 def refuse_other_items(original: Record, edited: Record) -> None:
     """Refuse two records whose items are not the same, task by task.
 

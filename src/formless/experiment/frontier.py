@@ -15,6 +15,7 @@ from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.evaluation.evaluate import evaluate
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
+from formless.evaluation.verification import is_alike
 from formless.experiment.grid import target_files
 from formless.experiment.result import RunResult, check_result
 from formless.experiment.run import Session
@@ -79,12 +80,15 @@ def check_strengths(strengths: Collection[float]) -> tuple[float, ...]:
     return tuple(sorted({float(strength) for strength in strengths}))
 
 
-def scalable_runs(out: Path, methods: Collection[str] = ()) -> tuple[list[Scalable], dict[str, str]]:
+def scalable_runs(
+    out: Path, methods: Collection[str] = (), *, without_weights: str = "without an edit of weights, which alone has a strength"
+) -> tuple[list[Scalable], dict[str, str]]:
     """Return the runs of a folder whose edits can have other strengths.
 
     Args:
         out: A folder that `formless run` wrote.
         methods: Labels of methods; all unless given.
+        without_weights: Why an edit of the prompt is left out.
 
     Returns:
         The runs, and by id why others are left out. Those of the original model are in neither.
@@ -104,17 +108,17 @@ def scalable_runs(out: Path, methods: Collection[str] = ()) -> tuple[list[Scalab
         if run.method == ORIGINAL or (methods and run.label not in methods):
             continue
         folder = run.folder(out)
-        if reason := _obstacle(run, folder):
+        if reason := _obstacle(run, folder, without_weights):
             left_out[run.id] = reason
         else:
             found.append(Scalable(run, folder))
     return found, left_out
 
 
-def _obstacle(run: Run, folder: RunFolder) -> str | None:
+def _obstacle(run: Run, folder: RunFolder, without_weights: str) -> str | None:
     """Return why a run's edit cannot have another strength; None if it can."""
     if run.method in METHODS and not METHODS[run.method].edits_weights:
-        return "without an edit of weights, which alone has a strength"
+        return without_weights
     result = check_result(folder, run)
     if not isinstance(result, RunResult) or not result.is_complete:
         return "failed, missing or damaged"
@@ -138,9 +142,8 @@ def strength_record(folder: RunFolder, whole: Record, strength: float) -> Record
         record = load_record(folder.strength(strength))
     except DataError:
         return None
-    alike = all(getattr(record, name) == getattr(whole, name) for name in ("probes_digest", "model_fingerprint", "dtype"))
     is_right = len(record.edits) == 1 and record.edits[0].get("strength", 1.0) == strength
-    return record if alike and is_right and _unscaled(record.edits[0]) == _unscaled(whole.edits[0]) else None
+    return record if is_alike(record, whole) and is_right and _unscaled(record.edits[0]) == _unscaled(whole.edits[0]) else None
 
 
 def _unscaled(edit: dict[str, Any]) -> dict[str, Any]:
@@ -209,21 +212,31 @@ def _part_of(progress: Progress, title: str, before: int, total: int) -> Progres
 def _measure(one: Scalable, strength: float, session: Session, progress: Progress) -> None:
     run, whole = one.run, load_record(one.folder.record)
     lm, target = session.model(run), session.target(run)
-    _refuse_other_files(run, target)
+    refuse_other_files(run, target)
     edit = load_edit(one.folder.edit).scaled(strength)
     progress("", 0, 1)
     with edit.applied(lm):
         record = evaluate(lm, target, run.suite, limit=run.limit, progress=progress)
-    _refuse_other_items(whole, record)
+    refuse_other_items(whole, record)
     record.save(one.folder.strength(strength))
 
 
-def _refuse_other_files(run: Run, target: Target) -> None:
+def refuse_other_files(run: Run, target: Target) -> None:
+    """Refuse a target whose files are not those that the run read.
+
+    Raises:
+        DataError: They have changed.
+    """
     if target_files(target, run.method, run.suite, run.limit) != run.inputs["target"]:
         raise DataError("the target's files have changed since the run", where=target.folder, remedy="repeat `formless run`")
 
 
-def _refuse_other_items(whole: Record, record: Record) -> None:
+def refuse_other_items(whole: Record, record: Record) -> None:
+    """Refuse a record that asked other items than the run's own.
+
+    Raises:
+        DataError: The digests differ.
+    """
     if record.probes_digest != whole.probes_digest:
         remedy = "repeat `formless run` in a new folder"
         raise DataError("the items are not those of the run's record", where=record.target, remedy=remedy)

@@ -148,7 +148,7 @@ def _remove_earlier(folder: RunFolder) -> None:
     """Remove what an earlier attempt left, its result first, except the log and the checkpoints."""
     for path in (folder.result, folder.record, folder.original):
         remove_file(path)
-    for path in (folder.edit, folder.strengths, *folder.unfinished()):
+    for path in (folder.edit, folder.strengths, folder.attacks, *folder.unfinished()):
         remove_folder(path) if path.is_dir() else remove_file(path)
 
 

@@ -203,11 +203,6 @@ def refuse_unlike(original: Record, edited: Record) -> None:
     refuse_other_items(original, edited)
 
 
-def is_alike(one: Record, other: Record) -> bool:
-    """Return whether two records say that they asked the same items of the same model."""
-    return all(getattr(one, name) == getattr(other, name) for name in ("probes_digest", "model_fingerprint", "dtype"))
-
-
 def absent_tasks(record: Record) -> dict[str, list[str]]:
     """Return the tasks without metrics by reason: no file for them, or no item that could be measured."""
     reasons: dict[str, list[str]] = {}

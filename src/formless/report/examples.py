@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import PROBABILITY, RECALL
 from formless.evaluation.record import ItemResult, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import mean
-from formless.report.known import known_facts
 
 
 @dataclass(frozen=True)

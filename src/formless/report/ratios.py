@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from formless.data.rows import SPLITS, Split
+from formless.evaluation.known import Known, known_share
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Pairs, mean
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import acts_on, item_pairs, refuse_unlike
-from formless.report.known import Known, known_share
 from formless.report.noise import Scored, item_gap, permuted_gaps, permuted_item_gaps
 
 FORGETTING, FORGETTING_ALL, RETENTION, FORM_GAP, NOISE_GAP, ITEM_GAP, ITEM_NOISE_GAP, MEAN_GAP, COMBINED = (

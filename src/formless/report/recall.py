@@ -10,14 +10,14 @@ with generated answers asks are in the share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from formless.data.rows import Split
+from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import RECALL
 from formless.evaluation.record import ItemResult, MetricKey, Record
 from formless.evaluation.statistics import CI, share_ci
-from formless.report.known import known_facts
 
 WORST_CASE_RECALL = MetricKey(None, None, "worst_case_recall")
 RECALL_OF_KNOWN = MetricKey(None, None, "recall_of_known")
@@ -68,7 +68,18 @@ def worst_case_recall(original: Record, record: Record, split: Split = "forget")
         record: The record of the edited model, or the original's again.
         split: Facts about the concept, or about its neighbors.
     """
-    asked = list(_asked(original, record, split))
+    return recall_over(original, [(record, ())], split)
+
+
+def recall_over(original: Record, records: Iterable[tuple[Record, Collection[str]]], split: Split = "forget") -> Recall | None:
+    """Return the share of known facts that at least one answer of any record holds; None where none was asked in words.
+
+    Args:
+        original: The original model's record, which says what is known.
+        records: Each with the facts that do not count in it.
+        split: Facts about the concept, or about its neighbors.
+    """
+    asked = [one for record, excluded in records for one in _asked(original, record, split) if one.item.fact not in excluded]
     facts = {one.item.fact for one in asked}
     return Recall(len({one.item.fact for one in asked if _is_said(one.item)}), len(facts)) if facts else None
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from formless.errors import DataError
 from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
+from formless.evaluation.verification import is_alike
 from formless.experiment.result import Damage, RunResult, check_result, run_metrics
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
-from formless.report.comparison import acts_on, is_alike
+from formless.report.comparison import acts_on
 from formless.report.ratios import Ratios, ratios
 from formless.report.recall import recall_metrics
 from formless.store import ExperimentFolder, RunFolder
@@ -267,7 +268,9 @@ def _add_records(paths: Sequence[Path], found: CollectedRuns, on_record: RecordC
     edited: dict[tuple[str, ...], list[Path]] = {}
     contents: dict[Path, bytes] = {}  # hashes of the originals' results: the copy beside each edit is the same
     for path, record in _records(paths, found.left_out):
-        if any(record.subject not in _subjects(edit) for edit in record.edits):
+        if any("attack" in edit for edit in record.edits):
+            found.left_out["records of attacked models, which `formless attack` reports"] += 1
+        elif any(record.subject not in _subjects(edit) for edit in record.edits):
             found.left_out["records of an edit about another concept"] += 1
         elif record.edits:
             edited.setdefault(_items(record), []).append(path)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from formless.data.rows import SPLITS, Split
+from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import KNOWN, RECALL
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import CI, Estimate, mean
-from formless.report.known import known_facts
 from formless.report.ratios import RETENTION, Ratios, ratios
 from formless.report.recall import WORST_CASE_RECALL, Recall, said, worst_case_recall
 from formless.report.summary import MethodSummary

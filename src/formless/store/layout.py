@@ -8,12 +8,14 @@
   report.html
   recipe.yaml                   what `formless tune` chose, with the evidence
   frontier.html
+  attacks.html                  what `formless attack` found
   runs/<model>/<label>/<target>/<id>/     RunFolder
     run.json                    how the run ended; written last
     record.json                 the evaluation
     original.json               the original model's, if the edit was trained on neighbors
     edit/                       EditFolder
     strengths/<strength>.json   the evaluation of the edit at another strength, if `formless frontier` measured it
+    attacks/<name>.json         the evaluation of the edited model after an attack on its weights, by `formless attack`
     log.txt
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
@@ -134,6 +136,15 @@ class RunFolder:
         return self.record if strength == 1 else self.strengths / f"{strength!r}.json"
 
     @property
+    def attacks(self) -> Path:
+        """The evaluations of the model after attacks on its weights."""
+        return self.path / "attacks"
+
+    def attack(self, name: str) -> Path:
+        """The evaluation after an attack; the name says which one, with which settings."""
+        return self.attacks / f"{name}.json"
+
+    @property
     def log(self) -> Path:
         """What happened, warnings and tracebacks."""
         return self.path / "log.txt"
@@ -190,6 +201,11 @@ class ExperimentFolder:
         return self.path / "frontier.html"
 
     @property
+    def attacks(self) -> Path:
+        """The page about attacks on the weights."""
+        return self.path / "attacks.html"
+
+    @property
     def runs(self) -> Path:
         """The folder of all runs."""
         return self.path / "runs"
@@ -218,7 +234,7 @@ class ExperimentFolder:
             plan = None
         if not found or (isinstance(plan, dict) and {"format", "runs"} <= plan.keys()):
             return None
-        ours = (self.config, self.plan, self.report, self.frontier, self.runs)
+        ours = (self.config, self.plan, self.report, self.frontier, self.attacks, self.runs)
         other = next((path for path in found if path not in ours), None)
         return other or (None if self.config.is_file() else found[0])
 

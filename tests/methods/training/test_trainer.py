@@ -123,6 +123,19 @@ def test_one_seed_gives_one_adapter_and_leaves_the_random_states_alone(tiny: Tin
     assert any(not torch.equal(factors.down, other.updates[name].down) for name, factors in first.updates.items())
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_snapshots_are_what_was_learned_so_far(tiny: Tiny, examples: list[Example], full: bool) -> None:
+    lm = tiny()
+    found = train(lm, examples, DESCENT, config(num_train_epochs=3, full=full), snapshots_after=(2, 6))
+    assert sorted(found.snapshots) == [2, 6]
+    for name, change in found.updates.items():
+        for part in vars(change):
+            last, early = (getattr(found.snapshots[step][name], part) for step in (6, 2))
+            assert torch.equal(last, getattr(change, part))
+            assert not torch.equal(early, last)  # a copy, which later steps leave alone
+    assert train(lm, examples, DESCENT, config(num_train_epochs=3, full=full)).snapshots == {}
+
+
 def test_the_reference_is_the_model_itself_without_a_second_copy(tiny: Tiny, examples: list[Example]) -> None:
     lm = tiny()
     base = sum(parameter.numel() for parameter in lm.model.parameters())

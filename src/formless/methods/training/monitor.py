@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from formless.errors import EditError
 from formless.methods.training.collator import ForwardPass, Objective, pad_texts
 from formless.methods.training.losses import IGNORED
 from formless.methods.training.preprocessing import TokenizedText
+from formless.methods.training.weights import Weights
 from formless.models.lm import LM
+from formless.models.overlay import Updates
 from formless.progress import Progress
 
 # A loss beyond both, absolutely and over the first loss, has exploded.
@@ -170,3 +173,22 @@ class MonitorCallback(TrainerCallback):
     def _measure(self, step: int) -> None:
         if self._texts:
             self.curves.probabilities.append((step, *self._texts.probabilities(self._lm)))
+
+
+class SnapshotCallback(TrainerCallback):
+    """Keeps what has been learned after some steps.
+
+    Args:
+        weights: The weights in training.
+        steps: The steps.
+    """
+
+    def __init__(self, weights: Weights, steps: Collection[int]) -> None:
+        self.found: dict[int, Updates] = {}
+        self._weights, self._steps = weights, frozenset(steps)
+
+    def on_step_end(self, *now: Any, **_: Any) -> None:
+        """Copy the updates if the step is one of those."""
+        state: TrainerState = now[1]
+        if state.global_step in self._steps:
+            self.found[state.global_step] = self._weights.updates()

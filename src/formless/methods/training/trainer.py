@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from formless.errors import EditError, UserError
 from formless.methods.training.collator import DataCollatorForUnlearning, ForwardPass, Objective, TrainingRow, pad_texts
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import adapted, lora_config
-from formless.methods.training.monitor import MonitorCallback, MonitoredTexts, TrainingCurves
+from formless.methods.training.monitor import MonitorCallback, MonitoredTexts, SnapshotCallback, TrainingCurves
 from formless.methods.training.preprocessing import Example, TokenizedText
 from formless.methods.training.weights import Weights, unfrozen
 from formless.models.lm import LM
@@ -68,10 +68,12 @@ class TrainingResult:
     Args:
         updates: What was learned, on the CPU.
         curves: Losses and probabilities during the run.
+        snapshots: Step -> what had been learned after it, of the steps that were asked for.
     """
 
     updates: Updates
     curves: TrainingCurves
+    snapshots: Mapping[int, Updates] = field(default_factory=dict)
 
 
 def train(
@@ -83,6 +85,7 @@ def train(
     retain_loss: RetainLoss | None = None,
     monitored: MonitoredTexts | None = None,
     checkpoints: Checkpoints | None = None,
+    snapshots_after: Collection[int] = (),
     report: Progress | None = None,
 ) -> TrainingResult:
     """Train an adapter or all weights; afterwards the model is as before, whatever happens.
@@ -101,6 +104,7 @@ def train(
         retain_loss: A loss on the retain set.
         monitored: Texts whose probability is measured during training.
         checkpoints: Where to write checkpoints, and to resume from.
+        snapshots_after: Steps after which the updates are kept, each as large as the result.
         report: Progress callback, called after every step.
 
     Raises:
@@ -119,6 +123,8 @@ def train(
             if not config.report_to:
                 raise
             raise UserError(str(error).splitlines()[0], where="report_to", remedy="install it, or leave it out") from error
+        snapshots = SnapshotCallback(weights, snapshots_after)
+        trainer.add_callback(snapshots)
         start = _last_checkpoint(folder)
         if start:
             with _checkpoint_errors(start):
@@ -138,7 +144,7 @@ def train(
     if not any(bool((change.values if isinstance(change, Difference) else change.up).any()) for change in updates.values()):
         remedy = f"take fewer warm-up steps ({config.warmup_steps}), more epochs or a higher learning rate"
         raise EditError(f"{len(monitor.curves.losses)} steps changed nothing", where=lm.name, remedy=remedy)
-    return TrainingResult(updates, monitor.curves)
+    return TrainingResult(updates, monitor.curves, snapshots.found)
 
 
 def _check_environment(lm: LM, config: TrainingConfig) -> None:
