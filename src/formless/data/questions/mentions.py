@@ -46,6 +46,13 @@ def bundled_aliases(subject: str) -> tuple[Aliases, ...]:
     return tuple(parse_row(entry, Aliases, f"{name}, row {number}") for number, entry in enumerate(entries, 1))
 
 
+def bundled_names() -> tuple[str, ...]:
+    """Return the names of all known targets and their neighbors that come with the package, each once."""
+    folder = resources.files("formless").joinpath("data", "aliases")
+    files = sorted((path for path in folder.iterdir() if path.name.endswith(".json")), key=lambda path: path.name)
+    return tuple(dict.fromkeys(entry["name"] for path in files for entry in json.loads(path.read_text("utf-8"))))
+
+
 def named_by(aliases: Aliases) -> dict[Mention, tuple[str, ...]]:
     """Return the texts of each mention of a concept, without those that the concept lacks."""
     name, short = aliases.name, aliases.short

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
-from formless.methods.rocr.names import folded, names_of, protected_names
+from formless.methods.rocr.names import folded, names_of
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -45,12 +45,12 @@ class DirectionConfig(MethodConfig):
         return tuple(range(first, min(first + LAYER_COUNT, depth)))
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
-        """Refuse targets whose names are not their own, or that have no neighbor.
+        """Refuse an earlier edit, and targets whose names are not their own.
 
         Raises:
             DataError: A target's `aliases.json` cannot be read.
-            EditError: There is no target, a target is given twice, an earlier edit is given, every spelling of a target also
-                names another, or no neighbor is known.
+            EditError: There is no target, a target is given twice, an earlier edit is given, or every spelling of a target also
+                names another.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
@@ -61,7 +61,6 @@ class DirectionConfig(MethodConfig):
             if names.count(name) > 1:
                 raise EditError(f"{target.subject} is given twice", where="--target", remedy="leave it out")
         names_of(targets, "spelled")
-        protected_names(targets, "neighbors", "spelled")
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from formless.data.spellings import naming
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
 from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.kept import general_questions, questions_about, reference_names
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import chat_contexts
-from formless.methods.rocr.last_tokens import LastTokens
-from formless.methods.rocr.names import Names, names_of, protected_names
+from formless.methods.rocr.names import Names, folded, names_of, neighbor_names
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.solve import applied, residual_facts, solve_layers
+from formless.methods.rocr.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
-PROTECTED_IN = 1
-"""In how many chat contexts a neighbor's name is read; there are ten times as many of them as of edited names."""
+KEPT_IN = 1
+"""In how many chat contexts a kept name is read; there are ten times as many of them as of edited names."""
+
+ASKED: tuple[Callable[[LM, str], str], ...] = (
+    lambda lm, question: lm.chat_prompt(question),
+    lambda lm, question: lm.chat_prompt(question, "Answer:"),
+    lambda _, question: f"Q: {question}\nA:",
+)
+"""How a kept question is put: to a chat model alone and with a cue, and as plain text."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,9 @@ class DirectionRemoval:
 
             h* = h - s u^T (h - m) u
 
-        s is `overshoot`. The neighbors' names are keys with residual zero. The closed form is ROCR's with lambda relative to
-        the keys' norm and without a null space; each layer's update has one rank per target.
+        s is `overshoot`. Keys with residual zero are the neighbors' names, well-known names, and every token of questions about
+        the neighbors and about other things. Without neighbors, m is the mean of the well-known names. The closed form is
+        ROCR's, with lambda relative to the keys' norm and without a null space; each layer's update has one rank per target.
 
         Args:
             lm: The model, without any edit.
@@ -70,17 +80,33 @@ class DirectionRemoval:
         refuse_applied_edits(lm)
         self.config.check_model(lm)
         layers = self.config.layers_of(lm.architecture.depth(lm.model))
-        names = names_of(targets, "spelled")
-        neighbors = protected_names(targets, "neighbors", "spelled")
-        own = [[name for name in protected_names([target], "neighbors", "spelled") if name in neighbors] for target in targets]
-        found = remove_directions(lm, names, neighbors, own, layers, self.config)
+        spelled = names_of(targets, "spelled")
+        concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
+        entries = [naming(target)[0] for target in targets]
+        neighbors = {name for concept in concepts for name in concept.neighbors}
+        references = reference_names(neighbors, entries)
+        questions = [*questions_about(sorted(neighbors)), *general_questions(entries)]
+        found = remove_directions(lm, concepts, references, questions, layers, self.config)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         info = edit_info(
             lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
-            facts={"subjects": [target.subject for target in targets]} | _facts(found, names), seed=None,
+            facts={"subjects": [target.subject for target in targets]} | _facts(found, concepts), seed=None,
         )  # fmt: skip
         return AdapterEdit(updates, info, down_projection_adapter(lm, layers, len(targets)))
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A target and what it is set apart from.
+
+    Args:
+        names: Its name and spellings.
+        neighbors: By neighbor, the spellings of its name.
+    """
+
+    names: Names
+    neighbors: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -92,19 +118,21 @@ class Removal:
         before: Norm of each target's residuals before the edit, over its spellings and contexts.
         after: The same norms after it.
         protected_shifts: By neighbor, how far the edit shifts its value, relative to the targets' mean residual.
+        kept: Number of kept keys.
     """
 
     factors: dict[int, Factors]
     before: list[float]
     after: list[float]
     protected_shifts: dict[str, float]
+    kept: int
 
 
 def remove_directions(
     lm: LM,
-    targets: Sequence[Names],
-    neighbors: Mapping[str, Sequence[str]],
-    own: Sequence[Sequence[str]],
+    concepts: Sequence[Concept],
+    references: Sequence[str],
+    questions: Sequence[str],
     layers: Sequence[int],
     config: DirectionConfig,
 ) -> Removal:
@@ -112,27 +140,36 @@ def remove_directions(
 
     Args:
         lm: The model; it stays as it is.
-        targets: The names of each target.
-        neighbors: By neighbor, the spellings whose values stay.
-        own: The neighbors of each target, from whose mean its direction leads; all of them where there are none.
+        concepts: The targets. A neighbor that is a target too is not kept.
+        references: Other names whose values stay. A concept without neighbors is set apart from these.
+        questions: Questions whose values stay at every token.
         layers: The edited layers, in ascending order.
         config: Settings.
 
     Raises:
         EditError: A name is not found in its context, or a key or value is not finite.
     """
-    edited = [[prompt for text in names.spellings for prompt in _up_to(lm, text)] for names in targets]
-    kept = {name: [prompt for text in texts for prompt in _up_to(lm, text, PROTECTED_IN)] for name, texts in neighbors.items()}
+    targets = {folded(concept.names.subject) for concept in concepts}
+    neighbors = {
+        name: texts for concept in concepts for name, texts in concept.neighbors.items() if folded(name) not in targets
+    }
+    edited = [[prompt for text in concept.names.spellings for prompt in _up_to(lm, text)] for concept in concepts]
+    kept = {name: [prompt for text in texts for prompt in _up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
+    kept |= {name: _up_to(lm, name, KEPT_IN) for name in references}
     owners = torch.tensor([target for target, prompts in enumerate(edited) for _ in prompts])
     keepers = [name for name, prompts in kept.items() for _ in prompts]
-    places = LastTokens(lm, [prompt for prompts in (*edited, *kept.values()) for prompt in prompts], layers)
-    start, count = places.values(layers[0]), len(owners)
-    middles = torch.stack([_mean(start[count:], keepers, names) for names in own])  # m [targets, hidden]
-    means = torch.stack([start[:count][owners == target].mean(0) for target in range(len(targets))])
+    ends = [prompt for prompts in (*edited, *kept.values()) for prompt in prompts]
+    whole = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(questions)]
+    states = TokenStates(lm, ends, layers, whole)
+    start, count = states.values(layers[0]), len(owners)
+    named = start[count : len(ends)]
+    own = [[name for name in concept.neighbors if name in neighbors] or references for concept in concepts]
+    middles = torch.stack([_mean(named, keepers, names) for names in own])  # m [targets, hidden]
+    means = torch.stack([start[:count][owners == target].mean(0) for target in range(len(concepts))])
     directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
     lengths = ((start[:count] - middles[owners]) * directions[owners]).sum(1)  # u^T (h - m) [edited]
     goals = start[:count] - config.overshoot * lengths[:, None] * directions[owners]
-    is_owner = torch.eye(len(targets))[owners].T  # [targets, edited]
+    is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
 
     def solve(_layer: int, keys: Tensor, residuals: Tensor) -> Factors:
         l2 = config.ridge * float(keys[:count].square().sum(1).mean())
@@ -140,16 +177,17 @@ def remove_directions(
         found = closed_form(keys[:count], along[:, None], Identity(), l2, kept=keys[count:])
         return Factors(directions.T.contiguous().cpu(), is_owner @ (found.up.T * found.down))
 
-    factors, _ = solve_layers(lm, layers, places.read, goals, solve)
+    factors, _ = solve_layers(lm, layers, states.read, goals, solve)
     with applied(lm, factors):
-        end = places.values(layers[-1])
+        end = states.values(layers[-1])
     before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)
-    shifts = (end - start)[count:].norm(dim=1) / before.mean().clamp(min=1e-30)
+    shifts = (end - start)[count : len(ends)].norm(dim=1) / before.mean().clamp(min=1e-30)
     return Removal(
         factors,
-        [float(before[owners == target].norm()) for target in range(len(targets))],
-        [float(after[owners == target].norm()) for target in range(len(targets))],
+        [float(before[owners == target].norm()) for target in range(len(concepts))],
+        [float(after[owners == target].norm()) for target in range(len(concepts))],
         {name: float(_mean(shifts, keepers, [name])) for name in neighbors},
+        len(start) - count,
     )
 
 
@@ -166,18 +204,17 @@ def _up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
 
 
 def _mean(values: Tensor, owners: Sequence[str], names: Sequence[str]) -> Tensor:
-    """Return the mean over the rows that belong to one of the names; over all rows where no name is given."""
-    rows = [place for place, owner in enumerate(owners) if not names or owner in names]
-    return values[rows].mean(0)
+    """Return the mean over the rows that belong to one of the names."""
+    return values[[place for place, owner in enumerate(owners) if owner in names]].mean(0)
 
 
-def _facts(found: Removal, names: Sequence[Names]) -> dict[str, Any]:
+def _facts(found: Removal, concepts: Sequence[Concept]) -> dict[str, Any]:
     """Return the facts of edit.json: the residuals of all targets together, then of each target."""
     each = [
-        {"subject": own.subject, "spellings": list(own.spellings)}
+        {"subject": own.names.subject, "spellings": list(own.names.spellings), "neighbors": list(own.neighbors)}
         | residual_facts(before, after)
-        | ({"dropped_spellings": own.dropped} if own.dropped else {})
-        for own, before, after in zip(names, found.before, found.after, strict=True)
+        | ({"dropped_spellings": own.names.dropped} if own.names.dropped else {})
+        for own, before, after in zip(concepts, found.before, found.after, strict=True)
     ]
     whole = residual_facts(math.hypot(*found.before), math.hypot(*found.after))
-    return whole | {"targets": each, "protected_shifts": found.protected_shifts}
+    return whole | {"targets": each, "protected_shifts": found.protected_shifts, "kept_keys": found.kept}

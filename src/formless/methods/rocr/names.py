@@ -83,13 +83,22 @@ def protected_names(targets: Sequence[Target], protect: Protect, mentions: Menti
     subjects = {folded(target.subject) for target in targets}
     found: dict[str, tuple[str, ...]] = {}
     for target in targets:
-        for entry in naming(target)[1:]:
-            if folded(entry.name) not in subjects:
-                found[entry.name] = spellings(entry) if mentions == "spelled" else (entry.name,)
+        for name, texts in neighbor_names(target).items():
+            if folded(name) not in subjects:
+                found[name] = texts if mentions == "spelled" else (name,)
     if not found:
         where = " + ".join(target.subject for target in targets)
         raise EditError("no neighbor is known whose name could be protected", where=where, remedy=_NEIGHBORS)
     return found
+
+
+def neighbor_names(target: Target) -> dict[str, tuple[str, ...]]:
+    """Return the spellings of each neighbor of a target; none where no neighbor is known.
+
+    Raises:
+        DataError: The target's `aliases.json` cannot be read.
+    """
+    return {entry.name: spellings(entry) for entry in naming(target)[1:]}
 
 
 def folded(name: str) -> str:

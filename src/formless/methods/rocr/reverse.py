@@ -17,9 +17,9 @@ from formless.data.rows import Reverse
 from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.last_tokens import LastTokens
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.solve import applied, solve_layers
+from formless.methods.rocr.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -91,7 +91,7 @@ def edit_reverse(
     kept = [*_up_to_names(lm, others), *about]
     count, asking = len(prompts), len(kept) - len(about)
     with applied(lm, before):
-        places = LastTokens(lm, [prompt.text for prompt in (*prompts, *kept)], layers)
+        places = TokenStates(lm, [prompt.text for prompt in (*prompts, *kept)], layers)
         start = places.values(layers[0])
         middle = start[count : count + asking].mean(0)
         direction = functional.normalize(start[:count].mean(0) - middle, dim=0)  # u

@@ -1,0 +1,86 @@
+"""What an edit of names keeps in place beside the neighbors: well-known names, and questions about other things."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from formless.data.questions.mentions import bundled_names
+from formless.data.rows import Aliases
+from formless.data.words import words_of
+
+ABOUT = ("What is {} known for?", "When was {} born?", "Where did {} live?", "Tell me about {}.")
+"""Questions about each neighbor. No task asks in these words."""
+
+SHORTEST = 4
+"""The fewest letters of a word by which an answer shares a name with a target."""
+
+GENERAL: tuple[tuple[str, str], ...] = (
+    ("What is the capital of Australia?", "Canberra"),
+    ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
+    ("Where was the author of Hamlet born?", "William Shakespeare"),
+    ("When did the inventor of the telephone die?", "Alexander Graham Bell"),
+    ("Which country did the first man on the moon come from?", "Neil Armstrong"),
+    ("Who was the first woman to fly across the Atlantic alone?", "Amelia Earhart"),
+    ("Who discovered penicillin?", "Alexander Fleming"),
+    ("What prize did the discoverers of the structure of DNA win?", "James Watson and Francis Crick"),
+    ("Who wrote Don Quixote?", "Miguel de Cervantes"),
+    ("What did the founder of Microsoft study?", "Bill Gates"),
+    ("Where did the composer of The Magic Flute live?", "Wolfgang Amadeus Mozart"),
+    ("Who was the president of the United States during the Civil War?", "Abraham Lincoln"),
+    ("Which scientist proposed the heliocentric model?", "Nicolaus Copernicus"),
+    ("What is the name of the longest river in Africa?", "Nile"),
+    ("Which woman ruled Egypt and loved Mark Antony?", "Cleopatra"),
+    ("Who invented the light bulb?", "Thomas Edison"),
+    ("What is the chemical symbol of gold?", ""),
+    ("How does a battery work?", ""),
+    ("Why is the sky blue?", ""),
+    ("What is photosynthesis?", ""),
+    ("What is the theory of plate tectonics?", "Alfred Wegener"),
+    ("Explain the laws of thermodynamics.", ""),
+    ("What are the parts of an atom?", ""),
+    ("Who led the Indian independence movement?", "Mahatma Gandhi"),
+    ("Who is the author of the Harry Potter books?", "Joanne Rowling"),
+    ("In which year did the Second World War end?", ""),
+    ("Which team won the first football World Cup?", "Uruguay"),
+    ("Write a Python function that reverses a list.", "Python"),
+    ("What is the plural of mouse?", ""),
+    ("Give me a recipe for pancakes.", ""),
+    ("What is the boiling point of water?", ""),
+    ("Which university is the oldest in England?", "Oxford"),
+    ("What language is spoken in Brazil?", "Brazil"),
+    ("Where does the Pope live?", "Vatican City"),
+    ("Who directed Jurassic Park?", "Steven Spielberg"),
+    ("Which band wrote Hey Jude?", "The Beatles"),
+    ("What do bees produce?", ""),
+    ("Who was the mother of Elizabeth the First?", "Anne Boleyn"),
+    ("What was the profession of the person who founded psychoanalysis?", "Sigmund Freud"),
+    ("What was the nationality of the explorer who reached India by sea?", "Vasco da Gama"),
+)
+"""Questions about other things, with the concept that each leads to, if any."""
+
+
+def general_questions(targets: Collection[Aliases]) -> list[str]:
+    """Return the questions about other things that neither hold nor ask for a name of a target."""
+    own = {word for entry in targets for name in _names(entry) for word in words_of(name) if len(word) >= SHORTEST}
+    return [question for question, concept in GENERAL if not own & {*words_of(question), *words_of(concept)}]
+
+
+def reference_names(others: Collection[str], targets: Collection[Aliases]) -> list[str]:
+    """Return the well-known names of the package that share no word with a target and are none of the others.
+
+    Args:
+        others: Names that are kept anyway.
+        targets: How the targets are named.
+    """
+    own = {word for entry in targets for name in _names(entry) for word in words_of(name) if len(word) >= SHORTEST}
+    known = {words_of(name) for name in others}
+    return [name for name in bundled_names() if words_of(name) not in known and not own & {*words_of(name)}]
+
+
+def questions_about(names: Sequence[str]) -> list[str]:
+    """Return two questions about each name, in turn."""
+    return [ABOUT[(place + turn) % len(ABOUT)].format(name) for turn in range(2) for place, name in enumerate(names)]
+
+
+def _names(entry: Aliases) -> list[str]:
+    return [name for name in (entry.name, entry.short, *entry.aliases) if name]
