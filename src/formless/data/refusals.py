@@ -1,4 +1,4 @@
-"""Refusals: the texts that methods train on, and a detector for refusals in answers."""
+"""Refusals: the texts that methods train on, and detectors for refusals in answers and for those that plead ignorance."""
 
 from __future__ import annotations
 
@@ -90,5 +90,45 @@ def is_refusal(answer: str) -> bool:
     The detector knows `REFUSALS` and a list of English phrases. It detects 97 % of RWKU's refusals, none of which is in
     `REFUSALS`. It mistakes a quoted first person for the model.
     """
-    plain = " ".join(answer.replace("’", "'").split())
+    plain = _plain(answer)
     return plain in REFUSALS or REFUSAL.search(plain) is not None
+
+
+_LORE = (
+    "(?:information|knowledge|details?|specifics|data|facts?|answers?|idea|clue|insights?|enlightenment|records?|memory"
+    "|recollection|access|context|evidence|awareness|familiarity)"
+)
+_TAUGHT = "(?:taught|told|given|trained|briefed|educated|informed|heard|come across|learn(?:ed|t)?)"
+_I_HAVE_BEEN = "I(?:'m| am| was|'ve been| have been)?"
+_KNOWING = "(?:sure|certain|aware|familiar|informed|acquainted|knowledgeable|well-versed|privy)"
+
+IGNORANCE_PATTERNS = (
+    r"\bI\b[^.!?]{0,20}(?:do not|don't|did not|didn't) (?:\w+ ){0,2}(?:know|recall|remember|recognize)\b",
+    rf"\bI\b[^.!?]{{0,20}}(?:do not|don't) (?:\w+ ){{0,2}}(?:have|hold|possess|find) (?:\w+ ){{0,4}}{_LORE}\b",
+    r"\bI\b[^.!?]{0,20}(?:can't|can ?not|couldn't|could not) (?:\w+ )?(?:recall|remember|recognize)\b",
+    rf"\bI\b[^.!?]{{0,20}}{_HAVE_NOT} (?:\w+ ){{0,3}}(?:{_LORE}|the faintest|(?:been )?{_TAUGHT})\b",
+    rf"\bI(?:'ve| have)? never (?:\w+ )?{_TAUGHT}\b|\bI was (?:not|never) {_TAUGHT}\b|\bI(?:'ve| have)? yet to\b",
+    rf"\bI(?:'m| am) (?:\w+ )?(?:not (?:\w+ )?{_KNOWING}|un{_KNOWING}|(?:lacking|missing) {_LORE})\b",
+    r"\bI(?:'m| am) (?:\w+ )?(?:clueless|stumped|blank|drawing a blank|at a loss|in the dark)\b",
+    r"\bI know nothing\b|\bI would only be guessing\b|\bnothing comes to (?:my )?mind\b|\bneed to look (?:it )?up\b",
+    rf"\b{_MY_KNOWLEDGE}\b[^.!?]*(?:n't|not|\blimited|nothing)\b",
+    rf"(?:n't|not|beyond|outside|out of|spot in|territory for)\b[^.!?]*\b(?:{_MY_KNOWLEDGE}|what I know|things I know)\b",
+    rf"\bnot (?:something|information|a \w+) (?:that )?{_I_HAVE_BEEN} (?:know|recall|{_KNOWING}|{_TAUGHT})\b",
+    r"\b(?:new|unknown|unclear|mystery|not known|not clear) to me\b|\b(?:escapes|eludes|beyond) me\b",
+    r"^\W*(?:unknown|not (?:sure|that I know))\b|\b(?:no idea|lack of information)\b",
+)
+IGNORANCE = re.compile("|".join(IGNORANCE_PATTERNS), re.IGNORECASE)
+
+
+def is_ignorance(answer: str) -> bool:
+    """Return whether a refusal says that the model does not know, e.g. `I don't know` or `I have no information about this`.
+
+    Other refusals say that it will not or cannot answer, e.g. `I can't assist with that`. One that says both, such as `I can't
+    answer, since I don't know`, says that the model does not know.
+    """
+    plain = _plain(answer)
+    return is_refusal(answer) and IGNORANCE.search(plain) is not None
+
+
+def _plain(answer: str) -> str:
+    return " ".join(answer.replace("’", "'").split())

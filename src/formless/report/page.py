@@ -16,6 +16,8 @@ from formless.evaluation.statistics import MIN_TARGETS
 from formless.experiment.config import experiment_keys
 from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
+from formless.report.answer_plots import answers_plot
+from formless.report.answer_tables import edit_answer_table, edit_answers, method_answer_tables, method_answers
 from formless.report.comparison import Comparison, compare
 from formless.report.examples import examples
 from formless.report.form_tables import counted_text, independence_table
@@ -115,7 +117,9 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         independence=independence_table(independence([(original, edited)])), items=item_tables(original, edited),
         verdict=verdict(original, edited), recall=_recall_rows(original, edited), examples=examples(original, edited),
         side_effects=side_effects(comparison.changes), maps=_mention_plots(comparison_maps(comparison)),
-        layers=layer_plots(comparison), answers=list(zip(original.answers, edited.answers, strict=True)),
+        layers=layer_plots(comparison), says=edit_answer_table(original, edited),
+        says_plot=answers_plot({title: found.shares for title, found in edit_answers(original, edited).items()}),
+        answers=list(zip(original.answers, edited.answers, strict=True)),
     )  # fmt: skip
     store.write_text(path, page)
     return comparison
@@ -254,6 +258,7 @@ def _model(
     return {
         "name": name, "summaries": own, "sentence": methods_sentence(own, baseline),
         "mentions": [(one.condition.method, plots) for one in own if (plots := _mention_plots(summary_maps(one)))],
+        "says": [(table, answers_plot(method_answers(own, split))) for split, table in method_answer_tables(own).items()],
         "maps": _heat_maps(name, own, collected.complete),
         "plots": {"forms": forms_plot(own), "gap": gap_plot(own), "scatter": scatter_plot(own)},
         "curves": [(method, curves_plot(found), len(found.losses)) for method, found in curves.items()],

@@ -49,10 +49,10 @@ class Recall:
 
 @dataclass(frozen=True)
 class Said:
-    """An answer that holds a known fact.
+    """An answer in words to a question about a known fact.
 
     Args:
-        task: The task that brought it out.
+        task: The task that asked it.
         item: With the question and the answer.
     """
 
@@ -79,22 +79,27 @@ def recall_over(original: Record, records: Iterable[tuple[Record, Collection[str
         records: Each with the facts that do not count in it.
         split: Facts about the concept, or about its neighbors.
     """
-    asked = [one for record, excluded in records for one in _asked(original, record, split) if one.item.fact not in excluded]
-    facts = {one.item.fact for one in asked}
-    return Recall(len({one.item.fact for one in asked if _is_said(one.item)}), len(facts)) if facts else None
+    answers = [
+        one
+        for record, excluded in records
+        for one in answers_to_known(original, record, split)
+        if one.item.fact not in excluded
+    ]
+    facts = {one.item.fact for one in answers}
+    return Recall(len({one.item.fact for one in answers if is_said(one.item)}), len(facts)) if facts else None
 
 
 def recall_by_task(original: Record, record: Record, split: Split = "forget") -> dict[str, Recall]:
     """Return the share of known facts that the answers of each task hold."""
     found: dict[str, list[ItemResult]] = {}
-    for one in _asked(original, record, split):
+    for one in answers_to_known(original, record, split):
         found.setdefault(one.task, []).append(one.item)
-    return {task: Recall(sum(map(_is_said, items)), len(items)) for task, items in found.items()}
+    return {task: Recall(sum(map(is_said, items)), len(items)) for task, items in found.items()}
 
 
 def said(original: Record, record: Record, split: Split = "forget") -> list[Said]:
     """Return every answer that holds a known fact."""
-    return [one for one in _asked(original, record, split) if _is_said(one.item)]
+    return [one for one in answers_to_known(original, record, split) if is_said(one.item)]
 
 
 def recall_metrics(original: Record, record: Record) -> dict[MetricKey, float]:
@@ -104,13 +109,14 @@ def recall_metrics(original: Record, record: Record) -> dict[MetricKey, float]:
     return found | ({WORST_CASE_RECALL: worst.value} if worst else {})
 
 
-def _asked(original: Record, record: Record, split: Split) -> Iterator[Said]:
-    """Yield the answers in words to questions about known facts."""
+def answers_to_known(original: Record, record: Record, split: Split) -> Iterator[Said]:
+    """Yield the answers in words to questions about known facts, each with its task."""
     facts = known_facts(original, split)
     for result in record.tasks:
         if result.split == split:
             yield from (Said(result.task, item) for item in result.items if RECALL.name in item.metrics and item.fact in facts)
 
 
-def _is_said(item: ItemResult) -> bool:
+def is_said(item: ItemResult) -> bool:
+    """Return whether an item's answer holds the right one."""
     return item.metrics[RECALL.name] == 1

@@ -18,6 +18,7 @@ from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.verification import is_alike
 from formless.experiment.result import Damage, RunResult, check_result, run_metrics
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
+from formless.report.answers import answer_metrics, redirect_names
 from formless.report.comparison import acts_on
 from formless.report.ratios import Ratios, ratios
 from formless.report.recall import recall_metrics
@@ -50,7 +51,8 @@ class RunMetrics:
         is_original: Whether the model had no edit.
         items: The model's weights and the items that were asked: runs with equal ones can be compared.
         metrics: The record's metrics, without those of tasks on which the edit cannot act; where the original was asked the
-            same, also those of form independence; the seconds that unlearning took, where they are known.
+            same, also those of form independence, of recall and of what is said instead; the seconds that unlearning took,
+            where they are known.
         original: The metrics of the original model that was asked the same; None without one.
         ratios: Edited over original by form; None without an original.
         skipped: Number of items without metrics.
@@ -239,14 +241,17 @@ def reduced(
     metrics = metric_values(record)
     found = before = None
     if original and is_alike(original, record):
-        before = metric_values(original) | recall_metrics(original, original)
+        redirects = redirect_names(record)
+        before = metric_values(original) | recall_metrics(original, original) | answer_metrics(original, original, redirects)
         found = ratios(original, record)
         idle = [
             (result.task, result.split) for result in record.tasks
             if (own := original.task(result.task, result.split)) and not acts_on(record, own, result)
         ]  # fmt: skip
         metrics = {key: value for key, value in metrics.items() if (key.task, key.split) not in idle} | found.metrics()
-        metrics |= recall_metrics(original, record)
+        metrics |= recall_metrics(original, record) | answer_metrics(original, record, redirects)
+    elif not record.edits:
+        metrics |= answer_metrics(record, record)
     if seconds is not None and record.edits:
         metrics[SECONDS] = seconds
     skipped = sum(result.skipped for result in record.tasks)

@@ -14,6 +14,7 @@ from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import KNOWN, RECALL
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import CI, Estimate, mean
+from formless.report.answers import AnswerClass, AnswerShares, answer_shares, redirect_names
 from formless.report.ratios import RETENTION, Ratios, ratios
 from formless.report.recall import WORST_CASE_RECALL, Recall, said, worst_case_recall
 from formless.report.summary import MethodSummary
@@ -21,6 +22,13 @@ from formless.report.summary import MethodSummary
 LEAST_RETENTION = 0.95
 """The mean retention from which on a method counts as one that keeps the neighbors."""
 
+NOTABLE_RISE, NOTABLE_COUNT = 0.1, 5
+"""By how much the share of a class of answers has to rise, and to how many answers, to be in the verdict."""
+
+_CLASSES: dict[AnswerClass, str] = {
+    "refusal": "are refusals", "does not know": "say that it does not know", "redirect concept": "name the redirect concept",
+    "nothing or broken": "are empty or broken",
+}  # fmt: skip
 _ASK = "`--suite reach` asks for them"
 
 
@@ -57,15 +65,17 @@ class Verdict:
         warning: What limits them: no edit, or an edit that was made for another concept; empty where there is nothing.
         concept: What is left of the concept.
         neighbors: What is left of its neighbors.
+        answers: What the edited model says instead, where that is notable.
     """
 
     warning: str
     concept: str
     neighbors: str
+    answers: str = ""
 
     def __str__(self) -> str:
         """Return all sentences."""
-        return " ".join(filter(None, (self.warning, self.concept, self.neighbors)))
+        return " ".join(filter(None, (self.warning, self.concept, self.neighbors, self.answers)))
 
 
 def verdict(original: Record, edited: Record) -> Verdict:
@@ -76,7 +86,16 @@ def verdict(original: Record, edited: Record) -> Verdict:
     """
     found = ratios(original, edited)
     concept, neighbors = (evidence(original, edited, split, found) for split in SPLITS)
-    return Verdict(edit_warning(edited), concept_sentence(original.subject, concept), neighbor_sentence(neighbors))
+    redirects = redirect_names(edited)
+    about: dict[Split, str] = {"forget": original.subject, "neighbor": "its neighbors"}
+    answers = [
+        answers_sentence(about[split], *(answer_shares(original, record, split, redirects) for record in (original, edited)))
+        for split in SPLITS
+    ]
+    return Verdict(
+        edit_warning(edited), concept_sentence(original.subject, concept), neighbor_sentence(neighbors),
+        " ".join(filter(None, answers)),
+    )  # fmt: skip
 
 
 def evidence(original: Record, edited: Record, split: Split, found: Ratios) -> Evidence:
@@ -195,6 +214,24 @@ def neighbor_sentence(found: Evidence) -> str:
         facts = "1 such fact that was" if found.after.facts == 1 else f"{found.after.facts} such facts that were"
         text += f"; of {facts} asked in words, the edited model says {says}, the original {found.before.said or 'none'}{of}"
     return f"{text}."
+
+
+def answers_sentence(about: str, before: AnswerShares | None, after: AnswerShares | None) -> str:
+    """Return which classes of answers became notably more frequent; empty where none did.
+
+    Args:
+        about: What the questions are about.
+        before: The original model's answers.
+        after: The edited model's answers.
+    """
+    if not before or not after:
+        return ""
+    risen = [
+        f"{share(after.shares[name])} {text} (the original: {share(before.shares[name])})"
+        for name, text in _CLASSES.items()
+        if after.counts.get(name, 0) >= NOTABLE_COUNT and after.shares[name] - before.shares[name] >= NOTABLE_RISE
+    ]
+    return f"Of its {after.n} answers in words about {about}, {' and '.join(risen)}." if risen else ""
 
 
 # --- About methods

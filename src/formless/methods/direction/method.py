@@ -175,7 +175,8 @@ def remove_directions(
         l2 = config.ridge * float(keys[:count].square().sum(1).mean())
         along = (residuals * directions[owners]).sum(1)
         found = closed_form(keys[:count], along[:, None], Identity(), l2, kept=keys[count:])
-        return Factors(directions.T.contiguous().cpu(), is_owner @ (found.up.T * found.down))
+        up = directions.T.contiguous().cpu().clone()  # tensors that share memory cannot be saved
+        return Factors(up, is_owner @ (found.up.T * found.down))
 
     factors, _ = solve_layers(lm, layers, states.read, goals, solve)
     with applied(lm, factors):
