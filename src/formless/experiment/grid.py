@@ -60,7 +60,8 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
             target=_name(target), subject=target.subject, suite=experiment.suite, limit=experiment.limit,
             style=experiment.style, save_edit=experiment.save_edits,
             inputs={"model": digest, "target": files[_name(target)][method.label]} | places
-            | _retain_digest(target, config, texts) | _names_digest(target, config) | _questions_digest(target, config),
+            | _retain_digest(target, config, texts) | _names_digest(target, method.method, config)
+            | _questions_digest(target, config),
         )
         for model, settings in models
         for digest in [model_digest(settings, model.revision)]
@@ -258,9 +259,10 @@ def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[s
     return {"retained": probes if config.get("retain_rows") == "neighbors" else probes + texts}
 
 
-def _names_digest(target: Target, config: dict[str, Any]) -> dict[str, str]:
-    """Return a hash of how the target and its neighbors are named, if a method takes keys from it."""
-    if config.get("mentions", "name") == "name" and config.get("protect", "none") == "none":
+def _names_digest(target: Target, method: str, config: dict[str, Any]) -> dict[str, str]:
+    """Return a hash of how the target and its neighbors are named, if the method takes keys from it."""
+    chosen = config.get("mentions", "name") != "name" or config.get("protect", "none") != "none"
+    if not (METHODS[method].reads_names or chosen):
         return {}
     names = json.dumps([entry.model_dump(mode="json") for entry in naming(target)], sort_keys=True)
     return {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}

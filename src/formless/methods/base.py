@@ -187,6 +187,7 @@ class MethodEntry:
         keeps_earlier_edits: Whether an earlier edit can become part of the new one.
         resumable: Whether it continues from checkpoints after a kill.
         reports_progress: Whether it reports its progress.
+        reads_names: Whether it always takes keys from how a target and its neighbors are named.
         edits_weights: Whether the edit changes weights, so that it can be merged into the model.
         cost: Rough time for one target and a model of some billion parameters on one GPU.
     """
@@ -201,5 +202,6 @@ class MethodEntry:
     keeps_earlier_edits: bool = False
     resumable: bool = False
     reports_progress: bool = False
+    reads_names: bool = False
     edits_weights: bool = True
     cost: Cost = "minutes"

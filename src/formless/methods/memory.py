@@ -13,9 +13,11 @@ from formless.data.rows import Preference
 from formless.data.target import FILES
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
+from formless.methods.direction.config import DirectionConfig
 from formless.methods.registry import METHODS
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.contexts import STARTERS
+from formless.methods.rocr.token_states import BATCH as PROMPT_BATCH
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
 from formless.methods.training.spec import TrainingSpec
@@ -26,6 +28,8 @@ from formless.models.loading import MetaModel
 FLOAT32 = 4
 LOGIT_COPIES = 4
 CONTEXT_TOKENS = 64
+PROMPTS = 256
+"""About as many prompts as the removal of a direction reads: names in contexts, and questions that stay."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
         return _training(meta, method, config, bare)
     if isinstance(config, RocrConfig):
         return _redirection(meta, config, bare)
+    if isinstance(config, DirectionConfig):
+        return _removal(meta, config, bare)
     if type(config) is MethodConfig:  # no settings and no weights of its own
         return bare
     raise UserError(f"the memory that {method} needs is not known", where="--method", remedy="measure it")
@@ -129,6 +135,18 @@ def _redirection(meta: MetaModel, config: RocrConfig, bare: MemoryEstimate) -> M
     edited = [rows * columns for rows, columns in shapes]
     spaces = 0 if config.basis == "none" else sum(FLOAT32 * columns**2 for _, columns in shapes)
     return replace(bare, activations=activations, applied=_applied_bytes(edited, size), null_spaces=spaces)
+
+
+def _removal(meta: MetaModel, config: DirectionConfig, bare: MemoryEstimate) -> MemoryEstimate:
+    """Estimate the cached inputs of the edited layers, for all prompts of an edit with a usual number of them."""
+    model, size = meta.model, meta.model.dtype.itemsize
+    layers = config.layers_of(meta.architecture.depth(model))
+    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in layers]
+    hidden = shapes[0][0]
+    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(layers)
+    passing = PROMPT_BATCH * CONTEXT_TOKENS * _activation_bytes(meta, 1)
+    edited = [rows * columns for rows, columns in shapes]
+    return replace(bare, activations=cached + passing, applied=_applied_bytes(edited, size))
 
 
 def _activation_bytes(meta: MetaModel, layers: int, *, full: bool = False) -> int:

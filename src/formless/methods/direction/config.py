@@ -85,5 +85,6 @@ CDR = MethodEntry(
     config=DirectionConfig,
     build=_build,
     takes_several_targets=True,
+    reads_names=True,
     cost="seconds",
 )
