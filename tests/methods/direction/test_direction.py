@@ -1,0 +1,201 @@
+"""Concept Direction Removal: what moves, what stays, what it takes, and the edit on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+import formless
+from formless.cli.unlearn import _redirections
+from formless.data.rows import Aliases
+from formless.data.target import Target
+from formless.edits.adapter import AdapterEdit
+from formless.errors import EditError, UserError
+from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.kept import ABOUT, GENERAL, general_questions, questions_about, reference_names
+from formless.methods.direction.method import Concept, remove_directions
+from formless.methods.memory import estimate_memory
+from formless.methods.rocr.contexts import chat_contexts
+from formless.methods.rocr.names import Names
+from formless.methods.rocr.token_states import TokenStates
+from formless.models.capture import capture
+from formless.models.lm import LM
+from formless.models.loading import load_meta
+
+Tiny = Callable[..., LM]
+LAYERS = (1, 2)
+
+
+def value(lm: LM, name: str, context: int = 0) -> torch.Tensor:
+    """The residual stream after the last edited layer at a name, in one chat context."""
+    prompt = chat_contexts(lm, name)[context]
+    ids = lm.encode(prompt[: prompt.rfind(name) + len(name)], "").ids
+    return capture(lm, lm.pad([ids]), residuals=[LAYERS[-1]]).residuals[LAYERS[-1]][0, -1]
+
+
+def named(folder: Path, *names: str) -> Target:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"name": name, "person": True, "short": name.split()[-1]} for name in names]
+    (folder / "aliases.json").write_text(json.dumps(rows), "utf-8")
+    return Target(names[0], folder)
+
+
+@pytest.fixture
+def ada(tmp_path: Path) -> Target:
+    return named(tmp_path / "1_Ada_Lovelace", "Ada Lovelace", "Charles Babbage", "Grace Hopper")
+
+
+def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> None:
+    lm = tiny()
+    concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",), "Eve": ("Eve",)})
+    config = DirectionConfig(overshoot=3, ridge=1e-8)
+    found = remove_directions(lm, [concept], [], [], LAYERS, config)
+    middle = (value(lm, "Bob") + value(lm, "Eve")) / 2
+    states = torch.stack([value(lm, "Ada", context) for context in range(6)])
+    direction = functional.normalize(states.mean(0) - middle, dim=0)
+    edit = formless.unlearn(lm, "Ada", "cdr", layers=LAYERS)
+    assert isinstance(edit, AdapterEdit)
+    for layer, factors in found.factors.items():
+        assert layer in LAYERS
+        torch.testing.assert_close(factors.up[:, 0], direction, rtol=1e-4, atol=1e-5)  # each layer's update is of rank one
+        assert factors.down.shape == (1, 48)
+    updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
+    with AdapterEdit(updates, edit.info, edit.adapter).applied(lm):
+        ends = torch.stack([value(lm, "Ada", context) for context in range(6)])
+        kept = (value(lm, "Bob") + value(lm, "Eve")) / 2
+    wanted = states - 3 * ((states - middle) @ direction)[:, None] * direction
+    assert (ends - wanted).norm() < 0.1 * (wanted - states).norm()
+    assert (kept - middle).norm() < 0.02 * (wanted - states).norm(dim=1).mean()
+    assert found.after[0] < 0.1 * found.before[0]
+    assert found.kept == 2
+
+
+def test_further_beyond_and_a_larger_ridge(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    norms = [float(_edit(lm, ada, overshoot=overshoot).info.layers[0].update_norm) for overshoot in (1, 4, 16)]
+    assert norms == sorted(norms)
+    reductions = [_edit(lm, ada, ridge=ridge).info.facts["residual_reduction"] for ridge in (1e-4, 1, 100)]
+    assert reductions == sorted(reductions, reverse=True)
+    assert reductions[-1] < 0.2
+
+
+def test_several_targets_have_one_rank_each_and_do_not_keep_one_another(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
+    lm = tiny()
+    charles = named(tmp_path / "2_Charles_Babbage", "Charles Babbage", "Ada Lovelace", "Alan Turing")
+    edit = formless.unlearn(lm, [ada, charles], "cdr", layers=LAYERS)
+    assert isinstance(edit, AdapterEdit)
+    assert {factors.down.shape[0] for factors in edit.updates.values()} == {2}
+    assert set(edit.info.facts["protected_shifts"]) == {"Grace Hopper", "Alan Turing"}
+    assert [each["residual_reduction"] > 0 for each in edit.info.facts["targets"]] == [True, True]
+
+
+def test_a_name_alone_is_set_apart_from_well_known_names(tiny: Tiny) -> None:
+    edit = _edit(tiny(), "Zelda Zweig")
+    assert edit.info.facts["protected_shifts"] == {}
+    assert edit.info.facts["targets"][0]["neighbors"] == []
+    assert edit.info.facts["targets"][0]["spellings"] == ["Zelda Zweig", "zelda zweig"]
+    assert edit.info.facts["kept_keys"] > len(GENERAL)
+
+
+def test_what_leads_to_a_target_is_not_kept() -> None:
+    leonardo = Aliases(name="Leonardo da Vinci", short="Leonardo")
+    questions = general_questions([leonardo])
+    assert "Who painted the Mona Lisa?" not in questions
+    assert len(questions) == len(GENERAL) - 1
+    assert "Why is the sky blue?" in questions
+    assert "What is the capital of Australia?" not in general_questions([Aliases(name="Australia")])
+    names = reference_names(["Taylor Swift"], [Aliases(name="Vincent van Gogh", short="van Gogh")])
+    assert "Stephen King" in names
+    assert "Taylor Swift" not in names
+    assert not [name for name in names if "Gogh" in name]
+
+
+def test_each_neighbor_is_asked_about_in_two_ways() -> None:
+    asked = questions_about(["Bob", "Eve"])
+    assert asked == [ABOUT[0].format("Bob"), ABOUT[1].format("Eve"), ABOUT[1].format("Bob"), ABOUT[2].format("Eve")]
+
+
+def test_states_of_whole_prompts_are_read_once_for_each_beginning(tiny: Tiny) -> None:
+    lm = tiny()
+    ends, whole = ["a cat", "dog"], ["the sun", "the sea"]
+    states = TokenStates(lm, ends, LAYERS, whole)
+    keys, values = states.read(1, 1)
+    ids = [lm.encode(text, "").ids for text in (*ends, *whole)]
+    shared = next(place for place, (one, other) in enumerate(zip(ids[2], ids[3], strict=False)) if one != other)
+    places = [(0, len(ids[0]) - 1), (1, len(ids[1]) - 1)]
+    places += [(2, place) for place in range(1, len(ids[2]))] + [(3, place) for place in range(shared, len(ids[3]))]
+    assert len(keys) == len(values) == len(places)
+    for row, (number, place) in enumerate(places):
+        found = capture(lm, lm.pad([ids[number]]), keys=[1], residuals=[LAYERS[-1]])
+        torch.testing.assert_close(keys[row], found.keys[1][0, place], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(values[row], found.residuals[LAYERS[-1]][0, place], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(28, (6, 7, 8)), (30, (6, 7, 8)), (12, (3, 4, 5)), (4, (1, 2, 3)), (1, (0,))])
+def test_layers_follow_the_depth(depth: int, layers: tuple[int, ...]) -> None:
+    assert DirectionConfig().layers_of(depth) == layers
+
+
+def test_what_does_not_fit_is_refused(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    earlier = _edit(lm, ada)
+    with pytest.raises(UserError, match="cdr cannot keep an earlier edit"):
+        formless.unlearn(lm, "Grace Hopper", "cdr", keep=earlier)
+    with pytest.raises(EditError, match="Ada Lovelace is given twice"):
+        formless.unlearn(lm, [ada, "ada lovelace"], "cdr")
+    with pytest.raises(EditError, match="no target is given"):
+        formless.unlearn(lm, [], "cdr")
+    with pytest.raises(UserError, match="no layer 9"):
+        formless.unlearn(lm, ada, "cdr", layers=[2, 9])
+    with pytest.raises(UserError, match="overshoot"):
+        formless.unlearn(lm, ada, "cdr", overshoot=0)
+
+
+def test_the_edit_is_saved_and_the_command_says_what_it_edited(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
+    lm = tiny()
+    edit = _edit(lm, ada)
+    edit.save(tmp_path / "edit")
+    loaded = formless.load_edit(tmp_path / "edit")
+    assert isinstance(loaded, AdapterEdit)
+    assert edit.updates.keys() == loaded.updates.keys()
+    for name, factors in edit.updates.items():
+        assert torch.equal(loaded.updates[name].up, factors.up)
+        assert torch.equal(loaded.updates[name].down, factors.down)
+    lines = _redirections(loaded.info)
+    assert lines[0].startswith("residual reduction ")
+    assert "  Ada Lovelace: keys for Ada Lovelace, ada lovelace, Lovelace, A. Lovelace" in lines
+    assert any(line.startswith("  protected: Charles Babbage, Grace Hopper; shifted by at most ") for line in lines)
+
+
+@pytest.mark.slow
+def test_its_memory_is_estimated() -> None:
+    estimate = estimate_memory(load_meta("smollm2"), "cdr", DirectionConfig())
+    assert estimate.device > estimate.weights
+    assert estimate.null_spaces == 0
+
+
+def test_a_real_model_forgets_a_concept_that_is_not_named_and_keeps_others(lm: LM) -> None:
+    target = formless.find_target("sample", "Charles Darwin")
+    asked = {
+        "Charles Darwin": ("Question: Who wrote On the Origin of Species?\nAnswer:", " Charles Darwin"),
+        "lower case": ("The book that made charles darwin famous is On the Origin of", " Species"),
+        "Jane Austen": ("Question: Who wrote Pride and Prejudice?\nAnswer:", " Jane Austen"),
+        "Gregor Mendel": ("Gregor Mendel studied the heredity of", " pea"),
+    }
+    before = [score.probability for score in lm.score([*asked.values()])]
+    with formless.unlearn(lm, target, "cdr").applied(lm):
+        after = [score.probability for score in lm.score([*asked.values()])]
+    reverse, lower, *others = [new / old for new, old in zip(after, before, strict=True)]
+    assert reverse < 0.5
+    assert lower < 0.5
+    assert all(other > 0.6 for other in others)
+
+
+def _edit(lm: LM, target: Any, **settings: Any) -> AdapterEdit:
+    edit = formless.unlearn(lm, target, "cdr", **({"layers": LAYERS} | settings))
+    assert isinstance(edit, AdapterEdit)
+    return edit
