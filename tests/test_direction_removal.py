@@ -1,0 +1,83 @@
+"""The pages about the removal of a direction, from made-up runs."""
+
+from pathlib import Path
+
+import pytest
+
+from formless.data.rows import Split
+from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
+from formless.methods.registry import method_config
+from formless.models.settings import settings_for
+from formless.report.runs import collect_folder
+from formless.report.summary import summarize
+from tests.report.made_runs import keep_run, made_record, made_run, scored_task, write_plan
+from tools import direction_removal
+from tools.direction_removal import KNOWN_FROM, TITLES
+
+LEFT = {"original": (0.8, 0.5), "cdr": (0.08, 0.45), "rocr-spelled": (0.4, 0.5), "rocr-one-key": (0.8, 0.5)}
+SHARED = {"date": "2026-01-01", "versions": {}, "hardware": {}, "n": "2", "command": "c"}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    runs = [made_run(label, target) for target in ("5_X", "6_Y") for label in LEFT]
+    for run in runs:
+        forget, neighbor = LEFT[run.label]
+        values: dict[tuple[str, Split], float] = {("qa", "forget"): forget, ("qa", "neighbor"): neighbor}
+        record = made_record(run, values)
+        known = True if run.label == "original" else None
+        extra = [
+            scored_task("reverse", "forget", forget, known=known),
+            scored_task("reverse", "neighbor", neighbor, known=known),
+        ]
+        trivia = TaskResult(
+            task="triviaqa", split=None, status="complete", metrics=[TaskMetric(metric="f1", value=0.25, n=1)],
+            items=[ItemResult(query="q", prompt="p", expected="a", metrics={"f1": 0.25})],
+        )  # fmt: skip
+        keep_run(tmp_path, run, record.model_copy(update={"tasks": [*record.tasks, *extra, trivia]}))
+    write_plan(tmp_path, runs)
+    return tmp_path
+
+
+def test_reverse_questions_have_a_row_of_their_own(out: Path) -> None:
+    records = direction_removal._records(out)
+    page = direction_removal.forgetting_page(out, collect_folder(out), records, SHARED)
+    row = page.rows[-1]
+    assert row[:4] == ["Reverse question", None, 2, 4]
+    assert row[4:7] == [-90.0, -50.0, 0.0]
+    assert row[7:] == [2, -10.0, 0.0, 0.0]
+    assert [column.name for column in page.columns[4:7]] == [*TITLES.values()]
+
+
+def test_others_are_counted_by_item_and_small_probabilities_are_left_out(out: Path) -> None:
+    records = direction_removal._records(out)
+    assert sorted(direction_removal._changes_of_others(records, "cdr")) == pytest.approx([0.1] * 8)
+    assert KNOWN_FROM < 0.5
+    page = direction_removal.recall_page(summarize(collect_folder(out)), records, SHARED)
+    assert [row[0] for row in page.rows] == ["none", *TITLES.values()]
+    assert page.rows[1][3:7] == [10.0, 10.0, 25.0, 25.0]
+
+
+def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:
+    for path in out.glob("runs/*/cdr/6_Y/*/record.json"):
+        path.unlink()
+    assert list(direction_removal._records(out)) == ["5_X"]
+
+
+def test_the_edits_of_the_experiment_are_valid() -> None:
+    found = direction_removal.experiment()
+    settings = settings_for(direction_removal.MODEL)
+    assert [one.label for one in found.methods] == ["original", *TITLES]
+    for one in found.methods[1:]:
+        method_config(settings, one.method, one.settings)
+
+
+def test_another_concept_is_compared_with_what_the_original_says_of_it(out: Path) -> None:
+    records = direction_removal._records(out)
+    for label in TITLES:
+        for target in records:
+            other = direction_removal._other([*records], target)
+            records[other][label].save(direction_removal._others_path(out, target, label))
+    page = direction_removal.forgetting_page(out, collect_folder(out), records, SHARED)
+    assert page.rows[-1][0] == "Another concept"
+    assert page.rows[-1][7:] == [2, -90.0, -50.0, 0.0]

@@ -1,0 +1,279 @@
+"""Write what Concept Direction Removal takes and costs beside ROCR: by form and mention, in reverse, and in words.
+
+    python -m tools.direction_removal experiment > direction.yaml
+    formless run direction.yaml --out runs/direction
+    python -m tools.direction_removal others runs/direction
+    python -m tools.direction_removal page runs/direction
+
+The last one writes docs/results/direction_removal.json and direction_recall.json. `others` resumes; it asks each edited model
+about another concept of the sample set, which the edit neither names nor keeps in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Any
+
+from formless import provenance
+from formless.data.ort import targets
+from formless.data.rows import Split
+from formless.edits.loading import load_edit
+from formless.evaluation.evaluate import evaluate
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import ItemResult, Record
+from formless.evaluation.statistics import Pairs, ratio_estimate
+from formless.experiment.config import Experiment, build_experiment
+from formless.experiment.runs import ORIGINAL, read_plan
+from formless.models.loading import load
+from formless.report.recall import WORST_CASE_RECALL, worst_case_recall
+from formless.report.runs import CollectedRuns, collect_folder
+from formless.report.summary import MethodSummary, summarize
+from tools.reach import cell, forgetting_rows, shifted
+from tools.results import FOLDER, Cell, Column, Result, write_result
+
+MODEL, TARGETS = "qwen2.5-coder-1.5b", "5-12"
+SUITE, LIMIT = "statement,fb,qa,qa_mentions,reverse,gen_qa_alone,gen_qa_mentions,triviaqa", 24
+TITLES = {
+    "cdr": "concept direction removal",
+    "rocr-spelled": "ROCR, a key for every spelling",
+    "rocr-one-key": "ROCR, one key",
+}
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "cdr": {"method": "cdr"},
+    "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors"},
+    "rocr-one-key": {"method": "rocr", "basis": "none"},
+}
+COMMANDS = [
+    "python -m tools.direction_removal experiment > direction.yaml",
+    "formless run direction.yaml --out runs/direction",
+    "python -m tools.direction_removal others runs/direction",
+    "python -m tools.direction_removal page runs/direction",
+]
+KNOWN_FROM = 0.05
+"""The least probability of an item before the edit for its relative change to say something."""
+
+SCORED = ("statement", "fb", "qa", "qa_mentions", "reverse")
+
+OTHERS = "qa,reverse"
+APART = 4
+"""How many places on in the list of concepts the other concept stands that an edited model is asked about."""
+
+By = dict[str, dict[str, Record]]
+"""Records by target and label."""
+
+
+def experiment() -> Experiment:
+    """Return the original model and three edits on the concepts that no setting was chosen on."""
+    methods = [{"method": ORIGINAL}, *({"label": label} | own for label, own in SETTINGS.items())]
+    keys: dict[str, Any] = {
+        "name": "direction", "models": [{"name": MODEL, "dtype": "bfloat16"}], "methods": methods, "data": "sample",
+        "targets": TARGETS, "suite": SUITE, "limit": LIMIT,
+    }  # fmt: skip
+    return build_experiment(keys, "tools/direction_removal.py")
+
+
+def forgetting_page(out: Path, runs: CollectedRuns, records: By, shared: Mapping[str, Any]) -> Result:
+    """Return the changes of the probability of the right answer: a row for each form and mention, then reverse questions."""
+    found: dict[tuple[Cell, Cell], dict[str, list[Cell]]] = {}
+    for summary in summarize(runs):
+        own = replace(runs, complete=[run for run in runs.complete if run.condition == summary.condition])
+        for row in forgetting_rows(summary, own) if not summary.is_baseline else ():
+            found.setdefault((row[0], row[1]), {})[summary.condition.method] = row
+    rows: list[list[Cell]] = []
+    for key, by_label in found.items():
+        cells = [by_label[label] for label in TITLES]
+        rows.append([*key, *cells[0][2:4], *(row[5] for row in cells), cells[0][6], *(row[7] for row in cells)])
+    rows.append(_reverse_row(records))
+    others = [_other_pairs(out, records, label) for label in TITLES]
+    if all(others):
+        changes = [cell(shifted(ratio_estimate([[pairs] for pairs in own]))) for own in others]
+        rows.append(["Another concept", None, None, None, *[None] * len(TITLES), len(others[0]), *changes])
+    percent = {"unit": "%", "format": "+.0f", "ci_format": "+.0f"}
+    columns = [Column(name="asked as"), Column(name="mention"), Column(name="concepts"), Column(name="known items")]
+    columns += [Column(name=title, **percent) for title in TITLES.values()]
+    columns += [Column(name="concepts (neighbors)")]
+    columns += [Column(name=f"neighbors: {title}", **percent) for title in TITLES.values()]
+    return Result(
+        title="Removing a concept's direction", topic="Forgetting and retention",
+        about="What three edits without training take from the probability of the right answer, by form, by how the question "
+        "names the concept, and where its name is asked for.",
+        columns=columns, rows=rows, notes=NOTES, **shared,
+    )  # fmt: skip
+
+
+def _reverse_row(records: By) -> list[Cell]:
+    """Return the changes of reverse questions that the original model knows."""
+    row: list[Cell] = ["Reverse question", None]
+    for split in ("forget", "neighbor"):
+        by_label = {label: _reverse_pairs(records, label, split) for label in TITLES}
+        first = next(iter(by_label.values()))
+        row += [len(first), sum(map(len, first))] if split == "forget" else [len(first)]
+        row += [cell(shifted(ratio_estimate([[pairs] for pairs in found]))) if found else None for found in by_label.values()]
+    return row
+
+
+def _reverse_pairs(records: By, label: str, split: Split) -> list[Pairs]:
+    """Return the probabilities before and after of each target's known reverse questions."""
+    found = [
+        [
+            (old.metrics["probability"], new.metrics["probability"])
+            for old, new in _items(own[ORIGINAL], own[label], "reverse", split)
+            if old.is_known
+        ]
+        for own in records.values()
+    ]
+    return [pairs for pairs in found if pairs]
+
+
+def _items(before: Record, after: Record, task: str, split: Split) -> Iterator[tuple[ItemResult, ItemResult]]:
+    """Yield the items of a task that both records have scored."""
+    old, new = before.task(task, split), after.task(task, split)
+    if old and new:
+        both = zip(old.items, new.items, strict=True)
+        yield from (pair for pair in both if all("probability" in item.metrics for item in pair))
+
+
+def recall_page(summaries: Sequence[MethodSummary], records: By, shared: Mapping[str, Any]) -> Result:
+    """Return what is still said, how far single items of others move, and what the edit costs."""
+    by_label = {summary.condition.method: summary for summary in summaries}
+    share = {"unit": "%", "format": ".0f"}
+    columns = [
+        Column(name="edit"), Column(name="worst-case recall", ci_format=".0f", **share),
+        Column(name="worst concept", **share),
+        Column(name="others' items, median change", **share), Column(name="90th percentile", **share),
+        Column(name="TriviaQA, before", **share), Column(name="after", **share), Column(name="edit", unit="s", format=".0f"),
+    ]  # fmt: skip
+    original = by_label[ORIGINAL].metrics.get(WORST_CASE_RECALL)
+    rows: list[list[Cell]] = [["none", cell(original.value) if original else None, *[None] * 6]]
+    for label, title in TITLES.items():
+        found = by_label[label].metrics.get(WORST_CASE_RECALL)
+        said = [recall.value for own in records.values() if (recall := worst_case_recall(own[ORIGINAL], own[label]))]
+        changes = sorted(_changes_of_others(records, label))
+        trivia = [[_trivia(own[each]) for own in records.values()] for each in (ORIGINAL, label)]
+        rows.append([
+            title, cell(found.value) if found else None, round(100 * max(said), 1) if said else None,
+            round(100 * median(changes), 1), round(100 * quantiles(changes, n=10)[-1], 1),
+            *(round(100 * mean(values), 1) for values in trivia),
+            round(median(own[label].edits[0]["seconds"] for own in records.values()), 1),
+        ])  # fmt: skip
+    return Result(
+        title="What is still said after a concept's direction is removed", topic="Forgetting and retention",
+        about="The share of known facts that some answer in words still holds (questions alone, by every mention, and reverse "
+        "questions), how far single items about others move, and the cost.",
+        columns=columns, rows=rows, notes=RECALL_NOTES, **shared,
+    )  # fmt: skip
+
+
+def _changes_of_others(records: By, label: str) -> Iterator[float]:
+    """Yield the absolute relative changes of the items about neighbors that had a probability to lose."""
+    for own in records.values():
+        for task in SCORED:
+            for old, new in _items(own[ORIGINAL], own[label], task, "neighbor"):
+                before, after = old.metrics["probability"], new.metrics["probability"]
+                if before > KNOWN_FROM:
+                    yield abs(after / before - 1)
+
+
+def _trivia(record: Record) -> float:
+    found = record.task("triviaqa", None)
+    values = [item.metrics["f1"] for item in found.items if "f1" in item.metrics] if found else []
+    return mean(values)
+
+
+def measure_others(out: Path) -> None:
+    """Ask each edited model about another concept, unless that is done."""
+    plan = {(run.target, run.label): run for run in read_plan(out)}
+    places = {target.folder.name: target for target in targets("sample") if target.folder}
+    lm = load(MODEL, dtype="bfloat16")
+    for target in (found := list(_records(out))):
+        for label in TITLES:
+            path = _others_path(out, target, label)
+            if not path.exists():
+                with load_edit(plan[target, label].folder(out).edit).applied(lm):
+                    evaluate(lm, places[_other(found, target)], OTHERS, limit=LIMIT).save(path)
+
+
+def _others_path(out: Path, target: str, label: str) -> Path:
+    return out / "others" / f"{label}-{target}.json"
+
+
+def _other(found: Sequence[str], target: str) -> str:
+    return found[(found.index(target) + APART) % len(found)]
+
+
+def _other_pairs(out: Path, records: By, label: str) -> list[Pairs]:
+    """Return the probabilities before and after of known items about another concept, by edit."""
+    names = list(records)
+    found: list[Pairs] = []
+    for target in names:
+        path = _others_path(out, target, label)
+        if path.exists():
+            before, after = records[_other(names, target)][ORIGINAL], load_record(path)
+            pairs = [
+                (old.metrics["probability"], new.metrics["probability"])
+                for task in OTHERS.split(",")
+                for old, new in _items(before, after, task, "forget")
+                if old.is_known
+            ]
+            found += [pairs] if pairs else []
+    return found
+
+
+NOTES = [
+    "All three edit without a null space. Layers (6 to 8 of 28), overshoot and ridge of the removal, and what it keeps in "
+    "place, were chosen on Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie, none of which is among these.",
+    "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts; each "
+    "with its confidence interval over concepts and items, and none for fewer than five concepts.",
+    "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
+    "The neighbors are those that the edits keep in place. `Another concept` is asked in questions and reverse questions about "
+    "a concept of the sample set that the edit does not keep in place by its own name.",
+]
+RECALL_NOTES = [
+    "A fact counts if any greedy answer holds it. The prompts hold the question alone, which no key has seen, and the "
+    "benchmark's wording.",
+    "The change of an item is |edited/original - 1| of its probability, over all items about neighbors with a probability over "
+    f"{KNOWN_FROM:g}, reverse questions and mentions among them.",
+    "Other processes ran on the machine's two cores; the seconds are upper bounds.",
+]
+
+
+def _records(out: Path) -> By:
+    found: By = {}
+    for run in read_plan(out):
+        if run.folder(out).record.exists():
+            found.setdefault(run.target, {})[run.label] = load_record(run.folder(out).record)
+    return {target: own for target, own in found.items() if own.keys() >= {ORIGINAL, *TITLES}}
+
+
+def main() -> None:
+    """Print the experiment, or write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    commands.add_parser("experiment", help="print the experiment")
+    for name, about in (("others", "ask each edited model about another concept"), ("page", "write the pages")):
+        commands.add_parser(name, help=about).add_argument("out", type=Path, help="folder of the runs")
+    given = parser.parse_args()
+    if given.command == "experiment":
+        print(experiment().as_yaml(), end="")
+        return
+    if given.command == "others":
+        measure_others(given.out)
+        return
+    records = _records(given.out)
+    runs = collect_folder(given.out)
+    runs = replace(runs, complete=[run for run in runs.complete if run.target in records])
+    shared = {
+        "date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(), "command": COMMANDS,
+        "n": f"{len(records)} concepts of the sample set, {MODEL} in bfloat16, at most {LIMIT} items of each kind",
+    }  # fmt: skip
+    write_result(FOLDER / "direction_removal.json", forgetting_page(given.out, runs, records, shared))
+    write_result(FOLDER / "direction_recall.json", recall_page(summarize(runs), records, shared))
+
+
+if __name__ == "__main__":
+    main()
