@@ -15,6 +15,7 @@ from formless.data.rows import Aliases
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
+from formless.methods.direction import method
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import ABOUT, GENERAL, general_questions, questions_about, reference_names
 from formless.methods.direction.method import Concept, remove_directions
@@ -91,6 +92,32 @@ def test_several_targets_have_one_rank_each_and_do_not_keep_one_another(tiny: Ti
     assert {factors.down.shape[0] for factors in edit.updates.values()} == {2}
     assert set(edit.info.facts["protected_shifts"]) == {"Grace Hopper", "Alan Turing"}
     assert [each["residual_reduction"] > 0 for each in edit.info.facts["targets"]] == [True, True]
+
+
+def test_a_neighbor_that_is_a_target_is_asked_no_kept_question(
+    tiny: Tiny, ada: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(method, "questions_about", lambda names: asked.extend(names) or [])
+    charles = named(tmp_path / "2_Charles_Babbage", "Charles Babbage", "Ada Lovelace", "Alan Turing")
+    formless.unlearn(tiny(), [ada, charles], "cdr", layers=LAYERS)
+    assert asked == ["Alan Turing", "Grace Hopper"]
+
+
+def test_a_name_that_recurs_in_the_prompt_is_read_where_it_stands(tiny: Tiny) -> None:
+    """The cue `Answer:` holds an A too."""
+    lm = tiny()
+    for prompt in method._up_to(lm, "A"):
+        assert "Answer" not in prompt
+        assert prompt.endswith(" A")
+
+
+def test_a_name_is_no_key_where_it_is_the_first_token(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny()
+    monkeypatch.setattr(lm.tokenizer, "chat_template", None)
+    prompts = method._up_to(lm, "A")
+    assert all(len(lm.encode(prompt, "").ids) > 1 for prompt in prompts)
+    assert len(prompts) >= 5
 
 
 def test_a_name_alone_is_set_apart_from_well_known_names(tiny: Tiny) -> None:

@@ -83,9 +83,10 @@ class DirectionRemoval:
         spelled = names_of(targets, "spelled")
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
-        neighbors = {name for concept in concepts for name in concept.neighbors}
+        subjects = {folded(target.subject) for target in targets}
+        neighbors = sorted({name for each in concepts for name in each.neighbors if folded(name) not in subjects})
         references = reference_names(neighbors, entries)
-        questions = [*questions_about(sorted(neighbors)), *general_questions(entries)]
+        questions = [*questions_about(neighbors), *general_questions(entries)]
         found = remove_directions(lm, concepts, references, questions, layers, self.config)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         info = edit_info(
@@ -195,13 +196,16 @@ def remove_directions(
 def _up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
     """Return the chat contexts of a name, each up to the name, at most `most` of them.
 
+    Without a chat template a name may be the first token of a context, where the attention sink is; such a context is left out.
+
     Raises:
         EditError: The chat template rewrites the name.
     """
-    contexts = chat_contexts(lm, name)[:most]
-    if any(name not in context for context in contexts):
+    contexts = chat_contexts(lm, name)
+    if any(f"{name}." not in context for context in contexts):
         raise EditError(f"the name {name!r} is not found in its context", where=lm.name, remedy="check its spelling")
-    return [context[: context.rfind(name) + len(name)] for context in contexts]
+    found = [context[: context.rfind(f"{name}.") + len(name)] for context in contexts]
+    return [prompt for prompt in found if len(lm.encode(prompt, "").ids) > 1][:most]
 
 
 def _mean(values: Tensor, owners: Sequence[str], names: Sequence[str]) -> Tensor:
