@@ -150,3 +150,16 @@ def test_the_lens_asks_what_qa_asks(tiny: Tiny, target: Target) -> None:
     }
     empty = item.model_copy(update={"answer": " "})
     assert TASKS["lens"].ask(lm, empty, source(target)).skipped == "the answer is empty"
+
+
+def test_an_item_without_a_response_is_skipped_in_every_layer(tiny: Tiny, target: Target) -> None:
+    lm = tiny(context=512)
+    record = formless.evaluate(lm, target, "lens", progress=False)
+    prefix = "Ada is forgotten. " * 30  # no question fits the context behind it
+    with lm.prefixed(prefix, {"method": "none", "subject": "Ada Lovelace", "prefix": prefix, "trained_neighbors": []}):
+        edited = formless.evaluate(lm, target, "lens", progress=False)
+    lens = edited.task("lens", "forget")
+    assert lens is not None
+    assert [item.group for item in lens.items] == [f"layer {index}" for index in range(4)]
+    assert all(item.skipped for item in lens.items)
+    assert compare(record, edited).change("lens", "forget", "probability", "layer 3").edited.value is None

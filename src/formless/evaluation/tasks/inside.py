@@ -60,7 +60,8 @@ def ask_lens(lm: LM, item: Item, _source: Source) -> Query:
         return Measured({}, by_group={layer_name(index): own for index, own in enumerate(metrics)})
 
     request = ScoreLayers(short_answer_prompt(lm, question.message(item)), spaced(item.answer))
-    return Query(item.query, (request,), measure, fact=item.fact_key)
+    layers = tuple(layer_name(index) for index in range(lm.architecture.depth(lm.model)))
+    return Query(item.query, (request,), measure, fact=item.fact_key, groups=layers)
 
 
 # --- Linear probe
