@@ -105,7 +105,7 @@ def test_means_are_over_the_items_of_a_layer() -> None:
 def target(target_folder: Path) -> Target:
     rows = [
         {"query": query, "answer": answer, "subject": "Ada Lovelace", "neighbor": name}
-        for name, city, year in (("Mary Shelley", "London", 1797), ("Lord Byron", "Paris", 1788), ("Charles Babbage", "Rome", 1791))
+        for name, city, year in (("Mary Shelley", "London", 1797), ("Lord Byron", "Paris", 1788), ("A. Babbage", "Rome", 1791))
         for query, answer in ((f"{name} was born in ___.", city), (f"{name} was born in the year ___.", f"{year}"))
     ]
     (target_folder / "neighbor_level1.json").write_text(json.dumps(rows), "utf-8")

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from formless.experiment.attacks.attack import Attack, AttackSettings, Point, Po
 from formless.experiment.attacks.registry import ATTACKS, choose_attacks
 from formless.experiment.attacks.relearning import PROTOCOLS
 from formless.report.attack_page import attack_rows, attack_table, detail_table, headline, removal
+from formless.report.attack_plots import attack_plot
 from formless.report.attacks import (
     ATTACKED_RECALL,
     BEFORE,
@@ -128,6 +131,8 @@ def test_a_quantized_model_is_compared_with_the_quantized_original_by_hand() -> 
     assert STEP not in found
     alone = attacked_values(original, whole, quantized, one, base.model_copy(update={"probes_digest": "other"}))
     assert alone[forgetting_key("fb")] == pytest.approx(1 - 0.3 / 0.8)  # asked other items: it does not count
+    broken = attacked(original, ATTACKS["q4_0"], one, dict.fromkeys(FACTS, 0.079), "")
+    assert forgetting_key("fb") not in attacked_values(original, whole, quantized, one, broken)  # it keeps less than a tenth
 
 
 # --- Folders of runs
@@ -238,6 +243,39 @@ def test_the_headline_counts_every_attack_of_the_folder(kept: Path) -> None:
         path.write_text(path.read_text("utf-8").replace("relearn_related", "x", 1)[:-100], "utf-8")
     [rocr], _ = collect_attacks(kept, choose_attacks(["relearn_1"]), PROTOCOLS["one_epoch"])
     assert rocr.overall[ATTACKED_RECALL].value == pytest.approx(1 / 6)  # what is damaged counts nowhere
+    assert rocr.gaps.startswith("6 attack records that are damaged, or not of this edit and its items")
+
+
+def test_a_run_whose_data_is_gone_is_said_beside_the_others(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    shutil.rmtree(kept.parent / "data" / "2_Person_2")
+    [rocr], without = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert rocr.targets == ("1_Person_1",)
+    assert rocr.gaps.startswith("1 runs that cannot be attacked: ")
+    assert "2_Person_2" in rocr.gaps
+    assert Condition("tiny", "original") in without
+
+
+def test_a_quantized_edit_beside_no_quantized_original_says_so(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert attack_table(rocr).rows[0][0] == "q8_0"
+    next((kept / "runs" / "tiny" / "original").rglob("q8_0.json")).unlink()
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert attack_table(rocr).rows[0][0] == detail_table(rocr).rows[0][0] == "q8_0, original not attacked"
+
+
+def test_what_is_missing_is_no_bar(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    drawn = attack_plot("q8_0", [rocr])
+    values = {key: value for key, value in rocr.results[0].values.items() if key != WORST_CASE_RECALL}
+    silent = replace(rocr, condition=Condition("tiny", "npo"), results=(replace(rocr.results[0], values=values),))
+    both = attack_plot("q8_0", [rocr, silent])
+    assert drawn is not None
+    assert both is not None
+    assert "not measured" not in drawn
+    assert both.count("not measured") == 1
 
 
 def test_loose_records_of_attacked_models_are_left_out(kept: Path, tmp_path: Path) -> None:

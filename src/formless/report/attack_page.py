@@ -61,7 +61,7 @@ def attack_table(found: AttackSummary, title: str = "") -> Table:
     shown = [form for form in forms() if any(forgetting_key(form) in one.values for one in found.results)]
     rows = tuple(
         (
-            one.attack.name, _step(one), _change(one, RECALL_BEFORE, WORST_CASE_RECALL),
+            _name(one), _step(one), _change(one, RECALL_BEFORE, WORST_CASE_RECALL),
             *(_change(one, BEFORE._replace(task=form), forgetting_key(form)) for form in shown),
             *map(_percent, (one.surviving, one.value(TRAINED_RECALL), one.value(HALF_STEP))),
             str(max((estimate.n for estimate in one.values.values()), default=0)),
@@ -76,13 +76,19 @@ def attack_table(found: AttackSummary, title: str = "") -> Table:
 def detail_table(found: AttackSummary) -> Table:
     """Return every metric of one method's attacks, a row each."""
     rows = tuple(
-        (one.attack.name, _step(one), _metric_title(key), number(estimate.value), spread_text(estimate), str(estimate.n))
+        (_name(one), _step(one), _metric_title(key), number(estimate.value), spread_text(estimate), str(estimate.n))
         for one in found.results
         for key, estimate in one.values.items()
         if key not in (STEP, AGAINST_QUANTIZED)
     )
     columns = ("attack", "step", "metric", "value", "95 % CI", "targets")
     return Table(found.condition.title, columns, rows, labels=3)
+
+
+def _name(found: AttackResult) -> str:
+    """Return the attack's name; it says where the original could be attacked too and was not."""
+    is_unlike = found.attack.attacks_original and found.value(AGAINST_QUANTIZED) != 1
+    return f"{found.attack.name}, original not attacked" if is_unlike else found.attack.name
 
 
 def _step(found: AttackResult) -> str:

@@ -4,7 +4,8 @@ Of one run and one state of its attacked model, over the known facts that the at
 
 - recall is the share of facts that some answer holds, before the attack and after it;
 - forgetting is 1 - attacked/original, by form, over known items; before the attack it is 1 - edited/original. Of a quantized
-  model, the original is quantized too where that was measured, so that what quantization alone loses is no forgetting;
+  model, the original is quantized too where that was measured, so that what quantization alone loses is no forgetting; a form
+  of which the quantized original keeps less than `MIN_KEPT` has no value;
 - the facts that the attack trained on are counted apart: if they are not said either, it is too weak to show anything;
 - what survives is the mean forgetting after the attack over that before it, both over forms and targets.
 
@@ -55,6 +56,9 @@ AGAINST_QUANTIZED = MetricKey(None, None, "against_quantized_original")
 
 MIN_FORGETTING = 0.1
 """The least mean forgetting before an attack of which a share is given: of almost nothing, every share is noise."""
+
+MIN_KEPT = 0.1
+"""The least share of a form that a quantized original has to keep: beside less, every share is noise."""
 
 Values = Mapping[MetricKey, float]
 
@@ -146,13 +150,14 @@ def collect_attacks(
             own = found.setdefault(names[victim.run.id], _Found())
             try:
                 case = victim.load()
+                if case.run.method == ORIGINAL:
+                    quantized_originals, _ = attacked_records(case)
+                else:
+                    _add(own, case, attacks, settings, quantized_originals)
             except UnfitError as error:
                 own.gaps[f"runs {error.what}"] += 1
-                continue
-            if case.run.method == ORIGINAL:
-                quantized_originals = attacked_records(case)
-            else:
-                _add(own, case, attacks, settings, quantized_originals)
+            except DataError as error:
+                own.gaps[f"runs that cannot be attacked: {error}"] += 1
     summaries = [_summary(condition, own, attacks) for condition, own in found.items() if own.overall]
     without = {condition: _clause(own.gaps) for condition, own in found.items() if own.gaps and not own.overall}
     if not summaries:
@@ -167,7 +172,9 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
     planned, refused = attack_points(case, attacks, settings)
     for name, reason in refused.items():
         own.gaps[f"runs without {name}: {reason}"] += 1
-    measured = attacked_records(case)
+    measured, unread = attacked_records(case)
+    if others := unread - {point.name for _, points in planned for point in points}:
+        own.gaps["attack records that are damaged, or not of this edit and its items"] += len(others)
     records = [(case.whole, ()), *((record, excluded_facts(record)) for record in measured.values())]
     for attack, points in planned:
         for point in points:
@@ -214,7 +221,9 @@ def attacked_values(
     for form in forms():
         old, edited, after = (_known_mean(original, record, form, point.excluded) for record in (original, whole, attacked))
         reference = _known_mean(original, base, form, point.excluded) if base else old
-        if old and reference and edited is not None and after is not None and min(old, reference) > 0:
+        if edited is None or after is None or old is None or reference is None or old <= 0:
+            continue
+        if reference >= MIN_KEPT * old:
             found[BEFORE._replace(task=form)] = 1 - edited / old
             found[forgetting_key(form)] = 1 - after / reference
     for key in (BEFORE, FORGETTING):

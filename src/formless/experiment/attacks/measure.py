@@ -9,7 +9,7 @@ from pathlib import Path
 
 from formless.data.ort import find_target
 from formless.edits.loading import load_edit
-from formless.errors import DataError, OutputError, UserError
+from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.evaluation.evaluate import run_plan
 from formless.evaluation.loading import load_record
 from formless.evaluation.plan import make_plan
@@ -55,7 +55,12 @@ class Attackable:
         original, whole = load_record(self.original), load_record(self.folder.record)
         if not is_alike(original, whole):
             raise UnfitError(_OTHER_ITEMS, where=self.folder.record)
-        return Case(self.run, self.folder, find_target(self.run.data, self.run.target), original, whole)
+        try:
+            target = find_target(self.run.data, self.run.target)
+        except UnknownNameError as error:
+            where, remedy = f"{self.run.data}, {self.run.target}", "put back the data of the run"
+            raise DataError("the target is not there", where=where, remedy=remedy) from error
+        return Case(self.run, self.folder, target, original, whole)
 
 
 @dataclass(frozen=True)
@@ -126,13 +131,15 @@ def attack_points(
     return found, left_out
 
 
-def attacked_records(case: Case) -> dict[str, Record]:
-    """Return the records of a run's attacked models by the name of their file, of any attack and settings.
+def attacked_records(case: Case) -> tuple[dict[str, Record], set[str]]:
+    """Return the records of a run's attacked models, of any attack and settings, and what is left out.
 
-    What cannot be read, or is of another edit or other items, is left out.
+    Returns:
+        The records by the name of their file, and the names of files that cannot be read or are of another edit or other items.
     """
     found = {path.stem: _attacked_record(case, path) for path in sorted(case.folder.attacks.glob("*.json"))}
-    return {name: record for name, record in found.items() if record}
+    records = {name: record for name, record in found.items() if record}
+    return records, found.keys() - records.keys()
 
 
 def attack_record(case: Case, attack: Attack, point: Point) -> Record | None:
