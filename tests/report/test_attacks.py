@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,8 +25,8 @@ from formless.experiment.attacks.registry import ATTACKS, choose_attacks
 from formless.experiment.attacks.relearning import PROTOCOLS
 from formless.report.attack_page import attack_rows, attack_table, detail_table, headline, removal
 from formless.report.attack_plots import attack_plot
+from formless.report.attack_recall import ATTACKED_RECALL, attack_recalls
 from formless.report.attacks import (
-    ATTACKED_RECALL,
     BEFORE,
     HALF_STEP,
     RECALL_BEFORE,
@@ -36,6 +37,7 @@ from formless.report.attacks import (
     attacked_values,
     collect_attacks,
 )
+from formless.report.page import write_experiment_report
 from formless.report.ratios import FORGETTING, forgetting_key
 from formless.report.recall import WORST_CASE_RECALL, recall_over
 from formless.report.runs import Condition, collect
@@ -377,3 +379,37 @@ def test_a_method_without_answers_in_words_has_no_recall() -> None:
     found = AttackSummary(Condition("m", "rocr"), ("1",), {}, ())
     assert headline(found) == "rocr: no known fact was asked in words, so there is no worst-case recall."
     assert removal(found) == "Whoever removes the adapter, or has the original weights, has all of it back."
+
+
+def test_the_report_of_an_experiment_has_what_attacks_bring_back(kept: Path) -> None:
+    write_experiment_report(kept / "report.html", kept)
+    assert 'id="attacks"' not in (kept / "report.html").read_text("utf-8")
+    write_attacks(kept)
+    write_experiment_report(kept / "report.html", kept)
+    page = (kept / "report.html").read_text("utf-8")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["relearning"]), SETTINGS)
+    assert f"<li>{headline(rocr)}</li>" in page
+    assert f"<code>formless attack {kept}</code> writes a page" in page
+    (kept / "attacks.html").write_text("", "utf-8")
+    write_experiment_report(kept / "report.html", kept)
+    assert '<a href="attacks.html">The page about attacks</a>' in (kept / "report.html").read_text("utf-8")
+    write_experiment_report(kept.parent / "elsewhere.html", kept)
+    assert "attacks.html" not in (kept.parent / "elsewhere.html").read_text("utf-8")
+
+
+def test_what_does_not_count_in_the_recall_under_attack_is_said(kept: Path) -> None:
+    write_attacks(kept, "q4_0")
+    paths = sorted((kept / "runs" / "tiny" / "rocr").rglob("q4_0.json"))
+    paths[0].write_text("{", "utf-8")
+    [found] = attack_recalls(kept).values()
+    assert list(found.targets) == ["2_Person_2"]
+    end = "(1 target). Does not count: 1 attack records that are damaged, or not of this edit and its items."
+    assert found.sentence("rocr").endswith(end)
+    paths[1].write_text("{", "utf-8")
+    [found] = attack_recalls(kept).values()
+    assert found.sentence("rocr").startswith("rocr: no record of an attack counts. Does not count: 2 attack records")
+
+
+def test_the_recall_under_attack_needs_no_model() -> None:
+    code = "import sys, formless.report.page; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

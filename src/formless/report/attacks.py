@@ -24,26 +24,22 @@ from pathlib import Path
 from formless.errors import DataError
 from formless.evaluation.known import known_facts, known_share
 from formless.evaluation.record import MetricKey, Record
-from formless.evaluation.statistics import Estimate, mean, mean_estimate
+from formless.evaluation.statistics import Estimate, mean
 from formless.evaluation.verification import is_alike
 from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Point, UnfitError
 from formless.experiment.attacks.measure import (
     Attackable,
     attack_points,
     attackable_runs,
-    attacked_records,
-    excluded_facts,
     is_of,
-    place,
 )
+from formless.experiment.attacks.records import attacked_records, place
 from formless.experiment.runs import ORIGINAL, read_plan
-from formless.report.independence import mean_over_seeds
+from formless.report.attack_recall import UNREAD, Values, over_targets, recall_under_attacks
 from formless.report.ratios import FORGETTING, forgetting_key, forms
 from formless.report.recall import WORST_CASE_RECALL, recall_over
 from formless.report.runs import Condition, conditions
 
-ATTACKED_RECALL = MetricKey(None, None, "worst_case_recall_under_attack")
-ORIGINAL_RECALL = MetricKey(None, None, "worst_case_recall_of_original")
 RECALL_BEFORE = MetricKey(None, None, "worst_case_recall_before")
 BEFORE = MetricKey(None, None, "forgetting_before")
 """Forgetting before the attack; with a form's name, of that form."""
@@ -59,8 +55,6 @@ MIN_FORGETTING = 0.1
 
 MIN_KEPT = 0.1
 """The least share of a form that a quantized original has to keep: beside less, every share is noise."""
-
-Values = Mapping[MetricKey, float]
 
 
 @dataclass(frozen=True)
@@ -151,7 +145,7 @@ def collect_attacks(
             try:
                 case = victim.load()
                 if case.run.method == ORIGINAL:
-                    quantized_originals, _ = attacked_records(case)
+                    quantized_originals, _ = attacked_records(case.folder, case.whole)
                 else:
                     _add(own, case, attacks, settings, quantized_originals)
             except UnfitError as error:
@@ -172,10 +166,9 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
     planned, refused = attack_points(case, attacks, settings)
     for name, reason in refused.items():
         own.gaps[f"runs without {name}: {reason}"] += 1
-    measured, unread = attacked_records(case)
+    measured, unread = attacked_records(case.folder, case.whole)
     if others := unread - {point.name for _, points in planned for point in points}:
-        own.gaps["attack records that are damaged, or not of this edit and its items"] += len(others)
-    records = [(case.whole, ()), *((record, excluded_facts(record)) for record in measured.values())]
+        own.gaps[UNREAD] += len(others)
     for attack, points in planned:
         for point in points:
             attacked = measured.get(point.name)
@@ -186,13 +179,7 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
             base = base if base and is_of(base, attack, point) else None
             values = attacked_values(case.original, case.whole, attacked, point, base)
             own.results.setdefault((attack.name, point.number), {}).setdefault(case.run.target, []).append(values)
-    pairs = {
-        ATTACKED_RECALL: recall_over(case.original, records),
-        WORST_CASE_RECALL: recall_over(case.original, records[:1]),
-        ORIGINAL_RECALL: recall_over(case.original, [(case.original, ())]),
-    }
-    overall = {key: recall.value for key, recall in pairs.items() if recall}
-    own.overall.setdefault(case.run.target, []).append(overall)
+    own.overall.setdefault(case.run.target, []).append(recall_under_attacks(case.original, case.whole, measured.values()))
 
 
 def attacked_values(
@@ -259,17 +246,10 @@ def _summary(condition: Condition, own: _Found, attacks: Sequence[Attack]) -> At
     results = []
     for attack in attacks:
         numbers = sorted(number for name, number in own.results if name == attack.name)
-        results += [AttackResult(attack, number, _over_targets(own.results[attack.name, number])) for number in numbers]
+        results += [AttackResult(attack, number, over_targets(own.results[attack.name, number])) for number in numbers]
     return AttackSummary(
-        condition, tuple(own.overall), _over_targets(own.overall), tuple(sorted(results, key=_severity)), _clause(own.gaps)
+        condition, tuple(own.overall), over_targets(own.overall), tuple(sorted(results, key=_severity)), _clause(own.gaps)
     )
-
-
-def _over_targets(targets: Mapping[str, Sequence[Values]]) -> dict[MetricKey, Estimate]:
-    """Return the mean of every metric over the targets that have it; a target's seeds are averaged first."""
-    own = [mean_over_seeds(seeds) for seeds in targets.values()]
-    keys = dict.fromkeys(key for values in own for key in values)
-    return {key: mean_estimate([values[key] for values in own if key in values]) for key in keys}
 
 
 def _severity(result: AttackResult) -> tuple[float, float]:
