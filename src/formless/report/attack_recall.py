@@ -7,7 +7,7 @@ models that a run's folder has, of any attack and settings; what an attack's tex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from formless.report.runs import Condition, conditions
 
 ATTACKED_RECALL = MetricKey(None, None, "worst_case_recall_under_attack")
 ORIGINAL_RECALL = MetricKey(None, None, "worst_case_recall_of_original")
-
-UNREAD = "attack records that are damaged, or not of this edit and its items"
 
 Values = Mapping[MetricKey, float]
 
@@ -66,6 +64,11 @@ def recall_under_attacks(original: Record, whole: Record, attacked: Iterable[Rec
         ORIGINAL_RECALL: recall_over(original, [(original, ())]),
     }
     return {key: recall.value for key, recall in pairs.items() if recall}
+
+
+def unread_clauses(names: Collection[str]) -> list[str]:
+    """Return what to say of records of attacked models that do not count, from the names of their files."""
+    return [f"attack records {name}.json that are damaged, or not of this edit and its items" for name in sorted(names)]
 
 
 def over_targets(targets: Mapping[str, Sequence[Values]]) -> dict[MetricKey, Estimate]:
@@ -122,8 +125,7 @@ def attack_recalls(out: Path) -> dict[Condition, AttackRecall]:
             own.gaps["runs whose original model was asked other items"] += 1
             continue
         attacked, unread = attacked_records(folder, whole)
-        if unread:
-            own.gaps[UNREAD] += len(unread)
+        own.gaps.update(unread_clauses(unread))
         if attacked:
             own.targets.setdefault(run.target, []).append(recall_under_attacks(original, whole, attacked.values()))
     return found

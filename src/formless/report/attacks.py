@@ -35,7 +35,7 @@ from formless.experiment.attacks.measure import (
 )
 from formless.experiment.attacks.records import attacked_records, place
 from formless.experiment.runs import ORIGINAL, read_plan
-from formless.report.attack_recall import UNREAD, Values, over_targets, recall_under_attacks
+from formless.report.attack_recall import Values, over_targets, recall_under_attacks, unread_clauses
 from formless.report.ratios import FORGETTING, forgetting_key, forms
 from formless.report.recall import WORST_CASE_RECALL, recall_over
 from formless.report.runs import Condition, conditions
@@ -167,8 +167,7 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
     for name, reason in refused.items():
         own.gaps[f"runs without {name}: {reason}"] += 1
     measured, unread = attacked_records(case.folder, case.whole)
-    if others := unread - {point.name for _, points in planned for point in points}:
-        own.gaps[UNREAD] += len(others)
+    own.gaps.update(unread_clauses(unread - {point.name for _, points in planned for point in points}))
     for attack, points in planned:
         for point in points:
             attacked = measured.get(point.name)
