@@ -368,6 +368,9 @@ def test_a_folder_without_runs_is_one_line(
     code, _, err = run_command(monkeypatch, capsys, tmp_path)
     assert code == 2
     assert "no experiment was started in this folder" in err
+    code, _, _ = run_command(monkeypatch, capsys, tmp_path / "nowhere")
+    assert code == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("before", "expected"), [(0.1, 0.5), (0.09, None), (-0.2, None)])

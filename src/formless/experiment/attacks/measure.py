@@ -169,9 +169,10 @@ def measure_attacks(
         DataError: No experiment was started there, or a record or a target's file is damaged.
         OutputError: A sweep works on the folder, or it cannot be written.
     """
+    victims, _ = attackable_runs(out, methods)  # before the lock, which makes the folder
     done = Measured()
     with locked(out, 1):
-        work = [one for victim in attackable_runs(out, methods)[0] for one in _work(victim, attacks, settings, done)]
+        work = [one for victim in victims for one in _work(victim, attacks, settings, done)]
         session = Session()
         for count, one in enumerate(work):
             title = f"{one.victim.run.title}, {one.attack.name}"
