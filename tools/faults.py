@@ -74,7 +74,8 @@ def main() -> None:
             "and mended: a command names the file, and the next `formless run` does that run again. Same result: every "
             "number equals that of the whole file. The other four columns are defects.",
             "A valid change of a user's own file, such as another number in a model's config.json, is another input and no "
-            "fault: it cannot be told. Of the files whose hash run.json states, every tenth fault is tried.",
+            "fault: it cannot be told. Of records of attacks, and of the files whose hash run.json states, every "
+            "tenth fault is tried.",
         ],
     )  # fmt: skip
     write_result(FOLDER / "faults.json", result)

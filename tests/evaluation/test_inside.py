@@ -17,7 +17,7 @@ from formless.evaluation.record import ItemResult, MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import ReadLayers, ScoreLayers, Source
 from formless.evaluation.tasks import inside
-from formless.evaluation.tasks.inside import accuracies, by_layer, statements, training_statements
+from formless.evaluation.tasks.inside import accuracies, by_layer, filled, training_statements, versions
 from formless.evaluation.verification import faults
 from formless.models.lm import LM
 from formless.models.scores import Score
@@ -37,20 +37,35 @@ def test_the_probe_by_hand() -> None:
     one = [[[1, 5], [0, 1]], [[0, 5], [0, 0.5]], [[0, 5], [0, 0.5]]]
     other = [[[3, 0], [7, 1]], [[1, 0], [7, 0.5]], [[3, 0], [7, 0.5]]]
     own = [[[0.5, 9], [1, 1]], [[0.4, 0], [1, 2]], [[0.6, 0], [1, 0]]]
-    found = accuracies(np.asarray(own, np.float32), np.asarray([one, other], np.float32))
+    others = [np.asarray(one, np.float32), np.asarray(other[:2], np.float32)]  # the second one has a single false version
+    found = accuracies(np.asarray(own, np.float32), others)
     assert found.tolist() == [1 / 2, 1 / 2]
     own[2][0], own[1][1] = [0.1, 0], [1, -1]
-    assert accuracies(np.asarray(own, np.float32), np.asarray([one, other], np.float32)).tolist() == [1, 1]
+    assert accuracies(np.asarray(own, np.float32), others).tolist() == [1, 1]
 
 
 def test_statements_are_filled_with_the_answer_and_its_foils() -> None:
     target = find_target("sample", "Albert Einstein")
     item = target.rows("forget_level1", Cloze)[0]
-    found = statements(item, source(target))
+    found = filled(item, versions(item, source(target)))
     assert found[0] == "Albert Einstein won the Nobel Prize in Physics."
     assert len(set(found)) == 6
     assert all(text.startswith("Albert Einstein won the Nobel Prize in ") for text in found)
-    assert statements(Cloze(query="Who was he?", answer="Ada"), source(target)) == ()
+    assert versions(Cloze(query="Who was he?", answer="Ada"), source(target)) == ()
+
+
+@pytest.mark.parametrize("concept", ["Albert Einstein", "Isaac Newton", "Charles Darwin"])
+def test_the_probe_is_not_fitted_on_the_answers_that_it_is_to_tell_apart(concept: str) -> None:
+    target = find_target("sample", concept)
+    for split in ("forget", "neighbor"):
+        for item in target.rows(f"{split}_level1", Cloze):
+            answers, training = versions(item, source(target, split)), training_statements(item, source(target, split))
+            assert training
+            assert all(len(texts) > 1 for texts in training)
+            asked = {row.query.partition("___")[0]: row for row in target.rows("neighbor_level1", Cloze)}
+            for text in (text for texts in training for text in texts):
+                row = next(row for start, row in asked.items() if text.startswith(start))
+                assert not {row.query.replace("___", answer) for answer in answers} & {text}
 
 
 def test_the_probe_is_fitted_on_other_concepts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,17 +77,18 @@ def test_the_probe_is_fitted_on_other_concepts(tiny: Tiny, monkeypatch: pytest.M
     assert any("Newton" in text for text in texts)
     assert neighbor.neighbor == "Isaac Newton"
     others = training_statements(neighbor, source(target, "neighbor"))
-    assert len(others) == len(training) - 1
+    assert 1 < len(others) < len(target.rows("neighbor_level1", Cloze))
     assert not any("Newton discovered" in text for own in others for text in own)
     monkeypatch.setattr(inside, "TRAINING", 4)
     assert training_statements(item, source(target)) == training[:: -(-len(training) // 4)]
     asked = TASKS["probe"].ask(tiny(), item, source(target))
-    assert asked.requests[:6] == tuple(map(ReadLayers, statements(item, source(target))))
+    assert asked.requests[:6] == tuple(map(ReadLayers, filled(item, versions(item, source(target)))))
     assert asked.prompt == "Albert Einstein won the Nobel Prize in Physics."
     bare = TASKS["probe"].ask(tiny(), item, Source("forget_level1", "forget"))
     assert bare.skipped == "the cloze has not one blank, an answer and five foils"
     alone = source(target)._replace(target=None)
-    assert TASKS["probe"].ask(tiny(), item, alone).skipped == "there is no statement about another concept to fit the probe on"
+    reason = "there is no statement about another concept, with other answers, to fit the probe on"
+    assert TASKS["probe"].ask(tiny(), item, alone).skipped == reason
 
 
 def test_means_are_over_the_items_of_a_layer() -> None:
@@ -88,8 +104,9 @@ def test_means_are_over_the_items_of_a_layer() -> None:
 @pytest.fixture
 def target(target_folder: Path) -> Target:
     rows = [
-        {"query": f"{name} was born in ___.", "answer": city, "subject": "Ada Lovelace", "neighbor": name}
-        for name, city in (("Mary Shelley", "London"), ("Lord Byron", "Paris"), ("Charles Babbage", "Rome"))
+        {"query": query, "answer": answer, "subject": "Ada Lovelace", "neighbor": name}
+        for name, city, year in (("Mary Shelley", "London", 1797), ("Lord Byron", "Paris", 1788), ("A. Babbage", "Rome", 1791))
+        for query, answer in ((f"{name} was born in ___.", city), (f"{name} was born in the year ___.", f"{year}"))
     ]
     (target_folder / "neighbor_level1.json").write_text(json.dumps(rows), "utf-8")
     return Target("Ada Lovelace", target_folder)
@@ -133,3 +150,16 @@ def test_the_lens_asks_what_qa_asks(tiny: Tiny, target: Target) -> None:
     }
     empty = item.model_copy(update={"answer": " "})
     assert TASKS["lens"].ask(lm, empty, source(target)).skipped == "the answer is empty"
+
+
+def test_an_item_without_a_response_is_skipped_in_every_layer(tiny: Tiny, target: Target) -> None:
+    lm = tiny(context=512)
+    record = formless.evaluate(lm, target, "lens", progress=False)
+    prefix = "Ada is forgotten. " * 30  # no question fits the context behind it
+    with lm.prefixed(prefix, {"method": "none", "subject": "Ada Lovelace", "prefix": prefix, "trained_neighbors": []}):
+        edited = formless.evaluate(lm, target, "lens", progress=False)
+    lens = edited.task("lens", "forget")
+    assert lens is not None
+    assert [item.group for item in lens.items] == [f"layer {index}" for index in range(4)]
+    assert all(item.skipped for item in lens.items)
+    assert compare(record, edited).change("lens", "forget", "probability", "layer 3").edited.value is None

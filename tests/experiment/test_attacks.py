@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -383,6 +384,14 @@ def test_changed_files_of_a_target_are_refused(out: Path) -> None:
     done = measure_attacks(out, choose_attacks(["q4_0"]), SETTINGS)
     assert done.now == 2
     assert all("the target's files have changed since the run" in reason for _, reason in done.failed)
+
+
+def test_a_target_that_is_gone_is_noted_and_the_others_follow(out: Path) -> None:
+    shutil.rmtree(rocr_case(out).target.path("forget_level1").parent)
+    done = measure_attacks(out, choose_attacks(["q4_0"]), SETTINGS)
+    assert done.now == 2
+    assert len(done.failed) == 2
+    assert all("the target is not there" in reason for _, reason in done.failed)
 
 
 def test_a_disk_that_cannot_be_written_ends_it(out: Path) -> None:

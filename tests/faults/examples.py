@@ -86,6 +86,7 @@ def write_examples(folder: Path) -> None:
         (*EVAL, "--out", "original.json"),
         (*EVAL, "--edit", "adapter", "--out", "edited.json"),
         ("run", "experiment.yaml", "--out", "runs"),
+        ("attack", "runs", "--attacks", "quantization"),
         (*STATS, "nullspace"),
     ):
         outcome = attempt(folder, *arguments)
@@ -160,6 +161,11 @@ def sweep(experiment: str, out: str) -> Step:
     return _step("run", experiment, "--out", out, result=lambda folder: None)
 
 
+def attack(*attacks: str) -> Step:
+    """Return the step that attacks the edits of the sweep, as far as that is not done; its result is every number."""
+    return _step("attack", "runs", "--attacks", ",".join(attacks), "--csv", "new.csv", "--force", result=_numbers)
+
+
 def show_status() -> Step:
     """Return the step that shows how far the sweep is."""
     return _step("status", "runs", result=lambda folder: None)
@@ -183,6 +189,10 @@ def _table(folder: Path) -> Any:
         for name, value in row.items()
         if "seconds" not in name
     }
+
+
+def _numbers(folder: Path) -> Any:
+    return (folder / "new.csv").read_text("utf-8")
 
 
 def _metrics(folder: Path) -> Any:

@@ -113,6 +113,10 @@ def _sweep(folder: Path) -> Iterator[Format]:
             title, own = f"{path.name} of a run ({run.parents[1].name})", _own(path)
             faults = own if path.name == "run.json" else partial(_some, own)
             yield Format(title, _place(path, folder), needs, steps, faults, reports=True, names_field=False, said_as=said)
+        for path in _files(run / "attacks")[:1]:  # first beside another attack, then measured again
+            title, faults = f"record of an attack ({run.parents[1].name})", partial(_some, _own_json)
+            attacks = (examples.attack("q8_0"), examples.attack("q4_0", "q8_0"))
+            yield Format(title, _place(path, folder), needs, attacks, faults, reports=True, names_field=False)
     for path in _files(folder / "cache" / "original")[:1]:
         beside, evaluation = ("model", "data", "adapter"), (examples.evaluate("adapter"),)
         yield Format("cached record", _place(path, folder), beside, evaluation, _own_json, reports=True)

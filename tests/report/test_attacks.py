@@ -6,8 +6,11 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from formless.experiment.attacks.attack import Attack, AttackSettings, Point, Po
 from formless.experiment.attacks.registry import ATTACKS, choose_attacks
 from formless.experiment.attacks.relearning import PROTOCOLS
 from formless.report.attack_page import attack_rows, attack_table, detail_table, headline, removal
+from formless.report.attack_plots import attack_plot
+from formless.report.attack_recall import ATTACKED_RECALL, attack_recalls
 from formless.report.attacks import (
-    ATTACKED_RECALL,
     BEFORE,
     HALF_STEP,
     RECALL_BEFORE,
@@ -33,6 +37,7 @@ from formless.report.attacks import (
     attacked_values,
     collect_attacks,
 )
+from formless.report.page import write_experiment_report
 from formless.report.ratios import FORGETTING, forgetting_key
 from formless.report.recall import WORST_CASE_RECALL, recall_over
 from formless.report.runs import Condition, collect
@@ -128,6 +133,8 @@ def test_a_quantized_model_is_compared_with_the_quantized_original_by_hand() -> 
     assert STEP not in found
     alone = attacked_values(original, whole, quantized, one, base.model_copy(update={"probes_digest": "other"}))
     assert alone[forgetting_key("fb")] == pytest.approx(1 - 0.3 / 0.8)  # asked other items: it does not count
+    broken = attacked(original, ATTACKS["q4_0"], one, dict.fromkeys(FACTS, 0.079), "")
+    assert forgetting_key("fb") not in attacked_values(original, whole, quantized, one, broken)  # it keeps less than a tenth
 
 
 # --- Folders of runs
@@ -238,6 +245,40 @@ def test_the_headline_counts_every_attack_of_the_folder(kept: Path) -> None:
         path.write_text(path.read_text("utf-8").replace("relearn_related", "x", 1)[:-100], "utf-8")
     [rocr], _ = collect_attacks(kept, choose_attacks(["relearn_1"]), PROTOCOLS["one_epoch"])
     assert rocr.overall[ATTACKED_RECALL].value == pytest.approx(1 / 6)  # what is damaged counts nowhere
+    names = ("one_epoch.step_1", "two_epochs.step_1", "two_epochs.step_2")
+    assert all(f"2 attack records relearn_related.{name}.json that are damaged" in rocr.gaps for name in names)
+
+
+def test_a_run_whose_data_is_gone_is_said_beside_the_others(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    shutil.rmtree(kept.parent / "data" / "2_Person_2")
+    [rocr], without = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert rocr.targets == ("1_Person_1",)
+    assert rocr.gaps.startswith("1 runs that cannot be attacked: ")
+    assert "2_Person_2" in rocr.gaps
+    assert Condition("tiny", "original") in without
+
+
+def test_a_quantized_edit_beside_no_quantized_original_says_so(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert attack_table(rocr).rows[0][0] == "q8_0"
+    next((kept / "runs" / "tiny" / "original").rglob("q8_0.json")).unlink()
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    assert attack_table(rocr).rows[0][0] == detail_table(rocr).rows[0][0] == "q8_0, original not attacked"
+
+
+def test_what_is_missing_is_no_bar(kept: Path) -> None:
+    write_attacks(kept, "q8_0")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["q8_0"]), SETTINGS)
+    drawn = attack_plot("q8_0", [rocr])
+    values = {key: value for key, value in rocr.results[0].values.items() if key != WORST_CASE_RECALL}
+    silent = replace(rocr, condition=Condition("tiny", "npo"), results=(replace(rocr.results[0], values=values),))
+    both = attack_plot("q8_0", [rocr, silent])
+    assert drawn is not None
+    assert both is not None
+    assert "not measured" not in drawn
+    assert both.count("not measured") == 1
 
 
 def test_loose_records_of_attacked_models_are_left_out(kept: Path, tmp_path: Path) -> None:
@@ -327,6 +368,9 @@ def test_a_folder_without_runs_is_one_line(
     code, _, err = run_command(monkeypatch, capsys, tmp_path)
     assert code == 2
     assert "no experiment was started in this folder" in err
+    code, _, _ = run_command(monkeypatch, capsys, tmp_path / "nowhere")
+    assert code == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("before", "expected"), [(0.1, 0.5), (0.09, None), (-0.2, None)])
@@ -339,3 +383,37 @@ def test_a_method_without_answers_in_words_has_no_recall() -> None:
     found = AttackSummary(Condition("m", "rocr"), ("1",), {}, ())
     assert headline(found) == "rocr: no known fact was asked in words, so there is no worst-case recall."
     assert removal(found) == "Whoever removes the adapter, or has the original weights, has all of it back."
+
+
+def test_the_report_of_an_experiment_has_what_attacks_bring_back(kept: Path) -> None:
+    write_experiment_report(kept / "report.html", kept)
+    assert 'id="attacks"' not in (kept / "report.html").read_text("utf-8")
+    write_attacks(kept)
+    write_experiment_report(kept / "report.html", kept)
+    page = (kept / "report.html").read_text("utf-8")
+    [rocr], _ = collect_attacks(kept, choose_attacks(["relearning"]), SETTINGS)
+    assert f"<li>{headline(rocr)}</li>" in page
+    assert f"<code>formless attack {kept}</code> writes a page" in page
+    (kept / "attacks.html").write_text("", "utf-8")
+    write_experiment_report(kept / "report.html", kept)
+    assert '<a href="attacks.html">The page about attacks</a>' in (kept / "report.html").read_text("utf-8")
+    write_experiment_report(kept.parent / "elsewhere.html", kept)
+    assert "attacks.html" not in (kept.parent / "elsewhere.html").read_text("utf-8")
+
+
+def test_what_does_not_count_in_the_recall_under_attack_is_said(kept: Path) -> None:
+    write_attacks(kept, "q4_0")
+    paths = sorted((kept / "runs" / "tiny" / "rocr").rglob("q4_0.json"))
+    paths[0].write_text("{", "utf-8")
+    [found] = attack_recalls(kept).values()
+    assert list(found.targets) == ["2_Person_2"]
+    end = "(1 target). Does not count: 1 attack records q4_0.json that are damaged, or not of this edit and its items."
+    assert found.sentence("rocr").endswith(end)
+    paths[1].write_text("{", "utf-8")
+    [found] = attack_recalls(kept).values()
+    assert found.sentence("rocr").startswith("rocr: no record of an attack counts. Does not count: 2 attack records")
+
+
+def test_the_recall_under_attack_needs_no_model() -> None:
+    code = "import sys, formless.report.page; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

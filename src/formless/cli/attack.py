@@ -69,7 +69,9 @@ def attack_command(
     for summary in summaries:
         terminal.out.print(headline(summary), soft_wrap=True)
         terminal.show_table(attack_table(summary, f"{summary.condition.title}: attacks, the worst first"))
-    terminal.out.print(removal(summaries[0]), soft_wrap=True)
+    for model in dict.fromkeys(summary.condition.model for summary in summaries):
+        first = next(summary for summary in summaries if summary.condition.model == model)
+        terminal.out.print(removal(first), soft_wrap=True)
     for condition, gaps in without.items():
         terminal.out.print(f"not attacked: {condition.title}: {gaps}", soft_wrap=True)
     if csv:

@@ -243,7 +243,8 @@ def _item_results(query: Query, responses: Responses) -> list[ItemResult]:
     measured = missing or query.measure([*own, *foils])
     if isinstance(measured, Skipped):
         written = own[0] if own and isinstance(own[0], str) else None
-        return [item.model_copy(update={"skipped": measured.reason, "answer": written})]
+        groups = query.groups or (query.group,)
+        return [item.model_copy(update={"skipped": measured.reason, "answer": written, "group": group}) for group in groups]
     if measured.by_group:
         return [item.model_copy(update={"metrics": own, "group": group}) for group, own in measured.by_group.items()]
     return [item.model_copy(update={"metrics": measured.metrics, "answer": measured.answer, "foils": measured.foils})]

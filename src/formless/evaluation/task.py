@@ -145,6 +145,7 @@ class Query:
         foils: Requests that only the original model is asked, to tell whether it knows the answer.
         fact: The fact that the item asks (`Item.fact_key`); None where it cannot be told.
         group: The part of the task that the item belongs to, e.g. the type of an attack.
+        groups: The groups of `Measured.by_group`, where these are known before; an item without a response is skipped in each.
         skipped: Why the item cannot be asked.
     """
 
@@ -155,6 +156,7 @@ class Query:
     foils: tuple[ScoreAnswer, ...] = ()
     fact: str | None = None
     group: str | None = None
+    groups: tuple[str, ...] = ()
     skipped: str | None = None
 
     @property

@@ -11,12 +11,11 @@ from formless.evaluation.record import MetricKey
 from formless.evaluation.statistics import MIN_TARGETS, Estimate
 from formless.experiment.attacks.attack import AttackSettings
 from formless.report.attack_plots import attack_plot
+from formless.report.attack_recall import ORIGINAL_RECALL, recall_sentence
 from formless.report.attacks import (
     AGAINST_QUANTIZED,
-    ATTACKED_RECALL,
     BEFORE,
     HALF_STEP,
-    ORIGINAL_RECALL,
     RECALL_BEFORE,
     STEP,
     TRAINED_RECALL,
@@ -33,23 +32,14 @@ from formless.report.tables import Plain, Table, number, spread_text, task_title
 
 def headline(found: AttackSummary) -> str:
     """Return what attacks bring back of one method, in one sentence."""
-    after, before, original = (found.overall.get(key) for key in (ATTACKED_RECALL, WORST_CASE_RECALL, ORIGINAL_RECALL))
-    if after is None:
-        return f"{found.condition.method}: no known fact was asked in words, so there is no worst-case recall."
-    said = f"worst-case recall {_share(after)} over all attacks and {_share(before)} without an attack"
-    targets = f"{after.n} target{'s' if after.n != 1 else ''}"
-    return f"{found.condition.method}: {said}; the original model: {_share(original)} ({targets})."
+    return recall_sentence(found.condition.method, found.overall)
 
 
 def removal(found: AttackSummary) -> str:
     """Return what removing the adapter brings back, which needs no attack."""
     back = found.overall.get(ORIGINAL_RECALL)
-    share = f": recall {_share(back)}" if back else ""
+    share = f": recall {_percent(back.value)}" if back else ""
     return f"Whoever removes the adapter, or has the original weights, has all of it back{share}."
-
-
-def _share(found: Estimate | None) -> str:
-    return _percent(None if found is None else found.value)
 
 
 def _percent(share: float | None) -> str:
@@ -61,7 +51,7 @@ def attack_table(found: AttackSummary, title: str = "") -> Table:
     shown = [form for form in forms() if any(forgetting_key(form) in one.values for one in found.results)]
     rows = tuple(
         (
-            one.attack.name, _step(one), _change(one, RECALL_BEFORE, WORST_CASE_RECALL),
+            _name(one), _step(one), _change(one, RECALL_BEFORE, WORST_CASE_RECALL),
             *(_change(one, BEFORE._replace(task=form), forgetting_key(form)) for form in shown),
             *map(_percent, (one.surviving, one.value(TRAINED_RECALL), one.value(HALF_STEP))),
             str(max((estimate.n for estimate in one.values.values()), default=0)),
@@ -76,13 +66,19 @@ def attack_table(found: AttackSummary, title: str = "") -> Table:
 def detail_table(found: AttackSummary) -> Table:
     """Return every metric of one method's attacks, a row each."""
     rows = tuple(
-        (one.attack.name, _step(one), _metric_title(key), number(estimate.value), spread_text(estimate), str(estimate.n))
+        (_name(one), _step(one), _metric_title(key), number(estimate.value), spread_text(estimate), str(estimate.n))
         for one in found.results
         for key, estimate in one.values.items()
         if key not in (STEP, AGAINST_QUANTIZED)
     )
     columns = ("attack", "step", "metric", "value", "95 % CI", "targets")
     return Table(found.condition.title, columns, rows, labels=3)
+
+
+def _name(found: AttackResult) -> str:
+    """Return the attack's name; it says where the original could be attacked too and was not."""
+    is_unlike = found.attack.attacks_original and found.value(AGAINST_QUANTIZED) != 1
+    return f"{found.attack.name}, original not attacked" if is_unlike else found.attack.name
 
 
 def _step(found: AttackResult) -> str:

@@ -87,8 +87,13 @@ def _draw_lines(
 
 def _draw_bars(axes: Axes, drawn: Mapping[str, Sequence[AttackResult]], before: MetricKey, after: MetricKey) -> None:
     for offset, color, key, label in ((-0.2, ORIGINAL, before, "before"), (0.2, EDITED, after, "quantized")):
-        values = [_known(own[-1], key) or 0.0 for own in drawn.values()]
-        axes.barh([index + offset for index in range(len(drawn))], values, height=0.38, color=color, label=label)
+        values = [_known(own[-1], key) for own in drawn.values()]
+        known = [(index + offset, value) for index, value in enumerate(values) if value is not None]
+        places, lengths = [place for place, _ in known], [length for _, length in known]
+        axes.barh(places, lengths, height=0.38, color=color, label=label)
+        for index, value in enumerate(values):
+            if value is None:
+                axes.text(0.01, index + offset, "not measured", va="center", fontsize=7, color=INK)
     axes.set_yticks(range(len(drawn)), list(drawn))
     if not axes.yaxis_inverted():
         axes.invert_yaxis()

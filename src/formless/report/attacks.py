@@ -4,7 +4,8 @@ Of one run and one state of its attacked model, over the known facts that the at
 
 - recall is the share of facts that some answer holds, before the attack and after it;
 - forgetting is 1 - attacked/original, by form, over known items; before the attack it is 1 - edited/original. Of a quantized
-  model, the original is quantized too where that was measured, so that what quantization alone loses is no forgetting;
+  model, the original is quantized too where that was measured, so that what quantization alone loses is no forgetting; a form
+  of which the quantized original keeps less than `MIN_KEPT` has no value;
 - the facts that the attack trained on are counted apart: if they are not said either, it is too weak to show anything;
 - what survives is the mean forgetting after the attack over that before it, both over forms and targets.
 
@@ -23,26 +24,22 @@ from pathlib import Path
 from formless.errors import DataError
 from formless.evaluation.known import known_facts, known_share
 from formless.evaluation.record import MetricKey, Record
-from formless.evaluation.statistics import Estimate, mean, mean_estimate
+from formless.evaluation.statistics import Estimate, mean
 from formless.evaluation.verification import is_alike
 from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Point, UnfitError
 from formless.experiment.attacks.measure import (
     Attackable,
     attack_points,
     attackable_runs,
-    attacked_records,
-    excluded_facts,
     is_of,
-    place,
 )
+from formless.experiment.attacks.records import attacked_records, place
 from formless.experiment.runs import ORIGINAL, read_plan
-from formless.report.independence import mean_over_seeds
+from formless.report.attack_recall import Values, over_targets, recall_under_attacks, unread_clauses
 from formless.report.ratios import FORGETTING, forgetting_key, forms
 from formless.report.recall import WORST_CASE_RECALL, recall_over
 from formless.report.runs import Condition, conditions
 
-ATTACKED_RECALL = MetricKey(None, None, "worst_case_recall_under_attack")
-ORIGINAL_RECALL = MetricKey(None, None, "worst_case_recall_of_original")
 RECALL_BEFORE = MetricKey(None, None, "worst_case_recall_before")
 BEFORE = MetricKey(None, None, "forgetting_before")
 """Forgetting before the attack; with a form's name, of that form."""
@@ -56,7 +53,8 @@ AGAINST_QUANTIZED = MetricKey(None, None, "against_quantized_original")
 MIN_FORGETTING = 0.1
 """The least mean forgetting before an attack of which a share is given: of almost nothing, every share is noise."""
 
-Values = Mapping[MetricKey, float]
+MIN_KEPT = 0.1
+"""The least share of a form that a quantized original has to keep: beside less, every share is noise."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +144,14 @@ def collect_attacks(
             own = found.setdefault(names[victim.run.id], _Found())
             try:
                 case = victim.load()
+                if case.run.method == ORIGINAL:
+                    quantized_originals, _ = attacked_records(case.folder, case.whole)
+                else:
+                    _add(own, case, attacks, settings, quantized_originals)
             except UnfitError as error:
                 own.gaps[f"runs {error.what}"] += 1
-                continue
-            if case.run.method == ORIGINAL:
-                quantized_originals = attacked_records(case)
-            else:
-                _add(own, case, attacks, settings, quantized_originals)
+            except DataError as error:
+                own.gaps[f"runs that cannot be attacked: {error}"] += 1
     summaries = [_summary(condition, own, attacks) for condition, own in found.items() if own.overall]
     without = {condition: _clause(own.gaps) for condition, own in found.items() if own.gaps and not own.overall}
     if not summaries:
@@ -167,8 +166,8 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
     planned, refused = attack_points(case, attacks, settings)
     for name, reason in refused.items():
         own.gaps[f"runs without {name}: {reason}"] += 1
-    measured = attacked_records(case)
-    records = [(case.whole, ()), *((record, excluded_facts(record)) for record in measured.values())]
+    measured, unread = attacked_records(case.folder, case.whole)
+    own.gaps.update(unread_clauses(unread - {point.name for _, points in planned for point in points}))
     for attack, points in planned:
         for point in points:
             attacked = measured.get(point.name)
@@ -179,13 +178,7 @@ def _add(own: _Found, case: Case, attacks: Sequence[Attack], settings: AttackSet
             base = base if base and is_of(base, attack, point) else None
             values = attacked_values(case.original, case.whole, attacked, point, base)
             own.results.setdefault((attack.name, point.number), {}).setdefault(case.run.target, []).append(values)
-    pairs = {
-        ATTACKED_RECALL: recall_over(case.original, records),
-        WORST_CASE_RECALL: recall_over(case.original, records[:1]),
-        ORIGINAL_RECALL: recall_over(case.original, [(case.original, ())]),
-    }
-    overall = {key: recall.value for key, recall in pairs.items() if recall}
-    own.overall.setdefault(case.run.target, []).append(overall)
+    own.overall.setdefault(case.run.target, []).append(recall_under_attacks(case.original, case.whole, measured.values()))
 
 
 def attacked_values(
@@ -214,7 +207,9 @@ def attacked_values(
     for form in forms():
         old, edited, after = (_known_mean(original, record, form, point.excluded) for record in (original, whole, attacked))
         reference = _known_mean(original, base, form, point.excluded) if base else old
-        if old and reference and edited is not None and after is not None and min(old, reference) > 0:
+        if edited is None or after is None or old is None or reference is None or old <= 0:
+            continue
+        if reference >= MIN_KEPT * old:
             found[BEFORE._replace(task=form)] = 1 - edited / old
             found[forgetting_key(form)] = 1 - after / reference
     for key in (BEFORE, FORGETTING):
@@ -250,17 +245,10 @@ def _summary(condition: Condition, own: _Found, attacks: Sequence[Attack]) -> At
     results = []
     for attack in attacks:
         numbers = sorted(number for name, number in own.results if name == attack.name)
-        results += [AttackResult(attack, number, _over_targets(own.results[attack.name, number])) for number in numbers]
+        results += [AttackResult(attack, number, over_targets(own.results[attack.name, number])) for number in numbers]
     return AttackSummary(
-        condition, tuple(own.overall), _over_targets(own.overall), tuple(sorted(results, key=_severity)), _clause(own.gaps)
+        condition, tuple(own.overall), over_targets(own.overall), tuple(sorted(results, key=_severity)), _clause(own.gaps)
     )
-
-
-def _over_targets(targets: Mapping[str, Sequence[Values]]) -> dict[MetricKey, Estimate]:
-    """Return the mean of every metric over the targets that have it; a target's seeds are averaged first."""
-    own = [mean_over_seeds(seeds) for seeds in targets.values()]
-    keys = dict.fromkeys(key for values in own for key in values)
-    return {key: mean_estimate([values[key] for values in own if key in values]) for key in keys}
 
 
 def _severity(result: AttackResult) -> tuple[float, float]:

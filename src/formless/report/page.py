@@ -18,6 +18,7 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.answer_plots import answers_plot
 from formless.report.answer_tables import edit_answer_table, edit_answers, method_answer_tables, method_answers
+from formless.report.attack_recall import AttackRecall, attack_recalls
 from formless.report.comparison import Comparison, compare
 from formless.report.examples import examples
 from formless.report.form_tables import counted_text, independence_table
@@ -228,11 +229,14 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
     keys = experiment_keys(str(out))
     names = dict.fromkeys(summary.condition.model for summary in summaries)
     provenance = content.provenance
+    attacked, attacks = attack_recalls(out), store.ExperimentFolder(out).attacks
     filters: Filters = {"target": _target_name, "duration": _duration, "details": detail_table, "settings": _settings}
     page = report_environment(**filters).get_template("experiment.html.j2").render(
         name=keys["name"], keys=keys, yaml=yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         experiment_file=store.ExperimentFolder(out).config.name, summaries=summaries,
         models=[_model(name, summaries, collected, content, baseline) for name in names],
+        attacks={name: sentences for name in names if (sentences := _sentences(name, attacked))},
+        attacks_page=attacks.name if attacks.is_file() and path.resolve().parent == out.resolve() else None, folder=out,
         first=(FORGETTING, RETENTION, COMBINED), further=(FORM_GAP, NOISE_GAP, SECONDS), recall=WORST_CASE_RECALL,
         collected=collected,
         counts=_counts(collected),
@@ -264,6 +268,11 @@ def _model(
         "curves": [(method, curves_plot(found), len(found.losses)) for method, found in curves.items()],
         "methods": [summary.condition.method for summary in own], "answers": _by_target(content.answers.get(name, {})),
     }  # fmt: skip
+
+
+def _sentences(model: str, attacked: Mapping[Condition, AttackRecall]) -> list[str]:
+    """Return what attacks bring back, of each method of a model."""
+    return [found.sentence(condition.method) for condition, found in attacked.items() if condition.model == model]
 
 
 def _heat_maps(model: str, summaries: Sequence[MethodSummary], runs: Iterable[RunMetrics]) -> list[HeatMap]:

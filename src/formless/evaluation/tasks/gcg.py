@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SUFFIX = " ".join("!" * 20)
 BUDGET = SuffixBudget(steps=50, candidates=64, top=256)
-"""The published demonstration has 500 steps of 512 candidates, 80 times as many, and the same number of tokens."""
+"""Small: published searches score hundreds of candidates in each of hundreds of steps."""
 
 NEW_TOKENS = 40
 

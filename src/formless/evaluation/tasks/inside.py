@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from formless.data.rows import BLANK, Cloze, Item
 from formless.evaluation.foils import FOILS
+from formless.evaluation.metrics import says
 from formless.evaluation.prompts import UNFOILED, short_answer_prompt, skipped, spaced
 from formless.evaluation.record import ItemResult, TaskMetric
 from formless.evaluation.statistics import mean_metric
@@ -59,7 +60,8 @@ def ask_lens(lm: LM, item: Item, _source: Source) -> Query:
         return Measured({}, by_group={layer_name(index): own for index, own in enumerate(metrics)})
 
     request = ScoreLayers(short_answer_prompt(lm, question.message(item)), spaced(item.answer))
-    return Query(item.query, (request,), measure, fact=item.fact_key)
+    layers = tuple(layer_name(index) for index in range(lm.architecture.depth(lm.model)))
+    return Query(item.query, (request,), measure, fact=item.fact_key, groups=layers)
 
 
 # --- Linear probe
@@ -70,41 +72,57 @@ def ask_probe(_lm: LM, item: Cloze, source: Source) -> Query:
 
     A statement is a cloze with its blank filled by the right answer; its false versions are filled by its foils.
     """
-    versions = statements(item, source)
-    if len(versions) != 1 + FOILS:
+    answers = versions(item, source)
+    if not answers:
         return skipped(item, "the cloze has not one blank, an answer and five foils")
     training = training_statements(item, source)
     if not training:
-        return skipped(item, "there is no statement about another concept to fit the probe on")
+        return skipped(item, "there is no statement about another concept, with other answers, to fit the probe on")
+    statements = (filled(item, answers), *training)
 
     def measure(responses: Sequence[Any]) -> Measured:
         states = np.stack(cast(Sequence[NDArray[np.float32]], responses))  # [texts, layers, hidden]
-        own, *others = np.split(states, len(states) // (1 + FOILS))
-        shares = accuracies(own, np.stack(others))
+        own, *others = np.split(states, np.cumsum([len(texts) for texts in statements])[:-1])
+        shares = accuracies(own, others)
         return Measured({}, by_group={layer_name(index): {"accuracy": float(share)} for index, share in enumerate(shares)})
 
-    requests = tuple(ReadLayers(text) for own in (versions, *training) for text in own)
+    requests = tuple(ReadLayers(text) for texts in statements for text in texts)
     return Query(item.query, requests, measure, fact=item.fact_key)
 
 
-def statements(item: Item, source: Source) -> tuple[str, ...]:
-    """Return a cloze filled by its answer and by each of its foils; the former alone, or nothing, where it cannot be."""
-    if item.query.count(BLANK) != 1 or not item.answer.strip():
-        return ()
-    return tuple(item.query.replace(BLANK, answer) for answer in (item.answer, *source.foils_of(item)))
+def versions(item: Item, source: Source) -> tuple[str, ...]:
+    """Return the answer of a cloze and its foils; nothing where they are not as many as they have to be."""
+    foils = source.foils_of(item)
+    return (item.answer, *foils) if item.query.count(BLANK) == 1 and item.answer.strip() and len(foils) == FOILS else ()
+
+
+def filled(item: Item, answers: Sequence[str]) -> tuple[str, ...]:
+    """Return a cloze with each of some answers in its blank."""
+    return tuple(item.query.replace(BLANK, answer) for answer in answers)
 
 
 def training_statements(item: Item, source: Source) -> list[tuple[str, ...]]:
-    """Return at most `TRAINING` statements about neighbors, other ones than the item's concept, evenly spread over the file."""
+    """Return at most `TRAINING` statements about neighbors, other ones than the item's concept, evenly spread over the file.
+
+    None is filled by an answer or a foil of the item: a foil that is right in another statement would look true, whatever the
+    model knows, and an answer that is a foil there would look false.
+
+    Returns:
+        Of each statement the true version, then at least one false one.
+    """
     file = "neighbor_level1"
     if source.target is None or not source.target.has(file):
         return []
-    rows = [row for row in source.target.items(file) if row.neighbor != item.neighbor]
-    found = [own for own in (statements(row, source) for row in rows) if len(own) == 1 + FOILS]
+    own, found = versions(item, source), []
+    for row in source.target.items(file):
+        answers = versions(row, source) if row.neighbor != item.neighbor else ()
+        kept = [answer for answer in answers if not says(answer, own)]
+        if len(kept) > 1 and kept[0] == row.answer:
+            found.append(filled(row, kept))
     return found[:: -(-len(found) // TRAINING) or 1]
 
 
-def accuracies(own: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+def accuracies(own: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Return, for each layer, the share of false versions of a statement that the probe puts below the true one, `[layers]`.
 
     The probe is the mean difference of true and false statements (mass-mean probing, Marks and Tegmark, arXiv 2310.06824), over
@@ -113,9 +131,10 @@ def accuracies(own: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray
 
     Args:
         own: Hidden states of the true statement, then of its false versions, `[1 + foils, layers, hidden]`.
-        others: The same of the statements that the probe is fitted on, `[statements, 1 + foils, layers, hidden]`.
+        others: The same of each statement that the probe is fitted on.
     """
-    direction = (others[:, 0].astype(np.float64) - others[:, 1:].mean(1, dtype=np.float64)).mean(0)  # [layers, hidden]
+    pairs = [one[0].astype(np.float64) - one[1:].mean(0, dtype=np.float64) for one in others]
+    direction = np.mean(pairs, 0)  # [layers, hidden]
     gaps = ((own[0].astype(np.float64) - own[1:]) * direction).sum(-1)  # [foils, layers]
     return cast(NDArray[np.float64], (gaps > 0).mean(0))
 

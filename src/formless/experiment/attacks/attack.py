@@ -31,7 +31,7 @@ class AttackSettings(BaseModel):
     """How models are fine-tuned by an attack. Attacks without training have no settings.
 
     Args:
-        protocol: `one_epoch` and `two_epochs` are published settings; `custom` where one of the next three differs.
+        protocol: `one_epoch` and `two_epochs` are named settings; `custom` where one of the next three differs.
         learning_rate: Peak learning rate; it falls as a cosine to 0.
         num_train_epochs: Passes over the texts.
         per_device_train_batch_size: Texts in one step.

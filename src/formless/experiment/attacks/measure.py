@@ -9,13 +9,14 @@ from pathlib import Path
 
 from formless.data.ort import find_target
 from formless.edits.loading import load_edit
-from formless.errors import DataError, OutputError, UserError
+from formless.errors import DataError, OutputError, UnknownNameError, UserError
 from formless.evaluation.evaluate import run_plan
 from formless.evaluation.loading import load_record
 from formless.evaluation.plan import make_plan
 from formless.evaluation.record import Record
 from formless.evaluation.verification import is_alike
-from formless.experiment.attacks.attack import EXCLUDED, Attack, AttackSettings, Case, Point, UnfitError
+from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Point, UnfitError
+from formless.experiment.attacks.records import attacked_record, excluded_facts, place
 from formless.experiment.frontier import Measured, refuse_other_files, refuse_other_items, scalable_runs
 from formless.experiment.result import RunResult, check_result
 from formless.experiment.run import Session
@@ -55,7 +56,12 @@ class Attackable:
         original, whole = load_record(self.original), load_record(self.folder.record)
         if not is_alike(original, whole):
             raise UnfitError(_OTHER_ITEMS, where=self.folder.record)
-        return Case(self.run, self.folder, find_target(self.run.data, self.run.target), original, whole)
+        try:
+            target = find_target(self.run.data, self.run.target)
+        except UnknownNameError as error:
+            where, remedy = f"{self.run.data}, {self.run.target}", "put back the data of the run"
+            raise DataError("the target is not there", where=where, remedy=remedy) from error
+        return Case(self.run, self.folder, target, original, whole)
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,6 @@ def attackable_runs(out: Path, methods: Collection[str] = ()) -> tuple[list[Atta
     return found, left_out
 
 
-def place(run: Run) -> tuple[object, ...]:
-    """Return what a run and its original model's run have in common."""
-    return run.model, run.target, run.suite, run.limit
-
-
 def _is_complete(run: Run, folder: RunFolder) -> bool:
     result = check_result(folder, run)
     return isinstance(result, RunResult) and result.is_complete
@@ -126,22 +127,13 @@ def attack_points(
     return found, left_out
 
 
-def attacked_records(case: Case) -> dict[str, Record]:
-    """Return the records of a run's attacked models by the name of their file, of any attack and settings.
-
-    What cannot be read, or is of another edit or other items, is left out.
-    """
-    found = {path.stem: _attacked_record(case, path) for path in sorted(case.folder.attacks.glob("*.json"))}
-    return {name: record for name, record in found.items() if record}
-
-
 def attack_record(case: Case, attack: Attack, point: Point) -> Record | None:
     """Return the record of a point.
 
     Returns:
         None if it is not there, cannot be read, or is of another edit, other items, another attack or other settings.
     """
-    record = _attacked_record(case, case.folder.attack(point.name))
+    record = attacked_record(case.folder.attack(point.name), case.whole)
     return record if record and is_of(record, attack, point) else None
 
 
@@ -150,20 +142,6 @@ def is_of(record: Record, attack: Attack, point: Point) -> bool:
     entry = record.edits[-1]
     same = entry["attack"] == attack.name and entry["config"] == dict(point.config)
     return same and excluded_facts(record) == point.excluded
-
-
-def excluded_facts(record: Record) -> tuple[str, ...]:
-    """Return the facts that do not count in the record of an attacked model."""
-    return tuple(record.edits[-1]["facts"].get(EXCLUDED, ()))
-
-
-def _attacked_record(case: Case, path: Path) -> Record | None:
-    try:
-        record = load_record(path)
-    except DataError:
-        return None
-    is_right = is_alike(record, case.whole) and record.edits[:-1] == case.whole.edits
-    return record if is_right and record.edits and record.edits[-1].get("attack") else None
 
 
 def measure_attacks(
@@ -191,9 +169,10 @@ def measure_attacks(
         DataError: No experiment was started there, or a record or a target's file is damaged.
         OutputError: A sweep works on the folder, or it cannot be written.
     """
+    victims, _ = attackable_runs(out, methods)  # before the lock, which makes the folder
     done = Measured()
     with locked(out, 1):
-        work = [one for victim in attackable_runs(out, methods)[0] for one in _work(victim, attacks, settings, done)]
+        work = [one for victim in victims for one in _work(victim, attacks, settings, done)]
         session = Session()
         for count, one in enumerate(work):
             title = f"{one.victim.run.title}, {one.attack.name}"

@@ -28,7 +28,8 @@ PROTOCOLS: Final[Mapping[str, AttackSettings]] = {
     "one_epoch": AttackSettings(protocol="one_epoch", learning_rate=2e-5, num_train_epochs=1, per_device_train_batch_size=32),
     "two_epochs": AttackSettings(protocol="two_epochs", learning_rate=1e-5, num_train_epochs=2, per_device_train_batch_size=1),
 }
-"""The published settings by name."""
+"""Settings by name. The first has the learning rate and the epoch of OpenUnlearning's relearning test (arXiv 2506.12618), which
+trains on everything that was forgotten; the second is ours."""
 
 
 def relearning(name: str, title: str, facts: int | None) -> Attack:
