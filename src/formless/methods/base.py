@@ -38,8 +38,10 @@ def _in_ascending_order(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _listed(value: Any) -> Any:
-    """Read `4,5,6`, as other options take layers, as a list."""
-    return value.split(",") if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+", value) else value
+    """Read `4,5,6` and `4`, as other options take layers, as a list."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    return value.split(",") if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*", value) else value
 
 
 Layers = Annotated[

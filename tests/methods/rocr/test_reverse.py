@@ -157,7 +157,8 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
 def test_layers_are_read_as_the_command_line_gives_them() -> None:
     config = RocrConfig.model_validate({"layers": "4,5,6", "reverse_layers": "22,23"})
     assert (config.layers, config.reverse_layers) == ((4, 5, 6), (22, 23))
-    for wrong in ("6,5", "4,,5", "4;5", "4,5000000"):
+    assert RocrConfig.model_validate({"layers": 4}).layers == RocrConfig.model_validate({"layers": "4"}).layers == (4,)
+    for wrong in (True, "6,5", "4,,5", "4;5", "4,5000000"):
         with pytest.raises(ValidationError):
             RocrConfig.model_validate({"layers": wrong})
 
