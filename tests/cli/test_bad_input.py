@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("unlearn -t X -o new --data none", "no such data folder [none]"),
         ("unlearn -t X -o new --data corpus.txt", "no such data folder [corpus.txt]"),
         ("unlearn -t Albert_Einstien -o new --data sample", "did you mean 1_Albert_Einstein"),
-        ("unlearn -t X -o new --method rcor", "unknown method 'rcor': did you mean rocr?"),
+        ("unlearn -t X -o new --method rcor", "unknown method 'rcor': did you mean rocr or cdr?"),
         ("eval -t Albert_Einstien", "did you mean 1_Albert_Einstein"),
         ("eval -t ../1_Albert_Einstein", "unknown target '../1_Albert_Einstein'"),
         ("eval -t X --data none", "no such data folder [none]"),
