@@ -237,11 +237,13 @@ NOTES = [
     "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts; each "
     "with its confidence interval over concepts and items, and none for fewer than five concepts.",
     "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
+    "Two of the forty general questions that the removal keeps in place are items about neighbors too, four in all: of "
+    "William Shakespeare (Don Quixote) and of Paris (the Mona Lisa).",
     "The neighbors are those that the edits keep in place. `Another concept` is asked in questions and reverse questions about "
     "a concept of the sample set that the edit does not keep in place by its own name.",
 ]
 RECALL_NOTES = [
-    "A fact counts if any greedy answer holds it. The prompts hold the question alone, which no key has seen, and the "
+    "A fact counts if any greedy answer holds it. The prompts hold the question alone, which no edited key has seen, and the "
     "benchmark's wording.",
     "The change of an item is |edited/original - 1| of its probability, over all items about neighbors with a probability over "
     f"{KNOWN_FROM:g}, reverse questions and mentions among them.",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import formless
 from formless.cli.unlearn import _redirections
-from formless.data.rows import Aliases
+from formless.data.rows import Aliases, Item
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
@@ -139,6 +139,13 @@ def test_what_leads_to_a_target_is_not_kept() -> None:
     assert "Stephen King" in names
     assert "Taylor Swift" not in names
     assert not [name for name in names if "Gogh" in name]
+
+
+def test_no_item_of_the_sample_set_is_a_kept_question_about_a_neighbor() -> None:
+    for target in formless.targets("sample"):
+        for file in ("neighbor_level1", "neighbor_level2", "neighbor_reverse"):
+            rows = target.rows(file, Item) if target.has(file) else ()
+            assert not {row.query for row in rows} & {about.format(row.neighbor) for row in rows for about in ABOUT}
 
 
 def test_each_neighbor_is_asked_about_in_two_ways() -> None:

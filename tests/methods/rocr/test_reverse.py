@@ -16,8 +16,9 @@ from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, UserError
 from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.contexts import ASKED
 from formless.methods.rocr.questions import edit_questions
-from formless.methods.rocr.reverse import ABOUT, ANSWER_TOKENS, ASKED
+from formless.methods.rocr.reverse import ABOUT, ANSWER_TOKENS
 from formless.models.capture import capture
 from formless.models.lm import LM
 

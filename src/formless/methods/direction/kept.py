@@ -9,7 +9,7 @@ from formless.data.rows import Aliases
 from formless.data.words import words_of
 
 ABOUT = ("What is {} known for?", "When was {} born?", "Where did {} live?", "Tell me about {}.")
-"""Questions about each neighbor. No task asks in these words."""
+"""Questions about each neighbor. No item of the sample set asks in these words."""
 
 SHORTEST = 4
 """The fewest letters of a word by which an answer shares a name with a target."""

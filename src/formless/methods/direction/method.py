@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from formless.errors import EditError
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import general_questions, questions_about, reference_names
 from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import chat_contexts
+from formless.methods.rocr.contexts import ASKED, chat_contexts
 from formless.methods.rocr.names import Names, folded, names_of, neighbor_names
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.solve import applied, residual_facts, solve_layers
@@ -34,13 +34,6 @@ from formless.models.overlay import Factors
 
 KEPT_IN = 1
 """In how many chat contexts a kept name is read; there are ten times as many of them as of edited names."""
-
-ASKED: tuple[Callable[[LM, str], str], ...] = (
-    lambda lm, question: lm.chat_prompt(question),
-    lambda lm, question: lm.chat_prompt(question, "Answer:"),
-    lambda _, question: f"Q: {question}\nA:",
-)
-"""How a kept question is put: to a chat model alone and with a cue, and as plain text."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,13 @@ STARTERS = (
     "Tell me about",
     "Write something about",
 )
+
+ASKED: tuple[Callable[[LM, str], str], ...] = (
+    lambda lm, question: lm.chat_prompt(question),
+    lambda lm, question: lm.chat_prompt(question, "Answer:"),
+    lambda _, question: f"Q: {question}\nA:",
+)
+"""How a question is put where it gives keys: to a chat model alone and with a cue, and as plain text."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ name in the model's own answer. Ours; the paper edits names alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from formless.data.rows import Reverse
 from formless.errors import EditError
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.contexts import ASKED
 from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.solve import applied, solve_layers
 from formless.methods.rocr.token_states import TokenStates
@@ -31,13 +32,6 @@ ABOUT = ("What is {} known for?", "Which year is {} tied to?", "Which place is {
 
 MOST_PROMPTS = 48
 """The most prompts that ask for the concepts' names, and for neighbors' names."""
-
-ASKED: tuple[Callable[[LM, str], str], ...] = (
-    lambda lm, question: lm.chat_prompt(question),
-    lambda lm, question: lm.chat_prompt(question, "Answer:"),
-    lambda _, question: f"Q: {question}\nA:",
-)
-"""How a question is put: to a chat model alone and with a cue, and as plain text. No task asks in these words."""
 
 
 @dataclass(frozen=True)
