@@ -20,7 +20,7 @@ from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
-from formless.report.comparison import is_alike
+from formless.evaluation.verification import is_alike
 from formless.report.summary import Summary, summarize_pairs
 from formless.report.tables import Table
 from formless.store import RunFolder

@@ -73,7 +73,8 @@ class Campaign:
         known_as: How pages call it.
         rates: Learning rates that are tried; RMU trains three matrices only, and gets five times as much.
         second: What is tried with each rate.
-        tunes_rocr: Whether layers and l2 of ROCR are among the settings that are tried; else it has the paper's.
+        tunes_rocr: Whether ROCR's layers and l2, and the settings of the removal of a direction, are among those that are
+            tried; else ROCR has the paper's, and the removal is left out.
         development: The concepts that settings are chosen on.
         targets: The others.
         tuning_limit: Rows of each file, on the development concepts.
@@ -140,7 +141,7 @@ def tuning_grid(campaign: Campaign, statistics: str) -> Experiment:
         statistics: Folder of the null spaces.
     """
     tried = [one for name in campaign.second for one in _trained(campaign, name)]
-    methods = [{"method": ORIGINAL}, *(_rocr(statistics) if campaign.tunes_rocr else ()), *tried]
+    methods = [{"method": ORIGINAL}, *((*_rocr(statistics), *_removal()) if campaign.tunes_rocr else ()), *tried]
     keys = {
         "name": "tuning", "models": [{"name": campaign.model, "dtype": "bfloat16"}], "methods": methods, "data": "sample",
         "targets": campaign.development, "suite": "statement,qa", "limit": campaign.tuning_limit,
@@ -171,6 +172,12 @@ def _rocr(statistics: str) -> Iterator[dict[str, Any]]:
     for layers, l2 in product(((0, 1, 2), (4, 5, 6)), (0.1, 1.0, 10.0)):
         label = f"rocr-layers_{layers[0]}-{layers[-1]}-l2_{l2:g}"
         yield {"method": "rocr", "label": label, "layers": list(layers), "l2": l2, "basis": statistics}
+
+
+def _removal() -> Iterator[dict[str, Any]]:
+    for layers, overshoot in product(((4, 5, 6), (6, 7, 8)), (4.0, 8.0, 16.0)):
+        label = f"cdr-layers_{layers[0]}-{layers[-1]}-overshoot_{overshoot:g}"
+        yield {"method": "cdr", "label": label, "layers": list(layers), "overshoot": overshoot}
 
 
 def _trained(campaign: Campaign, name: str) -> Iterator[dict[str, Any]]:
