@@ -18,9 +18,9 @@ from formless.cli import terminal
 from formless.errors import DataError
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
+from formless.evaluation.verification import is_alike
 from formless.experiment.runs import ORIGINAL
 from formless.experiment.status import read_status
-from formless.evaluation.verification import is_alike
 from formless.report.summary import Summary, summarize_pairs
 from formless.report.tables import Table
 from formless.store import RunFolder
