@@ -170,6 +170,11 @@ class Aliases(Row):
     reverse: tuple[str, ...] = ()
     pronoun: Literal["he", "she", "it", "they"] | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The full name, the short one and the aliases, as far as there are any."""
+        return tuple(name for name in (self.name, self.short, *self.aliases) if name)
+
 
 class Wording(Row):
     """A question with its answer, for a row of `kinds.json`; unknown fields are errors.

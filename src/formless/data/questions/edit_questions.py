@@ -87,7 +87,7 @@ def write_questions(target: Target, sample: Complete, answer: Callable[[Sequence
         said = [entry for entry in entries if _says(text, entry)]
         if len(said) != 1:
             dropped["answered with no name or several"] += 1
-        elif any(holds(words_of(question), words_of(name)) for name in _names(said[0])):
+        elif any(holds(words_of(question), words_of(name)) for name in said[0].names):
             dropped["holds the name"] += 1
         else:
             found[said[0].name].append(_row(question, said[0], target.subject, entries[0].name))
@@ -123,16 +123,12 @@ def _question(entry: Aliases, shape: str, completion: str) -> tuple[str, str | N
     words = words_of(clause)
     if not SHORTEST <= len(words) <= LONGEST:
         return "", "too short or too long"
-    own = {word for name in _names(entry) for word in words_of(name) if len(word) >= SHORTEST}
+    own = {word for name in entry.names for word in words_of(name) if len(word) >= SHORTEST}
     return shape.format(clause), "holds the name" if own & set(words) else None
 
 
-def _names(entry: Aliases) -> list[str]:
-    return [name for name in (entry.name, entry.short, *entry.aliases) if name]
-
-
 def _says(text: str, entry: Aliases) -> bool:
-    return any(holds(words_of(text), words_of(name)) for name in _names(entry))
+    return any(holds(words_of(text), words_of(name)) for name in entry.names)
 
 
 def _row(question: str, entry: Aliases, subject: str, own: str) -> Reverse:

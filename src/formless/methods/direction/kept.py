@@ -61,7 +61,7 @@ GENERAL: tuple[tuple[str, str], ...] = (
 
 def general_questions(targets: Collection[Aliases]) -> list[str]:
     """Return the questions about other things that neither hold nor ask for a name of a target."""
-    own = {word for entry in targets for name in _names(entry) for word in words_of(name) if len(word) >= SHORTEST}
+    own = _words(targets)
     return [question for question, concept in GENERAL if not own & {*words_of(question), *words_of(concept)}]
 
 
@@ -72,7 +72,7 @@ def reference_names(others: Collection[str], targets: Collection[Aliases]) -> li
         others: Names that are kept anyway.
         targets: How the targets are named.
     """
-    own = {word for entry in targets for name in _names(entry) for word in words_of(name) if len(word) >= SHORTEST}
+    own = _words(targets)
     known = {words_of(name) for name in others}
     return [name for name in bundled_names() if words_of(name) not in known and not own & {*words_of(name)}]
 
@@ -82,5 +82,6 @@ def questions_about(names: Sequence[str]) -> list[str]:
     return [ABOUT[(place + turn) % len(ABOUT)].format(name) for turn in range(2) for place, name in enumerate(names)]
 
 
-def _names(entry: Aliases) -> list[str]:
-    return [name for name in (entry.name, entry.short, *entry.aliases) if name]
+def _words(targets: Collection[Aliases]) -> set[str]:
+    """Return the words of the targets' names that are long enough to tell a target."""
+    return {word for entry in targets for name in entry.names for word in words_of(name) if len(word) >= SHORTEST}
