@@ -43,9 +43,9 @@ def test_five_concepts_have_an_interval() -> None:
 
 def test_the_page_of_a_sweep() -> None:
     tried = [
-        Tried((0, 1, 2), 0.1, 0.5, 0.96, 2),
-        Tried((0, 1, 2), 1.0, 0.25, 1.0, 2),
-        Tried((1, 2, 3), 0.1, None, None, 0, "0 of 2 concepts are measured"),
+        Tried("rocr", (0, 1, 2), 0.1, 0.5, 0.96, 2),
+        Tried("rocr", (0, 1, 2), 1.0, 0.25, 1.0, 2),
+        Tried("rocr", (1, 2, 3), 0.1, None, None, 0, "0 of 2 concepts are measured"),
     ]
     evidence = {"concepts": ["A", "B"], "suite": "qa", "limit": 3, "command": "formless tune", "dtype": "float32"}
     page = tuning.sweep_page(tuning.MODELS["smollm2"], tried, evidence)
@@ -57,7 +57,7 @@ def test_the_page_of_a_sweep() -> None:
     assert "2 development concepts (A, B), suite qa, at most 3 items" in page.n
     assert "The chosen l2 is at the edge of those tried (0.1, 1)." in page.notes
     assert page.notes[-1].startswith("Not measured: the windows 2-4, 3-5,")
-    whole = [Tried(layers, 1.0, 0.5, 0.96, 2) for layers in windows(28, 3)]
+    whole = [Tried("rocr", layers, 1.0, 0.5, 0.96, 2) for layers in windows(28, 3, range(12))]
     notes = tuning.sweep_page(tuning.MODELS["qwen2.5-coder-1.5b"], whole, evidence).notes
     assert not any("edge" in note or "Not measured" in note for note in notes)
 

@@ -49,7 +49,7 @@ def result(out: Path, basis: Path) -> Result:
     runs, missing = settings_sweeps.complete_runs(out, labels)
     rows: list[list[Cell]] = [row for label in labels for row in settings_sweeps.rows(TITLES[label], runs[label])]
     n = len(runs[labels[0]])
-    by_label = {label: Tried(LAYERS, 1.0, *settings_sweeps.means(runs[label]), n) for label in labels}
+    by_label = {label: Tried("rocr", LAYERS, 1.0, *settings_sweeps.means(runs[label]), n) for label in labels}
     chosen = choose(list(by_label.values()))
     title = next(TITLES[label] for label, one in by_label.items() if one is chosen)
     prints = fingerprints(basis)

@@ -2,11 +2,12 @@
 
     formless stats --model smollm2 --layers 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14 --corpus RWKU/Target \
         --pattern '?_*/passage.json' --basis-dtype float16 --out stats/smollm2
-    formless tune --model smollm2 --set basis=stats/smollm2 --out tuned/smollm2
+    formless tune --method rocr --model smollm2 --set basis=stats/smollm2 --first-layers 0,1,2,3,4,5,6,8,12 \
+        --suite statement,qa --limit 12 --out tuned/smollm2
     python -m tools.tuning --tuned tuned/smollm2 --out runs/tuned_smollm2
 
-    formless tune --model qwen2.5-coder-1.5b --dtype bfloat16 --set basis=none --first-layers 0,2,4,8 --l2 1 --limit 6 \
-        --out tuned/coder
+    formless tune --method rocr --model qwen2.5-coder-1.5b --dtype bfloat16 --set basis=none --first-layers 0,2,4,8 --values 1 \
+        --suite statement,qa --limit 6 --out tuned/coder
     python -m tools.tuning --tuned tuned/coder --out runs/tuned_coder
 
 The last command of each resumes. It writes docs/results/tuning_<model>.json (the sweep on the development concepts) and
@@ -74,7 +75,7 @@ def sweep_page(model: Tuned, tried: list[Tried], evidence: dict[str, Any]) -> Re
     rows: list[list[Cell]] = [
         [
             _layers(one),
-            one.l2,
+            one.value,
             *(None if value is None else round(100 * value, 1) for value in _values(one)),
             _note(one, chosen),
         ]
@@ -103,7 +104,7 @@ def sweep_page(model: Tuned, tried: list[Tried], evidence: dict[str, Any]) -> Re
 
 def report_page(model: Tuned, out: Path, chosen: Tried, recipe: ModelSettings) -> Result:
     """Return the page of the chosen setting and of the paper's layers on the other concepts."""
-    titles = {"tuned": f"tuned: layers {_layers(chosen)}, l2 {chosen.l2:g}", "paper": "layers 4-6, l2 1"}
+    titles = {"tuned": f"tuned: layers {_layers(chosen)}, l2 {chosen.value:g}", "paper": "layers 4-6, l2 1"}
     runs, missing = settings_sweeps.complete_runs(out, list(titles))
     notes = [
         "Neither setting was chosen on these concepts. The concepts are named in full; what the settings do to other mentions "
@@ -139,15 +140,17 @@ def _note(one: Tried, chosen: Tried) -> str | None:
 
 def _at_the_edge(tried: list[Tried], chosen: Tried) -> list[str]:
     """Return a note if the chosen strength is the smallest or largest of several."""
-    strengths = sorted({one.l2 for one in tried})
-    is_edge = len(strengths) > 1 and chosen.l2 in (strengths[0], strengths[-1])
+    strengths = sorted({one.value for one in tried})
+    is_edge = len(strengths) > 1 and chosen.value in (strengths[0], strengths[-1])
     return [f"The chosen l2 is at the edge of those tried ({', '.join(f'{one:g}' for one in strengths)})."] if is_edge else []
 
 
 def _not_measured(model: Tuned, tried: list[Tried]) -> list[str]:
     """Return a note about the windows of the first half that the sweep leaves out, if there are any."""
     known = {one.layers for one in tried}
-    left_out = [f"{window[0]}-{window[-1]}" for window in windows(model.depth, len(tried[0].layers)) if window not in known]
+    size = len(tried[0].layers)
+    every = windows(model.depth, size, range(model.depth // 2 - size + 1))
+    left_out = [f"{window[0]}-{window[-1]}" for window in every if window not in known]
     return [f"Not measured: the windows {', '.join(left_out)}."] if left_out else []
 
 

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
+from formless import load, unlearn
 from formless.models.lm import LM
 from formless.models.settings import find_model, settings_for
 from tests.experiment.conftest import plain_ratios
 
 Formless = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "formless"]
-NONE = ("--set", "basis=none", "--set", "redirect=Ann", "--out", "tuned")
-SMALL = ("--window", "1", "--l2", "1,10", "--suite", "statement,fb", "--limit", "2")
+ROCR = ("--method", "rocr", "--set", "basis=none", "--set", "redirect=Ann", "--out", "tuned")
+SMALL = ("--window", "1", "--first-layers", "0,1", "--values", "1,10", "--suite", "statement,fb", "--limit", "2")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,10 @@ def _random_models_know(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: str, data: str) -> None:
-    options = ("--model", model, "--data", data, *SMALL, *NONE)
+    options = ("--model", model, "--data", data, *SMALL, *ROCR)
     code, output, lines = formless("tune", *options)
     assert code == 0, lines
-    assert "2 windows x 2 strengths x 2 concepts: 8 edits to compute and to measure" in lines
+    assert "2 windows x 2 values of l2 x 2 concepts: 8 edits to compute and to measure" in lines
     assert "s to measure each of 8 edits, and seconds to compute it: about" in lines
     assert lines.index("8 edits to compute") < lines.index("s to measure each") < lines.index("layers_0-0_l2_1.0")
     assert "[10/10]" in lines
@@ -74,7 +75,9 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
     assert (evidence["concepts"], evidence["suite"], evidence["limit"]) == (["Person 1", "Person 2"], "statement,fb", 2)
     assert (found["name"], found["source"]) == (model, model)
 
-    code, output, lines = formless("unlearn", "--model", "tuned/recipe.yaml", "--target", "Person 1", "--out", "edit")
+    assert "use it with --model tuned/recipe.yaml --method rocr" in output
+    use = ("--model", "tuned/recipe.yaml", "--method", "rocr")
+    code, output, lines = formless("unlearn", *use, "--target", "Person 1", "--out", "edit")
     assert code == 0, lines
     config = json.loads(Path("edit/edit.json").read_text("utf-8"))["config"]
     assert (config["layers"], config["l2"], config["basis"]) == (chosen["layers"], chosen["l2"], "none")
@@ -86,19 +89,34 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
     assert "begins" not in lines
 
 
-def test_more_strengths_later_measure_only_those(formless: Formless, model: str, data: str) -> None:
-    options = ("--model", model, "--data", data, *NONE)
+def test_the_removal_of_a_direction_is_tuned_by_default(formless: Formless, model: str, data: str) -> None:
+    options = ("--window", "2", "--values", "2,8", "--set", "ridge=0.1", "--suite", "fb", "--limit", "2", "--targets", "1")
+    code, output, lines = formless("tune", "--model", model, "--data", data, *options, "--out", "tuned")
+    assert code == 0, lines
+    assert "1 windows x 2 values of overshoot x 1 concepts: 2 edits" in lines
+    found = yaml.safe_load(Path("tuned/recipe.yaml").read_text("utf-8"))
+    own = found["methods"]["cdr"]
+    assert own == {"ridge": 0.1, "layers": [0, 1], "overshoot": found["evidence"]["chosen"]["overshoot"]}
+    assert f"chosen: layers [0, 1], overshoot {own['overshoot']:g}" in output
+    evidence = found["evidence"]
+    assert (evidence["method"], [row[:2] for row in evidence["rows"]]) == ("cdr", [["0-1", 2.0], ["0-1", 8.0]])
+    edit = unlearn(load("tuned/recipe.yaml"), "Person 1", method="cdr")
+    assert edit.info.config == {"layers": [0, 1], "overshoot": own["overshoot"], "ridge": 0.1}
+
+
+def test_more_values_later_measure_only_those(formless: Formless, model: str, data: str) -> None:
+    options = ("--model", model, "--data", data, *ROCR)
     narrow = ("--window", "2", "--suite", "fb", "--limit", "2", "--targets", "2")
-    assert formless("tune", *options, *narrow, "--l2", "1")[0] == 0
-    code, _, lines = formless("tune", *options, *narrow, "--l2", "1,10")
+    assert formless("tune", *options, *narrow, "--values", "1")[0] == 0
+    code, _, lines = formless("tune", *options, *narrow, "--values", "1,10")
     assert code == 0
-    assert "1 windows x 2 strengths x 1 concepts: 1 edits to compute" in lines
+    assert "1 windows x 2 values of l2 x 1 concepts: 1 edits to compute" in lines
     assert yaml.safe_load(Path("tuned/recipe.yaml").read_text("utf-8"))["evidence"]["concepts"] == ["Person 2"]
 
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on(formless: Formless, model: str, data: str, tmp_path: Path) -> None:
-    options = ["tune", "--model", model, "--data", data, *SMALL, *NONE]
+    options = ["tune", "--model", model, "--data", data, *SMALL, *ROCR]
     environment = os.environ | {"FORMLESS_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen([*COMMAND, *options], env=environment, stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 120
@@ -118,20 +136,24 @@ def test_a_killed_command_goes_on(formless: Formless, model: str, data: str, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--l2", "1,b"), "'1,b' is not a list of numbers [--l2]: e.g. 0.1,1,10"),
-        (("--window", "1", "--l2", "-1"), "the strength -1 is not 0 or more [--l2]"),
+        (("--method", "ga"), "ga has no layers to tune [--method]: choose from rocr, cdr"),
+        (("--method", "cdrr"), "unknown method 'cdrr'"),
+        (("--values", "1,b"), "'1,b' is not a list of numbers [--values]: e.g. 2,4,8"),
+        (("--window", "1", "--values", "-1"), "a setting of cdr is wrong (Input should be greater than 0"),
+        (("--window", "1", "--values", "nan"), "a setting of cdr is wrong (Input should be a finite number"),
+        (("--window", "1", "--set", "overshoot=2"), "overshoot is what is swept [--set]: choose it with --values"),
         (("--window", "3"), "a window of 3 layers does not fit into the first half of 4 layers [--window]: give 1 to 2"),
         (("--first-layers", "0,0"), "layer 0 is given twice [--first-layers]"),
         (("--window", "1", "--first-layers", "2"), "a window from layer 2 does not fit"),
         (("--window", "1", "--set", "layers=[1]"), "layers is what is swept [--set]"),
-        (("--window", "1", "--set", "nonsense=1"), "a setting of rocr is wrong"),
+        (("--window", "1", "--set", "nonsense=1"), "a setting of cdr is wrong"),
         (("--window", "1", "--targets", "9"), "unknown target '9'"),
         (("--window", "1", "--suite", "nonsense"), "unknown suite or task 'nonsense'"),
         (("--dtype", "float8"), "unknown dtype 'float8' [--dtype]"),
     ],
 )
 def test_bad_input_is_one_line(formless: Formless, model: str, data: str, options: tuple[str, ...], message: str) -> None:
-    code, _, lines = formless("tune", "--model", model, "--data", data, "--set", "basis=none", "--out", "tuned", *options)
+    code, _, lines = formless("tune", "--model", model, "--data", data, "--out", "tuned", *options)
     last = lines.strip().splitlines()[-1]
     assert code == 2
     assert message in last
@@ -139,7 +161,8 @@ def test_bad_input_is_one_line(formless: Formless, model: str, data: str, option
 
 
 def test_missing_null_spaces_are_named_before_anything_is_measured(formless: Formless, model: str, data: str) -> None:
-    code, _, lines = formless("tune", "--model", model, "--data", data, "--window", "1", "--out", "tuned")
+    small = ("--method", "rocr", "--window", "1", "--first-layers", "0,1", "--out", "tuned")
+    code, _, lines = formless("tune", "--model", model, "--data", data, *small)
     assert code == 2
     last = lines.strip().splitlines()[-1]
     assert "no null space is shipped" in last

@@ -126,8 +126,8 @@ CASES = {
     ),
     "run": Case(("run", "x.yaml", "--out", "out"), runs, write_experiment, few=6),
     "tune": Case(
-        ("tune", "--model", "model", "--data", "people", "--targets", "1", "--window", "1", "--first-layers", "1", "--l2", "1",
-         "--suite", "fb", "--out", "out", *settings(["basis=none", "redirect=Bob"])),
+        ("tune", "--method", "rocr", "--model", "model", "--data", "people", "--targets", "1", "--window", "1",
+         "--first-layers", "1", "--values", "1", "--suite", "fb", "--out", "out", *settings(["basis=none", "redirect=Bob"])),
         recipe_values, few=5,
     ),
     "stats": Case(

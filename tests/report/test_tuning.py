@@ -11,8 +11,15 @@ from formless.report.tuning import RULE, Tried, choose, concept_means, recipe, t
 from tests.experiment.conftest import made_ratios
 
 
-def tried(first: int, l2: float, forgetting: float | None, retention: float | None, missing: str | None = None) -> Tried:
-    return Tried((first, first + 1, first + 2), l2, forgetting, retention, 4, missing)
+def tried(
+    first: int,
+    value: float,
+    forgetting: float | None,
+    retention: float | None,
+    missing: str | None = None,
+    method: str = "rocr",
+) -> Tried:
+    return Tried(method, (first, first + 1, first + 2), value, forgetting, retention, 4, missing)
 
 
 def test_the_means_of_a_concept() -> None:
@@ -45,10 +52,12 @@ def test_a_setting_that_forgets_nothing_has_a_harmonic_mean_of_0() -> None:
     assert tried(0, 1, None, None).harmonic is None
 
 
-def test_among_equal_ones_earlier_layers_then_the_larger_l2() -> None:
+def test_among_equal_ones_earlier_layers_then_the_weaker_edit() -> None:
     later, early, early_weak = tried(3, 100, 0.5, 0.97), tried(1, 1, 0.5004, 0.96), tried(1, 10, 0.4996, 0.99)
     assert choose([later, early, early_weak]) is early_weak
     assert choose([later, early]) is early
+    strong, weak = (tried(1, overshoot, 0.5, 0.97, method="cdr") for overshoot in (8, 4))
+    assert choose([strong, weak]) is weak
 
 
 def test_a_setting_that_is_not_complete_is_never_chosen() -> None:
@@ -72,6 +81,15 @@ def test_the_recipe_keeps_the_rest_and_names_what_is_missing() -> None:
     assert evidence["rows"] == [["0-2", 1.0, 0.513, 0.97, 0.671, 4], ["1-3", 1.0, None, None, None, 4]]
     assert evidence["not complete"] == {"1-3, l2 1": "failed: a key vanishes"}
     assert evidence["chosen"] == {"layers": "0-2", "l2": 1.0, "forgetting": 0.513, "retention": 0.97}
+
+
+def test_the_recipe_of_another_method() -> None:
+    own = ModelSettings(name="mine", source="models/mine", methods={"cdr": {"overshoot": 16, "ridge": 0.1}, "rocr": {"l2": 7}})
+    one = tried(2, 4.0, 0.5, 0.97, method="cdr")
+    settings = ModelSettings.model_validate(yaml.safe_load(recipe(own, one, [one], {}, {})))
+    assert settings.methods == {"cdr": {"layers": [2, 3, 4], "overshoot": 4.0, "ridge": 0.1}, "rocr": {"l2": 7}}
+    assert settings.evidence["chosen"] == {"layers": "2-4", "overshoot": 4.0, "forgetting": 0.5, "retention": 0.97}
+    assert settings.evidence["columns"][1] == tuning_table([one]).columns[2] == "overshoot"
 
 
 def test_the_table_marks_the_chosen_one() -> None:

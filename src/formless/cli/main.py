@@ -52,7 +52,7 @@ Start with: formless demo
 
     formless stats --model MODEL --corpus wiki.txt --out stats/mine
 
-    formless tune --model MODEL --set basis=stats/mine --out tuned
+    formless tune --model MODEL --out tuned
 
     formless data new --target "Ada Lovelace" --facts facts.csv --out my_data
 

@@ -28,42 +28,46 @@ if TYPE_CHECKING:
 def tune_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and of recipe.yaml.")],
     model: terminal.ModelOption = "smollm2",
+    method: Annotated[str, typer.Option(help="cdr or rocr.")] = "cdr",
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     targets: Annotated[
         str | None, typer.Option("--targets", "-t", help="Development concepts, 1-4 or names; the first four unless given.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Neighboring layers that are edited together.")] = 3,
     first_layers: Annotated[
-        str | None, typer.Option(help="First layers of the windows, e.g. 2,4,6; all of the first half unless given.")
+        str | None, typer.Option(help="First layers of the windows, e.g. 2,3,4; every second of the first half unless given.")
     ] = None,
-    l2: Annotated[str, typer.Option(help="Strengths (lambda of the closed form), e.g. 0.1,1,10.")] = "0.1,1,10",
-    suite: Annotated[str, typer.Option(help="As in `formless eval`.")] = "statement,qa",
-    limit: Annotated[int, typer.Option(min=1, help="Most rows per file and task.")] = 12,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Another setting of ROCR, the same everywhere, NAME=VALUE; repeatable.")
+    values: Annotated[
+        str | None, typer.Option(help="Values of cdr's overshoot (2,4,8 unless given) or of rocr's l2 (10,1,0.1).")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="As in `formless eval`.")] = "statement,qa,qa_mentions,reverse",
+    limit: Annotated[int, typer.Option(min=1, help="Most rows per file and task.")] = 8,
+    others: Annotated[
+        list[str] | None, typer.Option("--set", help="Another setting, the same everywhere, NAME=VALUE; repeatable.")
     ] = None,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
 ) -> None:
-    """Choose ROCR's layers and strength for a model on development concepts, and write them as a recipe with the evidence.
+    """Choose a method's layers and strength for a model on development concepts, and write them as a recipe with the evidence.
 
-    Every window of layers in the model's first half is tried with every strength, and measured on every concept. Repeat the
-    command to resume it. Exit code 1 if any run failed. Report results on other concepts than those.
+    Windows of layers in the model's first half are tried with every value of cdr's overshoot or of rocr's l2, and measured on
+    every concept. Repeat the command to resume it. Exit code 1 if any run failed. Report results on other concepts than those.
 
-    Example: formless tune --model smollm2 --set basis=stats/mine --out tuned
+    Example: formless tune --model smollm2 --out tuned
 
     Example: formless unlearn --model tuned/recipe.yaml --target "Isaac Newton" --out edits/newton
     """
     from formless.experiment.config import ModelChoice
-    from formless.experiment.tune import DEVELOPMENT, Tuning, windows
+    from formless.experiment.tune import DEVELOPMENT, Tuning, tuned_setting, windows
     from formless.models.loading import find_device, load_meta
     from formless.models.settings import settings_for
     from formless.report.tuning import choose, read_tried, recipe, tuning_table
 
-    strengths = _strengths(l2)
+    setting = tuned_setting(method)
+    numbers = setting.values if values is None else _numbers(values)
     firsts = None if first_layers is None else terminal.parse_layers(first_layers, where="--first-layers")
-    options = terminal.parse_settings(setting or [])
+    options = terminal.parse_settings(others or [])
     if device != "spread":
         find_device(device)
     terminal.quiet_transformers()
@@ -72,9 +76,9 @@ def tune_command(
         meta = load_meta(model, dtype=dtype, trust_remote_code=trust_remote_code, progress=bar)
     layers = windows(meta.architecture.depth(meta.model), window, firsts)
     concepts = targets or _first(data, DEVELOPMENT)
-    tuning = Tuning(choice, layers, strengths, options, data, concepts, suite, limit)
+    tuning = Tuning(choice, method, layers, numbers, options, data, concepts, suite, limit)
     settings = settings_for(model)
-    _check_null_spaces(meta, settings, tuning)
+    _check_settings(meta, settings, tuning)
     done = _sweep(tuning, out)
     for result in done.failed:
         terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True)
@@ -83,9 +87,8 @@ def tune_command(
     terminal.show_table(tuning_table(tried, chosen))
     path = store.ExperimentFolder(out).recipe
     store.write_text(path, recipe(settings, chosen, tried, options, _about(tuning, done.runs)))
-    rocr = f"layers {list(chosen.layers)}, l2 {chosen.l2:g}"
-    terminal.out.print(f"chosen: {rocr}; recipe: {path}", soft_wrap=True)
-    terminal.out.print(f"use it with --model {path}, and report on other concepts than these", soft_wrap=True)
+    terminal.out.print(f"chosen: layers {list(chosen.layers)}, {setting.name} {chosen.value:g}; recipe: {path}", soft_wrap=True)
+    terminal.out.print(f"use it with --model {path} --method {method}, and report on other concepts than these", soft_wrap=True)
     if done.failed:
         raise typer.Exit(1)
 
@@ -98,11 +101,11 @@ def _first(data: str, count: int) -> str:
     return ",".join(names)
 
 
-def _strengths(text: str) -> list[float]:
+def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text[:100]!r} is not a list of numbers", where="--l2", remedy="e.g. 0.1,1,10") from None
+        raise UserError(f"{text[:100]!r} is not a list of numbers", where="--values", remedy="e.g. 2,4,8") from None
 
 
 def _dtype(name: str) -> Any:
@@ -113,11 +116,12 @@ def _dtype(name: str) -> Any:
     return name
 
 
-def _check_null_spaces(meta: MetaModel, settings: ModelSettings, tuning: Tuning) -> None:
-    """Refuse windows whose null spaces are missing before anything is measured; the remedy names all layers.
+def _check_settings(meta: MetaModel, settings: ModelSettings, tuning: Tuning) -> None:
+    """Refuse wrong settings, and windows whose null spaces are missing, before anything is measured.
 
     Raises:
-        EditError: A null space is missing, or does not fit.
+        EditError: A null space is missing, or does not fit; the remedy names all layers.
+        UserError: A setting is wrong.
     """
     from formless.methods.registry import method_config
 
@@ -162,11 +166,13 @@ class _WithCost:
     def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         """See `SweepCallback`."""
         from formless.experiment.runs import ORIGINAL
+        from formless.experiment.tune import tuned_setting
 
         complete = {result.id for result in done}
         self._edits = sum(run.method != ORIGINAL and run.id not in complete for run in runs)
         concepts = len({run.target for run in runs})
-        grid = f"{len(self._tuning.layers)} windows x {len(self._tuning.l2)} strengths x {concepts} concepts"
+        tried = f"{len(self._tuning.values)} values of {tuned_setting(self._tuning.method).name}"
+        grid = f"{len(self._tuning.layers)} windows x {tried} x {concepts} concepts"
         terminal.log.print(f"{grid}: {self._edits} edits to compute and to measure", soft_wrap=True)
         self._callback.on_begin(runs, done, workers)
         for result in done:
@@ -207,7 +213,7 @@ def _about(tuning: Tuning, runs: Sequence[Run]) -> dict[str, Any]:
 
     first = runs[0]
     return {
-        "command": shlex.join(["formless", *sys.argv[1:]]), "date": provenance.now()[:10],
+        "command": shlex.join(["formless", *sys.argv[1:]]), "date": provenance.now()[:10], "method": tuning.method,
         "model": first.inputs["model"], "dtype": first.model.dtype, "data": tuning.data,
         "concepts": list(dict.fromkeys(run.subject for run in runs)), "suite": tuning.suite, "limit": tuning.limit,
     }  # fmt: skip

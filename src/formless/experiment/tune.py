@@ -1,8 +1,7 @@
-"""The sweep behind `formless tune`: ROCR over windows of layers and strengths, on development concepts."""
+"""The sweep behind `formless tune`: a method over windows of layers and values of a setting, on development concepts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +9,23 @@ from typing import Any
 from formless.errors import UserError
 from formless.experiment.config import Experiment, ModelChoice, build_experiment
 from formless.experiment.runs import ORIGINAL
+from formless.methods.base import TunedSetting
+from formless.methods.registry import METHODS
 
 DEVELOPMENT = 4
 """How many concepts of a data set are for development unless the user names them; the others are for reports."""
 
-_SWEPT = {"layers": "--window and --first-layers", "l2": "--l2"}
+STEP = 2
+"""How far apart windows begin unless the user names their first layers."""
 
 
 def windows(depth: int, size: int, first_layers: Sequence[int] | None = None) -> list[tuple[int, ...]]:
-    """Return the windows of neighboring layers in the first half of a model, e.g. (0, 1, 2), (1, 2, 3) ...
+    """Return windows of neighboring layers in the first half of a model, e.g. (0, 1, 2), (2, 3, 4) ...
 
     Args:
         depth: Number of layers of the model.
         size: Layers of a window.
-        first_layers: The first layers of the windows; all that fit into the first half unless given.
+        first_layers: The first layers of the windows; every second one of the first half unless given.
 
     Raises:
         UserError: No window fits, or one does not fit into the first half.
@@ -37,7 +39,20 @@ def windows(depth: int, size: int, first_layers: Sequence[int] | None = None) ->
         if not 0 <= first <= last:
             what = f"a window from layer {first} does not fit into the first half of {depth} layers"
             raise UserError(what, where="--first-layers", remedy=f"give 0 to {last}")
-    return [tuple(range(first, first + size)) for first in sorted(set(first_layers or range(last + 1)))]
+    return [tuple(range(first, first + size)) for first in sorted(set(first_layers or range(0, last + 1, STEP)))]
+
+
+def tuned_setting(method: str) -> TunedSetting:
+    """Return what is tried of a method beside windows of layers.
+
+    Raises:
+        UnknownNameError: No method has that name.
+        UserError: The method cannot be tuned.
+    """
+    if found := METHODS.get_known(method).tuned:
+        return found
+    able = ", ".join(entry.name for entry in METHODS.values() if entry.tuned)
+    raise UserError(f"{method} has no layers to tune", where="--method", remedy=f"choose from {able}")
 
 
 @dataclass(frozen=True)
@@ -46,9 +61,10 @@ class Tuning:
 
     Args:
         model: The model and how it is loaded.
+        method: The method.
         layers: The windows.
-        l2: The strengths: lambda of the closed form, usually 0.1 to 10. A smaller one makes a stronger edit.
-        settings: Other settings of ROCR, the same everywhere.
+        values: Values of the method's tuned setting.
+        settings: Other settings of the method, the same everywhere.
         data: The data set.
         targets: The development concepts, as in `formless run --targets`.
         suite: The tasks.
@@ -56,8 +72,9 @@ class Tuning:
     """
 
     model: ModelChoice
+    method: str
     layers: Sequence[tuple[int, ...]]
-    l2: Sequence[float]
+    values: Sequence[float]
     settings: Mapping[str, Any]
     data: str
     targets: str
@@ -65,25 +82,23 @@ class Tuning:
     limit: int
 
     def experiment(self) -> Experiment:
-        """Return the sweep: the original model, and ROCR once for each window and strength. Edits are not kept.
+        """Return the sweep: the original model, and the method once for each window and value. Edits are not kept.
 
         Raises:
-            UserError: A strength is not finite, negative or given twice, or a setting is one that is swept.
+            UserError: The method cannot be tuned, a value is given twice or none is, or a setting is one that is swept.
         """
-        given = dict(self.settings)
-        if swept := next((name for name in _SWEPT if name in given), None):
-            raise UserError(f"{swept} is what is swept", where="--set", remedy=f"choose it with {_SWEPT[swept]}")
-        if not self.l2:
-            raise UserError("no strength is given", where="--l2", remedy="e.g. 0.1,1,10")
-        for strength in self.l2:
-            if not (math.isfinite(strength) and strength >= 0):
-                raise UserError(f"the strength {strength:g} is not 0 or more", where="--l2", remedy="e.g. 0.1,1,10")
-            if list(self.l2).count(strength) > 1:
-                raise UserError(f"the strength {strength:g} is given twice", where="--l2", remedy="give each once")
+        given, name = dict(self.settings), tuned_setting(self.method).name
+        options = {"layers": "--window and --first-layers", name: "--values"}
+        if swept := next((each for each in options if each in given), None):
+            raise UserError(f"{swept} is what is swept", where="--set", remedy=f"choose it with {options[swept]}")
+        if twice := next((value for value in self.values if list(self.values).count(value) > 1), None):
+            raise UserError(f"the {name} {twice:g} is given twice", where="--values", remedy="give each once")
+        if not self.values:
+            raise UserError(f"no {name} is given", where="--values", remedy="give one or more")
         methods = [
-            {"method": "rocr", "label": label(layers, strength), "layers": list(layers), "l2": strength} | given
+            {"method": self.method, "label": label(layers, name, value), "layers": list(layers), name: value} | given
             for layers in self.layers
-            for strength in self.l2
+            for value in self.values
         ]
         keys = {
             "name": "tune", "models": [self.model.model_dump()], "methods": [{"method": ORIGINAL}, *methods],
@@ -92,6 +107,6 @@ class Tuning:
         return build_experiment(keys, "formless tune")
 
 
-def label(layers: Sequence[int], l2: float) -> str:
-    """Return the name of a setting in folders and tables, e.g. `layers_4-6_l2_0.1`."""
-    return f"layers_{layers[0]}-{layers[-1]}_l2_{l2!r}"
+def label(layers: Sequence[int], name: str, value: float) -> str:
+    """Return the name of settings in folders and tables, e.g. `layers_4-6_l2_0.1`."""
+    return f"layers_{layers[0]}-{layers[-1]}_{name}_{value!r}"

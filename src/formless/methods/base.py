@@ -174,6 +174,23 @@ class JointMethod(Method, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TunedSetting:
+    """The number beside `layers` that says how much an edit takes away; `formless tune` tries values of it.
+
+    Args:
+        name: The setting.
+        values: Usual values, from that of the weakest edit to that of the strongest.
+    """
+
+    name: str
+    values: tuple[float, ...]
+
+    def weakest_first(self, value: float) -> float:
+        """Return a key that sorts values from that of the weakest edit to that of the strongest."""
+        return value if self.values[0] < self.values[-1] else -value
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodEntry:
     """One entry of the registry of methods: what users name, and what the method can do.
@@ -191,6 +208,7 @@ class MethodEntry:
         reports_progress: Whether it reports its progress.
         reads_names: Whether it always takes keys from how a target and its neighbors are named.
         edits_weights: Whether the edit changes weights, so that it can be merged into the model.
+        tuned: What `formless tune` tries beside windows of `layers`; None if it cannot tune the method.
         cost: Rough time for one target and a model of some billion parameters on one GPU.
     """
 
@@ -206,4 +224,5 @@ class MethodEntry:
     reports_progress: bool = False
     reads_names: bool = False
     edits_weights: bool = True
+    tuned: TunedSetting | None = None
     cost: Cost = "minutes"

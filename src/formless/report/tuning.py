@@ -12,6 +12,8 @@ import yaml
 from formless.errors import DataError
 from formless.evaluation.statistics import mean
 from formless.experiment.runs import ORIGINAL, Run, read_plan
+from formless.experiment.tune import tuned_setting
+from formless.methods.base import TunedSetting
 from formless.models.settings import ModelSettings
 from formless.report.ratios import Ratios
 from formless.report.runs import CollectedRuns, collect_folder
@@ -23,7 +25,7 @@ DECIMALS = 3
 RULE = (
     f"Of the settings that retain at least {LEAST_RETENTION} of the neighbors, the one that forgets most. "
     "If none retains that much, the one with the largest harmonic mean of forgetting and retention. "
-    f"Values are rounded to {DECIMALS} decimals; among equal ones, the earlier layers win, then the larger l2."
+    f"Values are rounded to {DECIMALS} decimals; among equal ones, the earlier layers win, then the weaker edit."
 )
 """How a setting is chosen; the words for `choose`."""
 
@@ -35,23 +37,30 @@ MEANING = (
 
 @dataclass(frozen=True)
 class Tried:
-    """One window of layers with one strength, over the concepts.
+    """A method with one window of layers and one value of its tuned setting, over the concepts.
 
     Args:
+        method: The method, one that `formless tune` takes.
         layers: The window.
-        l2: The strength.
+        value: The value.
         forgetting: Mean forgetting; None while a concept is missing.
         retention: Mean retention; the same.
         concepts: How many concepts it is over.
         missing: Why it is not complete, in words; None if it is.
     """
 
+    method: str
     layers: tuple[int, ...]
-    l2: float
+    value: float
     forgetting: float | None
     retention: float | None
     concepts: int
     missing: str | None = None
+
+    @property
+    def setting(self) -> TunedSetting:
+        """The setting that has the value."""
+        return tuned_setting(self.method)
 
     @property
     def harmonic(self) -> float | None:
@@ -75,7 +84,7 @@ def choose(tried: Sequence[Tried]) -> Tried:
 
     def rank(one: Tried) -> tuple[float, list[int], float]:
         value = one.forgetting if keeping else one.harmonic
-        return -round(value or 0.0, DECIMALS), list(one.layers), -one.l2
+        return -round(value or 0.0, DECIMALS), list(one.layers), one.setting.weakest_first(one.value)
 
     return min(keeping or known, key=rank)
 
@@ -106,8 +115,9 @@ def _tried(runs: Sequence[Run], found: CollectedRuns) -> Tried:
     done = len(own) == len(runs) and all(one.ratios is not None for one in own)
     missing = f"failed: {failed[0]}" if failed else None if done else f"{len(own)} of {len(runs)} concepts are measured"
     forgetting, retention = (mean(list(column)) for column in zip(*pairs, strict=True)) if pairs else (None, None)
-    config = runs[0].config
-    return Tried(tuple(config["layers"]), float(config["l2"]), forgetting, retention, len(pairs), missing)
+    method, config = runs[0].method, runs[0].config
+    value = float(config[tuned_setting(method).name])
+    return Tried(method, tuple(config["layers"]), value, forgetting, retention, len(pairs), missing)
 
 
 def concept_means(found: Ratios) -> tuple[float, float] | None:
@@ -122,11 +132,11 @@ def tuning_table(tried: Sequence[Tried], chosen: Tried | None = None) -> Table:
     """Return every setting as text, the chosen one marked."""
     rows = []
     for one in tried:
-        values = [f"{one.l2:g}", *("–" if value is None else f"{value:.3f}" for value in _values(one)), str(one.concepts)]
+        values = [f"{one.value:g}", *("–" if value is None else f"{value:.3f}" for value in _values(one)), str(one.concepts)]
         note = "chosen" if one is chosen else one.missing or ""
         rows.append((_layers(one), note, *values))
-    columns = ("layers", "note", "l2", "forgetting", "retention", "harmonic mean", "concepts")
-    return Table("layers and strengths", columns, tuple(rows), labels=2)
+    columns = ("layers", "note", tried[0].setting.name, "forgetting", "retention", "harmonic mean", "concepts")
+    return Table(f"{tried[0].method}: layers and {tried[0].setting.name}", columns, tuple(rows), labels=2)
 
 
 def _layers(one: Tried) -> str:
@@ -140,27 +150,28 @@ def _values(one: Tried) -> tuple[float | None, float | None, float | None]:
 def recipe(
     settings: ModelSettings, chosen: Tried, tried: Sequence[Tried], other: Mapping[str, Any], about: Mapping[str, Any]
 ) -> str:
-    """Return a recipe as YAML: the model's own with ROCR's settings replaced, and the evidence.
+    """Return a recipe as YAML: the model's own with the method's settings replaced, and the evidence.
 
     Args:
         settings: The model's recipe before.
         chosen: The setting that the rule chose.
         tried: Every setting.
-        other: Settings of ROCR that were the same everywhere.
+        other: Settings of the method that were the same everywhere.
         about: What was measured: command, date, model, data, concepts and so on; written as it is.
     """
-    rocr = settings.methods.get("rocr", {}) | dict(other) | {"layers": list(chosen.layers), "l2": chosen.l2}
+    method, name = chosen.method, chosen.setting.name
+    own = settings.methods.get(method, {}) | dict(other) | {"layers": list(chosen.layers), name: chosen.value}
     values = {"forgetting": chosen.forgetting, "retention": chosen.retention}
     evidence = {
-        "chosen": {"layers": _layers(chosen), "l2": chosen.l2} | {name: _rounded(value) for name, value in values.items()},
+        "chosen": {"layers": _layers(chosen), name: chosen.value} | {key: _rounded(value) for key, value in values.items()},
         "rule": RULE, "meaning": MEANING, **about,
-        "columns": ["layers", "l2", "forgetting", "retention", "harmonic mean", "concepts"],
-        "rows": [[_layers(one), one.l2, *map(_rounded, _values(one)), one.concepts] for one in tried],
+        "columns": ["layers", name, "forgetting", "retention", "harmonic mean", "concepts"],
+        "rows": [[_layers(one), one.value, *map(_rounded, _values(one)), one.concepts] for one in tried],
     }  # fmt: skip
-    if absent := {f"{_layers(one)}, l2 {one.l2:g}": one.missing for one in tried if one.missing}:
+    if absent := {f"{_layers(one)}, {name} {one.value:g}": one.missing for one in tried if one.missing}:
         evidence["not complete"] = absent
     content = settings.model_dump(mode="json", exclude_defaults=True) | {
-        "methods": settings.methods | {"rocr": rocr}, "evidence": evidence,
+        "methods": settings.methods | {method: own}, "evidence": evidence,
     }  # fmt: skip
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 

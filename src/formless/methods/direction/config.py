@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from formless.errors import EditError
-from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
+from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.rocr.names import folded, names_of
 
 if TYPE_CHECKING:
@@ -86,5 +86,6 @@ CDR = MethodEntry(
     build=_build,
     takes_several_targets=True,
     reads_names=True,
+    tuned=TunedSetting("overshoot", (2.0, 4.0, 8.0)),
     cost="seconds",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from formless.errors import EditError, UserError
-from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry
+from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.rocr.names import MentionKeys, Protect, folded, names_of, protected_names
 from formless.methods.rocr.questions import edit_questions
 
@@ -213,5 +213,6 @@ ROCR = MethodEntry(
     build=_build,
     takes_several_targets=True,
     keeps_earlier_edits=True,
+    tuned=TunedSetting("l2", (10.0, 1.0, 0.1)),
     cost="seconds",
 )
