@@ -74,7 +74,9 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
     assert (evidence["concepts"], evidence["suite"], evidence["limit"]) == (["Person 1", "Person 2"], "statement,fb", 2)
     assert (found["name"], found["source"]) == (model, model)
 
-    code, output, lines = formless("unlearn", "--model", "tuned/recipe.yaml", "--target", "Person 1", "--out", "edit")
+    code, output, lines = formless(
+        "unlearn", "--model", "tuned/recipe.yaml", "--method", "rocr", "--target", "Person 1", "--out", "edit"
+    )
     assert code == 0, lines
     config = json.loads(Path("edit/edit.json").read_text("utf-8"))["config"]
     assert (config["layers"], config["l2"], config["basis"]) == (chosen["layers"], chosen["l2"], "none")
@@ -170,7 +172,7 @@ def test_a_recipe_names_a_model_and_its_settings(model: str, tmp_path: Path) -> 
 )
 def test_a_wrong_recipe_is_one_line(formless: Formless, keys: dict[str, Any], message: str) -> None:
     write(Path("mine.yaml"), **keys)
-    code, _, lines = formless("unlearn", "--model", "mine.yaml", "--set", "basis=none", "--target", "Ann", "--out", "edit")
+    code, _, lines = formless("unlearn", "--model", "mine.yaml", "--target", "Ann", "--out", "edit")
     assert code == 2
     assert re.search(message, lines.strip().splitlines()[-1]), lines
 

@@ -53,7 +53,7 @@ def tune_command(
 
     Example: formless tune --model smollm2 --set basis=stats/mine --out tuned
 
-    Example: formless unlearn --model tuned/recipe.yaml --target "Isaac Newton" --out edits/newton
+    Example: formless unlearn --method rocr --model tuned/recipe.yaml --target "Isaac Newton" --out edits/newton
     """
     from formless.experiment.config import ModelChoice
     from formless.experiment.tune import DEVELOPMENT, Tuning, windows
@@ -85,7 +85,7 @@ def tune_command(
     store.write_text(path, recipe(settings, chosen, tried, options, _about(tuning, done.runs)))
     rocr = f"layers {list(chosen.layers)}, l2 {chosen.l2:g}"
     terminal.out.print(f"chosen: {rocr}; recipe: {path}", soft_wrap=True)
-    terminal.out.print(f"use it with --model {path}, and report on other concepts than these", soft_wrap=True)
+    terminal.out.print(f"use it with --method rocr --model {path}, and report on other concepts than these", soft_wrap=True)
     if done.failed:
         raise typer.Exit(1)
 
