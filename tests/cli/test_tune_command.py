@@ -126,7 +126,7 @@ def test_a_killed_command_goes_on(formless: Formless, model: str, data: str, tmp
         (("--first-layers", "0,0"), "layer 0 is given twice [--first-layers]"),
         (("--window", "1", "--first-layers", "2"), "a window from layer 2 does not fit"),
         (("--window", "1", "--set", "layers=[1]"), "layers is what is swept [--set]"),
-        (("--window", "1", "--set", "nonsense=1"), "a setting of rocr is wrong"),
+        (("--window", "1", "--set", "nonsense=1"), "rocr has no such setting"),
         (("--window", "1", "--targets", "9"), "unknown target '9'"),
         (("--window", "1", "--suite", "nonsense"), "unknown suite or task 'nonsense'"),
         (("--dtype", "float8"), "unknown dtype 'float8' [--dtype]"),
