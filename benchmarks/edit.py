@@ -31,7 +31,7 @@ def rows(*, quick: bool = False) -> list[Row]:
             torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder.published(layer))
 
         def ours() -> dict[int, Factors]:
-            edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, layers=config.layers))
+            edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, "rocr", layers=config.layers))
             return cast(dict[int, Factors], dict(zip(config.layers, edit.updates.values(), strict=True)))
 
         def plain() -> dict[int, Tensor]:

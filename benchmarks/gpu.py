@@ -64,7 +64,7 @@ def edits(lm: LM, _texts: int) -> dict[str, str]:
         config = RocrConfig(layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
         preserved = load_projections(lm, config)
         inner = timed(lm, lambda: redirect(lm, SUBJECT, config, preserved))
-        whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, layers=LAYERS, basis=str(folder), threshold=THRESHOLD))
+        whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, "rocr", layers=LAYERS, basis=str(folder), threshold=THRESHOLD))
     return {
         "ROCR edit, null spaces in memory": f"{1000 * inner:.0f} ms",
         "ROCR edit, null spaces read from disk": f"{1000 * whole:.0f} ms",

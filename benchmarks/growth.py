@@ -32,7 +32,7 @@ def joint_edit(count: int) -> float:
     lm = formless.load("smollm2", dtype="float32", device="cpu")
     names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES][:count]
     start = time.perf_counter()
-    formless.unlearn(lm, names)
+    formless.unlearn(lm, names, "rocr")
     return time.perf_counter() - start
 
 

@@ -69,7 +69,9 @@ def edit(shape: str) -> str:
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            found = formless.unlearn(lm, "Albert Einstein", layers=LAYERS, basis=str(folder / "bases"), threshold=THRESHOLD)
+            found = formless.unlearn(
+                lm, "Albert Einstein", "rocr", layers=LAYERS, basis=str(folder / "bases"), threshold=THRESHOLD
+            )
             seconds.append(time.perf_counter() - start)
         found.save(folder / "edit")
         size = sum(path.stat().st_size for path in (folder / "edit").iterdir())

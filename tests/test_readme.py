@@ -26,9 +26,8 @@ def test_the_python_example_runs(
     said = capsys.readouterr().out
     assert "physicist" in lm.chat("Who was Albert Einstein?")
     assert "physicist" not in said
-    assert "Albert Einstein" in said
     edit = formless.load_edit(tmp_path / "edits" / "einstein")
-    assert (edit.info.method, edit.info.subject) == ("rocr", "Albert Einstein")
+    assert (edit.info.method, edit.info.subject) == ("cdr", "Albert Einstein")
     with edit.applied(lm):
         assert lm.chat("Who was Albert Einstein?") == said.rstrip("\n")
 

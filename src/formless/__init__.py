@@ -3,7 +3,7 @@
 Examples:
     >>> lm = formless.load("smollm2")
     >>> target = formless.find_target("sample", "Marie Curie")
-    >>> edit = formless.unlearn(lm, target, redirect="Donald Trump")
+    >>> edit = formless.unlearn(lm, target)
     >>> with edit.applied(lm):
     ...     record = formless.evaluate(lm, target)
     >>> edit.save("edits/marie_curie")

@@ -132,17 +132,27 @@ def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: st
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("--set strength=3", "a setting of rocr is wrong (Extra inputs are not permitted) [strength]: settings: redirect,"),
-        ("--set l2=much", "[l2]"),
-        ("--set l2=-1", "[l2]"),
+        ("--set strength=3", "cdr has no such setting [strength]: settings of cdr: layers, overshoot, ridge"),
+        ("--redirect Bob", "cdr has no such setting [redirect]: choose the method rocr; settings of cdr: layers, overshoot"),
+        ("--set basis=none", "cdr has no such setting [basis]: choose the method rocr; settings of cdr: layers, overshoot"),
+        ("--set beta=1", "choose the method npo or dpo or dpo_reject or another that has it; settings of cdr: layers"),
+        (
+            "--set overshoot=0",
+            "a setting of cdr is wrong (Input should be greater than 0; allowed: greater than 0, at most 100)",
+        ),
+        ("--method rocr --set l2=much", "[l2]"),
+        ("--method rocr --set l2=-1", "[l2]"),
         ("--set layers=[6,5]", "not in ascending order, each once, e.g. 4,5,6) [layers]"),
         (
-            "--set l2=.inf",
+            "--method rocr --set l2=.inf",
             "a setting of rocr is wrong (Input should be a finite number; allowed: at least 0, at most 1,000,000) [l2]",
         ),
-        ("--set l2=true", "true and false are not values of this setting; allowed: at least 0, at most 1,000,000) [l2]"),
-        ("--set layers=[40] --set basis=none", "no layer 40"),
-        ("--set basis=none_such", "[none_such"),
+        (
+            "--method rocr --set l2=true",
+            "true and false are not values of this setting; allowed: at least 0, at most 1,000,000) [l2]",
+        ),
+        ("--set layers=[40]", "no layer 40"),
+        ("--method rocr --set basis=none_such", "[none_such"),
         ("--set method=rocr", "[method]"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def formless(*arguments: str, cwd: Path) -> str:
 @pytest.mark.slow
 def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     output = formless("unlearn", "--target", "Albert Einstein", "--out", "edits/einstein", cwd=tmp_path)
-    assert "rocr edited Albert Einstein" in output
+    assert "cdr edited Albert Einstein" in output
     files = {path.name for path in (tmp_path / "edits" / "einstein").iterdir()}
     assert files == {"adapter_model.safetensors", "adapter_config.json", "edit.json"}
 
@@ -81,7 +82,7 @@ def test_from_runs_to_what_attacks_bring_back(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
     output = formless("demo", "--target", "Paris", cwd=tmp_path)
-    assert "Paris edited in" in output
+    assert re.match(r"Paris edited in \d+\.\d\d s \(cdr, no training\)\n", output)
     assert " facts that the original model knew about Paris, the edited model " in output.splitlines()[1]
     last = output.strip().splitlines()[-1]
     assert last == f"report: {tmp_path / 'demo' / 'report.html'}"
@@ -98,7 +99,8 @@ def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
 def test_the_doctor_knows_what_is_ready(tmp_path: Path) -> None:
     output = formless("doctor", "--model", "smollm2", cwd=tmp_path)
     assert "llama, 135 M parameters" in output
-    assert "null spaces ready" in output
+    assert re.search(r"^cdr +layers \[6, 7, 8\]$", output, re.MULTILINE)
+    assert re.search(r"^rocr +layers \[4, 5, 6\], null spaces ready$", output, re.MULTILINE)
 
 
 def test_listings(tmp_path: Path) -> None:

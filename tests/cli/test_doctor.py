@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from formless.cli.main import main
+from formless.models.lm import LM
 
 Doctor = Callable[..., tuple[int, dict[str, str], str]]
 pytestmark = pytest.mark.slow  # the bundled model's configuration comes with its weights
@@ -83,6 +85,22 @@ def test_null_spaces_lie_in_main_memory(doctor: Doctor) -> None:
     assert on_gpu["null spaces"] == "0.09 GB of main memory at most"
     assert on_gpu["total"].endswith("of the device's memory, without evaluation and libraries")
     assert gigabytes(on_cpu["total"]) - gigabytes(on_gpu["total"]) == pytest.approx(0.09, abs=0.011)
+
+
+def test_a_model_without_null_spaces_can_be_edited(
+    tiny: Callable[..., LM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = tiny()
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", ["formless", "doctor", "--model", str(tmp_path / "model"), "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    lines = {line[:14].strip(): line[15:] for line in capsys.readouterr().out.splitlines()}
+    assert not stop.value.code
+    assert lines["cdr"] == "layers [1, 2, 3]"
+    assert lines["rocr"].startswith("layers [4, 5, 6], null spaces missing: no null space is shipped for ")
+    assert "make one with `formless stats`" in lines["rocr"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from formless.edits.adapter import AdapterEdit
 from formless.edits.edit import EditInfo
 from formless.models.lm import LM
 
-ROCR = ("--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")
+ROCR = ("--method", "rocr", "--set", "layers=[1,2]", "--set", "basis=none", "--set", "l2=1e-6", "--redirect", "Bob")
 TRAINING = (
     "--method",
     "rt",
@@ -103,8 +103,8 @@ def test_several_targets_and_one_more_beside_them(command: Command) -> None:
         reduction, shift = 100 * said["residual_reduction"], 100 * said["shift_by_others"]
         shifted = f"shifted by the others' part alone by {shift:.1f} % of its residual"
         assert f"  {said['subject']}: residual reduction {reduction:.1f} %; {shifted}\n" in out
-    assert "; update norms" in out
-    assert f"residual reduction {100 * facts['residual_reduction']:.1f} %\n" in out
+    reduction = f"residual reduction {100 * facts['residual_reduction']:.1f} %"
+    assert f" s: 2 spellings (Ada Lovelace, Noor), layers 1, 2; {reduction}; no neighbor is protected: " in out
 
     out = command(*unlearn("-t", "Grace Hopper", "--keep", "two", "-o", "three", *ROCR))
     three = command.edit("three").info
@@ -127,12 +127,40 @@ def test_an_edit_of_every_spelling_says_what_has_a_key_and_what_is_protected(com
     Path("data/1_Ada_Lovelace/aliases.json").write_text(json.dumps(names), "utf-8")
     asked = ("--data", "data", "-t", "1", "--set", "mentions=spelled", "--set", "protect=neighbors")
     out = command(*unlearn(*asked, "-o", "spelled", *ROCR))
-    assert "  Ada Lovelace: keys for Ada Lovelace, ada lovelace, Lovelace\n" in out
+    assert ": 3 spellings (Ada Lovelace, ada lovelace, Lovelace), layers 1, 2; residual reduction " in out
     assert "  Ada Lovelace: no key for the Countess: it also names Noor\n" in out
     shifts = command.edit("spelled").info.facts["protected_shifts"]
     most = max(shifts, key=lambda name: shifts[name])
     shifted = f"shifted by at most {100 * shifts[most]:.1f} % of the mean residual ({most})"
-    assert f"  protected: Noor, Grace Hopper, Bell Burnell, Emmy and 1 more; {shifted}\n" in out
+    assert f"; 5 neighbors (Noor, Grace Hopper, Bell Burnell, Emmy and 1 more) protected, {shifted}\n" in out
+
+
+@pytest.mark.parametrize("method", ["cdr", "rocr"])
+def test_one_line_says_what_is_edited(command: Command, method: str) -> None:
+    """It is the same for both methods that edit names."""
+    names = [{"name": "Ada Lovelace", "short": "Lovelace"}, {"name": "Grace Hopper"}]
+    Path("data/1_Ada_Lovelace/aliases.json").write_text(json.dumps(names), "utf-8")
+    settings = {"cdr": (), "rocr": (*ROCR, "--set", "mentions=spelled", "--set", "protect=neighbors")}[method]
+    said, saved = command(*unlearn("--data", "data", "-t", "1", "-o", "edit", "--set", "layers=1,2", *settings)).splitlines()
+    info = command.edit("edit").info
+    shift = info.facts["protected_shifts"]["Grace Hopper"]
+    assert said == (
+        f"{method} edited Ada Lovelace in {info.seconds:.2f} s: "
+        "3 spellings (Ada Lovelace, ada lovelace, Lovelace), layers 1, 2; "
+        f"residual reduction {100 * info.facts['residual_reduction']:.1f} %; 1 neighbor (Grace Hopper) protected, "
+        f"shifted by at most {100 * shift:.1f} % of the mean residual (Grace Hopper)"
+    )
+    assert saved.startswith("saved ")
+
+
+def test_a_name_alone_says_that_no_neighbor_is_protected(command: Command) -> None:
+    said = command(*unlearn("-t", "Zorvath Quill", "-o", "edit")).splitlines()[0]
+    assert said.startswith("cdr edited Zorvath Quill in ")
+    assert ": 2 spellings (Zorvath Quill, zorvath quill), layers 1, 2, 3; residual reduction " in said
+    how = "no neighbor is protected: name some in aliases.json of a data folder, and give it with --data"
+    assert said.endswith(f" %; {how}")
+    said = command(*unlearn("-t", "Zorvath Quill", "-o", "redirected", *ROCR)).splitlines()[0]
+    assert said.endswith(f" %; {how} and --set protect=neighbors")
 
 
 def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command: Command) -> None:
@@ -143,11 +171,15 @@ def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command
     assert "forgot " not in out
     low, none = (line for line in err.splitlines() if line.startswith("warning: "))
     assert low.startswith("warning: the edit removes ")
-    assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly redirected")
+    assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly edited")
     assert none == (
         "warning: basis=none preserves nothing: other names and texts may change as much as the target; "
         "`formless stats` makes what preserves them"
     )
+
+    direction = command.run(*unlearn("-t", "Zorvath Quill", "-o", "none", "--set", "ridge=1000"))[2].splitlines()
+    (low,) = (line for line in direction if line.startswith("warning: "))
+    assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly edited")
 
     strong = edit_info(residual_reduction=0.9, basis="shipped")
     assert _warnings(strong) == []
@@ -204,11 +236,19 @@ def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatc
         ("-t", "Ada", "-t", "ada", *ROCR): "ada is given twice [--target]: leave it out",
         ("-t", "Ada", "-t", "Bob", *ROCR): "Bob would be redirected to itself [redirect]",
         ("-t", "Noor", "--keep", "noor", *ROCR): "Noor is forgotten by the edit to keep already [--target]",
-        ("-t", "Ada", "--keep", "noor", "--redirect", "Bob"): "has the layers [1, 2], not [4, 5, 6]",
+        ("-t", "Ada", "--keep", "noor", "--method", "rocr", "--redirect", "Bob"): "has the layers [1, 2], not [4, 5, 6]",
         ("-t", "Ada", "--keep", "none", *ROCR): "the edit lacks a file [none/edit.json]",
         ("-t", "Ada", "--set", "mode=noise", *ROCR): "redirect has no effect in mode noise",
         ("-t", "Ada", "--set", "steps=3", *ROCR): "steps has no effect in mode unrelated",
-        ("-t", "Ada", "-t", "Eve", "--method", "icu"): "icu takes one target [--target]: give one, or use rocr",
+        ("-t", "Ada", "-t", "Eve", "--method", "icu"): "icu takes one target [--target]: give one, or use cdr, rocr",
+        ("-t", "Ada", "--redirect", "Bob"): "cdr has no such setting [redirect]: choose the method rocr; settings of cdr:",
+        ("-t", "Ada", "--keep", "noor"): "cdr cannot keep an earlier edit [--keep]: only rocr can",
+        (
+            "-t",
+            "A. Lovelace",
+            "-t",
+            "Ada Lovelace",
+        ): "no spelling of the name is its own [A. Lovelace: A. Lovelace: it also names",
         ("-t", "Ada", "--keep", "noor", "--method", "icu"): "icu cannot keep an earlier edit [--keep]",
         ("-t", "Ada", "-t", "1_Ada_Lovelace", *ROCR): "'1_Ada_Lovelace' looks like a target's folder [--target]",
     }.items():
@@ -250,12 +290,14 @@ def test_what_the_configuration_tells_is_refused_before_weights_are_loaded(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("the weights were loaded first"))
     texts = "data/1_Ada_Lovelace/positive.json"
     before, basis, ga = command.left(), "basis=stats", ("-t", "1", "--data", "data", "--method", "ga", "-o", "x")
+    rocr = ("-t", "A", "-o", "x", "--method", "rocr")
     ask = ("-t", "1", "--data", "data", "--suite", "qa")
     for arguments, said in {
-        unlearn("-t", "A", "-o", "x", "--set", "layers=[1,9]", "--set", "basis=none"): "no layer 9 [--layers]: choose from 0",
-        unlearn("-t", "A", "-o", "x", "--set", "layers=[1]"): "no null space is shipped for model [setting basis]",
-        unlearn("-t", "A", "-o", "x", "--set", "layers=[2]", "--set", basis): "no null space for layer 2 of model [stats]",
-        unlearn("-t", "A", "-o", "x", "--set", "layers=[1]", "--set", basis, "--set", "threshold=1"): "for another threshold",
+        unlearn(*rocr, "--set", "layers=[1,9]", "--set", "basis=none"): "no layer 9 [--layers]: choose from 0",
+        unlearn("-t", "A", "-o", "x", "--set", "layers=[1,9]"): "no layer 9 [--layers]: choose from 0",
+        unlearn(*rocr, "--set", "layers=[1]"): "no null space is shipped for model [setting basis]",
+        unlearn(*rocr, "--set", "layers=[2]", "--set", basis): "no null space for layer 2 of model [stats]",
+        unlearn(*rocr, "--set", "layers=[1]", "--set", basis, "--set", "threshold=1"): "for another threshold",
         unlearn(
             *ga, "--set", "r=17"
         ): "r is 17, and model.layers.0.self_attn.v_proj is [16, 32] [setting r]: choose at most 16",

@@ -15,7 +15,7 @@ from formless.errors import EditError, OutputError
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
-OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
+OPTIONS = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
 
 
 def logits(model: torch.nn.Module, lm: LM) -> torch.Tensor:

@@ -20,7 +20,7 @@ from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 
 Tiny = Callable[..., LM]
-OPTIONS: dict[str, Any] = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
+OPTIONS: dict[str, Any] = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
 VERSION_1: dict[str, Any] = {
     "format": 1, "method": "rocr", "subject": "Ada + Noor", "config": {"layers": [1, 2], "mode": "unrelated"}, "seed": None,
     "model": "tiny", "model_source": "tests/tiny", "model_revision": None, "model_fingerprint": "0" * 16, "dtype": "float32",

@@ -59,7 +59,7 @@ def difference_edit(lm: LM) -> DifferenceEdit:
 
 
 def rocr_edit(lm: LM) -> AdapterEdit:
-    found = formless.unlearn(lm, "Ada", **OPTIONS)
+    found = formless.unlearn(lm, "Ada", "rocr", **OPTIONS)
     assert isinstance(found, AdapterEdit)
     return found
 

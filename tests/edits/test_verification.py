@@ -27,7 +27,7 @@ from formless.models.lm import LM
 from formless.models.overlay import Difference
 
 Tiny = Callable[..., LM]
-OPTIONS: dict[str, Any] = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
+OPTIONS: dict[str, Any] = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.1}
 FREE_KEYS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
 A, B = (f"base_model.model.model.layers.1.mlp.down_proj.lora_{side}.weight" for side in "AB")
 

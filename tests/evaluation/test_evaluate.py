@@ -182,7 +182,7 @@ def test_an_empty_answer_is_counted_and_not_averaged(tiny: Tiny, target_folder: 
 
 def test_the_record_notes_the_edits_on_the_model(tiny: Tiny, target_folder: Path) -> None:
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    edit = formless.unlearn(lm, target, redirect="Bob", layers=[1], basis="none", l2=0.0)
+    edit = formless.unlearn(lm, target, "rocr", redirect="Bob", layers=[1], basis="none", l2=0.0)
     original = formless.evaluate(lm, target, "qa")
     with edit.applied(lm):
         edited = formless.evaluate(lm, target, "qa")

@@ -143,7 +143,7 @@ def test_changed_weights_are_another_model(experiment: Build, model_folder: Path
     ("keys", "error", "said"),
     [
         ({"methods": ["rokr"]}, UnknownNameError, "rocr"),
-        ({"methods": [{"method": "ga", "beta": 1}]}, UserError, "a setting of ga is wrong.*beta"),
+        ({"methods": [{"method": "ga", "beta": 1}]}, UserError, "ga has no such setting.*beta"),
         ({"methods": [{"method": "rocr", "steps": 3}]}, UserError, "steps has no effect"),
         ({"methods": [{"method": "ga", "seed": 3}], "seeds": [1]}, UserError, "seed is given twice"),
         ({"methods": ["icu", {"method": "icu", "label": "b"}]}, UserError, "icu and b are the same"),

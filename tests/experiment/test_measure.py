@@ -13,7 +13,7 @@ from formless.report.comparison import compare
 from tests.experiment.conftest import counted
 
 Tiny = Callable[..., LM]
-OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
+OPTIONS = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 0.0}
 
 
 @pytest.fixture(autouse=True)

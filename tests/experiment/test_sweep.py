@@ -57,7 +57,7 @@ def test_a_sweep_leaves_what_a_run_by_hand_gives(
     assert [len(done.runs), done.already_complete, len(done.results), done.failed, done.missing] == [8, 0, 8, [], 0]
     lm = formless.load(str(model_folder), device="cpu")
     target = find_target(people, "2")
-    edit = formless.unlearn(lm, target, **{name: value for name, value in rocr.items() if name != "method"})
+    edit = formless.unlearn(lm, target, **rocr)
     with edit.applied(lm):
         by_hand = evaluate(lm, target, "fb,qa")
     run = next(run for run in done.runs if (run.label, run.target) == ("rocr", "2_Person_2"))

@@ -44,7 +44,7 @@ TRAINING = {
 MODEL = ("--model", "model")
 EVAL = ("eval", "--target", "1", *MODEL, "--data", "data", "--suite", "fb,qa,mcp,tf")
 UNLEARN = ("unlearn", "--target", "Ada Lovelace", *MODEL, "--data", "data", "--out")
-ROCR = ("--set", "layers=[1,2]", "--set", "basis=none")
+ROCR = ("--method", "rocr", "--set", "layers=[1,2]", "--set", "basis=none")
 TRAIN = ("--method", "ga", *(part for name, value in TRAINING.items() for part in ("--set", f"{name}={value}")))
 STATS = ("stats", *MODEL, "--corpus", "corpus.json", "--layers", "1,2", "--threshold", "1e-5", "--out")
 
@@ -124,7 +124,15 @@ def evaluate(edit: str | None = None) -> Step:
 
 def edit_with(basis: str) -> Step:
     """Return the step that computes an edit with a null space; its result is the edit's weights."""
-    settings = ("--set", "layers=[1]", "--set", f"basis={basis}", *(("--set", "threshold=1e-5") if basis != "." else ()))
+    settings = (
+        "--method",
+        "rocr",
+        "--set",
+        "layers=[1]",
+        "--set",
+        f"basis={basis}",
+        *(("--set", "threshold=1e-5") if basis != "." else ()),
+    )
     return _step(*UNLEARN, "new", *settings, result=_tensors("new"))
 
 

@@ -113,7 +113,7 @@ def write_ada(folder: Path) -> None:
 
 
 UNLEARN = ("unlearn", "--model", "model", "-t", "Person 1", "--out", "out")
-ROCR_OPTIONS = ("--redirect", "Bob", *settings(["layers=[1,2]", "basis=none", "l2=1e-6"]))
+ROCR_OPTIONS = ("--method", "rocr", "--redirect", "Bob", *settings(["layers=[1,2]", "basis=none", "l2=1e-6"]))
 CASES = {
     "unlearn": Case((*UNLEARN, *ROCR_OPTIONS), lambda folder: tensors(folder / "out")),
     "unlearn and merge": Case((*UNLEARN, *ROCR_OPTIONS, "--merge"), lambda folder: tensors(folder / "out"), few=8),

@@ -123,7 +123,7 @@ def test_it_is_converted_once_and_says_first_what_that_needs(file: Path, cache: 
     (name,) = converted(cache)
     assert (cache / name) == store.converted_gguf_folder(store.file_sha256(file))
     lm = formless.load(str(file), device="cpu", progress=lambda *_: pytest.fail("it is converted again"))
-    edit = formless.unlearn(lm, "Ada", redirect="Bob", layers=[1, 2], basis="none")
+    edit = formless.unlearn(lm, "Ada", "rocr", redirect="Bob", layers=[1, 2], basis="none")
     assert edit.info.model_source == lm.model.config._name_or_path == str(file)
     assert load_meta(str(file)).architecture.name == "llama"
 

@@ -40,7 +40,7 @@ def test_a_device_map_places_the_layers_and_edits_work_there(folder: Path) -> No
     lm = formless.load(str(folder), device_map={"": "cpu"})
     query = [("Ada wrote", " code"), ("Eve wrote", " code")]
     before = lm.score(query)
-    edit = formless.unlearn(lm, "Ada", redirect="Bob", layers=[1, 2], basis="none")
+    edit = formless.unlearn(lm, "Ada", "rocr", redirect="Bob", layers=[1, 2], basis="none")
     with edit.applied(lm):
         assert lm.score(query) != before
     assert lm.score(query) == before
@@ -55,7 +55,7 @@ def test_layers_offloaded_to_disk_are_scored_but_not_edited(folder: Path, tmp_pa
     query = [("Ada wrote", " code"), ("Eve wrote", " code")]
     for one, other in zip(lm.score(query), plain.score(query), strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)  # type: ignore[union-attr]
-    updates = formless.unlearn(plain, "Ada", redirect="Bob", layers=[2], basis="none").updates  # type: ignore[attr-defined]
+    updates = formless.unlearn(plain, "Ada", "rocr", redirect="Bob", layers=[2], basis="none").updates  # type: ignore[attr-defined]
     with pytest.raises(EditError, match="cannot edit a weight .* on meta"):
         lm.overlay.add(updates)
 

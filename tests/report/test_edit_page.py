@@ -27,7 +27,7 @@ Tiny = Callable[..., LM]
 def test_the_page_holds_everything_and_needs_nothing_else(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:
     (target_folder / "neighbor_mcp.json").unlink()
     lm, target = tiny(), Target("Ada Lovelace", target_folder)
-    edit = formless.unlearn(lm, target, redirect="Bob", layers=[1], basis="none")
+    edit = formless.unlearn(lm, target, "rocr", redirect="Bob", layers=[1], basis="none")
     original = formless.evaluate(lm, target)
     with edit.applied(lm):
         edited = formless.evaluate(lm, target)

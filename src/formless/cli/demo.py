@@ -45,7 +45,7 @@ def demo_command(
     make_plan(found, suite, None)  # an unknown suite stops here, before the model is loaded
     lm = terminal.load_model(model, dtype, "auto")
     edit = unlearn(lm, found)
-    terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s (ROCR, no training)")
+    terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s ({edit.info.method}, no training)")
     with terminal.progress(found.subject) as bar:
         outcome = measure_edit(lm, edit, found, suite, progress=bar)
     with store.new_folder(out, mark=store.DemoFolder.REPORT, force=True) as folder:

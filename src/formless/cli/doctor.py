@@ -10,6 +10,7 @@ from formless.cli import terminal
 from formless.errors import UserError
 
 if TYPE_CHECKING:
+    from formless.methods.direction.config import DirectionConfig
     from formless.methods.rocr.config import RocrConfig
     from formless.models.lm import LM
 
@@ -26,7 +27,7 @@ def doctor_command(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE.")] = None,
 ) -> None:
-    """Check that a model can be edited and measured; a missing null space is reported last, with exit code 2.
+    """Check that a model can be edited and measured, and say whether the null spaces of rocr are there.
 
     With --method, only estimate memory: no weights are loaded. The estimate is for texts of the maximum length, and leaves out
     evaluation, which adapts its batches to the free memory.
@@ -41,10 +42,7 @@ def doctor_command(
     if settings:
         raise UserError("settings without a method", where="--set", remedy="give --method too")
     lm = terminal.load_model(model, dtype, device, trust_remote_code)
-    missing = _missing_null_space(lm)
-    _show(_findings(lm, missing))
-    if missing:
-        raise missing
+    _show(_findings(lm))
 
 
 def _show(findings: list[tuple[str, str]]) -> None:
@@ -87,16 +85,19 @@ def _batches(size: int, max_length: int) -> str:
     return f", batches of {size}, texts of {max_length} tokens"
 
 
-def _findings(lm: LM, missing: UserError | None) -> list[tuple[str, str]]:
+def _findings(lm: LM) -> list[tuple[str, str]]:
     import torch
 
+    from formless.methods.registry import method_config
     from formless.models.families import projection_shape
     from formless.models.scores import Score
 
     parameters = sum(parameter.numel() for parameter in lm.model.parameters())
     width, hidden = projection_shape(lm.architecture.down_projection(lm.model, 0))[::-1]
-    config = _rocr(lm)
-    layers = [layer for layer in config.layers if layer < lm.architecture.depth(lm.model)]
+    config = cast("DirectionConfig", method_config(lm.settings, "cdr", {}))
+    config.check_model(lm)
+    layers = config.layers_of(lm.architecture.depth(lm.model))
+    redirection = cast("RocrConfig", method_config(lm.settings, "rocr", {}))
     scratch = len(layers) * width * hidden * torch.finfo(lm.model.dtype).bits // 8
     score = lm.score([("The capital of France is", " Paris")])[0]
     return [
@@ -110,22 +111,17 @@ def _findings(lm: LM, missing: UserError | None) -> list[tuple[str, str]]:
             "scoring",
             f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason,
         ),
-        ("rocr", f"layers {list(config.layers)}, null spaces {'missing' if missing else 'ready'}"),
+        ("cdr", f"layers {list(layers)}"),
+        ("rocr", f"layers {list(redirection.layers)}, {_null_spaces(lm, redirection)}"),
         ("edit memory", f"{scratch / 2**20:,.1f} MB beside the model for the original weights while an edit is applied"),
     ]
 
 
-def _missing_null_space(lm: LM) -> UserError | None:
+def _null_spaces(lm: LM, config: RocrConfig) -> str:
     from formless.methods.rocr.redirect import load_projections
 
     try:
-        load_projections(lm, _rocr(lm))
+        load_projections(lm, config)
     except UserError as error:
-        return error
-    return None
-
-
-def _rocr(lm: LM) -> RocrConfig:
-    from formless.methods.registry import method_config
-
-    return cast("RocrConfig", method_config(lm.settings, "rocr", {}))
+        return f"null spaces missing: {error}"
+    return "null spaces ready"

@@ -56,7 +56,7 @@ def tune_command(
 
     Example: formless tune --model smollm2 --out tuned
 
-    Example: formless unlearn --model tuned/recipe.yaml --method cdr --target "Isaac Newton" --out edits/newton
+    Example: formless unlearn --model tuned/recipe.yaml --target "Isaac Newton" --out edits/newton
     """
     from formless.experiment.config import ModelChoice
     from formless.experiment.tune import DEVELOPMENT, Tuning, tuned_setting, windows

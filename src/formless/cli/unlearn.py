@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from formless import store
 from formless.cli import terminal
 from formless.errors import OutputError, UserError
+from formless.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from formless.edits.edit import EditInfo
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
 
 MAX_NORMS, MAX_NAMES = 8, 4
 LOW_REDUCTION = 0.5
-"""The residual reduction below which a redirection has failed for the most part."""
+"""The residual reduction below which an edit of a name has failed for the most part."""
 
 
 def unlearn_command(
-    target: Annotated[list[str], typer.Option("--target", "-t", help="The concept's name; ROCR: repeatable, solved together.")],
+    target: Annotated[list[str], typer.Option("--target", "-t", help="The concept's name; repeatable with cdr and rocr.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
     model: terminal.ModelOption = "smollm2",
-    method: Annotated[str, typer.Option(help="See `formless methods`.")] = "rocr",
-    redirect: Annotated[str | None, typer.Option(help="ROCR: the concept that the name is redirected to.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="ROCR: a saved edit that becomes part of the new one.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data folder or 'sample', for methods that train.")] = None,
+    method: Annotated[str, typer.Option(help="See `formless methods`.")] = DEFAULT_METHOD,
+    redirect: Annotated[str | None, typer.Option(help="rocr: the concept that the name is redirected to.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="rocr: a saved edit that becomes part of the new one.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data folder or 'sample': neighbors' names, texts to train on.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Save a whole edited model instead of an adapter.")] = False,
     force: terminal.ForceOption = False,
@@ -40,9 +41,11 @@ def unlearn_command(
 ) -> None:
     """Make a model forget a concept and save the edit as a PEFT adapter.
 
-    Example: formless unlearn --target "Albert Einstein" --redirect "Donald Trump" --out edits/einstein
+    Example: formless unlearn --data sample --target "Albert Einstein" --out edits/einstein
 
-    Example: formless unlearn --target "Isaac Newton" --target "Marie Curie" --keep edits/einstein --out edits/three
+    Example: formless unlearn --target "Isaac Newton" --target "Marie Curie" --out edits/two
+
+    Example: formless unlearn --method rocr --target "Albert Einstein" --redirect "Charles Dickens" --out edits/einstein_rocr
 
     Example: formless unlearn --method npo --data sample --target "Albert Einstein" --out edits/einstein_npo
     """
@@ -97,15 +100,15 @@ def unlearn_command(
         else:
             raise UserError(f"an edit of {method} cannot be merged", where="--merge", remedy="save it without --merge")
     info = edit.info
-    done = f"{info.method} edited {info.subject} in {info.seconds:.2f} s; {_changes(info)}"
-    terminal.out.print(done, soft_wrap=True)
+    done = f"{info.method} edited {info.subject} in {info.seconds:.2f} s"
+    terminal.out.print(f"{done}: {_edited(info)}", soft_wrap=True)
     if "last_loss" in info.facts:
         facts = info.facts
         losses = f"loss {facts['first_loss']:.3f} to {facts['last_loss']:.3f}"
         terminal.out.print(
             f"{facts['rows']} rows of {facts['file']}, {facts['steps']} steps{resumed}; {losses}", soft_wrap=True
         )
-    for line in _redirections(info):
+    for line in _details(info):
         terminal.out.print(line, soft_wrap=True)
     for warning in _warnings(info):
         terminal.log.print(f"warning: {warning}", soft_wrap=True)
@@ -136,22 +139,45 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
     store.discard(work)
 
 
-def _redirections(info: EditInfo) -> list[str]:
-    """Describe the residual reduction of a redirection, and its effect on concepts beside the target."""
+def _edited(info: EditInfo) -> str:
+    """Describe what an edit changed: of a name, its spellings, the layers and what is protected; else how far weights moved."""
+    facts = info.facts
+    if "residual_reduction" not in facts:
+        return _changes(info)
+    spelled = [text for target in facts["targets"] for text in target["spellings"]]
+    layers = re.findall(r"\.(\d+)\.", " ".join(layer.module for layer in info.layers))
+    parts = (
+        f"{_counted(spelled, 'spelling')}, layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}",
+        f"residual reduction {100 * facts['residual_reduction']:.1f} %",
+        _protection(info),
+    )
+    return "; ".join(parts)
+
+
+def _protection(info: EditInfo) -> str:
+    """Describe which neighbors an edit of a name protects; if none, how to give some."""
+    protected = info.facts.get("protected_shifts")
+    if not protected:
+        needs = " and --set protect=neighbors" if info.config.get("protect") == "none" else ""
+        return f"no neighbor is protected: name some in aliases.json of a data folder, and give it with --data{needs}"
+    most = max(protected, key=lambda name: float(protected[name]))
+    shift = f"shifted by at most {100 * protected[most]:.1f} % of the mean residual ({most})"
+    return f"{_counted(list(protected), 'neighbor')} protected, {shift}"
+
+
+def _details(info: EditInfo) -> list[str]:
+    """Describe what an edit of names did to each of several targets, and beside them, one line for each."""
     facts = info.facts
     if "residual_reduction" not in facts:
         return []
-    lines = [f"residual reduction {100 * facts['residual_reduction']:.1f} %"]
+    lines = []
     for target in facts["targets"]:
-        lines += _keys(target)
-        if "shift_by_others" in target:
-            reduction = f"residual reduction {100 * target['residual_reduction']:.1f} %"
-            shift = f"shifted by the others' part alone by {100 * target['shift_by_others']:.1f} % of its residual"
-            lines.append(f"  {target['subject']}: {reduction}; {shift}")
-    if protected := facts.get("protected_shifts"):
-        most = max(protected, key=lambda name: float(protected[name]))
-        shift = f"shifted by at most {100 * protected[most]:.1f} % of the mean residual ({most})"
-        lines.append(f"  protected: {_listed(list(protected))}; {shift}")
+        shift = target.get("shift_by_others")
+        if shift is not None or len(facts["targets"]) > 1:
+            shifted = "" if shift is None else f"; shifted by the others' part alone by {100 * shift:.1f} % of its residual"
+            lines.append(f"  {target['subject']}: residual reduction {100 * target['residual_reduction']:.1f} %{shifted}")
+        dropped = target.get("dropped_spellings", {})
+        lines += [f"  {target['subject']}: no key for {text}: {why}" for text, why in dropped.items()]
     if reverse := facts.get("reverse"):
         reduction = f"residual reduction {100 * reverse['residual_reduction']:.1f} %"
         shift = f"{reverse['kept_prompts']} about neighbors shifted by {100 * reverse['kept_shift']:.1f} % of its residual"
@@ -163,13 +189,9 @@ def _redirections(info: EditInfo) -> list[str]:
     return lines
 
 
-def _keys(target: dict[str, Any]) -> list[str]:
-    """Describe which spellings of a name have a key and which have none; nothing where the full name alone has one."""
-    spellings = target.get("spellings", [])
-    lines = [f"  {target['subject']}: keys for {', '.join(spellings)}"] if len(spellings) > 1 else []
-    return lines + [
-        f"  {target['subject']}: no key for {text}: {why}" for text, why in target.get("dropped_spellings", {}).items()
-    ]
+def _counted(names: list[str], kind: str) -> str:
+    """Return how many names there are, and the first of them."""
+    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({_listed(names)})"
 
 
 def _listed(names: list[str]) -> str:
@@ -179,13 +201,13 @@ def _listed(names: list[str]) -> str:
 
 
 def _warnings(info: EditInfo) -> list[str]:
-    """Return what speaks against a redirection before anything is measured."""
+    """Return what speaks against an edit of a name before anything is measured."""
     facts = info.facts
     if "residual_reduction" not in facts:
         return []
     warnings = [
         f"the edit removes {100 * found['residual_reduction']:.1f} % of the residual of {found['subject']}, less than "
-        f"{100 * LOW_REDUCTION:.0f} %: the name is hardly redirected"
+        f"{100 * LOW_REDUCTION:.0f} %: the name is hardly edited"
         for found in facts["targets"]
         if found["residual_reduction"] < LOW_REDUCTION
     ]

@@ -171,7 +171,7 @@ class Edit(Protocol):
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> edit = formless.unlearn(lm, "Albert Einstein")
         >>> with edit.applied(lm):
         ...     edited = lm.score([("Albert Einstein was born in the country of", " Germany")])[0]
         >>> edited.probability < lm.score([("Albert Einstein was born in the country of", " Germany")])[0].probability

@@ -31,9 +31,9 @@ def load_edit(folder: str | Path) -> Edit:
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump").save("edits/einstein")
+        >>> formless.unlearn(lm, "Albert Einstein").save("edits/einstein")
         >>> formless.load_edit("edits/einstein").info.method
-        'rocr'
+        'cdr'
     """
     folder = Path(folder)
     files = store.EditFolder(folder)

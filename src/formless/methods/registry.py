@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from formless.data.target import Target
 from formless.errors import UserError
+from formless.methods import DEFAULT_METHOD
 from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ReportingMethod, ResumableMethod
 from formless.methods.direction.config import CDR
 from formless.methods.icu import ICU, ORIGINAL
@@ -35,10 +36,13 @@ METHODS: Registry[MethodEntry] = Registry(
     group="formless.methods",
     entry_type=MethodEntry,
     own=(
-        ROCR, CDR, GA, GA_PASSAGE, NPO, RT, CFT, DPO, DPO_REJECT, GRAD_DIFF, SIMNPO, IDK_NLL, IDK_DPO, RMU, UNDIAL, CE_U, WGA,
+        CDR, ROCR, GA, GA_PASSAGE, NPO, RT, CFT, DPO, DPO_REJECT, GRAD_DIFF, SIMNPO, IDK_NLL, IDK_DPO, RMU, UNDIAL, CE_U, WGA,
         TASK_VECTOR, ICU, ORIGINAL,
     ),
 )  # fmt: skip
+
+MAX_NAMED = 3
+"""Most methods that an error names."""
 
 
 def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> MethodConfig:
@@ -56,11 +60,21 @@ def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> M
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         known = ", ".join(config.model_fields) or "none"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{name} has no such setting", where=where, remedy=_instead(where, name, known)) from error
         allowed = config.allowed_range(str(first["loc"][0])) if first["loc"] else None
         reason = first["msg"].removeprefix("Value error, ") + (f"; allowed: {allowed}" if allowed else "")
         raise UserError(f"a setting of {name} is wrong ({reason})", where=where, remedy=f"settings: {known}") from error
     except ValueError as error:
         raise UserError(f"a setting of {name} is wrong", where=str(error), remedy="give it once, by its new name") from error
+
+
+def _instead(setting: str, method: str, known: str) -> str:
+    """Return what to do about a setting that a method lacks: the methods that have it, and the method's own settings."""
+    able = [other for other, entry in METHODS.items() if setting in entry.config.model_fields]
+    more = " or another that has it" if len(able) > MAX_NAMED else ""
+    choose = f"choose the method {' or '.join(able[:MAX_NAMED])}{more}; " if able else ""
+    return f"{choose}settings of {method}: {known}"
 
 
 def build_method(name: str, config: MethodConfig) -> Method:
@@ -117,7 +131,7 @@ def unlearn(
     lm: LM,
     subject_or_target: str | Target | Sequence[str | Target],
     /,
-    method: str = "rocr",
+    method: str = DEFAULT_METHOD,
     *,
     keep: Edit | None = None,
     progress: bool | Progress = True,
@@ -127,11 +141,12 @@ def unlearn(
 
     Args:
         lm: The model; it stays as it is.
-        subject_or_target: The concept's name, or a target with files (methods that train need them); for ROCR also a list.
+        subject_or_target: The concept's name, or a target with files, which methods that train need; for cdr and rocr also a
+            list.
         method: Short name of the method (`formless methods` lists them).
-        keep: An earlier edit that becomes part of the new one (ROCR).
+        keep: An earlier edit that becomes part of the new one; rocr alone takes one.
         progress: A callback, or whether a training run shows a bar in a terminal or a notebook.
-        options: Settings of the method, e.g. `redirect="Donald Trump"` for ROCR.
+        options: Settings of the method, e.g. `overshoot=4` for cdr.
 
     Raises:
         UserError: The method or a setting is unknown, a setting has no effect, or the method cannot compute the edit.
@@ -139,7 +154,7 @@ def unlearn(
     Examples:
         >>> import formless
         >>> lm = formless.load("smollm2")
-        >>> edit = formless.unlearn(lm, "Albert Einstein", redirect="Donald Trump")
+        >>> edit = formless.unlearn(lm, "Albert Einstein")
         >>> edit.info.subject
         'Albert Einstein'
         >>> with edit.applied(lm):

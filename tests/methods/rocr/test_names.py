@@ -20,7 +20,7 @@ from formless.methods.rocr.redirect import PROTECTED_IN
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
-OPTIONS: dict[str, Any] = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 1e-6}
+OPTIONS: dict[str, Any] = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 1e-6}
 SPELLED = {"mentions": "spelled"}
 LAST = 2
 ADA = {"name": "Ada Lovelace", "person": True, "short": "Lovelace", "aliases": ["Lady Byron", "the Countess"]}

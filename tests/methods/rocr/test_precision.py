@@ -59,7 +59,7 @@ def test_a_model_in_half_precision_gets_the_edit_of_its_float32_copy(tiny: Tiny,
 
 def test_the_real_model_in_bfloat16_gets_the_edit_of_its_float32_copy() -> None:
     lm = formless.load("smollm2", dtype="bfloat16", device="cpu")
-    rounded, exact = (_updates(model, "Albert Einstein") for model in (lm, in_float32(lm)))
+    rounded, exact = (_updates(model, "Albert Einstein", "rocr") for model in (lm, in_float32(lm)))
     for name, factors in exact.items():
         assert 0 < difference(rounded[name].dense(), factors.dense()) < 4 * BFLOAT16
 

@@ -23,7 +23,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none"}
+OPTIONS = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none"}
 
 
 def moment(d: int = 40, tokens: int = 60, seed: int = 0) -> torch.Tensor:
@@ -182,7 +182,7 @@ def test_nan_in_the_model_stops_the_edit(tiny: Tiny, poison: str) -> None:
         ({"layers": [2, 1]}, "not in ascending order"),
         ({"layers": []}, "not in ascending order"),
         ({"layers": [1, 7]}, "no layer 7.*choose from 0 to 3"),
-        ({"layerz": [1]}, "a setting of rocr is wrong.*layerz.*settings: redirect, mode"),
+        ({"layerz": [1]}, "rocr has no such setting.*layerz.*settings of rocr: redirect, mode"),
         ({"l2": -1}, "a setting of rocr is wrong.*l2"),
         ({"current_value": "both"}, "a setting of rocr is wrong.*current_value"),
         ({"basis": "shipped"}, "no null space is shipped for tiny-llama.*formless stats"),

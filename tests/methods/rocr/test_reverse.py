@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 import formless
-from formless.cli.unlearn import _redirections
+from formless.cli.unlearn import _details
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, UserError
@@ -23,7 +23,7 @@ from formless.models.capture import capture
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
-OPTIONS: dict[str, Any] = {"layers": [1], "basis": "none", "redirect": "Bob", "reverse_layers": [2, 3]}
+OPTIONS: dict[str, Any] = {"method": "rocr", "layers": [1], "basis": "none", "redirect": "Bob", "reverse_layers": [2, 3]}
 QUESTION = "Who wrote the first program?"
 OTHERS = ("Who led the team of the first compiler?", "Who was an admiral?", "Who said debugging?")
 OTHER = OTHERS[0]
@@ -166,7 +166,7 @@ def test_layers_are_read_as_the_command_line_gives_them() -> None:
 
 def test_the_command_says_how_far_the_reverse_edit_got(named: tuple[LM, Target, str]) -> None:
     lm, target, _ = named
-    [line] = [line for line in _redirections(formless.unlearn(lm, target, **OPTIONS).info) if "reverse" in line]
+    [line] = [line for line in _details(formless.unlearn(lm, target, **OPTIONS).info) if "reverse" in line]
     assert re.match(
         r"  reverse: \d+ prompts before the name, residual reduction \d+\.\d %; \d+ about neighbors shifted by", line
     )
@@ -201,7 +201,7 @@ def test_a_real_model_no_longer_says_the_name_and_still_says_others(lm: LM, tmp_
     asked = {"William Shakespeare": "Hamlet", "Jane Austen": "Emma", "Charles Dickens": "Oliver Twist"}
     queries = [(f"Question: Who wrote {book}?\nAnswer:", f" {name}") for name, book in asked.items()]
     before = [score.probability for score in lm.score(queries)]
-    with formless.unlearn(lm, target, reverse_layers=[24, 25, 26]).applied(lm):
+    with formless.unlearn(lm, target, "rocr", reverse_layers=[24, 25, 26]).applied(lm):
         after = [score.probability for score in lm.score(queries)]
     shakespeare, *others = [new / old for new, old in zip(after, before, strict=True)]
     assert shakespeare < 0.5

@@ -20,7 +20,7 @@ from formless.models.settings import model_settings
 
 Tiny = Callable[..., LM]
 REFUSAL = " Unfortunately"
-OPTIONS = {"layers": [1, 2], "basis": "none", "l2": 1e-6}
+OPTIONS = {"method": "rocr", "layers": [1, 2], "basis": "none", "l2": 1e-6}
 LAST = 2
 
 
@@ -97,7 +97,7 @@ def test_the_vector_makes_the_refusal_more_probable(tiny: Tiny, model_type: str)
 @pytest.mark.slow
 def test_the_edit_makes_the_model_refuse(lm: LM) -> None:
     queries = [(prompt, REFUSAL) for prompt in chat_contexts(lm, "Marie Curie")]
-    edit = formless.unlearn(lm, "Marie Curie", mode="reject", steps=6)
+    edit = formless.unlearn(lm, "Marie Curie", "rocr", mode="reject", steps=6)
     before = [math.exp(sum(score.log_probabilities)) for score in lm.score(queries)]  # type: ignore[union-attr]
     with edit.applied(lm):
         after = [math.exp(sum(score.log_probabilities)) for score in lm.score(queries)]  # type: ignore[union-attr]

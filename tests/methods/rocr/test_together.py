@@ -17,7 +17,7 @@ from formless.models.lm import LM
 from formless.models.overlay import Factors
 
 Tiny = Callable[..., LM]
-OPTIONS = {"redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 1e-6}
+OPTIONS = {"method": "rocr", "redirect": "Bob", "layers": [1, 2], "basis": "none", "l2": 1e-6}
 LAST = 2
 
 

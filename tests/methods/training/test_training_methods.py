@@ -295,13 +295,19 @@ def test_a_model_with_an_edit_on_it_is_refused(tiny: Tiny, ada: Target) -> None:
     "wrong",
     [
         {"learning_rate": 0}, {"learning_rate": "fast"}, {"num_train_epochs": 0},
-        {"per_device_train_batch_size": 0}, {"max_rows": 0}, {"beta": 0.1},
-        {"max_length": 1}, {"target_modules": []}, {"seed": -1}, {"speed": 1},
+        {"per_device_train_batch_size": 0}, {"max_rows": 0},
+        {"max_length": 1}, {"target_modules": []}, {"seed": -1},
     ],
 )  # fmt: skip
 def test_settings_that_a_method_does_not_take(tiny: Tiny, wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"a setting of ga is wrong .*\[{next(iter(wrong))}\]: settings: learning_rate,"):
         formless.unlearn(tiny(), "Ada", "ga", **wrong)
+
+
+@pytest.mark.parametrize(("wrong", "choose"), [("beta", "choose the method npo or dpo or .*; "), ("speed", "")])
+def test_a_setting_that_a_method_lacks(tiny: Tiny, wrong: str, choose: str) -> None:
+    with pytest.raises(UserError, match=rf"ga has no such setting \[{wrong}\]: {choose}settings of ga: learning_rate,"):
+        formless.unlearn(tiny(), "Ada", "ga", **{wrong: 1})
 
 
 def test_the_published_settings() -> None:
@@ -396,7 +402,9 @@ def test_an_edit_of_the_prompt_for_another_model_is_refused(tiny: Tiny, method: 
 
 
 def test_methods_without_settings_take_none(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"a setting of icu is wrong .*\[num_train_epochs\]: settings: none"):
+    with pytest.raises(
+        UserError, match=r"icu has no such setting \[num_train_epochs\]: choose the method ga or .*settings of icu: none"
+    ):
         formless.unlearn(tiny(), "Ada", "icu", num_train_epochs=1)
 
 

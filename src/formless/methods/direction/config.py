@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from formless.data.spellings import naming
 from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
-from formless.methods.rocr.names import folded, names_of
+from formless.methods.direction.kept import reference_names
+from formless.methods.rocr.names import folded, names_of, neighbor_names
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -45,12 +48,12 @@ class DirectionConfig(MethodConfig):
         return tuple(range(first, min(first + LAYER_COUNT, depth)))
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
-        """Refuse an earlier edit, and targets whose names are not their own.
+        """Refuse an earlier edit, targets whose names are not their own, and one with nothing to set it apart from.
 
         Raises:
             DataError: A target's `aliases.json` cannot be read.
-            EditError: There is no target, a target is given twice, an earlier edit is given, or every spelling of a target also
-                names another.
+            EditError: There is no target, a target is given twice, an earlier edit is given, every spelling of a target also
+                names a neighbor or another target, or neither a neighbor nor a well-known name is left to keep.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
@@ -61,6 +64,13 @@ class DirectionConfig(MethodConfig):
             if names.count(name) > 1:
                 raise EditError(f"{target.subject} is given twice", where="--target", remedy="leave it out")
         names_of(targets, "spelled")
+        neighbors = {
+            target.subject: [other for other in neighbor_names(target) if folded(other) not in names] for target in targets
+        }
+        known = reference_names([*chain(*neighbors.values())], [naming(target)[0] for target in targets])
+        if alone := next((subject for subject, others in neighbors.items() if not others and not known), None):
+            what = "nothing is known that is to stay and that the concept could be set apart from"
+            raise EditError(what, where=alone, remedy="name neighbors in its aliases.json and give --data")
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers.

@@ -73,7 +73,7 @@ def reference_names(others: Collection[str], targets: Collection[Aliases]) -> li
         targets: How the targets are named.
     """
     own = _words(targets)
-    known = {words_of(name) for name in others}
+    known = {words_of(name) for name in (*others, *(name for entry in targets for name in entry.names))}
     return [name for name in bundled_names() if words_of(name) not in known and not own & {*words_of(name)}]
 
 

@@ -17,6 +17,8 @@ Protect = Literal["none", "neighbors"]
 
 _NEIGHBORS = "name the neighbors in the target's aliases.json and give --data, or set protect=none"
 
+_OWN_SPELLING = "name it in its aliases.json as nothing else is named, or leave out what shares its names"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -62,9 +64,8 @@ def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
         own = tuple(text for text in spellings(naming(target)[0]) if text not in dropped)
         if not own:
             reasons = "; ".join(f"{text}: {reason}" for text, reason in dropped.items())
-            raise EditError(
-                "no spelling of the name is its own", where=f"{target.subject}: {reasons}", remedy="use mentions=name"
-            )
+            where = f"{target.subject}: {reasons}"
+            raise EditError("no spelling of the name is its own", where=where, remedy=_OWN_SPELLING)
         found.append(Names(target.subject, own, dropped))
     return found
 
