@@ -2,7 +2,7 @@
 
     python -m tools.attacks experiment > attacks.yaml
     formless run attacks.yaml --out runs/attacks
-    formless attack runs/attacks --protocol one_epoch --points 1
+    formless attack runs/attacks --attacks relearn_related,relearn_4,q4_0 --protocol one_epoch --points 1
     formless attack runs/attacks --attacks relearn_4 --learning-rate 1e-4 --epochs 10 --batch 8 --points 1
     python -m tools.attacks prompts runs/attacks
     python -m tools.attacks page runs/attacks
@@ -47,7 +47,7 @@ from tools.comparison import CAMPAIGNS, tuning_grid
 from tools.reach import cell
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-MODEL, TARGETS = "smollm2", "5-7"
+MODEL, TARGETS = "smollm2", "5-6"
 SUITE, LIMIT = "qa,gen_qa,gen_statement", 8
 PROMPTS = "gen_qa_affirmative,gen_qa_role,gen_qa_examples,gen_qa_passage,qa_memorization,lens,probe"
 TRAINED = "rmu-lr_0.025-coefficient_200"
@@ -100,7 +100,7 @@ LOOKS = {
 COMMANDS = [
     "python -m tools.attacks experiment > attacks.yaml",
     "formless run attacks.yaml --out runs/attacks",
-    "formless attack runs/attacks --protocol one_epoch --points 1",
+    "formless attack runs/attacks --attacks relearn_related,q4_0 --protocol one_epoch --points 1",
     "formless attack runs/attacks --attacks relearn_4 --learning-rate 1e-4 --epochs 10 --batch 8 --points 1",
     "python -m tools.attacks prompts runs/attacks",
     "python -m tools.attacks page runs/attacks",
