@@ -83,11 +83,11 @@ def test_relearning_has_the_facts_that_were_trained_apart(out: Path) -> None:
 
 
 def test_an_attack_without_a_record_has_no_row(out: Path) -> None:
-    for path in out.rglob("q8_0.json"):
+    for path in out.rglob("q4_0.json"):
         path.unlink()
     found = rows(attacks.recall_page(out, attacks.collect(out), SHARED))
-    assert ("8 bits (Q8_0)", "facts said") not in found
-    assert ("4 bits (Q4_0)", "facts said") in found
+    assert ("4 bits (Q4_0)", "facts said") not in found
+    assert ("relearn 4 facts, 10 epochs", "other facts said, after") in found
 
 
 def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:

@@ -2,7 +2,7 @@
 
     python -m tools.attacks experiment > attacks.yaml
     formless run attacks.yaml --out runs/attacks
-    formless attack runs/attacks --attacks relearn_related,relearn_4,q4_0 --protocol one_epoch --points 1
+    formless attack runs/attacks --attacks relearn_related,q4_0 --protocol one_epoch --points 1
     formless attack runs/attacks --attacks relearn_4 --learning-rate 1e-4 --epochs 10 --batch 8 --points 1
     python -m tools.attacks prompts runs/attacks
     python -m tools.attacks page runs/attacks
@@ -70,11 +70,11 @@ STRONG = AttackSettings(
     protocol="custom", learning_rate=1e-4, num_train_epochs=10, per_device_train_batch_size=8, points=1
 )  # fmt: skip
 BUDGETS = (
-    (WEAK, ("relearn_1", "relearn_4", "relearn_related"), "1 step"),
+    (WEAK, ("relearn_related",), "1 step"),
     (STRONG, ("relearn_4",), "10 epochs"),
 )
-RELEARNED = {"relearn_1": "relearn 1 fact", "relearn_4": "relearn 4 facts", "relearn_related": "relearn related text"}
-QUANTIZED = {"q8_0": "8 bits (Q8_0)", "q4_0": "4 bits (Q4_0)"}
+RELEARNED = {"relearn_4": "relearn 4 facts", "relearn_related": "relearn related text"}
+QUANTIZED = {"q4_0": "4 bits (Q4_0)"}
 RELEARNED_VALUES = {
     RECALL_BEFORE: "other facts said, before",
     WORST_CASE_RECALL: "other facts said, after",
@@ -111,19 +111,20 @@ NOTES = [
     "holds it, and can only rise with each attack. At most eight facts of a concept are asked, so one fact moves the number "
     "of its concept by an eighth or more.",
     "**Whoever removes the adapter has everything back**: the column of the original model. No attack is needed for that.",
-    "Relearning with the learning rate and the single epoch of OpenUnlearning's test (2e-5, batch size 32) is one step on "
-    "so few texts: too weak to show anything, where the trained facts are not said either. Ten epochs at 1e-4 in batches of "
-    "8, a setting of ours, bring all of them back. Facts that were trained, or whose answer stands in a trained text, are "
-    "not among the `other facts`. The original model was not trained so, and the neighbors' questions became more probable "
-    "too: a part of what comes back is practice in answering.",
+    "On so few texts, the learning rate and the single epoch of OpenUnlearning's test (2e-5, batch size 32) are one step, "
+    "which is weak: it brings no fact back. Ten epochs at 1e-4 in batches of 8, a setting of ours, bring back every trained "
+    "fact. Facts that were trained, or whose answer stands in a trained text, are not among the `other facts`. The original "
+    "model was not trained so, and the neighbors' questions became more probable too: a part of what comes back is practice "
+    "in answering.",
     "Sixteen facts cannot be relearned: a concept of the sample set has twelve at most.",
     "Forgetting left is the forgetting of questions after quantization, against the original model quantized alike, over "
     "that before it.",
     "The edits have strength 1, not equal retention; `kept` says what each costs the neighbors. RMU has the settings that "
-    "were chosen for it in [the comparison of methods](method_comparison.md), and the best harmonic mean of all trained "
-    "methods there; the others have their defaults, without a null space. One seed, one model of 135 million parameters.",
-    "Not measured: 32 samples of each question, suffixes found by gradients, and training longer or on more texts. Another "
-    "attack may bring back more.",
+    "were chosen for it on other concepts, and the best harmonic mean of all trained methods in [the "
+    "comparison](method_comparison.md), which has these concepts among its own. The other edits have their defaults, "
+    "without a null space. One seed, one model of 135 million parameters.",
+    "Not measured: relearning one fact, 8 bits, 32 samples of each question, suffixes found by gradients, and training "
+    "longer or on more texts. Another attack may bring back more.",
 ]
 INSIDE_NOTES = [
     "The answers to at most eight questions about each concept, known or not, and as many statements for the probe. [Tasks "
@@ -318,9 +319,10 @@ def main() -> None:
         return
     by = collect(given.out)
     subjects = [one.original.subject for one in by[ORIGINAL]]
+    facts = sum(recall.facts for one in by[ORIGINAL] if (recall := recall_over(one.original, [(one.whole, ())])))
     shared = {
         "date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(), "command": COMMANDS,
-        "n": f"{len(subjects)} concepts of the sample set that no setting was chosen on ({', '.join(subjects)}), {MODEL} in "
+        "n": f"{len(subjects)} concepts of the sample set ({', '.join(subjects)}) with {facts} known facts, {MODEL} in "
         f"float32, at most {LIMIT} items of each kind; no confidence interval over so few concepts",
     }  # fmt: skip
     write_result(FOLDER / "attacks.json", recall_page(given.out, by, shared))
