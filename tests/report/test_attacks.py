@@ -140,19 +140,25 @@ def test_a_quantized_model_is_compared_with_the_quantized_original_by_hand() -> 
 # --- Folders of runs
 
 
+def write_target(data: Path, number: int) -> str:
+    """Write what the attacks train on, and return the name of its folder."""
+    target = f"{number}_Person_{number}"
+    (data / target).mkdir(parents=True)
+    item = {"subject": f"Person {number}", "level": "1", "type": "cloze"}
+    rows = [{"query": f"Person {number} saw ___.", "answer": fact, **item} for fact in FACTS]
+    (data / target / "forget_level1.json").write_text(json.dumps(rows), "utf-8")
+    near = [{"query": "Ann saw ___.", "answer": "Paris", "neighbor": "Ann", **item}]
+    (data / target / "neighbor_level1.json").write_text(json.dumps(near), "utf-8")
+    return target
+
+
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two targets with the original model, ROCR and ICU; every attack has one point, and 16 facts are too many."""
     data = tmp_path / "data"
     runs = []
     for number in (1, 2):
-        target = f"{number}_Person_{number}"
-        (data / target).mkdir(parents=True)
-        item = {"subject": f"Person {number}", "level": "1", "type": "cloze"}
-        rows = [{"query": f"Person {number} saw ___.", "answer": fact, **item} for fact in FACTS]
-        (data / target / "forget_level1.json").write_text(json.dumps(rows), "utf-8")
-        near = [{"query": "Ann saw ___.", "answer": "Paris", "neighbor": "Ann", **item}]
-        (data / target / "neighbor_level1.json").write_text(json.dumps(near), "utf-8")
+        target = write_target(data, number)
         for label, method in (("original", "original"), ("rocr", "rocr"), ("icu", "icu")):
             run = made_run(label, target, method=method, data=str(data))
             values, said = (ORIGINAL, FACTS) if label == "original" else (BEFORE_ATTACK, "a")
