@@ -29,7 +29,7 @@ def closed_form(
     Delta W = [R,0]^T (K P K^T + l2 I)^-1 K P with K = [keys; kept], which is the published dense solve
     (P (keys^T keys + C_prev) + l2 I)^-1 P keys^T R, C_prev = kept^T kept, without a d x d inverse. Only the
     rows of the new keys are returned: those of the kept ones would be multiplied by zero, so the rank is the number of new
-    keys. Time grows as n^2 d.
+    keys. Time grows as (n + m)^2 d.
 
     Args:
         keys: `[n, d]`, inputs of the down-projection.
@@ -58,8 +58,8 @@ def closed_form(
         raise EditError(what, where=where, remedy="use a larger threshold")
     every, projected = every[~vanished], projected[~vanished]  # a kept key that vanishes under P keeps its value anyway
     gram = (every.double() @ projected.double().T) + l2 * torch.eye(len(every), dtype=torch.double)
-    try:
-        down = torch.linalg.solve(gram, projected.double())
+    try:  # the first n rows of the inverse; those of the kept keys are not needed
+        rows = torch.linalg.solve(gram.T, torch.eye(len(every), len(keys), dtype=torch.double)).T
     except RuntimeError as error:
         raise EditError("the keys depend on each other in the null space", remedy="use a larger l2") from error
-    return Factors(residuals.T.contiguous(), down[: len(keys)].float())
+    return Factors(residuals.T.contiguous(), (rows @ projected.double()).float())
