@@ -140,10 +140,10 @@ def _redirection(meta: MetaModel, config: RocrConfig, bare: MemoryEstimate) -> M
 def _removal(meta: MetaModel, config: DirectionConfig, bare: MemoryEstimate) -> MemoryEstimate:
     """Estimate the cached inputs of the edited layers, for all prompts of an edit with a usual number of them."""
     model, size = meta.model, meta.model.dtype.itemsize
-    layers = config.layers_of(meta.architecture.depth(model))
-    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in layers]
+    depth = meta.architecture.depth(model)
+    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.layers_of(depth)]
     hidden = shapes[0][0]
-    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(layers)
+    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * max(len(part.layers) for part in config.parts(depth))
     passing = PROMPT_BATCH * CONTEXT_TOKENS * _activation_bytes(meta, 1)
     edited = [rows * columns for rows, columns in shapes]
     return replace(bare, activations=cached + passing, applied=_applied_bytes(edited, size))

@@ -15,7 +15,7 @@ from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
 from formless.methods.direction import kept, method
-from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.config import DirectionConfig, Part
 from formless.methods.direction.kept import ABOUT, GENERAL, general_questions, questions_about, reference_names
 from formless.methods.direction.method import Concept, remove_directions
 from formless.methods.memory import estimate_memory
@@ -52,8 +52,7 @@ def ada(tmp_path: Path) -> Target:
 def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> None:
     lm = tiny()
     concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",), "Eve": ("Eve",)})
-    config = DirectionConfig(overshoot=3, ridge=1e-8)
-    found = remove_directions(lm, [concept], [], [], LAYERS, config)
+    found = remove_directions(lm, [concept], [], [], [Part(LAYERS, 3, "neighbors")], ridge=1e-8)
     middle = (value(lm, "Bob") + value(lm, "Eve")) / 2
     states = torch.stack([value(lm, "Ada", context) for context in range(6)])
     direction = functional.normalize(states.mean(0) - middle, dim=0)
@@ -86,8 +85,7 @@ def test_further_beyond_and_a_larger_ridge(tiny: Tiny, ada: Target) -> None:
 def test_several_targets_have_one_rank_each_and_do_not_keep_one_another(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
     lm = tiny()
     charles = named(tmp_path / "2_Charles_Babbage", "Charles Babbage", "Ada Lovelace", "Alan Turing")
-    edit = formless.unlearn(lm, [ada, charles], "cdr", layers=LAYERS)
-    assert isinstance(edit, AdapterEdit)
+    edit = _edit(lm, [ada, charles])
     assert {factors.down.shape[0] for factors in edit.updates.values()} == {2}
     assert set(edit.info.facts["protected_shifts"]) == {"Grace Hopper", "Alan Turing"}
     assert [each["residual_reduction"] > 0 for each in edit.info.facts["targets"]] == [True, True]
@@ -128,9 +126,8 @@ def test_a_name_alone_is_set_apart_from_well_known_names(tiny: Tiny) -> None:
 
 
 def test_what_leads_to_a_target_is_not_kept() -> None:
-    leonardo = Aliases(name="Leonardo da Vinci", short="Leonardo")
-    questions = general_questions([leonardo])
-    assert "Who painted the Mona Lisa?" not in questions
+    questions = general_questions([Aliases(name="Edvard Munch", short="Munch")])
+    assert "Who painted The Scream?" not in questions
     assert len(questions) == len(GENERAL) - 1
     assert "Why is the sky blue?" in questions
     assert "What is the capital of Australia?" not in general_questions([Aliases(name="Australia")])
@@ -140,11 +137,14 @@ def test_what_leads_to_a_target_is_not_kept() -> None:
     assert not [name for name in names if "Gogh" in name]
 
 
-def test_no_item_of_the_sample_set_is_a_kept_question_about_a_neighbor() -> None:
+def test_no_item_of_the_sample_set_is_a_kept_question() -> None:
+    general = {question for question, _ in GENERAL}
     for target in formless.targets("sample"):
-        for file in ("neighbor_level1", "neighbor_level2", "neighbor_reverse"):
+        for file in ("neighbor_level1", "neighbor_level2", "neighbor_reverse", "forget_level2", "forget_reverse"):
             rows = target.rows(file, Item) if target.has(file) else ()
-            assert not {row.query for row in rows} & {about.format(row.neighbor) for row in rows for about in ABOUT}
+            kept = general | {about.format(row.neighbor) for row in rows for about in ABOUT}
+            assert rows
+            assert not {row.query for row in rows} & kept
 
 
 def test_each_neighbor_is_asked_about_in_two_ways() -> None:
@@ -168,9 +168,48 @@ def test_states_of_whole_prompts_are_read_once_for_each_beginning(tiny: Tiny) ->
         torch.testing.assert_close(values[row], found.residuals[LAYERS[-1]][0, place], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("depth", "layers"), [(28, (6, 7, 8)), (30, (6, 7, 8)), (12, (3, 4, 5)), (4, (1, 2, 3)), (1, (0,))])
-def test_layers_follow_the_depth(depth: int, layers: tuple[int, ...]) -> None:
-    assert DirectionConfig().layers_of(depth) == layers
+@pytest.mark.parametrize(
+    ("depth", "early", "layers"),
+    [
+        (28, (3, 4, 5), (6, 7, 8)),
+        (30, (3, 4, 5), (6, 7, 8)),
+        (12, (0, 1, 2), (3, 4, 5)),
+        (4, (0,), (1, 2, 3)),
+        (1, None, (0,)),
+    ],
+)
+def test_layers_follow_the_depth(depth: int, early: tuple[int, ...] | None, layers: tuple[int, ...]) -> None:
+    later = Part(layers, 8, "neighbors")
+    assert DirectionConfig(early_overshoot=2).parts(depth) == ([Part(early, 2, "names"), later] if early else [later])
+    assert DirectionConfig().parts(depth) == [later]
+    given = DirectionConfig(layers=(2,), early_layers=(1,), early_overshoot=2)
+    assert given.parts(depth) == [Part((1,), 2, "names"), Part((2,), 8, "neighbors")]
+
+
+def test_both_parts_are_computed_on_the_unchanged_model_and_added(tiny: Tiny, ada: Target) -> None:
+    lm = tiny()
+    both = _edit(lm, ada, early_layers=(0,), early_overshoot=2)
+    early = both.updates[lm.architecture.down_projection_name(0)]
+    alone = _edit(lm, ada)
+    assert both.updates.keys() - alone.updates.keys() == {lm.architecture.down_projection_name(0)}
+    for name, factors in alone.updates.items():
+        assert torch.equal(both.updates[name].up @ both.updates[name].down, factors.up @ factors.down)
+    assert early.down.shape[0] == 1
+    assert both.info.facts["residual_before"] > alone.info.facts["residual_before"]
+
+
+def test_early_layers_set_a_name_apart_from_well_known_names(tiny: Tiny) -> None:
+    lm = tiny()
+    concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",)})
+    found = remove_directions(lm, [concept], ["Eve"], [], [Part(LAYERS, 2, "names")], ridge=1e-8)
+    own = torch.stack([value(lm, "Ada", context) for context in range(6)]).mean(0)
+    direction = functional.normalize(own - value(lm, "Eve"), dim=0)
+    torch.testing.assert_close(found.factors[1].up[:, 0], direction, rtol=1e-4, atol=1e-5)
+
+
+def test_no_layer_belongs_to_both_parts(tiny: Tiny, ada: Target) -> None:
+    with pytest.raises(EditError, match="a layer is given twice"):
+        formless.unlearn(tiny(), ada, "cdr", layers=[1, 2], early_layers=[0, 1], early_overshoot=1)
 
 
 def test_what_does_not_fit_is_refused(tiny: Tiny, ada: Target) -> None:

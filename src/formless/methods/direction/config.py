@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -21,31 +22,64 @@ if TYPE_CHECKING:
     from formless.models.loading import MetaModel
 
 DEPTH_SHARE = 0.215
-"""Where the edited layers begin unless they are given, as a share of the model's depth: layer 6 of 28."""
+"""Where `layers` begin unless they are given, as a share of the model's depth: layer 6 of 28."""
 
 LAYER_COUNT = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One movement of the edit.
+
+    Args:
+        layers: Its layers, in ascending order.
+        overshoot: How far the states move: 1 to the mean state of the others.
+        others: Whom the concept is set apart from: its neighbors, or well-known names.
+    """
+
+    layers: tuple[int, ...]
+    overshoot: float
+    others: Literal["neighbors", "names"]
 
 
 class DirectionConfig(MethodConfig):
     """Settings of Concept Direction Removal.
 
     Args:
-        layers: Edited layers, each once, in ascending order; unless given three that begin at a fifth of the depth.
-        overshoot: How far a name's state moves against the concept's direction: 1 to the neighbors' mean state, 8 seven times
-            as far beyond it. Usually 2 to 8.
+        layers: Layers that set the concept apart from its neighbors, each once, in ascending order; unless given three that
+            begin at a fifth of the depth.
+        overshoot: How far a name's state moves there against the concept's direction: 1 to the neighbors' mean state, 8 seven
+            times as far beyond it. Usually 2 to 8.
+        early_layers: Layers that set it apart from well-known names; unless given the three before `layers`.
+        early_overshoot: How far a name's state moves there: 1 to the mean state of well-known names, 2 as far again. Usually 1
+            to 2; 0, the default, edits no early layer.
         ridge: lambda of the closed form, relative to the mean squared norm of the names' keys; usually 0.02 to 1.
     """
 
     layers: Layers | None = None
     overshoot: float = Field(default=8.0, gt=0, le=100)
+    early_layers: Layers | None = None
+    early_overshoot: float = Field(default=0.0, ge=0, le=100)
     ridge: float = Field(default=0.05, gt=0, le=1e3)
 
-    def layers_of(self, depth: int) -> tuple[int, ...]:
-        """Return the edited layers of a model of that depth."""
-        if self.layers is not None:
-            return self.layers
+    def parts(self, depth: int) -> list[Part]:
+        """Return what is edited in a model of that depth, the early part first.
+
+        Raises:
+            EditError: Both would edit a layer.
+        """
         first = round(DEPTH_SHARE * depth)
-        return tuple(range(first, min(first + LAYER_COUNT, depth)))
+        layers = self.layers or tuple(range(first, min(first + LAYER_COUNT, depth)))
+        early = self.early_layers or tuple(range(max(layers[0] - LAYER_COUNT, 0), layers[0]))
+        if not (early and self.early_overshoot):
+            return [Part(layers, self.overshoot, "neighbors")]
+        if shared := sorted({*layers} & {*early}):
+            raise EditError("a layer is given twice", where=f"layers and early_layers: {shared}", remedy="leave it out of one")
+        return [Part(early, self.early_overshoot, "names"), Part(layers, self.overshoot, "neighbors")]
+
+    def layers_of(self, depth: int) -> list[int]:
+        """Return all edited layers of a model of that depth."""
+        return [layer for part in self.parts(depth) for layer in part.layers]
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
         """Refuse an earlier edit, targets whose names are not their own, and one with nothing to set it apart from.
@@ -73,9 +107,10 @@ class DirectionConfig(MethodConfig):
             raise EditError(what, where=alone, remedy="name neighbors in its aliases.json and give --data")
 
     def check_model(self, model: LM | MetaModel) -> None:
-        """Refuse a model without one of the layers.
+        """Refuse a model without one of the layers, and layers that both parts would edit.
 
         Raises:
+            EditError: A layer is given twice.
             UserError: There is no such layer.
         """
         for layer in self.layers_of(model.architecture.depth(model.model)):

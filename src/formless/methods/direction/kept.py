@@ -16,14 +16,14 @@ SHORTEST = 4
 
 GENERAL: tuple[tuple[str, str], ...] = (
     ("What is the capital of Australia?", "Canberra"),
-    ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
+    ("Who painted The Scream?", "Edvard Munch"),
     ("Where was the author of Hamlet born?", "William Shakespeare"),
     ("When did the inventor of the telephone die?", "Alexander Graham Bell"),
     ("Which country did the first man on the moon come from?", "Neil Armstrong"),
     ("Who was the first woman to fly across the Atlantic alone?", "Amelia Earhart"),
     ("Who discovered penicillin?", "Alexander Fleming"),
     ("What prize did the discoverers of the structure of DNA win?", "James Watson and Francis Crick"),
-    ("Who wrote Don Quixote?", "Miguel de Cervantes"),
+    ("Who wrote Crime and Punishment?", "Fyodor Dostoevsky"),
     ("What did the founder of Microsoft study?", "Bill Gates"),
     ("Where did the composer of The Magic Flute live?", "Wolfgang Amadeus Mozart"),
     ("Who was the president of the United States during the Civil War?", "Abraham Lincoln"),

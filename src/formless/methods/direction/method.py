@@ -1,7 +1,8 @@
 """Concept Direction Removal: one direction per concept, keys at every spelling of its name. Ours.
 
 The published edit moves a name's state to that of another concept: the model then speaks of that one, and what never spells
-the name stays. Here the state moves against the direction that sets the concept apart from its neighbors, beyond their mean.
+the name stays. Here the state moves against the direction that sets the concept apart from others, beyond their mean: from
+well-known names in early layers, from its neighbors in the layers after them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
-from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.config import DirectionConfig, Part
 from formless.methods.direction.kept import general_questions, questions_about, reference_names
 from formless.methods.rocr.closed_form import closed_form
 from formless.methods.rocr.contexts import ASKED, chat_contexts
 from formless.methods.rocr.names import Names, folded, names_of, neighbor_names
 from formless.methods.rocr.nullspace import Identity
-from formless.methods.rocr.solve import applied, residual_facts, solve_layers
+from formless.methods.rocr.solve import Solve, applied, residual_facts, solve_layers
 from formless.methods.rocr.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors
@@ -49,14 +50,16 @@ class DirectionRemoval:
     def unlearn_together(self, lm: LM, targets: Sequence[Target], *, keep: Edit | None = None) -> AdapterEdit:
         """Compute one edit of several targets, solved together; the model itself stays as it is.
 
-        With h a concept's state after the last edited layer, at the last token of a spelling of its name in a chat context, m
-        the mean of its neighbors' states there, and u the direction from m to the concept's mean state, a state is to become
+        With h a concept's state after a part's last layer, at the last token of a spelling of its name in a chat context, m the
+        mean state of others there, and u the direction from m to the concept's mean state, a state is to become
 
             h* = h - s u^T (h - m) u
 
-        s is `overshoot`. Keys with residual zero are the neighbors' names, well-known names, and every token of questions about
-        the neighbors and about other things. Without neighbors, m is the mean of the well-known names. The closed form is
-        ROCR's, with lambda relative to the keys' norm and without a null space; each layer's update has one rank per target.
+        In the early layers the others are well-known names and s is `early_overshoot`; in the later ones they are the concept's
+        neighbors and s is `overshoot`. Both parts are computed on the unchanged model, and added. Keys with residual zero are
+        the neighbors' names, well-known names, and every token of questions about the neighbors and about other things. Without
+        neighbors, m is the mean of the well-known names in both. The closed form is ROCR's, with lambda relative to the keys'
+        norm and without a null space; each layer's update has one rank per target.
 
         Args:
             lm: The model, without any edit.
@@ -65,14 +68,14 @@ class DirectionRemoval:
 
         Raises:
             UserError: The model has no such layer.
-            EditError: As `DirectionConfig.check_targets`; or the model has an edit on it, a name is not found in its context,
-                or a key, value or update is NaN or infinite.
+            EditError: As `DirectionConfig.check_targets` and `parts`; or the model has an edit on it, a name is not found in
+                its context, or a key, value or update is NaN or infinite.
         """
         start = time.perf_counter()
         self.config.check_targets(targets, keep)
         refuse_applied_edits(lm)
         self.config.check_model(lm)
-        layers = self.config.layers_of(lm.architecture.depth(lm.model))
+        parts = self.config.parts(lm.architecture.depth(lm.model))
         spelled = names_of(targets, "spelled")
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
@@ -80,14 +83,14 @@ class DirectionRemoval:
         neighbors = sorted({name for each in concepts for name in each.neighbors if folded(name) not in subjects})
         references = reference_names(neighbors, entries)
         questions = [*questions_about(neighbors), *general_questions(entries)]
-        found = remove_directions(lm, concepts, references, questions, layers, self.config)
+        found = remove_directions(lm, concepts, references, questions, parts, self.config.ridge)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         info = edit_info(
             lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
             facts={"subjects": [target.subject for target in targets]} | _facts(found, concepts), seed=None,
         )  # fmt: skip
-        return AdapterEdit(updates, info, down_projection_adapter(lm, layers, len(targets)))
+        return AdapterEdit(updates, info, down_projection_adapter(lm, [*found.factors], len(targets)))
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class Removal:
 
     Args:
         factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
-        before: Norm of each target's residuals before the edit, over its spellings and contexts.
+        before: Norm of each target's residuals before the edit, over its spellings, contexts and the parts.
         after: The same norms after it.
-        protected_shifts: By neighbor, how far the edit shifts its value, relative to the targets' mean residual.
+        protected_shifts: By neighbor, how far a part shifts its value at most, relative to the targets' mean residual.
         kept: Number of kept keys.
     """
 
@@ -127,18 +130,18 @@ def remove_directions(
     concepts: Sequence[Concept],
     references: Sequence[str],
     questions: Sequence[str],
-    layers: Sequence[int],
-    config: DirectionConfig,
+    parts: Sequence[Part],
+    ridge: float,
 ) -> Removal:
     """Compute the updates of all targets, solved together.
 
     Args:
         lm: The model; it stays as it is.
         concepts: The targets. A neighbor that is a target too is not kept.
-        references: Other names whose values stay. A concept without neighbors is set apart from these.
+        references: Well-known names; their values stay.
         questions: Questions whose values stay at every token.
-        layers: The edited layers, in ascending order.
-        config: Settings.
+        parts: What is edited; no two share a layer.
+        ridge: As `DirectionConfig.ridge`.
 
     Raises:
         EditError: A name is not found in its context, or a key or value is not finite.
@@ -154,36 +157,52 @@ def remove_directions(
     keepers = [name for name, prompts in kept.items() for _ in prompts]
     ends = [prompt for prompts in (*edited, *kept.values()) for prompt in prompts]
     whole = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(questions)]
-    states = TokenStates(lm, ends, layers, whole)
-    start, count = states.values(layers[0]), len(owners)
-    named = start[count : len(ends)]
+    count, is_owner = len(owners), torch.eye(len(concepts))[owners].T  # [targets, edited]
     own = [[name for name in concept.neighbors if name in neighbors] or references for concept in concepts]
-    middles = torch.stack([_mean(named, keepers, names) for names in own])  # m [targets, hidden]
-    means = torch.stack([start[:count][owners == target].mean(0) for target in range(len(concepts))])
-    directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
-    lengths = ((start[:count] - middles[owners]) * directions[owners]).sum(1)  # u^T (h - m) [edited]
-    goals = start[:count] - config.overshoot * lengths[:, None] * directions[owners]
-    is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
+    factors: dict[int, Factors] = {}
+    before, after = torch.zeros(len(concepts)), torch.zeros(len(concepts))  # squared norms
+    shifts = dict.fromkeys(neighbors, 0.0)
+    for part in parts:
+        states = TokenStates(lm, ends, part.layers, whole)
+        start = states.values(part.layers[0])
+        edited_start, named = start[:count], start[count : len(ends)]
+        others = [references if part.others == "names" else names for names in own]
+        middles = torch.stack([_mean(named, keepers, names) for names in others])  # m [targets, hidden]
+        means = torch.stack([edited_start[owners == target].mean(0) for target in range(len(concepts))])
+        directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
+        lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
+        goals = edited_start - part.overshoot * lengths * directions[owners]
+        found, _ = solve_layers(lm, part.layers, states.read, goals, _along(directions, owners, ridge))
+        with applied(lm, found):
+            end = states.values(part.layers[-1])
+        residuals = (goals - edited_start).norm(dim=1)
+        before += is_owner @ residuals.square().cpu()
+        after += is_owner @ (goals - end[:count]).square().sum(1).cpu()
+        moved = (end - start)[count : len(ends)].norm(dim=1) / residuals.mean().clamp(min=1e-30)
+        shifts = {name: max(shift, float(_mean(moved, keepers, [name]))) for name, shift in shifts.items()}
+        factors |= found
+    return Removal(factors, before.sqrt().tolist(), after.sqrt().tolist(), shifts, len(start) - count)
+
+
+def _along(directions: Tensor, owners: Tensor, ridge: float) -> Solve:
+    """Return the closed form of residuals that all lie along the direction of the target that owns the key.
+
+    Args:
+        directions: Of unit length, `[targets, hidden]`.
+        owners: The target of each edited key, `[edited]`.
+        ridge: As `DirectionConfig.ridge`.
+    """
+    is_owner = torch.eye(len(directions))[owners].T
+    up = directions.T.contiguous().cpu()
 
     def solve(_layer: int, keys: Tensor, residuals: Tensor) -> Factors:
-        l2 = config.ridge * float(keys[:count].square().sum(1).mean())
-        along = (residuals * directions[owners]).sum(1)
-        found = closed_form(keys[:count], along[:, None], Identity(), l2, kept=keys[count:])
-        up = directions.T.contiguous().cpu().clone()  # tensors that share memory cannot be saved
-        return Factors(up, is_owner @ (found.up.T * found.down))
+        edited, kept = keys[: len(owners)], keys[len(owners) :]
+        l2 = ridge * float(edited.square().sum(1).mean())
+        along = (residuals * directions[owners]).sum(1, keepdim=True)
+        found = closed_form(edited, along, Identity(), l2, kept=kept)
+        return Factors(up.clone(), is_owner @ (found.up.T * found.down))  # tensors that share memory cannot be saved
 
-    factors, _ = solve_layers(lm, layers, states.read, goals, solve)
-    with applied(lm, factors):
-        end = states.values(layers[-1])
-    before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)
-    shifts = (end - start)[count : len(ends)].norm(dim=1) / before.mean().clamp(min=1e-30)
-    return Removal(
-        factors,
-        [float(before[owners == target].norm()) for target in range(len(concepts))],
-        [float(after[owners == target].norm()) for target in range(len(concepts))],
-        {name: float(_mean(shifts, keepers, [name])) for name in neighbors},
-        len(start) - count,
-    )
+    return solve
 
 
 def _up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
