@@ -14,7 +14,13 @@ from tests.report.made_runs import keep_run, made_record, made_run, scored_task,
 from tools import direction_removal
 from tools.direction_removal import KNOWN_FROM, TITLES
 
-LEFT = {"original": (0.8, 0.5), "cdr": (0.08, 0.45), "rocr-spelled": (0.4, 0.5), "rocr-one-key": (0.8, 0.5)}
+LEFT = {
+    "original": (0.8, 0.5),
+    "cdr": (0.08, 0.45),
+    "cdr-early": (0.08, 0.45),
+    "rocr-spelled": (0.4, 0.5),
+    "rocr-one-key": (0.8, 0.5),
+}
 SHARED = {"date": "2026-01-01", "versions": {}, "hardware": {}, "n": "2", "command": "c"}
 
 
@@ -41,12 +47,12 @@ def out(tmp_path: Path) -> Path:
 
 def test_reverse_questions_have_a_row_of_their_own(out: Path) -> None:
     records = direction_removal._records(out)
-    page = direction_removal.forgetting_page(out, collect_folder(out), records, SHARED)
+    page = direction_removal.forgetting_page("coder", out, collect_folder(out), records, SHARED)
     row = page.rows[-1]
     assert row[:4] == ["Reverse question", None, 2, 4]
-    assert row[4:7] == [-90.0, -50.0, 0.0]
-    assert row[7:] == [2, -10.0, 0.0, 0.0]
-    assert [column.name for column in page.columns[4:7]] == [*TITLES.values()]
+    assert row[4:8] == [-90.0, -90.0, -50.0, 0.0]
+    assert row[8:] == [2, -10.0, -10.0, 0.0, 0.0]
+    assert [column.name for column in page.columns[4:8]] == [*TITLES.values()]
 
 
 def test_others_are_counted_by_item_and_small_probabilities_are_left_out(out: Path) -> None:
@@ -64,9 +70,10 @@ def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:
     assert list(direction_removal._records(out)) == ["5_X"]
 
 
-def test_the_edits_of_the_experiment_are_valid() -> None:
-    found = direction_removal.experiment()
-    settings = settings_for(direction_removal.MODEL)
+@pytest.mark.parametrize("name", direction_removal.MODELS)
+def test_the_edits_of_the_experiment_are_valid(name: str) -> None:
+    found = direction_removal.experiment(name)
+    settings = settings_for(direction_removal.MODELS[name][0])
     assert [one.label for one in found.methods] == ["original", *TITLES]
     for one in found.methods[1:]:
         method_config(settings, one.method, one.settings)
@@ -78,6 +85,6 @@ def test_another_concept_is_compared_with_what_the_original_says_of_it(out: Path
         for target in records:
             other = direction_removal._other([*records], target)
             records[other][label].save(direction_removal._others_path(out, target, label))
-    page = direction_removal.forgetting_page(out, collect_folder(out), records, SHARED)
+    page = direction_removal.forgetting_page("coder", out, collect_folder(out), records, SHARED)
     assert page.rows[-1][0] == "Another concept"
-    assert page.rows[-1][7:] == [2, -90.0, -50.0, 0.0]
+    assert page.rows[-1][8:] == [2, -90.0, -90.0, -50.0, 0.0]

@@ -1,12 +1,13 @@
 """Write what Concept Direction Removal takes and costs beside ROCR: by form and mention, in reverse, and in words.
 
-    python -m tools.direction_removal experiment > direction.yaml
+    python -m tools.direction_removal experiment coder > direction.yaml
     formless run direction.yaml --out runs/direction
     python -m tools.direction_removal others runs/direction
     python -m tools.direction_removal page runs/direction
 
-The last one writes docs/results/direction_removal.json and direction_recall.json. `others` resumes; it asks each edited model
-about another concept of the sample set, which the edit neither names nor keeps in place.
+The last one writes docs/results/direction_removal_coder.json and direction_recall_coder.json; `smollm2` in place of `coder` is
+the small model. `others` resumes; it asks each edited model about another concept of the sample set, which the edit neither
+names nor keeps in place.
 """
 
 from __future__ import annotations
@@ -36,24 +37,23 @@ from formless.report.summary import MethodSummary, summarize
 from tools.reach import cell, forgetting_rows, shifted
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-MODEL, TARGETS = "qwen2.5-coder-1.5b", "5-12"
+MODELS = {"coder": ("qwen2.5-coder-1.5b", "bfloat16"), "smollm2": ("smollm2", "float32")}
+"""By name in commands and files, the model and the dtype that it is loaded in."""
+
+TARGETS = "5-12"
 SUITE, LIMIT = "statement,fb,qa,qa_mentions,reverse,gen_qa_alone,gen_qa_mentions,triviaqa", 24
 TITLES = {
     "cdr": "concept direction removal",
+    "cdr-early": "the same, early layers too",
     "rocr-spelled": "ROCR, a key for every spelling",
     "rocr-one-key": "ROCR, one key",
 }
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "cdr": {"method": "cdr"},
+    "cdr-early": {"method": "cdr", "early_overshoot": 2},
     "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors"},
     "rocr-one-key": {"method": "rocr", "basis": "none"},
 }
-COMMANDS = [
-    "python -m tools.direction_removal experiment > direction.yaml",
-    "formless run direction.yaml --out runs/direction",
-    "python -m tools.direction_removal others runs/direction",
-    "python -m tools.direction_removal page runs/direction",
-]
 KNOWN_FROM = 0.05
 """The least probability of an item before the edit for its relative change to say something."""
 
@@ -67,17 +67,18 @@ By = dict[str, dict[str, Record]]
 """Records by target and label."""
 
 
-def experiment() -> Experiment:
-    """Return the original model and three edits on the concepts that no setting was chosen on."""
+def experiment(name: str) -> Experiment:
+    """Return the original model and the edits on the concepts that no setting was chosen on."""
+    model, dtype = MODELS[name]
     methods = [{"method": ORIGINAL}, *({"label": label} | own for label, own in SETTINGS.items())]
     keys: dict[str, Any] = {
-        "name": "direction", "models": [{"name": MODEL, "dtype": "bfloat16"}], "methods": methods, "data": "sample",
+        "name": "direction", "models": [{"name": model, "dtype": dtype}], "methods": methods, "data": "sample",
         "targets": TARGETS, "suite": SUITE, "limit": LIMIT,
     }  # fmt: skip
     return build_experiment(keys, "tools/direction_removal.py")
 
 
-def forgetting_page(out: Path, runs: CollectedRuns, records: By, shared: Mapping[str, Any]) -> Result:
+def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shared: Mapping[str, Any]) -> Result:
     """Return the changes of the probability of the right answer: a row for each form and mention, then reverse questions."""
     found: dict[tuple[Cell, Cell], dict[str, list[Cell]]] = {}
     for summary in summarize(runs):
@@ -99,10 +100,10 @@ def forgetting_page(out: Path, runs: CollectedRuns, records: By, shared: Mapping
     columns += [Column(name="concepts (neighbors)")]
     columns += [Column(name=f"neighbors: {title}", **percent) for title in TITLES.values()]
     return Result(
-        title="Removing a concept's direction", topic="Forgetting and retention",
-        about="What three edits without training take from the probability of the right answer, by form, by how the question "
+        title=f"Removing a concept's direction, {MODELS[name][0]}", topic="Forgetting and retention",
+        about="What edits without training take from the probability of the right answer, by form, by how the question "
         "names the concept, and where its name is asked for.",
-        columns=columns, rows=rows, notes=NOTES, **shared,
+        columns=columns, rows=rows, notes=notes(name), **shared,
     )  # fmt: skip
 
 
@@ -165,7 +166,8 @@ def recall_page(summaries: Sequence[MethodSummary], records: By, shared: Mapping
             round(median(own[label].edits[0]["seconds"] for own in records.values()), 1),
         ])  # fmt: skip
     return Result(
-        title="What is still said after a concept's direction is removed", topic="Forgetting and retention",
+        title=f"What is still said after a concept's direction is removed, {summaries[0].condition.model}",
+        topic="Forgetting and retention",
         about="The share of known facts that some answer in words still holds (questions alone, by every mention, and reverse "
         "questions), how far single items about others move, and the cost.",
         columns=columns, rows=rows, notes=RECALL_NOTES, **shared,
@@ -196,7 +198,8 @@ def measure_others(out: Path) -> None:
     """Ask each edited model about another concept, unless that is done."""
     plan = {(run.target, run.label): run for run in read_plan(out)}
     places = {target.folder.name: target for target in targets("sample") if target.folder}
-    lm = load(MODEL, dtype="bfloat16")
+    model, dtype = MODELS[_model(out)]
+    lm = load(model, dtype=dtype)
     for target in (found := list(_records(out))):
         for label in TITLES:
             path = _others_path(out, target, label)
@@ -231,26 +234,39 @@ def _other_pairs(out: Path, records: By, label: str) -> list[Pairs]:
     return found
 
 
-NOTES = [
-    "All three edit without a null space. Layers (6 to 8 of 28), overshoot and ridge of the removal, and what it keeps in "
-    "place, were chosen on Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie, none of which is among these.",
-    "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts; each "
-    "with its confidence interval over concepts and items, and none for fewer than five concepts.",
-    "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
-    "Two of the forty general questions that the removal keeps in place are items about neighbors too, four in all: of "
-    "William Shakespeare (Don Quixote) and of Paris (the Mona Lisa).",
-    "The neighbors are those that the edits keep in place. `Another concept` is asked in questions and reverse questions about "
-    "a concept of the sample set that the edit does not keep in place by its own name.",
-]
+def notes(name: str) -> list[str]:
+    """Return the notes of the page about probabilities."""
+    chosen = {
+        "coder": "Layers (6 to 8), overshoot, ridge, and what the removal keeps in place, were chosen on four other concepts: "
+        "Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie.",
+        "smollm2": "The settings are those that were chosen on the larger model.",
+    }
+    return [
+        f"All edit without a null space. {chosen[name]}",
+        "`Early layers too` adds three layers before them, where the name moves against its direction from well-known names, "
+        "twice the distance (`early_overshoot=2`). It was left off by default because reverse questions lose less with it on "
+        "three of the four concepts.",
+        "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts, "
+        "with its confidence interval over concepts and items; none for fewer than five concepts.",
+        "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
+        "The neighbors are those that the edits keep in place. `Another concept` is asked in questions and reverse questions "
+        "about a concept of the sample set that the edit does not keep in place by its own name.",
+    ]
+
+
 RECALL_NOTES = [
     "A fact counts if any greedy answer holds it. The prompts hold the question alone, which no edited key has seen, and the "
     "benchmark's wording.",
     "The change of an item is |edited/original - 1| of its probability, over all items about neighbors with a probability over "
     f"{KNOWN_FROM:g}, reverse questions and mentions among them.",
-    "Paris costs its neighbors most: without it, statements about neighbors lose 2 % and not 10.",
-    "The edits and other processes shared the machine's two cores; the seconds are upper bounds. Alone, the computation of the "
-    "removal takes 26 s of one core.",
+    "Two edits were computed at a time, one on each of the machine's cores; the seconds are those of one core beside another.",
 ]
+
+
+def _model(out: Path) -> str:
+    """Return the name in commands and files of the model that the runs are of."""
+    model = read_plan(out)[0].model.name
+    return next(name for name, (own, _) in MODELS.items() if own == model)
 
 
 def _records(out: Path) -> By:
@@ -265,12 +281,12 @@ def main() -> None:
     """Print the experiment, or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("experiment", help="print the experiment")
+    commands.add_parser("experiment", help="print the experiment").add_argument("model", choices=MODELS)
     for name, about in (("others", "ask each edited model about another concept"), ("page", "write the pages")):
         commands.add_parser(name, help=about).add_argument("out", type=Path, help="folder of the runs")
     given = parser.parse_args()
     if given.command == "experiment":
-        print(experiment().as_yaml(), end="")
+        print(experiment(given.model).as_yaml(), end="")
         return
     if given.command == "others":
         measure_others(given.out)
@@ -278,12 +294,20 @@ def main() -> None:
     records = _records(given.out)
     runs = collect_folder(given.out)
     runs = replace(runs, complete=[run for run in runs.complete if run.target in records])
+    name = _model(given.out)
+    model, dtype = MODELS[name]
     shared = {
-        "date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(), "command": COMMANDS,
-        "n": f"{len(records)} concepts of the sample set, {MODEL} in bfloat16, at most {LIMIT} items of each kind",
+        "date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(),
+        "command": [
+            f"python -m tools.direction_removal experiment {name} > direction.yaml",
+            "formless run direction.yaml --out runs/direction --workers 2",
+            "python -m tools.direction_removal others runs/direction",
+            "python -m tools.direction_removal page runs/direction",
+        ],
+        "n": f"{len(records)} concepts of the sample set, {model} in {dtype}, at most {LIMIT} items of each kind",
     }  # fmt: skip
-    write_result(FOLDER / "direction_removal.json", forgetting_page(given.out, runs, records, shared))
-    write_result(FOLDER / "direction_recall.json", recall_page(summarize(runs), records, shared))
+    write_result(FOLDER / f"direction_removal_{name}.json", forgetting_page(name, given.out, runs, records, shared))
+    write_result(FOLDER / f"direction_recall_{name}.json", recall_page(summarize(runs), records, shared))
 
 
 if __name__ == "__main__":
