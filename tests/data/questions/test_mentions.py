@@ -275,7 +275,15 @@ def test_aliases_of_known_targets_are_bundled() -> None:
     (first, *_) = entries = bundled_aliases("Prince Harry, Duke of Sussex")
     assert first.name == "Prince Harry, Duke of Sussex"
     assert len(entries) == 7
-    assert bundled_aliases("Ada Lovelace") == bundled_aliases("../sample") == ()
+    assert bundled_aliases("Ada Lovelace") == bundled_aliases("../sample") == bundled_aliases("") == ()
+
+
+def test_names_of_the_sample_set_are_known_without_its_folder() -> None:
+    for target in targets("sample"):
+        known = bundled_aliases(target.subject)
+        assert known[0].name == target.subject
+        if target.subject != "Leonardo da Vinci":  # who is a target of RWKU too, with other neighbors
+            assert known == tuple(target.rows("aliases", Aliases))
 
 
 def test_bundled_aliases_pass_the_checks_on_the_real_data(rwku: Path) -> None:

@@ -37,17 +37,20 @@ _WHOLE_PHRASES: tuple[Mention, ...] = ("alias", "description", "other spelling")
 
 
 def bundled_aliases(subject: str) -> tuple[Aliases, ...]:
-    """Return the aliases of a known target that come with the package, of its neighbors too; empty for another subject."""
-    folder = resources.files("formless").joinpath("data", "aliases")
-    name = f"{subject.replace(' ', '_')}.json"
-    if name not in {path.name for path in folder.iterdir()}:
-        return ()
-    entries = json.loads(folder.joinpath(name).read_text("utf-8"))
-    return tuple(parse_row(entry, Aliases, f"{name}, row {number}") for number, entry in enumerate(entries, 1))
+    """Return the aliases of a known target that come with the package, of its neighbors too; empty for another subject.
+
+    Known are the targets of the sample set, and those of RWKU that have aliases.
+    """
+    data = resources.files("formless").joinpath("data")
+    files = {path.name.partition("_")[2]: path.joinpath("aliases.json") for path in data.joinpath("sample").iterdir()}
+    files |= {path.name.removesuffix(".json"): path for path in data.joinpath("aliases").iterdir()}
+    file = files.get(subject.replace(" ", "_"))
+    entries = json.loads(file.read_text("utf-8")) if file else ()
+    return tuple(parse_row(entry, Aliases, f"aliases of {subject}, row {number}") for number, entry in enumerate(entries, 1))
 
 
 def bundled_names() -> tuple[str, ...]:
-    """Return the names of all known targets and their neighbors that come with the package, each once."""
+    """Return the names of the targets of RWKU with aliases, and of their neighbors, each once."""
     folder = resources.files("formless").joinpath("data", "aliases")
     files = sorted((path for path in folder.iterdir() if path.name.endswith(".json")), key=lambda path: path.name)
     return tuple(dict.fromkeys(entry["name"] for path in files for entry in json.loads(path.read_text("utf-8"))))
