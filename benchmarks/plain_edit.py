@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from formless.methods.keys.contexts import bare_context, chat_contexts, mentions
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import bare_context, chat_contexts, mentions
 from formless.models.lm import LM
 
 

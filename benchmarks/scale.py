@@ -20,7 +20,7 @@ from benchmarks.edit import relative
 from benchmarks.shapes import REMOVED, THRESHOLD, orthonormal, random_lm, save_bases
 from benchmarks.timing import Row, Times, check
 from formless.experiment.run import Peak
-from formless.methods.rocr.closed_form import closed_form
+from formless.methods.keys.closed_form import closed_form
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
 LAYERS, HIDDEN, ROUNDS, CLOSE = (4, 5, 6), 4096, 9, 1e-3

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from formless import registry
 from formless.errors import UnknownNameError
+from formless.methods.keys.closed_form import Identity
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.nullspace import Identity
 from formless.methods.rocr.redirect import redirect
 from formless.models.capture import added, capture
 from formless.models.families import (

@@ -2,6 +2,7 @@
 
 - `base.py`: settings, the registry entry, and what a method object promises.
 - `registry.py`: all methods by name, and `unlearn`.
+- `keys/`: what closed-form edits of names share.
 - `direction/`: Concept Direction Removal, the default.
 - `rocr/`: Rank-one Concept Redirection.
 - `training/`: one training loop; the losses of a family beside their settings and entries.

@@ -14,10 +14,10 @@ from formless.data.target import FILES
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
 from formless.methods.direction.config import DirectionConfig
+from formless.methods.keys.contexts import STARTERS
+from formless.methods.keys.token_states import BATCH as PROMPT_BATCH
 from formless.methods.registry import METHODS
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import STARTERS
-from formless.methods.rocr.token_states import BATCH as PROMPT_BATCH
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
 from formless.methods.training.spec import TrainingSpec

@@ -18,10 +18,10 @@ from formless.methods.direction import kept, method
 from formless.methods.direction.config import DirectionConfig, Part
 from formless.methods.direction.kept import ABOUT, GENERAL, general_questions, questions_about, reference_names
 from formless.methods.direction.method import Concept, remove_directions
+from formless.methods.keys.contexts import chat_contexts
+from formless.methods.keys.names import Names
+from formless.methods.keys.token_states import TokenStates
 from formless.methods.memory import estimate_memory
-from formless.methods.rocr.contexts import chat_contexts
-from formless.methods.rocr.names import Names
-from formless.methods.rocr.token_states import TokenStates
 from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.models.loading import load_meta

@@ -14,8 +14,8 @@ from torch import Tensor
 import formless
 from formless import store
 from formless.errors import EditError
-from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, Identity, from_second_moment, load_projection
+from formless.methods.keys.closed_form import Identity, closed_form
+from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_second_moment, load_projection
 from formless.methods.rocr.statistics import SecondMoments
 from formless.models.lm import LM
 

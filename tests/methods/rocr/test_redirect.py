@@ -7,10 +7,10 @@ import torch
 
 import formless
 from formless.errors import EditError, UserError
-from formless.methods.rocr.closed_form import closed_form
+from formless.methods.keys.closed_form import Identity, closed_form
+from formless.methods.keys.contexts import chat_contexts, mentions
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import chat_contexts, mentions
-from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, Fingerprint, Identity, from_second_moment
+from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, Fingerprint, from_second_moment
 from formless.methods.rocr.redirect import redirect
 from formless.models.capture import capture
 from formless.models.lm import LM

@@ -15,8 +15,8 @@ from formless.cli.unlearn import _details
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError, UserError
+from formless.methods.keys.contexts import ASKED
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import ASKED
 from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.reverse import ABOUT, ANSWER_TOKENS
 from formless.models.capture import capture

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 import formless
 from formless.errors import EditError, UserError
+from formless.methods.keys.contexts import chat_contexts, mean_layer_output, mentions
 from formless.methods.registry import method_config
 from formless.methods.rocr.config import TargetValueConfig
-from formless.methods.rocr.contexts import chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.target_value import refusing_vector, target_values
 from formless.models.lm import LM
 from formless.models.settings import model_settings

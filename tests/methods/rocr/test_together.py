@@ -10,8 +10,8 @@ import torch
 import formless
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
-from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import chat_contexts, mean_layer_output, mentions
+from formless.methods.keys.closed_form import closed_form
+from formless.methods.keys.contexts import chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.nullspace import DenseProjection
 from formless.models.lm import LM
 from formless.models.overlay import Factors

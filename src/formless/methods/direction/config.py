@@ -13,7 +13,7 @@ from formless.data.spellings import naming
 from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.direction.kept import reference_names
-from formless.methods.rocr.names import folded, names_of, neighbor_names
+from formless.methods.keys.names import folded, names_of, neighbor_names
 
 if TYPE_CHECKING:
     from formless.data.target import Target

@@ -24,12 +24,11 @@ from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_ed
 from formless.errors import EditError
 from formless.methods.direction.config import DirectionConfig, Part
 from formless.methods.direction.kept import general_questions, questions_about, reference_names
-from formless.methods.rocr.closed_form import closed_form
-from formless.methods.rocr.contexts import ASKED, chat_contexts
-from formless.methods.rocr.names import Names, folded, names_of, neighbor_names
-from formless.methods.rocr.nullspace import Identity
-from formless.methods.rocr.solve import Solve, applied, residual_facts, solve_layers
-from formless.methods.rocr.token_states import TokenStates
+from formless.methods.keys.closed_form import Identity, closed_form
+from formless.methods.keys.contexts import ASKED, chat_contexts
+from formless.methods.keys.names import Names, folded, names_of, neighbor_names
+from formless.methods.keys.solve import Solve, applied, residual_facts, solve_layers
+from formless.methods.keys.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

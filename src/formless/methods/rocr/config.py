@@ -9,7 +9,7 @@ from pydantic import Field
 
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
-from formless.methods.rocr.names import MentionKeys, Protect, folded, names_of, protected_names
+from formless.methods.keys.names import MentionKeys, Protect, folded, names_of, protected_names
 from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:

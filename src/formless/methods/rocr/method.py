@@ -14,13 +14,13 @@ from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter, stack
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
+from formless.methods.keys.closed_form import Projection
+from formless.methods.keys.names import Names, names_of, protected_names
+from formless.methods.keys.solve import residual_facts
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.names import Names, names_of, protected_names
-from formless.methods.rocr.nullspace import Projection
 from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
 from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
-from formless.methods.rocr.solve import residual_facts
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from formless import store
 from formless.errors import EditError
+from formless.methods.keys.closed_form import Projection
 from formless.methods.rocr.nullspace_checks import REMEDY, check_basis, check_matrix, read_flag
 from formless.models.families import projection_shape
 from formless.models.lm import LM
@@ -63,31 +64,6 @@ class Fingerprint(BaseModel):
     rank: int = Field(ge=0)
     dimension: int = Field(ge=1)
     spectrum: tuple[float, ...]
-
-
-class Projection(Protocol):
-    """P, the projection onto the null space of the preserved keys."""
-
-    def apply(self, keys: Tensor) -> Tensor:
-        """Compute P k for keys `[n, d]`."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return what edit.json says about it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Identity:
-    """P = I: nothing is preserved."""
-
-    def apply(self, keys: Tensor) -> Tensor:
-        """Return the keys unchanged."""
-        return keys
-
-    def describe(self) -> dict[str, Any]:
-        """Return that there is no null space."""
-        return {"kind": "identity"}
 
 
 @dataclass(frozen=True)

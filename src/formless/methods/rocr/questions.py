@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from formless.data.questions.edit_questions import FILE
 from formless.data.rows import Reverse
 from formless.errors import EditError
-from formless.methods.rocr.names import folded
+from formless.methods.keys.names import folded
 
 if TYPE_CHECKING:
     from formless.data.target import Target

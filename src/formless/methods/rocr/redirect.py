@@ -18,12 +18,12 @@ from torch import Tensor
 
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError
-from formless.methods.rocr.closed_form import closed_form
+from formless.methods.keys.closed_form import Identity, Projection, closed_form
+from formless.methods.keys.contexts import bare_context, chat_contexts, mean_layer_output, mentions
+from formless.methods.keys.names import Names
+from formless.methods.keys.solve import applied, solve_layers
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import bare_context, chat_contexts, mean_layer_output, mentions
-from formless.methods.rocr.names import Names
-from formless.methods.rocr.nullspace import Identity, Projection, find_projection, load_projection
-from formless.methods.rocr.solve import applied, solve_layers
+from formless.methods.rocr.nullspace import find_projection, load_projection
 from formless.methods.rocr.target_value import target_values
 from formless.models.capture import Activations, ResumableForward
 from formless.models.families import projection_shape

@@ -15,12 +15,11 @@ from torch.nn import functional
 
 from formless.data.rows import Reverse
 from formless.errors import EditError
-from formless.methods.rocr.closed_form import closed_form
+from formless.methods.keys.closed_form import Identity, closed_form
+from formless.methods.keys.contexts import ASKED
+from formless.methods.keys.solve import applied, solve_layers
+from formless.methods.keys.token_states import TokenStates
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import ASKED
-from formless.methods.rocr.nullspace import Identity
-from formless.methods.rocr.solve import applied, solve_layers
-from formless.methods.rocr.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 

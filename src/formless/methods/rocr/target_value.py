@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from formless.errors import EditError
+from formless.methods.keys.contexts import Mentions, chat_contexts, mean_layer_output, mentions
 from formless.methods.rocr.config import TargetValueConfig
-from formless.methods.rocr.contexts import Mentions, chat_contexts, mean_layer_output, mentions
 from formless.methods.training.losses import IGNORED
 from formless.models.lm import LM
 

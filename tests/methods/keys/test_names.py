@@ -13,9 +13,9 @@ import formless
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import DataError, EditError
+from formless.methods.keys.contexts import chat_contexts, mean_layer_output, mentions
+from formless.methods.keys.names import names_of, protected_names
 from formless.methods.rocr.config import RocrConfig
-from formless.methods.rocr.contexts import chat_contexts, mean_layer_output, mentions
-from formless.methods.rocr.names import names_of, protected_names
 from formless.methods.rocr.redirect import PROTECTED_IN
 from formless.models.lm import LM
 

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from formless.errors import EditError
-from formless.methods.rocr.nullspace import Projection
 from formless.models.overlay import Factors
 
 # A projected key with less than this share of its norm is rounding error.
 VANISHED = 1e-5
+
+
+class Projection(Protocol):
+    """P, the projection onto the null space of the preserved keys."""
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """Compute P k for keys `[n, d]`."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what edit.json says about it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """P = I: nothing is preserved."""
+
+    def apply(self, keys: Tensor) -> Tensor:
+        """Return the keys unchanged."""
+        return keys
+
+    def describe(self) -> dict[str, Any]:
+        """Return that there is no null space."""
+        return {"kind": "identity"}
 
 
 def closed_form(
