@@ -189,11 +189,17 @@ def format_cell(cell: Cell, column: Column) -> str:
     return format(cell, column.format)
 
 
-def reach_table(result: Result) -> str:
-    """Return the README's table of how far an edit reaches: questions by how they name the concept, then by kind."""
-    rows = [[row[1], row[2], row[5], row[7]] for row in result.rows if row[1] and str(row[0]).startswith("Question")]
-    chosen = [result.columns[place] for place in (2, 5, 7)]
-    return render_table([Column(name="a question with, or as"), *chosen], rows)
+REMOVAL_COLUMNS = ("concept direction removal", "ROCR, one key", "neighbors: concept direction removal")
+
+
+def removal_table(result: Result) -> str:
+    """Return the README's table of what the default edit takes and costs, beside the published one."""
+    names = [column.name for column in result.columns]
+    shown = [
+        names.index(name) for name in ("concept direction removal", "ROCR, one key", "neighbors: concept direction removal")
+    ]
+    rows = [[f"{row[0]}: {row[1]}" if row[1] else row[0], *(row[place] for place in shown)] for row in result.rows]
+    return render_table([Column(name="asked as"), *(result.columns[place] for place in shown)], rows)
 
 
 def whole_table(result: Result) -> str:
@@ -201,7 +207,10 @@ def whole_table(result: Result) -> str:
     return render_table(result.columns, result.rows)
 
 
-README_TABLES: Mapping[str, Callable[[Result], str]] = {"reach_smollm2": reach_table, "recall_smollm2": whole_table}
+README_TABLES: Mapping[str, Callable[[Result], str]] = {
+    "direction_removal_coder": removal_table,
+    "direction_recall_coder": whole_table,
+}
 """The tables of the README by the result that they are from."""
 
 
