@@ -132,7 +132,10 @@ def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: st
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("--set strength=3", "cdr has no such setting [strength]: settings of cdr: layers, overshoot, ridge"),
+        (
+            "--set strength=3",
+            "cdr has no such setting [strength]: settings of cdr: layers, overshoot, early_layers, early_overshoot, ridge",
+        ),
         ("--redirect Bob", "cdr has no such setting [redirect]: choose the method rocr; settings of cdr: layers, overshoot"),
         ("--set basis=none", "cdr has no such setting [basis]: choose the method rocr; settings of cdr: layers, overshoot"),
         ("--set beta=1", "choose the method npo or dpo or dpo_reject or another that has it; settings of cdr: layers"),
