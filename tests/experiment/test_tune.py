@@ -58,7 +58,7 @@ def test_a_method_brings_its_own_setting() -> None:
 
 def test_the_usual_values_fit_their_method_and_go_from_weak_to_strong() -> None:
     tuned = {name: entry.tuned for name, entry in METHODS.items() if entry.tuned}
-    assert list(tuned) == ["rocr", "cdr"]
+    assert list(tuned) == ["cdr", "rocr"]
     for method, setting in tuned.items():
         for value in setting.values:
             method_config(ModelSettings(name="m", source="m"), method, {"layers": [1, 2, 3], setting.name: value})
@@ -66,7 +66,7 @@ def test_the_usual_values_fit_their_method_and_go_from_weak_to_strong() -> None:
 
 
 def test_a_method_without_layers_cannot_be_tuned() -> None:
-    with pytest.raises(UserError, match=r"ga has no layers to tune \[--method\]: choose from rocr, cdr"):
+    with pytest.raises(UserError, match=r"ga has no layers to tune \[--method\]: choose from cdr, rocr"):
         tuned_setting("ga")
 
 
