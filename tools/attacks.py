@@ -43,6 +43,7 @@ from formless.report.ratios import FORGETTING, RETENTION
 from formless.report.recall import WORST_CASE_RECALL, recall_by_task, recall_over
 from formless.report.runs import collect_folder
 from formless.report.summary import summarize
+from tools import direction_removal
 from tools.comparison import CAMPAIGNS, tuning_grid
 from tools.reach import cell
 from tools.results import FOLDER, Cell, Column, Result, write_result
@@ -53,17 +54,9 @@ PROMPTS = "gen_qa_affirmative,gen_qa_role,gen_qa_examples,gen_qa_passage,qa_memo
 TRAINED = "rmu-lr_0.025-coefficient_200"
 """The trained method with the best harmonic mean of forgetting and retention in method_comparison.json, as it was chosen."""
 
-TITLES = {
-    "rocr-one-key": "ROCR, one key",
-    "rocr-spelled": "ROCR, a key for every spelling",
-    "cdr": "concept direction removal",
-    "rmu": "RMU",
-}
-SETTINGS: Mapping[str, dict[str, Any]] = {
-    "rocr-one-key": {"method": "rocr", "basis": "none"},
-    "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors"},
-    "cdr": {"method": "cdr", "overshoot": 8.0, "ridge": 0.05},
-}
+EDITS = ("rocr-one-key", "rocr-spelled", "cdr")
+TITLES = {label: direction_removal.TITLES[label] for label in EDITS} | {"rmu": "RMU"}
+SETTINGS = {label: direction_removal.SETTINGS[label] for label in EDITS}
 
 WEAK = PROTOCOLS["one_epoch"].model_copy(update={"points": 1})
 STRONG = AttackSettings(
@@ -122,7 +115,8 @@ NOTES = [
     "The edits have strength 1, not equal retention; `kept` says what each costs the neighbors. RMU has the settings that "
     "were chosen for it on other concepts, and the best harmonic mean of all trained methods in [the "
     "comparison](method_comparison.md), which has these concepts among its own. The other edits have their defaults, "
-    "without a null space. One seed, one model of 135 million parameters.",
+    "without a null space. Two of the questions that the removal keeps in place have been replaced since. One seed, one model "
+    "of 135 million parameters.",
     "Not measured: relearning one fact, 8 bits, 32 samples of each question, suffixes found by gradients, and training "
     "longer or on more texts. Another attack may bring back more.",
 ]
