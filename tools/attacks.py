@@ -44,7 +44,7 @@ from formless.report.recall import WORST_CASE_RECALL, recall_by_task, recall_ove
 from formless.report.runs import collect_folder
 from formless.report.summary import summarize
 from tools import direction_removal
-from tools.comparison import CAMPAIGNS, tuning_grid
+from tools.comparison_grid import CAMPAIGNS, tuning_grid
 from tools.reach import cell
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
