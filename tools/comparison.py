@@ -132,7 +132,7 @@ def reach_page(campaign: Campaign, found: Sequence[Frontier], curves: Curves) ->
         command=_commands(campaign, curves),
         columns=[Column(name="method"), *(Column(name=row_title(key), **share) for key in keys)], rows=rows,
         notes=[
-            f"An empty cell counts for no concept. Strengths up to {_strengths(curves)[-1]:g} were measured.",
+            f"An empty cell: it counts for no concept. Strengths up to {_strengths(curves)[-1]:g} were measured.",
             "Training texts name the concept in full.",
             *(REVERSE_ASKED if REVERSE in keys else ()),
         ],
