@@ -48,7 +48,7 @@ def out(tmp_path: Path) -> Path:
 def test_reverse_questions_have_a_row_of_their_own(out: Path) -> None:
     records = direction_removal._records(out)
     page = direction_removal.forgetting_page("coder", out, collect_folder(out), records, SHARED)
-    row = page.rows[-1]
+    (row,) = (row for row in page.rows if row[0] == "Reverse question")
     assert row[:4] == ["Reverse question", None, 2, 4]
     assert row[4:8] == [-90.0, -90.0, -50.0, 0.0]
     assert row[8:] == [2, -10.0, -10.0, 0.0, 0.0]

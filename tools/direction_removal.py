@@ -79,7 +79,7 @@ def experiment(name: str) -> Experiment:
 
 
 def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shared: Mapping[str, Any]) -> Result:
-    """Return the changes of the probability of the right answer: a row for each form and mention, then reverse questions."""
+    """Return the changes of the probability of the right answer: a row for each form and mention, and for reverse questions."""
     found: dict[tuple[Cell, Cell], dict[str, list[Cell]]] = {}
     for summary in summarize(runs):
         own = replace(runs, complete=[run for run in runs.complete if run.condition == summary.condition])
@@ -89,7 +89,6 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
     for key, by_label in found.items():
         cells = [by_label[label] for label in TITLES]
         rows.append([*key, *cells[0][2:4], *(row[5] for row in cells), cells[0][6], *(row[7] for row in cells)])
-    rows.append(_reverse_row(records))
     others = [_other_pairs(out, records, label) for label in TITLES]
     if all(others):
         changes = [cell(shifted(ratio_estimate([[pairs] for pairs in own]))) for own in others]
@@ -105,30 +104,6 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
         "names the concept, and where its name is asked for.",
         columns=columns, rows=rows, notes=notes(name), **shared,
     )  # fmt: skip
-
-
-def _reverse_row(records: By) -> list[Cell]:
-    """Return the changes of reverse questions that the original model knows."""
-    row: list[Cell] = ["Reverse question", None]
-    for split in ("forget", "neighbor"):
-        by_label = {label: _reverse_pairs(records, label, split) for label in TITLES}
-        first = next(iter(by_label.values()))
-        row += [len(first), sum(map(len, first))] if split == "forget" else [len(first)]
-        row += [cell(shifted(ratio_estimate([[pairs] for pairs in found]))) if found else None for found in by_label.values()]
-    return row
-
-
-def _reverse_pairs(records: By, label: str, split: Split) -> list[Pairs]:
-    """Return the probabilities before and after of each target's known reverse questions."""
-    found = [
-        [
-            (old.metrics["probability"], new.metrics["probability"])
-            for old, new in _items(own[ORIGINAL], own[label], "reverse", split)
-            if old.is_known
-        ]
-        for own in records.values()
-    ]
-    return [pairs for pairs in found if pairs]
 
 
 def _items(before: Record, after: Record, task: str, split: Split) -> Iterator[tuple[ItemResult, ItemResult]]:

@@ -15,15 +15,15 @@ from formless.evaluation.record import Record
 from formless.evaluation.statistics import holm
 from formless.report.form_tables import counted_text, independence_table, unknown_text
 from formless.report.independence import independence
-from formless.report.ratios import combined, forms
+from formless.report.ratios import combined, forgetting_key, wholes
 from tests.report.made_runs import scored_task
 
 Means = Mapping[tuple[str, Split], float]
 
 
 def record(means: Means, *, edited: bool, target: str = "1_Ada", digest: str = "d") -> Record:
-    """A record whose forms have two items each, at the mean; what is above chance is known."""
-    chance = {name: spec.chance for name, spec in forms().items()}
+    """A record whose tasks have two items each, at the mean; what is above chance is known."""
+    chance = {name: spec.chance for name, spec in wholes().items()}
     tasks = [
         scored_task(form, split, mean, known=None if edited else mean > chance[form] + 0.01)
         for (form, split), mean in means.items()
@@ -81,7 +81,8 @@ def test_a_form_in_which_nothing_is_known_does_not_count() -> None:
     few, many = independence([pair(*whole)]), independence([pair(*more)])
     assert (many.gap, many.combined, many.forgetting) == (few.gap, few.combined, few.forgetting)
     assert many.forgetting_all["sub_fb_letters"].value == 0
-    assert (few.known, many.known["sub_fb_letters"]) == ({"fb": (2, 2), "qa": (2, 2)}, (0, 2))
+    assert few.known["forget"] == {("fb", None): (2, 2), ("qa", None): (2, 2)}
+    assert many.known["forget"]["sub_fb_letters", None] == (0, 2)
     table = independence_table(many)
     named = {row[0]: row[1] for row in table.rows}
     assert named["form gap"] == named["combined"] == "Fill in the blank; Question"
@@ -102,6 +103,33 @@ def test_forgetting_is_that_of_known_items() -> None:
     assert found.forgetting_all["qa"].value == pytest.approx(1 - 0.5 / 1.3)
     (row,) = (row for row in independence_table(found).rows if row[0] == "forgetting")
     assert row[-2:] == ("3 of 4", "0.615")
+
+
+def test_reverse_questions_have_rows_of_their_own_and_are_in_no_mean() -> None:
+    """Items of a record have no group; the rows come from the task as a whole."""
+    whole = {"fb": (0.4, 0.1), "qa": (0.2, 0.1)}, {"fb": (0.5, 0.4), "qa": (0.5, 0.5)}
+    without = independence([pair(*whole)])
+    found = independence([pair(whole[0] | {"reverse": (0.5, 0.05)}, whole[1] | {"reverse": (0.5, 0.45)})])
+    assert (found.gap, found.combined, found.forgetting) == (without.gap, without.combined, without.forgetting)
+    rows = {(row[0], row[1]): row[2:] for row in independence_table(found).rows}
+    assert rows["forgetting", "Reverse question"] == ("0.900", "", "", "1", "2 of 2", "0.900")
+    assert rows["retention", "Reverse question"] == ("0.900", "", "", "1", "2 of 2", "")
+    assert counted_text(found) == "Fill in the blank; Question"
+
+
+def test_reverse_questions_of_which_nothing_is_known_are_named() -> None:
+    found = independence([pair({"fb": (0.4, 0.1), "reverse": (0.005, 0.005)}, {})])
+    assert found.others == {}
+    assert unknown_text(found) == "Reverse question (0 of 2 items known)"
+
+
+def test_reverse_questions_have_an_interval_over_targets() -> None:
+    pairs = [pair({"reverse": (0.5, 0.5 * left)}, {}, f"{number}_X") for number, left in enumerate((0.1, 0.2, 0.3, 0.2, 0.1))]
+    key = forgetting_key("reverse")
+    one = independence(pairs).others[key]
+    assert one.ci is not None
+    assert one.ci[0] < one.value < one.ci[1]
+    assert one.value == pytest.approx(1 - (0.1 * 0.2 * 0.3 * 0.2 * 0.1) ** 0.2)
 
 
 def test_a_form_that_counts_in_some_targets_says_in_how_many() -> None:

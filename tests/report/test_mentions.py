@@ -94,4 +94,5 @@ def test_the_page_about_an_edit_shows_the_maps(record: formless.Record, tmp_path
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Form by mention, about the concept (to forget)" in page
     assert "about its neighbors (to keep)</h2>\n<figure" not in page
-    assert page.count(">2 of 2<") == 2
+    assert page.count(">2 of 2<") == 4  # in the map and in the table
+    assert "<td>Question, by mention, full name</td>" in page

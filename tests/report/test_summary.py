@@ -253,3 +253,18 @@ def test_what_contradicts_its_original_is_left_out_with_the_reason(tmp_path: Pat
         DataError, match=r"two records of the original model, of the same items, differ .*a\.json and .*b\.json"
     ):
         collect([loose])
+
+
+def test_reverse_questions_have_columns_of_their_own(tmp_path: Path) -> None:
+    splits: tuple[Split, ...] = ("forget", "neighbor")
+    values = {"original": (0.5, 0.5), "rocr": (0.05, 0.4)}
+    runs = [made_run(label, target) for label in values for target in (ADA, BOB)]
+    for run in runs:
+        asked = {("reverse", split): value for split, value in zip(splits, values[run.label], strict=True)}
+        keep_run(tmp_path, run, made_record(run, flat(0.5) | asked))
+    write_plan(tmp_path, runs)
+    found = summaries_of(tmp_path)["rocr"]
+    assert found.metrics[forgetting_key("reverse")].value.value == pytest.approx(0.9)
+    assert found.metrics[FORGETTING].value.value == 0  # of blanks alone
+    (row,) = plain_rows([found])
+    assert (row["reverse.forgetting"], row["reverse.retention"]) == pytest.approx((0.9, 0.8))

@@ -3,7 +3,8 @@
 For each method and target, a curve has a point for each strength u of the edit, theta + u (theta_edited - theta):
 
 - its retention is the mean over the counted forms of the neighbors' (`RETENTION`), the same for every row;
-- its forgetting is the mean over counted forms, or that of one form, or of one mention or kind of question in one form;
+- its forgetting is the mean over counted forms, or that of one form, of reverse questions, or of one mention or kind of
+  question in one form;
 - u = 0 is the original model: retention 1 and forgetting 0, by definition;
 - a target's seeds are averaged at each u that all of them have.
 
@@ -108,7 +109,7 @@ class Frontier:
     Args:
         condition: Model and method.
         targets: Its targets.
-        rows: By key: mean forgetting, forgetting by form, forgetting by form and mention, or kind.
+        rows: By key: mean forgetting, forgetting by form and of reverse questions, forgetting by form and mention, or kind.
         curve: Strength -> mean retention and mean forgetting over targets, at the strengths that every target has.
         best_strength: The strength of `curve` with the largest mean of the harmonic mean.
         harmonic: The harmonic mean there, over targets.
@@ -172,7 +173,7 @@ def point(original: Record, edited: Record) -> dict[MetricKey, float] | None:
 
 
 def _is_row(key: MetricKey) -> bool:
-    """Return whether a metric is the forgetting of a form, or of a mention or a kind of question in a form."""
+    """Return whether a metric is the forgetting of a whole task, or of a mention or a kind of question in one."""
     if key.metric != FORGETTING.metric or key.task is None:
         return False
     return key.group is None or (key.task in TASKS and TASKS[key.task].grouped_by in GROUPED_BY)

@@ -16,16 +16,19 @@ A form counts for a target only where the share of known items is above chance: 
 forgotten. Where a metric has a chance level, both ratios are taken above chance. Forms that count are named beside every value,
 since values over other forms cannot be compared. A form on which the edit cannot act is left out. Forgetting over all items,
 known or not, stands beside that over known ones.
+
+Mentions, kinds of questions and reverse questions are no forms. They have forgetting and retention of their own, by the same
+rule, and are in no mean and in no gap.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from formless.data.rows import Split
+from formless.data.rows import SPLITS, Split
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import (
@@ -70,10 +73,11 @@ class Independence:
     Args:
         forgetting: By form, of known items; p is of a one-sided test that swaps original and edited model, on the logarithm of
             their ratio, corrected for the number of forms (Holm).
-        forgetting_all: By form, of all items, over all targets.
+        forgetting_all: By task that is measured as a whole, of all items, over all targets.
         retention: By form; p is of a two-sided test of the same kind.
-        known: Known and asked items by form, over all targets.
-        groups: Forgetting and retention by task and group, e.g. a mention, of known items.
+        known: By split and place, known and asked items over all targets.
+        others: Forgetting and retention of what counts beside the forms, of known items: of a task's groups, e.g. a mention,
+            and of tasks such as reverse.
         gap: Of targets with at least two forms; p is of a test that permutes items over the forms of each target.
         noise_gap: What the same targets' gap would be by noise alone.
         item_gap: The form gap by items, with the same test.
@@ -86,8 +90,8 @@ class Independence:
     forgetting: Mapping[str, Estimate]
     forgetting_all: Mapping[str, Estimate]
     retention: Mapping[str, Estimate]
-    known: Mapping[str, tuple[int, int]]
-    groups: Mapping[MetricKey, Estimate]
+    known: Mapping[Split, Mapping[Place, tuple[int, int]]]
+    others: Mapping[MetricKey, Estimate]
     gap: Estimate | None
     noise_gap: Estimate | None
     item_gap: Estimate | None
@@ -104,7 +108,7 @@ class Independence:
             FORM_GAP: self.gap, NOISE_GAP: self.noise_gap, ITEM_GAP: self.item_gap, ITEM_NOISE_GAP: self.item_noise_gap,
             MEAN_GAP: self.mean_gap, COMBINED: self.combined,
         }  # fmt: skip
-        return found | dict(self.groups) | {key: one for key, one in whole.items() if one}
+        return found | dict(self.others) | {key: one for key, one in whole.items() if one}
 
 
 def independence(pairs: Sequence[tuple[Record, Record]]) -> Independence:
@@ -128,10 +132,10 @@ def independence_of(targets: Sequence[Sequence[Ratios]]) -> Independence:
     swapped = _means([seed.swapped_combined for seed in seeds] for seeds in targets)
     return Independence(
         forgetting={form: complement(one) for form, one in _estimates(targets, "forget", "greater").items()},
-        forgetting_all={form: mean_estimate(values) for form, values in _by_form(everything)},
+        forgetting_all={name: mean_estimate(values) for name, values in _by_task(everything)},
         retention=_estimates(targets, "neighbor", "two-sided"),
-        groups=_groups(targets),
-        known=_known_counts(targets),
+        others=_others(targets),
+        known={split: _known_counts(targets, split) for split in SPLITS},
         gap=gap,
         noise_gap=noise,
         item_gap=by_item,
@@ -160,18 +164,22 @@ def _estimates(
     return {form: replace(one, p=p) for (form, one), p in zip(found.items(), corrected, strict=True)}
 
 
-def _groups(targets: Sequence[Sequence[Ratios]]) -> dict[MetricKey, Estimate]:
-    """Return forgetting and retention by task and group, over targets."""
+def _others(targets: Sequence[Sequence[Ratios]]) -> dict[MetricKey, Estimate]:
+    """Return forgetting and retention of what counts beside the forms, over targets."""
     found = {}
     sides: tuple[tuple[Split, MetricKey], ...] = (("forget", FORGETTING), ("neighbor", RETENTION))
     for split, key in sides:
-        present = {place for seeds in targets for seed in seeds for place in seed.groups(split)}
-        for name, task in TASKS.items():
-            for group in task.groups:
-                if (name, group) in present:
-                    one = ratio_estimate(_pairs(targets, split, (name, group)))
-                    found[key._replace(task=name, group=group)] = complement(one) if split == "forget" else one
+        present = {place for seeds in targets for seed in seeds for place in seed.others(split)}
+        for name, group in _in_order(present):
+            one = ratio_estimate(_pairs(targets, split, (name, group)))
+            found[key._replace(task=name, group=group)] = complement(one) if split == "forget" else one
     return found
+
+
+def _in_order(places: Collection[Place]) -> list[Place]:
+    """Return places in the order of the registry, a whole task before its groups."""
+    every = ((name, group) for name, task in TASKS.items() for group in (None, *task.groups))
+    return [place for place in every if place in places]
 
 
 def _pairs(targets: Sequence[Sequence[Ratios]], split: Split, place: Place) -> list[list[Pairs]]:
@@ -196,7 +204,7 @@ def _gap_estimates(
 
 def _mean_gap(targets: Sequence[Mapping[str, float]]) -> Estimate | None:
     """Return how far the means of the forms over targets lie apart; None for fewer than two targets with two forms."""
-    means = [mean(values) for _, values in _by_form(targets)]
+    means = [mean(values) for _, values in _by_task(targets)]
     p = range_p([dict(target) for target in targets])
     return None if p is None else Estimate(max(means) - min(means), None, sum(len(target) > 1 for target in targets), p)
 
@@ -207,20 +215,19 @@ def mean_over_seeds(seeds: Sequence[Mapping[K, float]]) -> dict[K, float]:
     return {key: mean([seed[key] for seed in seeds if key in seed]) for key in keys}
 
 
-def _known_counts(targets: Sequence[Sequence[Ratios]]) -> dict[str, tuple[int, int]]:
-    """Return known and asked items by form, over all targets; a target's seeds were asked the same."""
-    first = [seeds[0].known for seeds in targets]
+def _known_counts(targets: Sequence[Sequence[Ratios]], split: Split) -> dict[Place, tuple[int, int]]:
+    """Return known and asked items by place, over all targets; a target's seeds were asked the same."""
+    first = [seeds[0].known.get(split, {}) for seeds in targets]
     return {
-        form: (sum(own[form].known for own in first if form in own), sum(own[form].asked for own in first if form in own))
-        for form in forms()
-        if any(form in own for own in first)
+        place: (sum(own[place].known for own in first if place in own), sum(own[place].asked for own in first if place in own))
+        for place in _in_order({place for own in first for place in own})
     }
 
 
-def _by_form(targets: Sequence[Mapping[str, float]]) -> list[tuple[str, list[float]]]:
-    """Return the targets' values by form, in the order of the registry."""
-    found = ((form, [target[form] for target in targets if form in target]) for form in forms())
-    return [(form, values) for form, values in found if values]
+def _by_task(targets: Sequence[Mapping[str, float]]) -> list[tuple[str, list[float]]]:
+    """Return the targets' values by task, in the order of the registry."""
+    found = ((name, [target[name] for target in targets if name in target]) for name in TASKS)
+    return [(name, values) for name, values in found if values]
 
 
 def _means(targets: Iterable[Sequence[float | None]]) -> list[float]:

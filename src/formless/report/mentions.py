@@ -73,7 +73,11 @@ def comparison_maps(comparison: Comparison) -> list[MentionMap]:
     """Return the maps of one edit of one target; n counts known items of those asked."""
     found = ratios(comparison.original, comparison.edited)
     cells: dict[Split, dict[tuple[str, str], Cell]] = {
-        split: {key: Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}") for key, one in found.groups(split).items()}
+        split: {
+            (name, group): Cell(one.ratio - 1, f"{one.known.known} of {one.known.asked}")
+            for (name, group), one in found.others(split).items()
+            if group
+        }
         for split in SPLITS
     }
     return _maps(cells, "known items of those asked")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from formless.data.rows import SPLITS, Split
 from formless.evaluation.known import Known, known_share
+from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.statistics import Pairs, mean
@@ -41,7 +42,7 @@ def retention_key(form: str) -> MetricKey:
 
 
 Place = tuple[str, str | None]
-"""A task, and one of its groups; None for the whole task, which is a form."""
+"""A task, and one of its groups; None for the whole task. It is a form where the task has a metric that shows knowledge."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Ratios:
     """What one edit did to one target: edited over original, of the mean of each form's metric.
 
     Args:
-        items: By split, the known items of each form and group that counts.
-        forget_all: By form, on all forget items.
-        known: Of each form that was asked about the concept, how many items are known.
+        items: By split, the known items of each place that counts.
+        forget_all: By task, on all forget items.
+        known: By split, how many items of each place that was asked are known.
         permuted_gaps: The form gaps of permuted items; empty for fewer than two forms.
         item_gap: The form gap by items; None for fewer than two forms without a chance level.
         permuted_item_gaps: The same of permuted items.
@@ -78,7 +79,7 @@ class Ratios:
 
     items: Mapping[Split, Mapping[Place, KnownItems]]
     forget_all: Mapping[str, float] = field(default_factory=dict)
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[Split, Mapping[Place, Known]] = field(default_factory=dict)
     permuted_gaps: array[float] = field(default_factory=lambda: array("d"))
     item_gap: float | None = None
     permuted_item_gaps: array[float] = field(default_factory=lambda: array("d"))
@@ -94,11 +95,11 @@ class Ratios:
         return self._by_form("neighbor")
 
     def _by_form(self, split: Split) -> dict[str, float]:
-        return {form: own.ratio for (form, group), own in self.items.get(split, {}).items() if group is None}
+        return {form: self.items[split][form, None].ratio for form in forms() if (form, None) in self.items.get(split, {})}
 
-    def groups(self, split: Split) -> dict[tuple[str, str], KnownItems]:
-        """Return the known items by task and group (e.g. a mention) that counts."""
-        return {(task, group): own for (task, group), own in self.items.get(split, {}).items() if group is not None}
+    def others(self, split: Split) -> dict[Place, KnownItems]:
+        """Return the known items of what counts beside the forms: of groups (e.g. a mention), and of tasks such as reverse."""
+        return {place: own for place, own in self.items.get(split, {}).items() if not is_form(place)}
 
     @property
     def forgetting(self) -> dict[str, float]:
@@ -132,10 +133,10 @@ class Ratios:
         found |= {FORGETTING_ALL._replace(task=form): 1 - ratio for form, ratio in self.forget_all.items()}
         found |= {retention_key(form): value for form, value in self.neighbor.items()}
         found |= {
-            FORGETTING._replace(task=task, group=group): 1 - own.ratio for (task, group), own in self.groups("forget").items()
+            FORGETTING._replace(task=task, group=group): 1 - own.ratio for (task, group), own in self.others("forget").items()
         }
         found |= {
-            RETENTION._replace(task=task, group=group): own.ratio for (task, group), own in self.groups("neighbor").items()
+            RETENTION._replace(task=task, group=group): own.ratio for (task, group), own in self.others("neighbor").items()
         }
         whole = {
             FORGETTING: mean(list(self.forgetting.values())) if self.forget else None,
@@ -154,6 +155,17 @@ def forms() -> dict[str, MetricSpec]:
     return {name: task.knowledge for name, task in TASKS.items() if task.knowledge}
 
 
+def is_form(place: Place) -> bool:
+    """Return whether a place is a form."""
+    return place[1] is None and place[0] in forms()
+
+
+def wholes() -> dict[str, MetricSpec]:
+    """Return the metric of every task that is measured as a whole: a form, or one without groups that tests what is known."""
+    tasks = {name: task for name, task in TASKS.items() if task.knowledge or (KNOWN in task.metrics and not task.groups)}
+    return {name: task.knowledge or task.metrics[0] for name, task in tasks.items()}
+
+
 def ratios(original: Record, edited: Record) -> Ratios:
     """Return edited over original by form, of one target, where the original model knows anything.
 
@@ -162,7 +174,8 @@ def ratios(original: Record, edited: Record) -> Ratios:
     """
     refuse_unlike(original, edited)
     items = {split: _known_items(original, edited, split) for split in SPLITS}
-    found = Ratios(items, _ratios_of_all(original, edited), _known(original))
+    known = {split: _known(original, split) for split in SPLITS}
+    found = Ratios(items, _ratios_of_all(original, edited), known)
     scored = {form: _scored(original, edited, form) for form in found.forget}
     open_ended = {form: own for form, own in scored.items() if not forms()[form].chance}
     if len(scored) > 1:
@@ -185,43 +198,44 @@ def _harmonic(values: Sequence[float]) -> float:
 
 
 def _known_items(original: Record, edited: Record, split: Split) -> dict[Place, KnownItems]:
-    """Return the known items on one split, of each form and of each group of any task, where it counts."""
+    """Return the known items on one split, of each place where it counts."""
     found: dict[Place, KnownItems] = {}
-    for name, task in TASKS.items():
+    for (name, group), share in _known(original, split).items():
         before, after = original.task(name, split), edited.task(name, split)
-        if before is None or after is None or not acts_on(edited, before, after):
+        if before is None or after is None or not share.is_above_chance or not acts_on(edited, before, after):
             continue
-        spec = task.knowledge or task.metrics[0]
-        for group in (*((None,) if task.knowledge else ()), *task.groups):
-            share = known_share(name, [item for item in before.items if group in (None, item.group)])
-            if share is None or not share.is_above_chance:
-                continue
-            chance = spec.chance
-            pairs = [(old - chance, new - chance) for old, new in item_pairs(before, after, spec.name, group, known_only=True)]
-            if pairs and mean([old for old, _ in pairs]) > 0:
-                found[name, group] = KnownItems(pairs, share)
+        spec = TASKS[name].knowledge or TASKS[name].metrics[0]
+        scored = item_pairs(before, after, spec.name, group, known_only=True)
+        pairs = [(old - spec.chance, new - spec.chance) for old, new in scored]
+        if pairs and mean([old for old, _ in pairs]) > 0:
+            found[name, group] = KnownItems(pairs, share)
     return found
 
 
 def _ratios_of_all(original: Record, edited: Record) -> dict[str, float]:
-    """Return edited over original by form, over all forget items, known or not."""
+    """Return edited over original by task that is measured as a whole, over all forget items, known or not."""
     found = {}
-    for form, spec in forms().items():
-        before, after = original.task(form, "forget"), edited.task(form, "forget")
+    for name, spec in wholes().items():
+        before, after = original.task(name, "forget"), edited.task(name, "forget")
         if before is None or after is None or not acts_on(edited, before, after):
             continue
         if pairs := item_pairs(before, after, spec.name):
             old, new = (mean(values) - spec.chance for values in zip(*pairs, strict=True))
             if old > 0:
-                found[form] = new / old
+                found[name] = new / old
     return found
 
 
-def _known(original: Record) -> dict[str, Known]:
-    """Return how many forget items are known, by form that was asked."""
-    results = {form: original.task(form, "forget") for form in forms()}
-    shares = {form: known_share(form, result.items) for form, result in results.items() if result}
-    return {form: share for form, share in shares.items() if share}
+def _known(original: Record, split: Split) -> dict[Place, Known]:
+    """Return how many items are known, of each place that was asked."""
+    found: dict[Place, Known] = {}
+    for name, task in TASKS.items():
+        result = original.task(name, split)
+        for group in (*((None,) if name in wholes() else ()), *task.groups) if result else ():
+            share = known_share(name, [item for item in result.items if group in (None, item.group)]) if result else None
+            if share:
+                found[name, group] = share
+    return found
 
 
 def _scored(original: Record, edited: Record, form: str) -> list[Scored]:
