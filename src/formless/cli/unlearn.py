@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +16,12 @@ from formless.errors import OutputError, UserError
 from formless.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
+    from formless.data.target import Target
     from formless.edits.edit import EditInfo
+    from formless.methods.base import MethodConfig
     from formless.models.loading import MetaModel
 
-MAX_NORMS, MAX_NAMES = 8, 4
+MAX_NORMS = 8
 LOW_REDUCTION = 0.5
 """The residual reduction below which an edit of a name has failed for the most part."""
 
@@ -33,6 +35,9 @@ def unlearn_command(
     keep: Annotated[Path | None, typer.Option(help="rocr: a saved edit that becomes part of the new one.")] = None,
     data: Annotated[str | None, typer.Option(help="Data folder or 'sample': neighbors' names, texts to train on.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, and show which spellings get a key and which neighbors stay.")
+    ] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Save a whole edited model instead of an adapter.")] = False,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -42,6 +47,8 @@ def unlearn_command(
     """Make a model forget a concept and save the edit as a PEFT adapter.
 
     Example: formless unlearn --data sample --target "Albert Einstein" --out edits/einstein
+
+    Example: formless unlearn --data my_data --target "Ada Lovelace" --out edits/ada --dry-run
 
     Example: formless unlearn --target "Isaac Newton" --target "Marie Curie" --out edits/two
 
@@ -79,6 +86,11 @@ def unlearn_command(
         raise UserError(f"{method} changes no weight to merge", where="--merge", remedy="save it without --merge")
     if entry.trains_on:
         targets[0].rows(entry.trains_on, Row)
+    named = _named(config, targets)
+    if dry_run:
+        for line in (*named, f"{method} would edit {', '.join(target.subject for target in targets)}; nothing is computed"):
+            terminal.out.print(line, soft_wrap=True)
+        return
 
     def check(meta: MetaModel) -> None:
         config.check_model(meta)
@@ -86,6 +98,8 @@ def unlearn_command(
             refuse_other_shapes(meta, earlier)
 
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
+    for line in named:
+        terminal.out.print(line, soft_wrap=True)
     with _checkpoints(out) if entry.resumable else nullcontext((None, 0)) as (work, step):
         built = build_method(method, config)
         if work is not None:
@@ -139,30 +153,36 @@ def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
     store.discard(work)
 
 
+def _named(config: MethodConfig, targets: Sequence[Target]) -> list[str]:
+    """Return which spellings of each target get a key and why others do not, then whose names stay in place."""
+    spelled, kept = config.edited_names(targets)
+    lines = []
+    for names in spelled:
+        lines.append(f"{names.subject}: {_counted(names.spellings, 'spelling')} will be edited")
+        lines += [f"  no key for {text}: {why}" for text, why in names.dropped.items()]
+    if kept:
+        lines.append(f"{_counted(list(kept), 'neighbor')} will stay")
+    elif spelled:
+        needs = " and --set protect=neighbors" if getattr(config, "protect", None) == "none" else ""
+        how = f"name some in aliases.json of a data folder, and give it with --data{needs}"
+        lines.append(f"no neighbor is protected: {how}")
+    return lines
+
+
 def _edited(info: EditInfo) -> str:
-    """Describe what an edit changed: of a name, its spellings, the layers and what is protected; else how far weights moved."""
+    """Describe what an edit changed: of names, the layers and how far neighbors moved; else how far weights moved."""
     facts = info.facts
     if "residual_reduction" not in facts:
         return _changes(info)
-    spelled = [text for target in facts["targets"] for text in target["spellings"]]
     layers = re.findall(r"\.(\d+)\.", " ".join(layer.module for layer in info.layers))
-    parts = (
-        f"{_counted(spelled, 'spelling')}, layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}",
+    parts = [
+        f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}",
         f"residual reduction {100 * facts['residual_reduction']:.1f} %",
-        _protection(info),
-    )
+    ]
+    if shifts := facts.get("protected_shifts"):
+        most = max(shifts, key=lambda name: float(shifts[name]))
+        parts.append(f"neighbors shifted by at most {100 * shifts[most]:.1f} % of the mean residual ({most})")
     return "; ".join(parts)
-
-
-def _protection(info: EditInfo) -> str:
-    """Describe which neighbors an edit of a name protects; if none, how to give some."""
-    protected = info.facts.get("protected_shifts")
-    if not protected:
-        needs = " and --set protect=neighbors" if info.config.get("protect") == "none" else ""
-        return f"no neighbor is protected: name some in aliases.json of a data folder, and give it with --data{needs}"
-    most = max(protected, key=lambda name: float(protected[name]))
-    shift = f"shifted by at most {100 * protected[most]:.1f} % of the mean residual ({most})"
-    return f"{_counted(list(protected), 'neighbor')} protected, {shift}"
 
 
 def _details(info: EditInfo) -> list[str]:
@@ -176,8 +196,6 @@ def _details(info: EditInfo) -> list[str]:
         if shift is not None or len(facts["targets"]) > 1:
             shifted = "" if shift is None else f"; shifted by the others' part alone by {100 * shift:.1f} % of its residual"
             lines.append(f"  {target['subject']}: residual reduction {100 * target['residual_reduction']:.1f} %{shifted}")
-        dropped = target.get("dropped_spellings", {})
-        lines += [f"  {target['subject']}: no key for {text}: {why}" for text, why in dropped.items()]
     if reverse := facts.get("reverse"):
         reduction = f"residual reduction {100 * reverse['residual_reduction']:.1f} %"
         shift = f"{reverse['kept_prompts']} about neighbors shifted by {100 * reverse['kept_shift']:.1f} % of its residual"
@@ -189,15 +207,9 @@ def _details(info: EditInfo) -> list[str]:
     return lines
 
 
-def _counted(names: list[str], kind: str) -> str:
-    """Return how many names there are, and the first of them."""
-    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({_listed(names)})"
-
-
-def _listed(names: list[str]) -> str:
-    """Return the first names of a list, and how many follow."""
-    shown = ", ".join(names[:MAX_NAMES])
-    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
+def _counted(names: Sequence[str], kind: str) -> str:
+    """Return how many names there are, and which."""
+    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({', '.join(names)})"
 
 
 def _warnings(info: EditInfo) -> list[str]:

@@ -23,6 +23,7 @@ from pydantic import (
 if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
+    from formless.methods.keys.names import Names
     from formless.models.lm import LM
     from formless.models.loading import MetaModel
     from formless.progress import Progress
@@ -125,6 +126,14 @@ class MethodConfig(BaseModel):
         Raises:
             UserError: They do not fit.
         """
+
+    def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:  # noqa: ARG002
+        """Return which spellings of each target get a key, and whose names stay in place; neither for a method without keys.
+
+        Raises:
+            UserError: As `check_targets`.
+        """
+        return (), ()
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model that does not fit these settings; called before its weights are loaded, and again with them.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from formless.data.spellings import naming
 from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.direction.kept import reference_names
-from formless.methods.keys.names import folded, names_of, neighbor_names
+from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -97,14 +96,20 @@ class DirectionConfig(MethodConfig):
         for target, name in zip(targets, names, strict=True):
             if names.count(name) > 1:
                 raise EditError(f"{target.subject} is given twice", where="--target", remedy="leave it out")
-        names_of(targets, "spelled")
-        neighbors = {
-            target.subject: [other for other in neighbor_names(target) if folded(other) not in names] for target in targets
-        }
-        known = reference_names([*chain(*neighbors.values())], [naming(target)[0] for target in targets])
-        if alone := next((subject for subject, others in neighbors.items() if not others and not known), None):
+        _, kept = self.edited_names(targets)
+        known = reference_names(kept, [naming(target)[0] for target in targets])
+        if alone := next((target.subject for target in targets if not known and not {*neighbor_names(target)} & {*kept}), None):
             what = "nothing is known that is to stay and that the concept could be set apart from"
             raise EditError(what, where=alone, remedy="name neighbors in its aliases.json and give --data")
+
+    def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:
+        """Return every spelling of each target, and the neighbors that are no target.
+
+        Raises:
+            DataError: A target's `aliases.json` cannot be read.
+            EditError: A target has no spelling of its own.
+        """
+        return names_of(targets, "spelled"), protected(targets)
 
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers, and layers that both parts would edit.

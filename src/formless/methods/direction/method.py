@@ -26,7 +26,7 @@ from formless.methods.direction.config import DirectionConfig, Part
 from formless.methods.direction.kept import general_questions, questions_about, reference_names
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import ASKED, chat_contexts
-from formless.methods.keys.names import Names, folded, names_of, neighbor_names
+from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
 from formless.methods.keys.solve import Solve, applied, residual_facts, solve_layers
 from formless.methods.keys.token_states import TokenStates
 from formless.models.lm import LM
@@ -78,8 +78,7 @@ class DirectionRemoval:
         spelled = names_of(targets, "spelled")
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
-        subjects = {folded(target.subject) for target in targets}
-        neighbors = sorted({name for each in concepts for name in each.neighbors if folded(name) not in subjects})
+        neighbors = sorted(protected(targets))
         references = reference_names(neighbors, entries)
         questions = [*questions_about(neighbors), *general_questions(entries)]
         found = remove_directions(lm, concepts, references, questions, parts, self.config.ridge)

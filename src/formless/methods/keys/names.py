@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -81,16 +82,22 @@ def protected_names(targets: Sequence[Target], protect: Protect, mentions: Menti
     """
     if protect == "none":
         return {}
-    subjects = {folded(target.subject) for target in targets}
-    found: dict[str, tuple[str, ...]] = {}
-    for target in targets:
-        for name, texts in neighbor_names(target).items():
-            if folded(name) not in subjects:
-                found[name] = texts if mentions == "spelled" else (name,)
+    found = protected(targets)
     if not found:
         where = " + ".join(target.subject for target in targets)
         raise EditError("no neighbor is known whose name could be protected", where=where, remedy=_NEIGHBORS)
-    return found
+    return found if mentions == "spelled" else {name: (name,) for name in found}
+
+
+def protected(targets: Sequence[Target]) -> dict[str, tuple[str, ...]]:
+    """Return the spellings of each neighbor of any target; a neighbor that is a target is none.
+
+    Raises:
+        DataError: A target's `aliases.json` cannot be read.
+    """
+    subjects = {folded(target.subject) for target in targets}
+    every = (found for target in targets for found in neighbor_names(target).items())
+    return {name: texts for name, texts in every if folded(name) not in subjects}
 
 
 def neighbor_names(target: Target) -> dict[str, tuple[str, ...]]:
@@ -103,5 +110,5 @@ def neighbor_names(target: Target) -> dict[str, tuple[str, ...]]:
 
 
 def folded(name: str) -> str:
-    """Return a name as names are compared."""
-    return name.strip().casefold()
+    """Return a name as names are compared: without regard to case, white space and how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()

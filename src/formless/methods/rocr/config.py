@@ -9,7 +9,7 @@ from pydantic import Field
 
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
-from formless.methods.keys.names import MentionKeys, Protect, folded, names_of, protected_names
+from formless.methods.keys.names import MentionKeys, Names, Protect, folded, names_of, protected_names
 from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:
@@ -151,6 +151,15 @@ class RocrConfig(TargetValueConfig):
             seen.add(name)
         self._check_names(targets)
         self._check_reverse(targets, keep)
+
+    def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:
+        """Return what gets a key by `mentions`, and who is protected by `protect`.
+
+        Raises:
+            DataError: A target's `aliases.json` is needed and cannot be read.
+            EditError: A target has no spelling of its own, or there is no neighbor to protect.
+        """
+        return names_of(targets, self.mentions), protected_names(targets, self.protect, self.mentions)
 
     def _check_names(self, targets: Sequence[Target]) -> None:
         redirect = folded(self.redirect)
