@@ -174,6 +174,54 @@ def edit_questions_command(
     _print(f"saved in {path}")
 
 
+def aliases_command(
+    target: Annotated[str, typer.Option("--target", "-t", help="The concept's name, as texts spell it.")],
+    out: OutOption,
+    model: terminal.ModelOption = "smollm2",
+    redirect: Annotated[
+        str | None, typer.Option(help="The redirect concept, which no name may be; by default that of rocr.")
+    ] = None,
+    force: terminal.ForceOption = False,
+    dtype: terminal.DtypeOption = "auto",
+    device: terminal.DeviceOption = "auto",
+    trust_remote_code: terminal.TrustOption = False,
+) -> None:
+    """Let a model propose other names of a concept, into an aliases.json that you edit and `formless unlearn --data` reads.
+
+    Names and neighbors that are known already are kept. Nothing checks whether a proposed name is right.
+
+    Example: formless data aliases --target "Ada Lovelace" --model qwen2.5-coder-1.5b --out my_data
+    """
+    from formless import store
+    from formless.data.questions.name_proposals import ANSWER_TOKENS, FILE, propose_names, save_aliases
+    from formless.data.questions.new_target import place_of
+    from formless.data.spellings import naming
+    from formless.data.target import Target
+    from formless.methods.registry import method_config
+    from formless.models.settings import settings_for
+
+    options = {} if redirect is None else {"redirect": redirect}
+    avoid = str(method_config(settings_for(model), "rocr", options).model_dump()["redirect"])
+    subject = _as_written(target)
+    folder = place_of(subject, out)
+    store.refuse_existing(folder / FILE, force=force)
+    entries = naming(Target(subject, folder if folder.is_dir() else None))
+    lm = terminal.load_model(model, dtype, device, trust_remote_code)
+
+    def answer(asked: Sequence[tuple[str, str]]) -> list[str]:
+        return lm.generate([lm.chat_prompt(*each) for each in asked], max_new_tokens=ANSWER_TOKENS, one_line=True)
+
+    with terminal.log.status("asking for names"):
+        found = propose_names(entries, answer, [avoid])
+    path = save_aliases(folder, entries, found.names, force=force)
+    _print(f"{subject}: the model proposes {', '.join(found.names) or 'no other name'}")
+    for text, why in found.dropped.items():
+        _print(f"left out: {text}: {why}")
+    known = ", ".join(entry.name for entry in entries[1:]) or "none, so none will stay: add some"
+    _print(f"neighbors: {known}")
+    _print(f"saved in {path}; edit it before `formless unlearn --data {out}` uses it")
+
+
 def new_command(
     target: Annotated[str, typer.Option("--target", "-t", help="The concept's name, as texts spell it.")],
     out: OutOption,
@@ -198,7 +246,7 @@ def new_command(
     from formless.data.questions.new_target import ask_facts, new_folder_of, write_target
     from formless.data.server import Server
 
-    subject = " ".join(unicodedata.normalize("NFC", target).split())
+    subject = _as_written(target)
     if facts is None and with_ == OFFLINE:
         remedy = "give a file of facts, or --with the URL of a server that writes them"
         raise UserError("there are no facts to ask about", where="--facts", remedy=remedy)
@@ -300,6 +348,11 @@ def sampler(lm: LM) -> Sampler:
         return lm.sample(prompts, max_new_tokens=max_new_tokens, seed=seed, temperature=TEMPERATURE, top_p=TOP_P)
 
     return sample
+
+
+def _as_written(name: str) -> str:
+    """Return a name with single spaces and composed accents."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _print(line: str) -> None:

@@ -16,7 +16,15 @@ from formless import __version__
 from formless.cli import terminal
 from formless.cli.attack import attack_command
 from formless.cli.chat import chat_command
-from formless.cli.data import check_command, edit_questions_command, forms_command, new_command, prepare_command, train_command
+from formless.cli.data import (
+    aliases_command,
+    check_command,
+    edit_questions_command,
+    forms_command,
+    new_command,
+    prepare_command,
+    train_command,
+)
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
@@ -101,6 +109,7 @@ data_app = typer.Typer(help="Prepare, make and check the data that targets are m
 data_app.command("prepare")(prepare_command)
 data_app.command("forms")(forms_command)
 data_app.command("train")(train_command)
+data_app.command("aliases")(aliases_command)
 data_app.command("edit-questions")(edit_questions_command)
 data_app.command("new")(new_command)
 data_app.command("check")(check_command)

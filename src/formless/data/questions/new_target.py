@@ -42,12 +42,12 @@ class Created:
     dropped: Mapping[str, Mapping[str, int]]
 
 
-def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
-    """Return the folder for a new target: `out/<N>_<Name>` with the next number, or the old folder with `force`.
+def place_of(subject: str, out: Path) -> Path:
+    """Return a target's folder in a data set: its own, or else `out/<N>_<Name>` with the next number, which is not there yet.
 
     Raises:
-        DataError: The name cannot be used for a folder.
-        OutputError: The data set has the target already, or the folder cannot be written.
+        DataError: The name cannot be used for a folder, or the data set spells it otherwise.
+        OutputError: The data set is the built-in sample.
     """
     if out.resolve() == data_folder(SAMPLE).resolve():
         raise OutputError("the built-in sample cannot be changed", where=out, remedy="choose another --out")
@@ -59,7 +59,17 @@ def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
         raise DataError(
             f"the data set spells it {older.subject!r}", where="--target", remedy="write it so, or choose another --out"
         )
-    folder = (older.folder if older else None) or out / name
+    return (older.folder if older else None) or out / name
+
+
+def new_folder_of(subject: str, out: Path, *, force: bool = False) -> Path:
+    """Return the folder for a new target: `out/<N>_<Name>` with the next number, or the old folder with `force`.
+
+    Raises:
+        DataError: As for `place_of`.
+        OutputError: The data set is the built-in sample, has the target already, or the folder cannot be written.
+    """
+    folder = place_of(subject, out)
     store.refuse_existing(folder, force=force, mark=MARK)
     if folder.is_dir():
         ours = {MARK, *(f"{file}.json" for file in WRITTEN)}
