@@ -61,6 +61,15 @@ def test_a_spelling_that_also_names_a_neighbor_has_no_key(target: Target) -> Non
         protected_names(both, "neighbors", "spelled")
 
 
+def test_a_surname_or_first_name_that_a_neighbor_bears_has_no_key(tmp_path: Path) -> None:
+    own = {"name": "Marie Curie", "person": True, "short": "Curie", "aliases": ["Marie", "the Radium", "Madame Curie"]}
+    others = [{"name": "Pierre Curie"}, {"name": "Marie Tussaud", "person": True}, {"name": "The Radium Company"}]
+    (tmp_path / "aliases.json").write_text(json.dumps([own, *others]))
+    [names] = names_of([Target("Marie Curie", tmp_path)], "spelled")
+    assert names.spellings == ("Marie Curie", "marie curie", "M. Curie", "the Radium", "Madame Curie")
+    assert names.dropped == {"Curie": "it also names Pierre Curie", "Marie": "it also names Marie Tussaud"}
+
+
 def test_protection_of_nobody_is_refused_before_the_model_is_loaded() -> None:
     with pytest.raises(EditError, match=r"no neighbor is known .*Nobody Known.*aliases\.json"):
         RocrConfig(protect="neighbors").check_targets([Target("Nobody Known")], None)

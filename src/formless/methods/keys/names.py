@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from formless.data.spellings import naming, spellings
+from formless.data.spellings import named_alone, naming, spellings
 from formless.errors import EditError
 
 if TYPE_CHECKING:
+    from formless.data.rows import Aliases
     from formless.data.target import Target
 
 MentionKeys = Literal["name", "spelled"]
@@ -39,7 +40,8 @@ class Names:
 def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
     """Return the names of every target.
 
-    A spelling that is also one of a neighbor or of another target gets no key, since it does not say who is meant.
+    A spelling that is also one of a neighbor or of another target gets no key, since it does not say who is meant. The first
+    and the last word of a person's name count as such, whether `aliases.json` lists them or not.
 
     Args:
         targets: The targets, each once.
@@ -54,7 +56,7 @@ def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
     owners: dict[str, dict[str, str]] = {}  # folded spelling -> folded concept -> concept
     for target in targets:
         for entry in naming(target):
-            for text in spellings(entry):
+            for text in (*spellings(entry), *_parts(entry)):
                 owners.setdefault(folded(text), {})[folded(entry.name)] = entry.name
     found = []
     for target in targets:
@@ -69,6 +71,13 @@ def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
             raise EditError("no spelling of the name is its own", where=where, remedy=_OWN_SPELLING)
         found.append(Names(target.subject, own, dropped))
     return found
+
+
+def _parts(entry: Aliases) -> list[str]:
+    """Return the first and the last word of a person's name, by which relatives and namesakes are called too."""
+    words = entry.name.split()
+    is_person = entry.person or named_alone(entry.name).person
+    return [words[0], words[-1]] if is_person and len(words) > 1 else []
 
 
 def protected_names(targets: Sequence[Target], protect: Protect, mentions: MentionKeys) -> dict[str, tuple[str, ...]]:
