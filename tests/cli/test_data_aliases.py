@@ -45,7 +45,7 @@ def test_proposals_are_shown_edited_and_used(command: Command, model: LM) -> Non
     assert code == 0, err
     assert out.splitlines() == [
         "Zorvath Quill: the model proposes Zorvath the Great",
-        "left out: Quill the poet: it is no name",
+        "left out, as it is no name: Quill the poet",
         "neighbors: none, so none will stay: add some",
         "saved in mine/1_Zorvath_Quill/aliases.json; edit it before `formless unlearn --data mine` uses it",
     ]
@@ -65,7 +65,7 @@ def test_proposals_are_shown_edited_and_used(command: Command, model: LM) -> Non
 
 def test_a_redirect_concept_is_no_name_of_the_target(command: Command, model: LM) -> None:
     out = command("data", "aliases", "-t", "Zorvath Quill", "-o", "mine", "--redirect", "Zorvath the Great")[1]
-    assert "left out: Zorvath the Great: it names Zorvath the Great\n" in out
+    assert "left out, as it names Zorvath the Great: Zorvath the Great\n" in out
 
 
 def test_what_is_refused_before_a_model_is_loaded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,8 +215,8 @@ def aliases_command(
         found = propose_names(entries, answer, [avoid])
     path = save_aliases(folder, entries, found.names, force=force)
     _print(f"{subject}: the model proposes {', '.join(found.names) or 'no other name'}")
-    for text, why in found.dropped.items():
-        _print(f"left out: {text}: {why}")
+    for reason in dict.fromkeys(found.dropped.values()):
+        _print(f"left out, as {reason}: {'; '.join(text for text, why in found.dropped.items() if why == reason)}")
     known = ", ".join(entry.name for entry in entries[1:]) or "none, so none will stay: add some"
     _print(f"neighbors: {known}")
     _print(f"saved in {path}; edit it before `formless unlearn --data {out}` uses it")

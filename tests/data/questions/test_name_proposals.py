@@ -32,7 +32,7 @@ def proposed(*answers: str, avoid: str = "Bob Dole", strange: str = "That is Ada
 
 
 def test_names_are_the_parts_of_the_first_sentence_each_once() -> None:
-    found = proposed(' "Countess of Lovelace", Ada King and A. A. Lovelace. She was born in London.', "Ada King")
+    found = proposed(' "Countess of Lovelace", Ada King and A. A. Lovelace. She was born in London.', "of 'Ada King'")
     assert found == Proposed(("Countess of Lovelace", "Ada King", "A. A. Lovelace"), {})
 
 
@@ -60,8 +60,10 @@ def test_what_is_known_already_is_neither_proposed_nor_left_out() -> None:
 
 def test_a_name_of_other_words_counts_if_the_model_answers_it_with_the_name() -> None:
     assert proposed("the Enchantress of Numbers").names == ("the Enchantress of Numbers",)
-    found = proposed("the Enchantress of Numbers", strange="A spell.")
-    assert found == Proposed((), {"the Enchantress of Numbers": "asked about it, the model does not say Lovelace"})
+    found = proposed("the Enchantress of Numbers, Ada Wong, Lady Ada Lovelace-King", strange="A spell.")
+    why = "asked about it, the model does not say Lovelace"
+    more = {"Lady Ada Lovelace-King": "it is the name with more words"}
+    assert found == Proposed((), more | {"the Enchantress of Numbers": why, "Ada Wong": why})
 
 
 def test_there_are_not_too_many() -> None:

@@ -38,6 +38,7 @@ Answer = Callable[[Sequence[tuple[str, str]]], list[str]]
 # A sentence ends at a full stop, but not after an initial.
 _END = re.compile(r"(?<!\b[A-Z])[.!?;:\n]")
 _BETWEEN = re.compile(r'[,()"“”/]|\b(?:or|and|also known as)\b')
+_BEFORE, _MARKS = re.compile(r"^(?:of|by|as)\b"), " '‘’*_-"
 _SMALL = frozenset({"the", "of", "de", "da", "di", "la", "van", "von", "al", "el", "bin"})
 
 
@@ -59,7 +60,7 @@ def propose_names(entries: Sequence[Aliases], answer: Answer, avoid: Collection[
 
     A name has at most five words, each with a capital but for particles. It is not known already, not a first name alone, not
     the whole name with more words, and no name of a neighbor or of another well-known concept. If it shares no word with the
-    concept's name, the model has to say that name when it is asked about the other one.
+    concept's name, first names aside, the model has to say that name when it is asked about the other one.
 
     Args:
         entries: How the concept and its neighbors are named, the concept's entry first.
@@ -81,7 +82,8 @@ def propose_names(entries: Sequence[Aliases], answer: Answer, avoid: Collection[
             dropped[text] = fault
         else:
             names.append(text)
-    strange = [name for name in names if not shared_word(name, own.name)]
+    telling = " ".join(word for word in own.name.split() if word not in FORENAMES)
+    strange = [name for name in names if not shared_word(name, telling)]
     for name, said in zip(strange, answer([(f"Who or what is {name}?", "") for name in strange]), strict=True):
         if not any(holds(words_of(said), words_of(text)) for text in own.names):
             names.remove(name)
@@ -107,7 +109,8 @@ def save_aliases(folder: Path, entries: Sequence[Aliases], names: Sequence[str],
 def _parts(said: str) -> list[str]:
     """Return what may be names in an answer: the parts of its first sentence."""
     parts = _BETWEEN.split(_END.split(said.strip(), maxsplit=1)[0])
-    return [text for part in parts if words_of(text := part.strip(" '‘’*_-")) != ("",)]
+    texts = (_BEFORE.sub("", part.strip(_MARKS)).strip(_MARKS) for part in parts)
+    return [text for text in texts if text]
 
 
 def _fault(text: str, own: Aliases, taken: dict[tuple[str, ...], str]) -> str | None:
