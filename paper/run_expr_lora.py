@@ -70,7 +70,7 @@ def _experiment(model: PaperModel, chosen: argparse.Namespace) -> Experiment:
         raise UnknownNameError("type", chosen.type, model.types, where="--type")
     settings = model.types[chosen.type] | {"label": chosen.type}
     basis = settings.get("basis", "none")
-    if basis not in ("shipped", "none") and not Path(basis).is_dir():
+    if basis not in ("shipped", "sampled", "none") and not Path(basis).is_dir():
         remedy = "put null_space_project_layer_<N>.pt there, or make them with `formless stats --out`"
         raise UserError(f"no null spaces for {model.name}", where=basis, remedy=remedy)
     ours = {name: value for name in ("suite", "limit") if (value := getattr(chosen, name)) is not None}

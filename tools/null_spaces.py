@@ -1,36 +1,90 @@
-"""Compare ROCR with null spaces and without any on Qwen2.5-Coder-1.5B, for its recipe.
+"""Compare ROCR with null spaces of a corpus, with those of texts that the model samples, and without any.
 
     formless stats --model qwen2.5-coder-1.5b --dtype bfloat16 --layers 4,5,6 --corpus RWKU/Target \
         --pattern '?_*/passage.json' --basis-dtype float16 --out stats/coder
     python -m tools.null_spaces --basis stats/coder --out runs/coder
+    python -m tools.null_spaces --out runs/sampled
 
-The second command resumes: what is measured is not measured again. It writes docs/results/coder_null_spaces.json, partial
-results too, which say what is missing. The choice follows the rule of `formless tune`, which was fixed before.
+With a folder of null spaces the model is Qwen2.5-Coder-1.5B, for its recipe, and the page docs/results/coder_null_spaces.json.
+Without one it is SmolLM2-135M, whose null spaces are shipped, and the page docs/results/sampled_null_spaces.json. The commands
+resume: what is measured is not measured again. Partial results say what is missing. The choice follows the rule of `formless
+tune`, which was fixed before.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
+import formless
 from formless import provenance, store
-from formless.methods.rocr.nullspace import Fingerprint
+from formless.cli import terminal
+from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.nullspace import PUBLISHED_THRESHOLD, Fingerprint
+from formless.methods.rocr.redirect import SHIPPED, load_projections
+from formless.methods.rocr.sampled import kept_folder
 from formless.report.tuning import RULE, Tried, choose
 from tools import settings_sweeps
 from tools.results import FOLDER, Cell, Result, write_result
 
-MODEL = "qwen2.5-coder-1.5b"
-LAYERS = (4, 5, 6)
+LAYERS, DTYPE = (4, 5, 6), "bfloat16"
 SUITE, LIMIT = "statement,fb,qa", 8
-TITLES = {"basis_stats": "null spaces of the corpus", "basis_none": "`basis=none`"}
-COMMANDS = [
-    f"formless stats --model {MODEL} --dtype bfloat16 --layers 4,5,6 --corpus RWKU/Target --pattern '?_*/passage.json' "
-    "--basis-dtype float16 --out stats/coder",
-    "python -m tools.null_spaces --basis stats/coder --out runs/coder",
-]
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page.
+
+    Args:
+        name: Its file.
+        model: The model.
+        targets: The concepts of the sample set.
+        title: Its heading.
+        about: What it shows.
+        titles: By label of the runs, what the settings are called.
+        commands: What repeats it.
+    """
+
+    name: str
+    model: str
+    targets: str
+    title: str
+    about: str
+    titles: dict[str, str]
+    commands: list[str]
+
+
+CODER = Page(
+    "coder_null_spaces", "qwen2.5-coder-1.5b", "all", "Null spaces for Qwen2.5-Coder-1.5B, or none",
+    "ROCR on the second bundled model with the null spaces of a corpus and without any.",
+    {"basis_stats": "null spaces of the corpus", "basis_none": "`basis=none`"},
+    [
+        "formless stats --model qwen2.5-coder-1.5b --dtype bfloat16 --layers 4,5,6 --corpus RWKU/Target --pattern "
+        "'?_*/passage.json' --basis-dtype float16 --out stats/coder",
+        "python -m tools.null_spaces --basis stats/coder --out runs/coder",
+    ],
+)  # fmt: skip
+SAMPLED = Page(
+    "sampled_null_spaces", "smollm2", "1-4", "Null spaces of sampled texts, of a corpus, or none",
+    "ROCR on the bundled model with the shipped null spaces, with those of texts that the model samples, and without any.",
+    {"basis_shipped": "`basis=shipped`", "basis_sampled": "`basis=sampled`", "basis_none": "`basis=none`"},
+    ["python -m tools.null_spaces --out runs/sampled"],
+)  # fmt: skip
+CODER_CORPUS = (
+    "The corpus: the Wikipedia passages of RWKU's first four targets, {texts}. They are too large to be shipped with the "
+    "package; the first command makes them."
+)
+SAMPLED_CORPORA = (
+    "The shipped null spaces are those of the Wikipedia passages of 17 RWKU targets, not of the paper's Wikipedia sample. "
+    "[How much of them the sampled ones hold](null_space_angles.md)."
+)
 
 
 def fingerprints(basis: Path) -> list[tuple[Fingerprint, int]]:
@@ -43,24 +97,29 @@ def fingerprints(basis: Path) -> list[tuple[Fingerprint, int]]:
     return found
 
 
-def result(out: Path, basis: Path) -> Result:
-    """Return the results page of a folder of runs."""
-    labels = list(TITLES)
+def described(basis: Path) -> str:
+    """Return what null spaces come from and how large they are."""
+    prints = fingerprints(basis)
+    first = prints[0][0]
+    spaces = "; ".join(
+        f"layer {one.layer}: {one.rank:,} of {one.dimension:,} dimensions, {size / 1e6:,.{0 if size > 1e7 else 1}f} MB"
+        for one, size in prints
+    )
+    texts = f"{first.samples:,} texts of {first.tokens:,} tokens"
+    return f"{texts}. Null spaces at the threshold {first.threshold:g}, in float16: {spaces}"
+
+
+def result(page: Page, out: Path, notes: list[str]) -> Result:
+    """Return the results page of a folder of runs; the notes say what the null spaces are."""
+    labels = list(page.titles)
     runs, missing = settings_sweeps.complete_runs(out, labels)
-    rows: list[list[Cell]] = [row for label in labels for row in settings_sweeps.rows(TITLES[label], runs[label])]
+    rows: list[list[Cell]] = [row for label in labels for row in settings_sweeps.rows(page.titles[label], runs[label])]
     n = len(runs[labels[0]])
     by_label = {label: Tried("rocr", LAYERS, 1.0, *settings_sweeps.means(runs[label]), n) for label in labels}
     chosen = choose(list(by_label.values()))
-    title = next(TITLES[label] for label, one in by_label.items() if one is chosen)
-    prints = fingerprints(basis)
-    spaces = "; ".join(
-        f"layer {one.layer}: {one.rank:,} of {one.dimension:,} dimensions, {size / 1e6:.0f} MB" for one, size in prints
-    )
-    first = prints[0][0]
+    title = next(page.titles[label] for label, one in by_label.items() if one is chosen)
     notes = [
-        f"The corpus: the Wikipedia passages of RWKU's first four targets, {first.samples:,} texts of {first.tokens:,} tokens. "
-        f"Null spaces at the threshold {first.threshold:g}, in float16: {spaces}. They are too large to be shipped with the "
-        "package; the first command makes them.",
+        *notes,
         f"The rule of `formless tune`, fixed before anything was measured: {RULE} It chooses: {title}.",
         "Layers 4 to 6, l2 1, mode `unrelated`, the model in bfloat16. Retention is edited / original of neighbors' items; in "
         "the mean over forms a form counts as 1 at most. What the edits do to other texts is not measured here.",
@@ -68,27 +127,56 @@ def result(out: Path, basis: Path) -> Result:
     ]
     if missing:
         notes.append(f"Not complete: {', '.join(missing)}. Their runs are missing or failed, and they count nowhere.")
+    ci = "; confidence intervals over concepts" if n >= 5 else ""
     return Result(
-        title="Null spaces for Qwen2.5-Coder-1.5B, or none", topic="Forgetting and retention",
-        about="ROCR on the second bundled model with the null spaces of a corpus and without any.",
+        title=page.title, topic="Forgetting and retention", about=page.about,
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
-        n=f"{n} concepts of the sample set, at most {LIMIT} items of each file; confidence intervals over concepts",
-        command=COMMANDS, columns=settings_sweeps.COLUMNS, rows=rows, notes=notes,
+        n=f"{n} concepts of the sample set, at most {LIMIT} items of each file{ci}",
+        command=page.commands, columns=settings_sweeps.COLUMNS, rows=rows, notes=notes,
     )  # fmt: skip
+
+
+def sampled_notes(out: Path) -> list[str]:
+    """Return the notes about the shipped and the sampled null spaces; make the sampled ones if they are not there."""
+    lm = formless.load(SAMPLED.model, dtype=DTYPE, device="cpu")
+    cost, said, start = out.with_name(f"{out.name}_cost.json"), [], time.perf_counter()
+
+    def report(step: str, *_: int) -> None:
+        said.append(step)
+        terminal.log.print(step)
+
+    load_projections(lm, RocrConfig(basis="sampled", layers=LAYERS), report)
+    if said:
+        store.write_text(cost, json.dumps({"said": said[0], "seconds": round(time.perf_counter() - start)}))
+    notes = [
+        SAMPLED_CORPORA,
+        f"Shipped: {described(SHIPPED / SAMPLED.model)}.",
+        f"Sampled: {described(kept_folder(lm, LAYERS, PUBLISHED_THRESHOLD))}.",
+    ]
+    if cost.exists():
+        measured = json.loads(cost.read_text("utf-8"))
+        took = measured["said"].partition(", once")[0]
+        notes.append(f"What the first use said of its cost: {took}. It took {measured['seconds']} s on this shared machine.")
+    return notes
 
 
 def main() -> None:
     """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--basis", type=Path, required=True, help="folder of the null spaces")
+    parser.add_argument("--basis", type=Path, help="folder of the null spaces of Qwen2.5-Coder-1.5B")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--no-measure", action="store_true", help="only write the page from what is there")
     given = parser.parse_args()
-    settings = {"basis_stats": {"basis": str(given.basis)}, "basis_none": {"basis": "none"}}
-    model = {"name": MODEL, "dtype": "bfloat16"}
+    page = CODER if given.basis else SAMPLED
+    values = {"basis_stats": str(given.basis)}
+    settings: dict[str, dict[str, Any]] = {
+        label: {"layers": list(LAYERS), "basis": values.get(label, label.removeprefix("basis_"))} for label in page.titles
+    }
+    notes = [CODER_CORPUS.format(texts=described(given.basis))] if given.basis else sampled_notes(given.out)
+    model = {"name": page.model, "dtype": DTYPE}
     if not given.no_measure:
-        settings_sweeps.measure(settings_sweeps.experiment(model, settings, "all", SUITE, LIMIT), given.out)
-    write_result(FOLDER / "coder_null_spaces.json", result(given.out, given.basis))
+        settings_sweeps.measure(settings_sweeps.experiment(model, settings, page.targets, SUITE, LIMIT), given.out)
+    write_result(FOLDER / f"{page.name}.json", result(page, given.out, notes))
 
 
 if __name__ == "__main__":

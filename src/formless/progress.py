@@ -23,6 +23,10 @@ WorkProgress = Callable[[int, int], None]
 """Called with the texts done and all texts: what `LM.score`, `LM.score_texts` and `LM.generate` report."""
 
 
+def silent(_step: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
 @contextmanager
 def progress_bar(progress: bool | Progress, label: str = "") -> Iterator[Progress]:
     """Yield the callback to which a long call reports.
@@ -36,7 +40,7 @@ def progress_bar(progress: bool | Progress, label: str = "") -> Iterator[Progres
         yield progress
         return
     if not (progress and can_show_bars()):
-        yield lambda _step, _done, _total: None
+        yield silent
         return
     if is_notebook():
         from tqdm.auto import tqdm

@@ -97,6 +97,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("stats --corpus corpus.txt -o new --layers all", "'all' is not a list of layers"),
         ("stats --corpus corpus.txt -o new --layers 4,", "'4,' is not a list of layers"),
         ("stats --corpus corpus.txt -o new --basis-dtype int8", "unknown dtype 'int8' [--basis-dtype]"),
+        ("stats --corpus sampled:x -o new", "'x' is no seed [sampled:x]: write sampled, or sampled:1"),
         ("stats --corpus existing -o new --pattern *.json", "holds no text [existing]"),
         ("stats --corpus existing -o new --pattern /etc/*.txt", "[existing]"),
     ],

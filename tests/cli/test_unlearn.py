@@ -196,7 +196,7 @@ def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command
     assert low.endswith("of the residual of Zorvath Quill, less than 50 %: the name is hardly edited")
     assert none == (
         "warning: basis=none preserves nothing: other names and texts may change as much as the target; "
-        "`formless stats` makes what preserves them"
+        "--set basis=sampled makes what preserves them"
     )
 
     direction = command.run(*unlearn("-t", "Zorvath Quill", "-o", "none", "--set", "ridge=1000"))[2].splitlines()
@@ -206,6 +206,37 @@ def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command
     strong = edit_info(residual_reduction=0.9, basis="shipped")
     assert _warnings(strong) == []
     assert len(_warnings(edit_info(residual_reduction=0.49, basis="shipped"))) == 1
+
+
+def test_a_null_space_that_needs_no_corpus_is_made_once_and_its_cost_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORMLESS_CACHE", str(command.folder / "cache"))
+    sampled = ("--method", "rocr", "--set", "basis=sampled", "--set", "threshold=1e-5", "--set", "layers=1,2")
+    monkeypatch.setattr("formless.methods.rocr.sampled.SAMPLES", 64)
+    said = []
+    for out in ("one", "two"):
+        code, _, err = command.run(*unlearn("-t", "Ada", "-o", out, "--redirect", "Bob", *sampled))
+        assert code == 0, err
+        said.append([line for line in err.splitlines() if not line.startswith(("warning", "loading"))])
+    cost, *counts = said[0]
+    assert cost.startswith("rocr, Ada: null spaces of 64 texts that the model samples, at most 8,192 tokens: about ")
+    assert counts[-1].startswith("rocr, Ada: 64 texts, ")
+    assert said[1] == []
+    one, two = (command.edit(name).updates for name in ("one", "two"))
+    assert all(torch.equal(one[name].down, two[name].down) for name in one)
+    assert command.left() == {"model", "data", "cache", "one", "two"}
+
+
+def test_statistics_of_sampled_texts_are_a_basis(command: Command) -> None:
+    stats = ("stats", "--model", "model", "--corpus", "sampled:3", "--samples", "70", "--max-tokens", "9", "--threshold", "1e-5")
+    code, out, err = command.run(*stats, "--layers", "1,2", "--out", "stats")
+    assert code == 0, err
+    assert err.startswith("statistics: null spaces of 70 texts that the model samples, at most 630 tokens: about ")
+    assert "layer 1: null space " in out
+    command(*unlearn("-t", "Ada", "-o", "ada", *ROCR, "--set", "basis=stats", "--set", "threshold=1e-5"))
+    fingerprint = command.edit("ada").info.facts["null_spaces"]["2"]
+    assert (fingerprint["corpus"], fingerprint["samples"]) == ("sampled:3", 70)
 
 
 def test_an_edit_of_another_concept_is_named(command: Command) -> None:

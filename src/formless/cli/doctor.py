@@ -119,7 +119,10 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
 
 def _null_spaces(lm: LM, config: RocrConfig) -> str:
     from formless.methods.rocr.redirect import load_projections
+    from formless.methods.rocr.sampled import kept_folder
 
+    if config.basis == "sampled" and not kept_folder(lm, config.layers, config.threshold).exists():
+        return "null spaces of sampled texts, made at the first edit"
     try:
         load_projections(lm, config)
     except UserError as error:

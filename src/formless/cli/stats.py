@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +16,19 @@ from formless.errors import UserError
 if TYPE_CHECKING:
     from formless.models.loading import MetaModel
 
+CORPORA = (
+    "A .txt, .json, .jsonl or .parquet file, a folder, hf:NAME[:CONFIG], or sampled[:SEED] for texts that the model samples."
+)
+
 
 def stats_command(
-    corpus: Annotated[str, typer.Option(help="A .txt, .json, .jsonl or .parquet file, a folder, or hf:NAME[:CONFIG].")],
+    corpus: Annotated[str, typer.Option(help=CORPORA)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the null spaces.")],
     model: terminal.ModelOption = "smollm2",
     layers: Annotated[str, typer.Option(help="Layers, e.g. 4,5,6.")] = "4,5,6",
-    samples: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts (the paper uses 100,000).")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of texts (the paper: 100,000; sampled: 512).")
+    ] = None,
     pattern: Annotated[str, typer.Option(help="Files of a folder, e.g. '*/passage.json'.")] = "**/*",
     threshold: Annotated[float, typer.Option(help="Eigenvalues under it span the null space.")] = 2e-2,
     max_tokens: Annotated[int, typer.Option(min=1, help="Truncate each text to this length.")] = 1024,
@@ -36,8 +43,10 @@ def stats_command(
     Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
     """
     from formless.data.corpus import corpus_texts
+    from formless.methods.rocr.sampled import SAMPLES, cost
     from formless.methods.rocr.statistics import compute_statistics
     from formless.models.loading import DTYPES
+    from formless.models.sampled_texts import SAMPLED, SampledTexts, sampled_seed
 
     chosen = terminal.parse_layers(layers)
     if not 0 < threshold <= 1e6:
@@ -47,21 +56,26 @@ def stats_command(
     store_dtype = DTYPES.get(basis_dtype)
     if store_dtype is None:
         raise UserError(f"unknown dtype {basis_dtype!r}", where="--basis-dtype", remedy="choose float32, bfloat16 or float16")
-    texts = corpus_texts(corpus, pattern=pattern)
-    first = next(texts)  # a corpus without text stops here, before the model is loaded
+    seed = sampled_seed(corpus)
+    texts: Iterator[str] = iter(())
+    if seed is None:
+        texts = corpus_texts(corpus, pattern=pattern)
+        texts = chain([next(texts)], texts)  # a corpus without text stops here, before the model is loaded
 
     def check(meta: MetaModel) -> None:
         for layer in chosen:
             meta.architecture.layer(meta.model, layer)
 
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
-
-    with terminal.progress("statistics") as bar:
+    with terminal.progress("statistics", keep_first=seed is not None) as bar:
+        if seed is not None:
+            texts, samples = SampledTexts(lm, seed, max_tokens), samples or SAMPLES
+            bar(cost(lm, chosen, texts, samples), 0, 0)
         prints = compute_statistics(
             lm,
             chosen,
-            chain([first], texts),
-            corpus=_label(corpus, pattern),
+            texts,
+            corpus=_label(corpus, pattern) if seed is None else f"{SAMPLED}:{seed}",
             out=out,
             samples=samples,
             threshold=threshold,

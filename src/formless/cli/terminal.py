@@ -49,19 +49,10 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False, check: C
     if device != "spread":
         find_device(device)
     places: dict[str, Any] = {"device_map": "auto"} if device == "spread" else {"device": device}
-    with progress(f"loading {name}") as bar:
-        is_first = True
-
-        def report(task: str, done: int, total: int) -> None:
-            nonlocal is_first
-            if is_first and log.is_terminal:  # the bar would not keep it
-                log.print(f"{name}: {task}", soft_wrap=True)
-            is_first = False
-            bar(task, done, total)
-
+    with progress(f"loading {name}", keep_first=True) as bar:
         if check:
-            check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=report))
-        return load(name, dtype=dtype, trust_remote_code=trust, progress=report, **places)
+            check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=bar))
+        return load(name, dtype=dtype, trust_remote_code=trust, progress=bar, **places)
 
 
 def quiet_transformers() -> None:
@@ -95,8 +86,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """Show a progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known."""
+def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
+    """Show a progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known.
+
+    Args:
+        label: What is done; it stands before each task.
+        keep_first: Also print the first task on a terminal, where the bar would not keep it: it says what the work costs.
+    """
     if log.is_terminal:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as ProgressBar
@@ -104,9 +100,15 @@ def progress(label: str) -> Iterator[Progress]:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(True))
         with ProgressBar(*columns, console=log, transient=True) as bar:
             handle = bar.add_task(escape(label), total=None)
-            yield lambda task, done, total: bar.update(
-                handle, description=escape(f"{label}: {task}"), completed=done, total=total or None
-            )
+
+            def show(task: str, done: int, total: int) -> None:
+                nonlocal keep_first
+                if keep_first:
+                    log.print(f"{label}: {task}", soft_wrap=True)
+                keep_first = False
+                bar.update(handle, description=escape(f"{label}: {task}"), completed=done, total=total or None)
+
+            yield show
         return
     start, last, before = time.monotonic(), "", 0
 

@@ -105,7 +105,7 @@ def unlearn_command(
         if work is not None:
             built = with_checkpoints(method, built, work)
         resumed = f", resumed after step {step}" if step else ""
-        with terminal.progress(f"{method}, {', '.join(target)}{resumed}") as report:
+        with terminal.progress(f"{method}, {', '.join(target)}{resumed}", keep_first=not entry.trains_on) as report:
             edit = compute_edit(method, with_progress(method, built, report), lm, targets, earlier)
         if not merge:
             edit.save(out, force=force)
@@ -225,7 +225,7 @@ def _warnings(info: EditInfo) -> list[str]:
     ]
     if info.config.get("basis") == "none":
         what = "basis=none preserves nothing: other names and texts may change as much as the target"
-        warnings.append(f"{what}; `formless stats` makes what preserves them")
+        warnings.append(f"{what}; --set basis=sampled makes what preserves them")
     return warnings
 
 

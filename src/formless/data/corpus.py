@@ -67,7 +67,7 @@ def _files(root: Path, pattern: str) -> list[Path]:
         raise DataError(f"the pattern {pattern!r} cannot be used", where=root, remedy=str(error)) from error
     except OSError as error:
         raise DataError("the corpus cannot be read", where=root, remedy=str(error.strerror)) from error
-    raise DataError("no such corpus", where=root, remedy="give a file, a folder or hf:NAME")
+    raise DataError("no such corpus", where=root, remedy="give a file, a folder, hf:NAME or sampled")
 
 
 def _file_texts(path: Path) -> Iterator[str]:

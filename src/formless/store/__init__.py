@@ -47,6 +47,7 @@ from formless.store.layout import (
     lock_path,
     original_record_path,
     original_records_folder,
+    sampled_null_spaces_folder,
 )
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "refuse_newer",
     "remove_file",
     "remove_folder",
+    "sampled_null_spaces_folder",
     "sync_folder",
     "write_document",
     "write_tensors",

@@ -20,7 +20,7 @@
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
 <statistics>/layer_<l>.safetensors        StatisticsFolder
-$FORMLESS_CACHE/                original records, bundled models, converted GGUF files
+$FORMLESS_CACHE/                original records, bundled models, converted GGUF files, null spaces of sampled texts
 ```
 """
 
@@ -300,7 +300,7 @@ class StatisticsFolder:
 
 
 def cache_folder() -> Path:
-    """The folder for bundled models and original records: `$FORMLESS_CACHE`, or `~/.cache/formless`.
+    """The folder for bundled models, original records and null spaces: `$FORMLESS_CACHE`, or `~/.cache/formless`.
 
     Raises:
         UserError: No home folder is known.
@@ -321,6 +321,11 @@ def original_records_folder() -> Path:
 def original_record_path(key: str) -> Path:
     """The cached record of an original model; the key is a hash of the model, the questions and how they are asked."""
     return original_records_folder() / f"{key}.json"
+
+
+def sampled_null_spaces_folder(key: str) -> Path:
+    """The kept null spaces of texts that a model samples; the key is a hash of the model and how they are computed."""
+    return cache_folder() / "null_spaces" / key
 
 
 def bundled_model_folder(package: str, version: str) -> Path:

@@ -86,7 +86,8 @@ class RocrConfig(TargetValueConfig):
         l2: Regularisation lambda of the closed form, usually 1 to 10.
         threshold: Eigenvalues of the keys' second moment under it span the null space.
         current_value: Where the current value is read: the mean over the chat contexts, or the bare text (published code).
-        basis: Folder of null spaces, `shipped` for the bundled model's own, or `none` to preserve nothing.
+        basis: Folder of null spaces; `shipped`: the bundled model's own; `sampled`: those of texts that the model samples, made
+            at their first use and kept; `none`: nothing is preserved.
         mentions: What gets a key: `name`, the full name alone (published), or `spelled`, every mention that spells the name.
         protect: `neighbors` adds the neighbors' names to the solve with residual zero; `none` does not (published).
         reverse_layers: Late layers that are edited too, at the last token before the name in the answers to the questions of
@@ -100,7 +101,7 @@ class RocrConfig(TargetValueConfig):
     l2: float = Field(default=1.0, ge=0, le=1e6)
     threshold: float = Field(default=2e-2, gt=0, le=1e6)
     current_value: Literal["chat", "bare"] = "chat"
-    basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "none"]})
+    basis: str = Field(default="shipped", json_schema_extra={"place_unless": ["shipped", "sampled", "none"]})
     mentions: MentionKeys = "name"
     protect: Protect = "none"
     reverse_layers: Layers | None = None
@@ -222,6 +223,7 @@ ROCR = MethodEntry(
     build=_build,
     takes_several_targets=True,
     keeps_earlier_edits=True,
+    reports_progress=True,
     tuned=TunedSetting("l2", (10.0, 1.0, 0.1)),
     cost="seconds",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,13 +23,24 @@ from formless.methods.rocr.redirect import Redirection, TargetResult, load_proje
 from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
 from formless.models.lm import LM
 from formless.models.overlay import Factors
+from formless.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class Rocr:
-    """Rank-one Concept Redirection (arXiv 2506.07795): training-free, seconds."""
+    """Rank-one Concept Redirection (arXiv 2506.07795): training-free, seconds.
+
+    Args:
+        config: Settings.
+        report: Called while null spaces are made.
+    """
 
     config: RocrConfig
+    report: Progress = silent
+
+    def reporting(self, report: Progress) -> Rocr:
+        """Return the same method, which reports while it makes null spaces."""
+        return replace(self, report=report)
 
     def unlearn(self, lm: LM, target: Target) -> AdapterEdit:
         """Compute the edit of one target: `unlearn_together` of one."""
@@ -50,7 +61,6 @@ class Rocr:
                 model, a name is not found in its context, `keep` is for another model, or a weight, key or update is NaN or
                 infinite.
         """
-        start = time.perf_counter()
         self.config.check_targets(targets, keep)
         if keep is not None and not isinstance(keep, AdapterEdit):
             raise EditError("the edit to keep is no adapter", where=keep.info.subject, remedy="compute it with rocr")
@@ -59,7 +69,8 @@ class Rocr:
         layers = list(self.config.layers)
         names = {layer: lm.architecture.down_projection_name(layer) for layer in layers}
         _check_weights(lm, list(names.values()))
-        preserved = load_projections(lm, self.config)
+        preserved = load_projections(lm, self.config, self.report)
+        start = time.perf_counter()  # null spaces may be made at their first use, which is no part of the edit
         subjects = [target.subject for target in targets]
         spelled = names_of(targets, self.config.mentions)
         protected = protected_names(targets, self.config.protect, self.config.mentions)

@@ -24,13 +24,16 @@ from formless.methods.keys.names import Names
 from formless.methods.keys.solve import applied, solve_layers
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.nullspace import find_projection, load_projection
+from formless.methods.rocr.sampled import sampled_projections
 from formless.methods.rocr.target_value import target_values
 from formless.models.capture import Activations, ResumableForward
 from formless.models.families import projection_shape
 from formless.models.lm import LM
 from formless.models.loading import MetaModel
 from formless.models.overlay import Factors
+from formless.models.sampled_texts import SAMPLED
 from formless.models.settings import BUNDLED
+from formless.progress import Progress, silent
 
 SHIPPED = Path(__file__).parent / "bases"
 PROTECTED_IN = 1
@@ -87,14 +90,21 @@ class Redirection:
         return math.hypot(*(result.residual_after for result in self.results))
 
 
-def load_projections(lm: LM, config: RocrConfig) -> dict[int, Projection]:
-    """Load the projection of every edited layer.
+def load_projections(lm: LM, config: RocrConfig, report: Progress = silent) -> dict[int, Projection]:
+    """Load the projection of every edited layer; with the basis `sampled`, make it if it is not there.
+
+    Args:
+        lm: The model, without any edit.
+        config: Settings.
+        report: Called while a projection is made, first with what that costs.
 
     Raises:
-        EditError: A projection is missing, or was made for another model, layer or threshold.
+        EditError: A projection is missing, cannot be made, or was made for another model, layer or threshold.
     """
     if config.basis == "none":
         return {layer: Identity() for layer in config.layers}
+    if config.basis == SAMPLED:
+        return sampled_projections(lm, config.layers, config.threshold, report)
     folder = _folder(lm, config)
     return {layer: load_projection(lm, folder, layer, config.threshold) for layer in config.layers}
 
@@ -109,7 +119,7 @@ def check_null_spaces(lm: LM | MetaModel, config: RocrConfig) -> None:
     edited = (*config.layers, *(config.reverse_layers or ()))
     shapes = {layer: projection_shape(lm.architecture.down_projection(lm.model, layer)) for layer in edited}
     widths = {layer: shapes[layer][1] for layer in config.layers}
-    for layer, width in widths.items() if config.basis != "none" else ():
+    for layer, width in widths.items() if config.basis not in ("none", SAMPLED) else ():
         find_projection(_folder(lm, config), layer, config.threshold, dimension=width, model=lm.settings.name)
 
 
@@ -118,7 +128,10 @@ def _folder(lm: LM | MetaModel, config: RocrConfig) -> Path:
     if config.basis != "shipped":
         return Path(config.basis)
     if lm.settings.source != BUNDLED:
-        remedy = "make one with `formless stats` and give it as --set basis=DIR, or preserve nothing with --set basis=none"
+        remedy = (
+            "let the model sample what to preserve with --set basis=sampled, make one with `formless stats` and give it as "
+            "--set basis=DIR, or preserve nothing with --set basis=none"
+        )
         raise EditError(f"no null space is shipped for {lm.settings.name}", where="setting basis", remedy=remedy)
     return SHIPPED / lm.settings.name
 

@@ -17,6 +17,7 @@ from formless.methods.rocr.nullspace import BasisProjection, Fingerprint, from_s
 from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
+from formless.models.sampled_texts import SampledTexts
 from formless.progress import Progress, progress_bar
 
 CHUNK = 64
@@ -77,7 +78,7 @@ class SecondMoments:
         store.write_tensors(path, sums, counts | {"settings": self._settings})
 
     def resume(self, path: Path, texts: Iterator[str]) -> None:
-        """Continue from saved sums and skip the texts that are in them.
+        """Continue from saved sums and skip the texts that are in them; sampled ones, which their seed determines, unread.
 
         Raises:
             EditError: The sums belong to other settings or texts.
@@ -95,10 +96,14 @@ class SecondMoments:
         for layer in self.layers:
             device = next(self.lm.architecture.layer(self.lm.model, layer).parameters()).device
             self.sums[layer] = self.sums[layer].to("cpu" if device.type in ("mps", "meta") else device)
-        while self.texts < int(metadata["texts"]) and (chunk := list(islice(texts, CHUNK))):
-            self._note(chunk)
-        if self._digest.hexdigest() != metadata["digest"]:
-            raise self._other(path)
+        if isinstance(texts, SampledTexts):
+            self.texts = int(metadata["texts"])
+            texts.skip_to(self.texts)
+        else:
+            while self.texts < int(metadata["texts"]) and (chunk := list(islice(texts, CHUNK))):
+                self._note(chunk)
+            if self._digest.hexdigest() != metadata["digest"]:
+                raise self._other(path)
         self.tokens = int(metadata["tokens"])
 
     @staticmethod
