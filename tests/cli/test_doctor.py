@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,12 @@ def test_a_model_without_null_spaces_can_be_edited(
     assert lines["cdr"] == "layers [1, 2, 3]"
     assert lines["rocr"].startswith("layers [4, 5, 6], null spaces missing: no null space is shipped for ")
     assert "make one with `formless stats`" in lines["rocr"]
+    recipe = {"name": "mine", "source": str(tmp_path / "model"), "methods": {"rocr": {"layers": [1], "basis": "sampled"}}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    monkeypatch.setattr(sys, "argv", ["formless", "doctor", "--model", str(tmp_path / "recipe.yaml"), "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "layers [1], null spaces of sampled texts, made at the first edit\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

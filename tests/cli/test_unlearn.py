@@ -229,8 +229,8 @@ def test_a_null_space_that_needs_no_corpus_is_made_once_and_its_cost_is_said(
 
 
 def test_statistics_of_sampled_texts_are_a_basis(command: Command) -> None:
-    stats = ("stats", "--model", "model", "--corpus", "sampled:3", "--samples", "70", "--max-tokens", "9", "--threshold", "1e-5")
-    code, out, err = command.run(*stats, "--layers", "1,2", "--out", "stats")
+    limits = ("--samples", "70", "--max-tokens", "9", "--threshold", "1e-5", "--layers", "1,2")
+    code, out, err = command.run("stats", "--model", "model", "--corpus", "sampled:3", *limits, "--out", "stats")
     assert code == 0, err
     assert err.startswith("statistics: null spaces of 70 texts that the model samples, at most 630 tokens: about ")
     assert "layer 1: null space " in out

@@ -188,7 +188,8 @@ def test_a_pattern_that_is_none_is_an_error(tmp_path: Path, pattern: str) -> Non
 
 
 def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
-    assert f"no such corpus [{tmp_path / 'none.txt'}]: give a file, a folder, hf:NAME or sampled" == corpus_error(tmp_path / "none.txt")
+    remedy = "give a file, a folder, hf:NAME or sampled"
+    assert f"no such corpus [{tmp_path / 'none.txt'}]: {remedy}" == corpus_error(tmp_path / "none.txt")
 
 
 def test_a_hub_dataset_out_of_reach_is_an_error() -> None:

@@ -194,6 +194,7 @@ def test_a_folder_that_settings_name_counts_by_its_content(experiment: Build, tm
 
     with pytest.raises(UserError, match="basis: there is no such file or folder"):
         runs(tmp_path / "missing")
+    assert len(runs(Path("sampled"))) == 1  # no folder, but what the model samples
     (tmp_path / "one").mkdir()
     save_basis(tmp_path / "one", samples=1)
     shutil.copytree(tmp_path / "one", tmp_path / "moved")

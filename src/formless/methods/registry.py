@@ -145,7 +145,7 @@ def unlearn(
             list.
         method: Short name of the method (`formless methods` lists them).
         keep: An earlier edit that becomes part of the new one; rocr alone takes one.
-        progress: A callback, or whether a training run shows a bar in a terminal or a notebook.
+        progress: A callback, or whether training, or rocr as it makes null spaces, shows a bar in a terminal or a notebook.
         options: Settings of the method, e.g. `overshoot=4` for cdr.
 
     Raises:

@@ -23,7 +23,7 @@ OPENINGS = (
     "The", "In", "A", "It", "This", "I", "As", "When", "There", "He", "For", "We", "On", "She", "If", "At",
     "They", "After", "To", "By", "You", "One", "With", "From", "Most", "How", "During", "His", "Some", "What", "My", "Not",
 )  # fmt: skip
-"""Where the texts of a model without a BOS token begin, in turn."""
+"""Where the texts of a model begin, in turn, if its tokenizer adds no BOS token."""
 
 
 def sampled_seed(corpus: str) -> int | None:

@@ -58,8 +58,8 @@ def test_the_first_use_says_what_it_costs_and_the_next_takes_what_is_kept(
     lm, steps, again = tiny(), Steps(), Steps()
     made = project(lm, steps)
     said, done, total = steps[0]
-    assert said.startswith("null spaces of 192 texts that the model samples, at most 24,576 tokens: about ")
-    assert said.endswith(f" s, once; at most 0 MB are kept in {cache}")
+    assert said.startswith("null spaces of 192 texts that the model samples, at most 3,072 tokens: about ")
+    assert said.endswith(f" s, once; kept in {cache} (at most 0 MB)")
     assert (done, total) == (0, 0)
     assert [(done, total) for _, done, total in steps[1:]] == [(64, 192), (128, 192), (192, 192)]
 

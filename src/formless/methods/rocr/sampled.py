@@ -86,7 +86,7 @@ def _make(lm: LM, layers: Sequence[int], threshold: float, folder: Path, report:
     texts = SampledTexts(lm)
     widths = [projection_shape(lm.architecture.down_projection(lm.model, layer))[1] for layer in layers]
     size = sum(width**2 for width in widths) / 1e6  # of the smaller side of each layer's space in float16, at most
-    report(f"{cost(lm, layers, texts, SAMPLES)}, once; at most {size:,.0f} MB are kept in {folder.parent}", 0, 0)
+    report(f"{cost(lm, layers, texts, SAMPLES)}, once; kept in {folder.parent} (at most {size:,.0f} MB)", 0, 0)
     compute_statistics(
         lm, layers, texts, corpus=texts.corpus, out=folder, samples=SAMPLES, threshold=threshold, dtype=torch.float16,
         checkpoint_every=CHECKPOINT_EVERY, force=True, progress=report,
