@@ -2,13 +2,15 @@
 
     python -m tools.null_space_angles --rwku RWKU/Target --out runs/angles
 
-It resumes: a second moment that lies in the folder is not computed again. It writes docs/results/null_space_angles.json.
+It makes the null spaces of `basis=sampled` if they are not kept yet. It resumes: a second moment that lies in the folder is not
+computed again. It writes docs/results/null_space_angles.json.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+import time
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain, islice
@@ -22,18 +24,16 @@ from formless import provenance, store
 from formless.cli import terminal
 from formless.data.corpus import corpus_texts
 from formless.methods.rocr.nullspace import PUBLISHED_THRESHOLD
-from formless.methods.rocr.sampled import SAMPLES
+from formless.methods.rocr.sampled import sampled_projections
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.lm import LM
-from formless.models.sampled_texts import OPENINGS, SampledTexts
+from formless.models.sampled_texts import OPENINGS
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 MODEL, DTYPE, LAYERS = "smollm2", "bfloat16", (4, 5, 6)
 HALVES = {"corpus, first half": (1, 3, 10, 14), "corpus, second half": (2, 4, 12, 18)}
 """The numbers of RWKU's targets in each half."""
 
-SIZES = (SAMPLES // 4, SAMPLES // 2, SAMPLES)
-OTHER = "sampled, other seed"
 MAX_TOKENS = 1024
 COLUMNS = [
     Column(name="layer"),
@@ -42,10 +42,10 @@ COLUMNS = [
     Column(name="dimensions"),
     Column(name="overlap with the first half", unit="%", format=".1f"),
     Column(name="with the second half", unit="%", format=".1f"),
+    Column(name="by chance", unit="%", format=".1f"),
     Column(name="median angle to the first half", unit="°", format=".0f"),
-    Column(name="leak: first half", unit="%", format=".2f"),
-    Column(name="leak: second half", unit="%", format=".2f"),
-    Column(name="leak: sampled, other seed", unit="%", format=".2f"),
+    Column(name="leak of the first half", unit="%", format=".2f"),
+    Column(name="leak of the second half", unit="%", format=".2f"),
 ]
 
 
@@ -64,7 +64,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Split:
-    """The eigenvectors of a second moment on both sides of the threshold.
+    """Orthonormal bases of a null space and of what it preserves.
 
     Args:
         null: `[d, dimension of the null space]`.
@@ -75,8 +75,8 @@ class Split:
     kept: Tensor
 
 
-def split(moment: Tensor, threshold: float = PUBLISHED_THRESHOLD) -> Split:
-    """Return the null space of a second moment `[d, d]` and its complement."""
+def split(moment: Tensor, threshold: float) -> Split:
+    """Return the eigenvectors of a symmetric matrix `[d, d]` under a threshold, and the others."""
     values, vectors = torch.linalg.eigh(moment)
     is_null = values < threshold
     return Split(vectors[:, is_null], vectors[:, ~is_null])
@@ -93,72 +93,64 @@ def leak(null: Tensor, moment: Tensor) -> float:
     return float((null.T @ moment @ null).trace() / moment.trace())
 
 
-def rows(moments: dict[str, Moment]) -> list[list[Cell]]:
-    """Return one row for each layer and null space."""
+def rows(halves: dict[str, Moment], sampled: dict[int, Split], tokens: int) -> list[list[Cell]]:
+    """Return one row for each layer and null space.
+
+    Args:
+        halves: The moments of the two halves of the corpus.
+        sampled: The null space of the sampled texts by layer.
+        tokens: Number of tokens of the sampled texts.
+    """
     found: list[list[Cell]] = []
-    first, second = HALVES
+    first, second = halves
     for layer in LAYERS:
-        splits = {name: split(moment.by_layer[layer]) for name, moment in moments.items() if name != OTHER}
-        for name, own in splits.items():
-            angles = {half: cosines(own.kept, splits[half].kept) for half in HALVES}
-            overlaps = [None if name == half else round(100 * float(angles[half].square().mean()), 1) for half in HALVES]
+        own = {name: split(moment.by_layer[layer], PUBLISHED_THRESHOLD) for name, moment in halves.items()}
+        for name, space in (own | {"sampled": sampled[layer]}).items():
+            angles = {half: cosines(space.kept, own[half].kept) for half in halves}
+            overlaps = [None if name == half else round(100 * float(angles[half].square().mean()), 1) for half in halves]
+            chance = max(space.kept.shape[1], own[second if name == first else first].kept.shape[1]) / len(space.kept)
             median = None if name == first else round(float(angles[first].median().arccos().rad2deg()))
-            leaks = [round(100 * leak(own.null, moments[texts].by_layer[layer]), 2) for texts in (first, second, OTHER)]
-            found.append([layer, name, moments[name].tokens, own.null.shape[1], *overlaps, median, *leaks])
+            leaks = [round(100 * leak(space.null, halves[half].by_layer[layer]), 2) for half in halves]
+            count = halves[name].tokens if name in halves else tokens
+            found.append([layer, name, count, space.null.shape[1], *overlaps, round(100 * chance, 1), median, *leaks])
     return found
 
 
-def measured(rwku: Path, out: Path) -> dict[str, Moment]:
-    """Return the second moments of every corpus by name; compute those that do not lie in `out`."""
-    lm = formless.load(MODEL, dtype=DTYPE, device="cpu")
-    found: dict[str, Moment] = {}
-    for name, targets in HALVES.items():
-        texts = chain.from_iterable(corpus_texts(str(rwku), pattern=f"{number}_*/passage.json") for number in targets)
-        found |= _computed(lm, out, name, texts, [None])
-    found |= _computed(lm, out, "sampled", SampledTexts(lm), SIZES)
-    found |= _computed(lm, out, OTHER, SampledTexts(lm, seed=1), [SIZES[0]])
-    return found
+def corpus_moment(lm: LM, rwku: Path, name: str, out: Path) -> Moment:
+    """Return the moments of one half of the corpus; compute them if they do not lie in `out`."""
+    path = out / f"{name.replace(', ', '_').replace(' ', '_')}.safetensors"
+    if not path.exists():
+        texts = chain.from_iterable(corpus_texts(str(rwku), pattern=f"{number}_*/passage.json") for number in HALVES[name])
+        moments = SecondMoments(lm, LAYERS, {})
+        while chunk := list(islice(texts, CHUNK)):
+            moments.add(chunk, MAX_TOKENS)
+            terminal.log.print(f"{name}: {moments.texts} texts, {moments.tokens} tokens")
+        store.write_tensors(path, {str(layer): moments.mean(layer) for layer in LAYERS}, {"tokens": str(moments.tokens)})
+    tensors, metadata = store.read_tensors(path)
+    return Moment({layer: tensors[str(layer)] for layer in LAYERS}, int(metadata["tokens"]))
 
 
-def _computed(lm: LM, out: Path, name: str, texts: Iterator[str], sizes: Sequence[int | None]) -> dict[str, Moment]:
-    """Return the moment of a corpus, or those of its first texts for each of several sizes."""
-    moments = SecondMoments(lm, LAYERS, {})
-    found = {}
-    for size in sizes:
-        label = name if len(sizes) < 2 else f"{name}, {size} texts"
-        path = out / f"{label.replace(', ', '_').replace(' ', '_')}.safetensors"
-        if not path.exists():
-            while (size is None or moments.texts < size) and (chunk := list(islice(texts, CHUNK))):
-                moments.add(chunk, MAX_TOKENS)
-                terminal.log.print(f"{label}: {moments.texts} texts, {moments.tokens} tokens")
-            means = {str(layer): moments.mean(layer) for layer in LAYERS}
-            store.write_tensors(path, means, {"tokens": str(moments.tokens)})
-        tensors, metadata = store.read_tensors(path)
-        found[label] = Moment({layer: tensors[str(layer)] for layer in LAYERS}, int(metadata["tokens"]))
-    return found
+def sampled_spaces(lm: LM, out: Path) -> tuple[dict[int, Split], int, list[str]]:
+    """Return the null spaces of sampled texts, the number of their tokens, and a note about their cost if it was measured."""
+    cost, said, start = out / "cost.json", [], time.perf_counter()
 
+    def report(step: str, *_: int) -> None:
+        said.append(step)
+        terminal.log.print(step)
 
-def result(moments: dict[str, Moment]) -> Result:
-    """Return the results page."""
-    halves = " and ".join(", ".join(map(str, targets)) for targets in HALVES.values())
-    width = moments[OTHER].by_layer[LAYERS[0]].shape[0]
-    return Result(
-        title="Null spaces of sampled texts beside those of a corpus", topic="Data",
-        about="How much of what a corpus preserves is preserved by texts that `smollm2` samples itself.",
-        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
-        n=f"8 RWKU targets' passages in two halves (targets {halves}); {SAMPLES} sampled texts",
-        command="python -m tools.null_space_angles --rwku RWKU/Target --out runs/angles", columns=COLUMNS, rows=rows(moments),
-        notes=[
-            "The reference corpus is RWKU's Wikipedia passages about people, not the Wikipedia sample of the paper. The two "
-            "halves are the yardstick: what another corpus of the same kind gives.",
-            f"Overlap: the mean squared cosine of the principal angles between the preserved subspaces, the complements of the "
-            f"null spaces, each of {width} dimensions less its null space. Angle 0 is a direction that both preserve.",
-            "Leak: the share of the energy of a corpus's keys that lies in the null space, where an edit may change what the "
-            "layer does. A corpus's leak into its own null space is what the threshold leaves; the others are held out.",
-            f"The model in {DTYPE}, threshold {PUBLISHED_THRESHOLD:g}. This model has no BOS token, so its texts begin with "
-            f"one of {len(OPENINGS)} openings.",
-        ],
-    )  # fmt: skip
+    found = sampled_projections(lm, LAYERS, PUBLISHED_THRESHOLD, report)
+    if said:
+        store.write_text(cost, json.dumps({"said": said[0], "seconds": round(time.perf_counter() - start)}))
+    spaces = {}
+    for layer, projection in found.items():
+        width = int(projection.describe()["dimension"])
+        spaces[layer] = split(torch.eye(width).double() - projection.apply(torch.eye(width).double()), 0.5)
+    notes = []
+    if cost.exists():
+        measured = json.loads(cost.read_text("utf-8"))
+        took = measured["said"].partition(", once")[0]
+        notes.append(f"The first use said: {took}. It took {measured['seconds']} s, on one core of a machine with other work.")
+    return spaces, int(found[LAYERS[0]].describe()["tokens"]), notes
 
 
 def main() -> None:
@@ -167,7 +159,30 @@ def main() -> None:
     parser.add_argument("--rwku", type=Path, required=True, help="the folder of RWKU's targets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the second moments")
     given = parser.parse_args()
-    write_result(FOLDER / "null_space_angles.json", result(measured(given.rwku, given.out)))
+    lm = formless.load(MODEL, dtype=DTYPE, device="cpu")
+    halves = {name: corpus_moment(lm, given.rwku, name, given.out) for name in HALVES}
+    spaces, tokens, notes = sampled_spaces(lm, given.out)
+    targets = " and ".join(", ".join(map(str, numbers)) for numbers in HALVES.values())
+    page = Result(
+        title="Null spaces of sampled texts beside those of a corpus", topic="Data",
+        about="How much of what a corpus preserves is preserved by texts that `smollm2` samples itself.",
+        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
+        n=f"8 RWKU targets' passages in two halves (targets {targets}); the sampled texts of `basis=sampled`",
+        command="python -m tools.null_space_angles --rwku RWKU/Target --out runs/angles", columns=COLUMNS,
+        rows=rows(halves, spaces, tokens),
+        notes=[
+            "The reference corpus is RWKU's Wikipedia passages about people, not the Wikipedia sample of the paper. The two "
+            "halves are the yardstick: what another corpus of the same kind gives.",
+            "Overlap: the mean squared cosine of the principal angles between the preserved subspaces, the complements of the "
+            "null spaces; by chance: that of random subspaces of these sizes (with the second half in the first row).",
+            "Leak: the share of the energy of a corpus's keys that lies in the null space, where an edit may change what the "
+            "layer does. A corpus's leak into its own null space is what the threshold leaves; the others are held out.",
+            f"The model in {DTYPE}, threshold {PUBLISHED_THRESHOLD:g}. The model's tokenizer adds no BOS token, so the "
+            f"texts begin with one of {len(OPENINGS)} openings.",
+            *notes,
+        ],
+    )  # fmt: skip
+    write_result(FOLDER / "null_space_angles.json", page)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ tune`, which was fixed before.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -136,28 +134,15 @@ def result(page: Page, out: Path, notes: list[str]) -> Result:
     )  # fmt: skip
 
 
-def sampled_notes(out: Path) -> list[str]:
+def sampled_notes() -> list[str]:
     """Return the notes about the shipped and the sampled null spaces; make the sampled ones if they are not there."""
     lm = formless.load(SAMPLED.model, dtype=DTYPE, device="cpu")
-    cost, said, start = out.with_name(f"{out.name}_cost.json"), [], time.perf_counter()
-
-    def report(step: str, *_: int) -> None:
-        said.append(step)
-        terminal.log.print(step)
-
-    load_projections(lm, RocrConfig(basis="sampled", layers=LAYERS), report)
-    if said:
-        store.write_text(cost, json.dumps({"said": said[0], "seconds": round(time.perf_counter() - start)}))
-    notes = [
+    load_projections(lm, RocrConfig(basis="sampled", layers=LAYERS), lambda step, *_: terminal.log.print(step))
+    return [
         SAMPLED_CORPORA,
         f"Shipped: {described(SHIPPED / SAMPLED.model)}.",
         f"Sampled: {described(kept_folder(lm, LAYERS, PUBLISHED_THRESHOLD))}.",
     ]
-    if cost.exists():
-        measured = json.loads(cost.read_text("utf-8"))
-        took = measured["said"].partition(", once")[0]
-        notes.append(f"What the first use said of its cost: {took}. It took {measured['seconds']} s on this shared machine.")
-    return notes
 
 
 def main() -> None:
@@ -172,7 +157,7 @@ def main() -> None:
     settings: dict[str, dict[str, Any]] = {
         label: {"layers": list(LAYERS), "basis": values.get(label, label.removeprefix("basis_"))} for label in page.titles
     }
-    notes = [CODER_CORPUS.format(texts=described(given.basis))] if given.basis else sampled_notes(given.out)
+    notes = [CODER_CORPUS.format(texts=described(given.basis))] if given.basis else sampled_notes()
     model = {"name": page.model, "dtype": DTYPE}
     if not given.no_measure:
         settings_sweeps.measure(settings_sweeps.experiment(model, settings, page.targets, SUITE, LIMIT), given.out)
