@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import RWKU
+from tools import null_space_angles
 from tools.null_space_angles import HALVES, LAYERS, Moment, cosines, leak, rows, split
 
 
@@ -37,6 +38,9 @@ def test_each_null_space_is_compared_with_both_halves() -> None:
         [4, second, 7, 2, 0.0, None, 33.3, 90, 99.5, 0.99],
         [4, "sampled", 9, 1, 100.0, 100.0, 66.7, 0, 0.5, 0.5],
     ]
+    assert null_space_angles.mean_leaks(found).startswith(
+        "Mean leak over layers and halves: 1 % into a half's own null space, 100 % into that of the other half, 0 % into"
+    )
     assert [row[0] for row in found] == [4, 4, 4, 5, 5, 5, 6, 6, 6]
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain, islice
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +33,7 @@ from formless.models.lm import LM
 from formless.models.sampled_texts import OPENINGS
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-MODEL, DTYPE, LAYERS = "smollm2", "bfloat16", (4, 5, 6)
+MODEL, DTYPE, LAYERS, WIDTH = "smollm2", "bfloat16", (4, 5, 6), 1536
 HALVES = {"corpus, first half": (1, 3, 10, 14), "corpus, second half": (2, 4, 12, 18)}
 """The numbers of RWKU's targets in each half."""
 
@@ -116,6 +119,23 @@ def rows(halves: dict[str, Moment], sampled: dict[int, Split], tokens: int) -> l
     return found
 
 
+def mean_leaks(found: Sequence[Sequence[Any]]) -> str:
+    """Return a note with the mean leaks over layers and halves, from the rows of the page."""
+    pairs = [
+        (row[1] == half, row[1] == "sampled", leaked) for row in found for half, leaked in zip(HALVES, row[-2:], strict=True)
+    ]
+    own, other, sampled = (
+        mean(leaked for is_own, is_sampled, leaked in pairs if (is_own, is_sampled) == wanted)
+        for wanted in ((True, False), (False, False), (False, True))
+    )
+    shares = [100 * row[3] / WIDTH for row in found]
+    return (
+        f"Mean leak over layers and halves: {own:.0f} % into a half's own null space, {other:.0f} % into that of the other "
+        f"half, {sampled:.0f} % into that of the sampled texts. Into random subspaces of these sizes it would be "
+        f"{min(shares):.0f} to {max(shares):.0f} %, their share of the {WIDTH:,} dimensions."
+    )
+
+
 def corpus_moment(lm: LM, rwku: Path, name: str, out: Path) -> Moment:
     """Return the moments of one half of the corpus; compute them if they do not lie in `out`."""
     path = out / f"{name.replace(', ', '_').replace(' ', '_')}.safetensors"
@@ -162,6 +182,7 @@ def main() -> None:
     lm = formless.load(MODEL, dtype=DTYPE, device="cpu")
     halves = {name: corpus_moment(lm, given.rwku, name, given.out) for name in HALVES}
     spaces, tokens, notes = sampled_spaces(lm, given.out)
+    found = rows(halves, spaces, tokens)
     targets = " and ".join(", ".join(map(str, numbers)) for numbers in HALVES.values())
     page = Result(
         title="Null spaces of sampled texts beside those of a corpus", topic="Data",
@@ -169,7 +190,7 @@ def main() -> None:
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
         n=f"8 RWKU targets' passages in two halves (targets {targets}); the sampled texts of `basis=sampled`",
         command="python -m tools.null_space_angles --rwku RWKU/Target --out runs/angles", columns=COLUMNS,
-        rows=rows(halves, spaces, tokens),
+        rows=found,
         notes=[
             "The reference corpus is RWKU's Wikipedia passages about people, not the Wikipedia sample of the paper. The two "
             "halves are the yardstick: what another corpus of the same kind gives.",
@@ -177,6 +198,7 @@ def main() -> None:
             "null spaces; by chance: that of random subspaces of these sizes (with the second half in the first row).",
             "Leak: the share of the energy of a corpus's keys that lies in the null space, where an edit may change what the "
             "layer does. A corpus's leak into its own null space is what the threshold leaves; the others are held out.",
+            mean_leaks(found),
             f"The model in {DTYPE}, threshold {PUBLISHED_THRESHOLD:g}. The model's tokenizer adds no BOS token, so the "
             f"texts begin with one of {len(OPENINGS)} openings.",
             *notes,

@@ -24,6 +24,7 @@ from safetensors import safe_open
 import formless
 from formless import provenance, store
 from formless.cli import terminal
+from formless.evaluation.statistics import MIN_TARGETS
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.nullspace import PUBLISHED_THRESHOLD, Fingerprint
 from formless.methods.rocr.redirect import SHIPPED, load_projections
@@ -81,7 +82,7 @@ CODER_CORPUS = (
 )
 SAMPLED_CORPORA = (
     "The shipped null spaces are those of the Wikipedia passages of 17 RWKU targets, not of the paper's Wikipedia sample. "
-    "[How much of them the sampled ones hold](null_space_angles.md)."
+    "[How null spaces of sampled texts and of a corpus lie to each other](null_space_angles.md)."
 )
 
 
@@ -125,7 +126,9 @@ def result(page: Page, out: Path, notes: list[str]) -> Result:
     ]
     if missing:
         notes.append(f"Not complete: {', '.join(missing)}. Their runs are missing or failed, and they count nowhere.")
-    ci = "; confidence intervals over concepts" if n >= 5 else ""
+    ci = "; confidence intervals over concepts" if n >= MIN_TARGETS else ""
+    if not ci:
+        notes.append("So few concepts give no confidence intervals: a difference of a few points may be chance.")
     return Result(
         title=page.title, topic="Forgetting and retention", about=page.about,
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),

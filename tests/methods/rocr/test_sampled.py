@@ -8,9 +8,11 @@ import torch
 
 import formless
 from formless import store
+from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError
 from formless.methods.rocr import sampled
 from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.nullspace import load_projection
 from formless.methods.rocr.redirect import load_projections
 from formless.models.lm import LM
 from formless.models.sampled_texts import SampledTexts
@@ -67,7 +69,7 @@ def test_the_first_use_says_what_it_costs_and_the_next_takes_what_is_kept(
     assert torch.equal(project(tiny(), again), made)
     assert again == []
     (folder,) = names(cache)
-    fingerprint = sampled.load_projection(lm, cache / folder, 1, THRESHOLD).describe()
+    fingerprint = load_projection(lm, cache / folder, 1, THRESHOLD).describe()
     assert (fingerprint["corpus"], fingerprint["samples"]) == ("sampled:0", 192)
     assert 192 < fingerprint["tokens"] <= 192 * 3 * 24
 
@@ -122,6 +124,7 @@ def test_unlearn_makes_what_is_missing(tiny: Tiny, cache: Path) -> None:
     options = {"basis": "sampled", "layers": LAYERS, "threshold": THRESHOLD, "redirect": "Bob", "l2": 1e-6}
     edit = formless.unlearn(lm, "Ada", method="rocr", progress=steps, **options)
     assert steps[0][0].startswith("null spaces of 192 texts")
+    assert isinstance(edit, AdapterEdit)
     spaces = edit.info.facts["null_spaces"]
     assert {layer: found["corpus"] for layer, found in spaces.items()} == {"1": "sampled:0", "2": "sampled:0"}
     kept = load_projections(lm, RocrConfig(basis="sampled", layers=LAYERS, threshold=THRESHOLD))
