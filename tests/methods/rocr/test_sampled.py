@@ -14,6 +14,7 @@ from formless.methods.rocr import sampled
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.nullspace import load_projection
 from formless.methods.rocr.redirect import load_projections
+from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.models.sampled_texts import SampledTexts
 
@@ -140,3 +141,16 @@ def test_a_null_space_that_holds_nothing_is_an_error_and_is_not_kept(tiny: Tiny,
     with pytest.raises(EditError, match="no eigenvalue of layer 1 is under 1e-12"):
         project(tiny(), Steps(), threshold=1e-12)
     assert not [name for name in names(cache) if not name.endswith(".partial.safetensors")]
+
+
+@pytest.mark.slow
+def test_texts_of_the_real_model_preserve_more_of_ordinary_text_than_a_random_subspace(
+    lm: LM, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampled, "SAMPLES", 64)
+    (projection,) = sampled.sampled_projections(lm, [4], 0.02, Steps()).values()
+    sentence = "The museum opened in 1921 and was moved to a larger building by the river after the flood of the year before."
+    keys = capture(lm, lm.pad([lm.encode(sentence).ids]), keys=[4]).keys[4][0, 1:]  # the first token's key is far larger
+    fingerprint = projection.describe()
+    leak = float(projection.apply(keys).square().sum() / keys.square().sum())
+    assert 0 < leak < 0.9 * fingerprint["rank"] / fingerprint["dimension"]
