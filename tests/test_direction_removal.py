@@ -17,7 +17,7 @@ from tools.direction_removal import KNOWN_FROM, TITLES
 LEFT = {
     "original": (0.8, 0.5),
     "cdr": (0.08, 0.45),
-    "cdr-early": (0.08, 0.45),
+    "cdr-unbounded": (0.08, 0.45),
     "rocr-spelled": (0.4, 0.5),
     "rocr-one-key": (0.8, 0.5),
 }

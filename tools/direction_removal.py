@@ -44,15 +44,18 @@ TARGETS = "5-12"
 SUITE, LIMIT = "statement,fb,qa,qa_mentions,reverse,gen_qa_alone,gen_qa_mentions,triviaqa", 24
 TITLES = {
     "cdr": "concept direction removal",
-    "cdr-early": "the same, early layers too",
+    "cdr-unbounded": "the same, without a budget",
     "rocr-spelled": "ROCR, a key for every spelling",
     "rocr-one-key": "ROCR, one key",
 }
+REDIRECT = "Donald Trump"
+"""The paper's redirect concept."""
+
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "cdr": {"method": "cdr"},
-    "cdr-early": {"method": "cdr", "early_overshoot": 2},
-    "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors"},
-    "rocr-one-key": {"method": "rocr", "basis": "none"},
+    "cdr-unbounded": {"method": "cdr", "budget": 1},
+    "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors", "redirect": REDIRECT},
+    "rocr-one-key": {"method": "rocr", "basis": "none", "redirect": REDIRECT},
 }
 KNOWN_FROM = 0.05
 """The least probability of an item before the edit for its relative change to say something."""
@@ -218,9 +221,7 @@ def notes(name: str) -> list[str]:
     }
     return [
         f"All edit without a null space. {chosen[name]}",
-        "`Early layers too` adds three layers before them, where the name moves against its direction from well-known names, "
-        "twice the distance (`early_overshoot=2`). It was left off by default because reverse questions lose less with it on "
-        "three of the four concepts.",
+        "`Without a budget` moves every name by the whole overshoot (`budget=1`), whatever happens to others.",
         "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts, "
         "with its confidence interval over concepts and items; none for fewer than five concepts.",
         "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",

@@ -78,8 +78,8 @@ MADE_BY = {
         "Removing a direction and ROCR at equal retention",
         ["formless run direction_trade_off --out runs/direction", "formless frontier runs/direction",
          "python -m tools.trade_off runs/direction direction_trade_off"],
-        ["`cdr` is the removal of a direction, `cdr-early` the same with early layers; `rocr-spelled` has a key for every "
-         "spelling and protects the neighbors' names, `rocr-one-key` has one. The settings were chosen on other concepts, of "
+        ["`cdr` is the removal of a direction without a budget; `rocr-spelled` has a key for every spelling and protects the "
+         "neighbors' names, `rocr-one-key` has one. The settings were chosen on other concepts, of "
          "the removal on another model.",
          "Reverse questions are not among the forms. [Removing a concept's direction](direction_removal_smollm2.md) has them."],
     ),

@@ -135,7 +135,7 @@ def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: st
     [
         (
             "--set strength=3",
-            "cdr has no such setting [strength]: settings of cdr: layers, overshoot, early_layers, early_overshoot, ridge",
+            "cdr has no such setting [strength]: settings of cdr: layers, overshoot, budget, ridge",
         ),
         ("--redirect Bob", "cdr has no such setting [redirect]: choose the method rocr; settings of cdr: layers, overshoot"),
         ("--set basis=none", "cdr has no such setting [basis]: choose the method rocr; settings of cdr: layers, overshoot"),

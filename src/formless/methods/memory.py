@@ -143,7 +143,7 @@ def _removal(meta: MetaModel, config: DirectionConfig, bare: MemoryEstimate) -> 
     depth = meta.architecture.depth(model)
     shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.layers_of(depth)]
     hidden = shapes[0][0]
-    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * max(len(part.layers) for part in config.parts(depth))
+    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(config.layers_of(depth))
     passing = PROMPT_BATCH * CONTEXT_TOKENS * _activation_bytes(meta, 1)
     edited = [rows * columns for rows, columns in shapes]
     return replace(bare, activations=cached + passing, applied=_applied_bytes(edited, size))

@@ -12,12 +12,23 @@ from torch.nn import functional
 import formless
 from formless.data.rows import Aliases, Item
 from formless.data.target import Target
+from formless.data.words import words_of
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
 from formless.methods.direction import kept, method
-from formless.methods.direction.config import DirectionConfig, Part
-from formless.methods.direction.kept import ABOUT, GENERAL, general_questions, questions_about, reference_names
-from formless.methods.direction.method import Concept, remove_directions
+from formless.methods.direction.budget import largest_share
+from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.kept import (
+    ABOUT,
+    ASKED_AFTER,
+    GENERAL,
+    MOST_ASKED,
+    budget_questions,
+    general_questions,
+    questions_about,
+    reference_names,
+)
+from formless.methods.direction.method import Concept, Kept, remove_directions
 from formless.methods.keys.contexts import chat_contexts
 from formless.methods.keys.names import Names
 from formless.methods.keys.token_states import TokenStates
@@ -52,7 +63,8 @@ def ada(tmp_path: Path) -> Target:
 def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> None:
     lm = tiny()
     concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",), "Eve": ("Eve",)})
-    found = remove_directions(lm, [concept], [], [], [Part(LAYERS, 3, "neighbors")], ridge=1e-8)
+    config = DirectionConfig(overshoot=3, budget=1, ridge=1e-8)
+    found = remove_directions(lm, [concept], Kept([], [], ["Who is Bob?"], ()), LAYERS, config)
     middle = (value(lm, "Bob") + value(lm, "Eve")) / 2
     states = torch.stack([value(lm, "Ada", context) for context in range(6)])
     direction = functional.normalize(states.mean(0) - middle, dim=0)
@@ -75,7 +87,7 @@ def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> No
 
 def test_further_beyond_and_a_larger_ridge(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    norms = [float(_edit(lm, ada, overshoot=overshoot).info.layers[0].update_norm) for overshoot in (1, 4, 16)]
+    norms = [_edit(lm, ada, overshoot=overshoot, budget=1).info.layers[0].update_norm for overshoot in (1, 4, 16)]
     assert norms == sorted(norms)
     reductions = [_edit(lm, ada, ridge=ridge).info.facts["residual_reduction"] for ridge in (1e-4, 1, 100)]
     assert reductions == sorted(reductions, reverse=True)
@@ -168,48 +180,63 @@ def test_states_of_whole_prompts_are_read_once_for_each_beginning(tiny: Tiny) ->
         torch.testing.assert_close(values[row], found.residuals[LAYERS[-1]][0, place], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("depth", "early", "layers"),
-    [
-        (28, (3, 4, 5), (6, 7, 8)),
-        (30, (3, 4, 5), (6, 7, 8)),
-        (12, (0, 1, 2), (3, 4, 5)),
-        (4, (0,), (1, 2, 3)),
-        (1, None, (0,)),
-    ],
-)
-def test_layers_follow_the_depth(depth: int, early: tuple[int, ...] | None, layers: tuple[int, ...]) -> None:
-    later = Part(layers, 8, "neighbors")
-    assert DirectionConfig(early_overshoot=2).parts(depth) == ([Part(early, 2, "names"), later] if early else [later])
-    assert DirectionConfig().parts(depth) == [later]
-    given = DirectionConfig(layers=(2,), early_layers=(1,), early_overshoot=2)
-    assert given.parts(depth) == [Part((1,), 2, "names"), Part((2,), 8, "neighbors")]
+@pytest.mark.parametrize(("depth", "layers"), [(28, (6, 7, 8)), (30, (6, 7, 8)), (12, (3, 4, 5)), (4, (1, 2, 3)), (1, (0,))])
+def test_layers_follow_the_depth(depth: int, layers: tuple[int, ...]) -> None:
+    assert DirectionConfig().layers_of(depth) == layers
+    assert DirectionConfig(layers=(2,)).layers_of(depth) == (2,)
 
 
-def test_both_parts_are_computed_on_the_unchanged_model_and_added(tiny: Tiny, ada: Target) -> None:
+def test_the_edit_goes_as_far_as_the_budget_allows(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    both = _edit(lm, ada, early_layers=(0,), early_overshoot=2)
-    early = both.updates[lm.architecture.down_projection_name(0)]
-    alone = _edit(lm, ada)
-    assert both.updates.keys() - alone.updates.keys() == {lm.architecture.down_projection_name(0)}
-    for name, factors in alone.updates.items():
-        assert torch.equal(both.updates[name].up @ both.updates[name].down, factors.up @ factors.down)
-    assert early.down.shape[0] == 1
-    assert both.info.facts["residual_before"] > alone.info.facts["residual_before"]
+    whole = _edit(lm, ada, overshoot=5, budget=1)
+    assert whole.info.facts["budget"]["share"] == 1
+    allowed = whole.info.facts["budget"]["change"] / 3
+    edit = _edit(lm, ada, overshoot=5, budget=allowed)
+    found = edit.info.facts["budget"]
+    assert 0 < found["share"] < 1
+    assert found["whole_change"] == pytest.approx(whole.info.facts["budget"]["change"])
+    assert found["change"] == pytest.approx(allowed, rel=0.3)
+    for name, factors in whole.updates.items():
+        torch.testing.assert_close(edit.updates[name].dense(), found["share"] * factors.dense())
+    # the residual is that of the shorter way
+    assert edit.info.facts["residual_before"] == pytest.approx(found["share"] * whole.info.facts["residual_before"], rel=1e-4)
+    assert edit.info.facts["residual_reduction"] > 0.2
 
 
-def test_early_layers_set_a_name_apart_from_well_known_names(tiny: Tiny) -> None:
+def test_a_budget_that_allows_no_movement_is_refused(tiny: Tiny, ada: Target) -> None:
+    what = r"2% of the edit changes the answers about others by .*, more than the budget of 0.0% .*: set a larger budget"
+    with pytest.raises(EditError, match=what):
+        _edit(tiny(), ada, overshoot=100, budget=1e-9)
+
+
+def test_the_change_is_that_of_the_models_own_answers(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",)})
-    found = remove_directions(lm, [concept], ["Eve"], [], [Part(LAYERS, 2, "names")], ridge=1e-8)
-    own = torch.stack([value(lm, "Ada", context) for context in range(6)]).mean(0)
-    direction = functional.normalize(own - value(lm, "Eve"), dim=0)
-    torch.testing.assert_close(found.factors[1].up[:, 0], direction, rtol=1e-4, atol=1e-5)
+    edit = _edit(lm, ada, overshoot=20, budget=1)
+    questions = ["Who is Bob?", "Who is Eve?"]
+    prompts = [lm.chat_prompt(question) for question in questions]
+    answers = lm.generate(prompts, max_new_tokens=8, one_line=True)
+    asked = [
+        (prompt, answer if prompt.endswith("\n") else f" {answer}") for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    before = [found.probability for found in lm.score(asked)]
+    with edit.applied(lm):
+        after = [found.probability for found in lm.score(asked)]
+    changes = [min(1, abs(new / old - 1)) for old, new in zip(before, after, strict=True)]
+    layers = dict(zip(LAYERS, edit.updates.values(), strict=True))
+    assert largest_share(lm, layers, questions, (), budget=1).change == pytest.approx(sum(changes) / 2, rel=1e-3)
+    named = words_of(" ".join(answers))  # answers that name a target are left out
+    assert largest_share(lm, layers, questions, named, budget=1).change == 0
 
 
-def test_no_layer_belongs_to_both_parts(tiny: Tiny, ada: Target) -> None:
-    with pytest.raises(EditError, match="a layer is given twice"):
-        formless.unlearn(tiny(), ada, "cdr", layers=[1, 2], early_layers=[0, 1], early_overshoot=1)
+def test_the_budget_asks_about_neighbors_and_well_known_names() -> None:
+    neighbors, names = [f"N{place}" for place in range(50)], [f"W{place}" for place in range(90)]
+    asked = budget_questions(neighbors, names)
+    assert len(asked) <= MOST_ASKED
+    assert sum("N" in question for question in asked) == 13
+    assert sum(any(f"W{place}" in question for place in range(90)) for question in asked) == 8
+    assert budget_questions(["Bob"], ["Eve"]) == [ASKED_AFTER[0].format("Bob"), ASKED_AFTER[1].format("Eve")]
+    assert len(budget_questions([], names)) == 23
+    assert not {*asked} & {*questions_about(neighbors)}
 
 
 def test_what_does_not_fit_is_refused(tiny: Tiny, ada: Target) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -26,59 +25,28 @@ DEPTH_SHARE = 0.215
 LAYER_COUNT = 3
 
 
-@dataclass(frozen=True)
-class Part:
-    """One movement of the edit.
-
-    Args:
-        layers: Its layers, in ascending order.
-        overshoot: How far the states move: 1 to the mean state of the others.
-        others: Whom the concept is set apart from: its neighbors, or well-known names.
-    """
-
-    layers: tuple[int, ...]
-    overshoot: float
-    others: Literal["neighbors", "names"]
-
-
 class DirectionConfig(MethodConfig):
     """Settings of Concept Direction Removal.
 
     Args:
         layers: Layers that set the concept apart from its neighbors, each once, in ascending order; unless given three that
             begin at a fifth of the depth.
-        overshoot: How far a name's state moves there against the concept's direction: 1 to the neighbors' mean state, 8 seven
-            times as far beyond it. Usually 2 to 8.
-        early_layers: Layers that set it apart from well-known names; unless given the three before `layers`.
-        early_overshoot: How far a name's state moves there: 1 to the mean state of well-known names, 2 as far again. Usually 1
-            to 2; 0, the default, edits no early layer.
+        overshoot: How far a name's state moves there at most against the concept's direction: 1 to the neighbors' mean state, 8
+            seven times as far beyond it. Usually 2 to 16.
+        budget: How far the model's own answers about others may move: the mean of |p'/p - 1| of their probability. The movement
+            is made smaller until they move no further. Usually 0.01 to 0.1; 1 sets no limit.
         ridge: lambda of the closed form, relative to the mean squared norm of the names' keys; usually 0.02 to 1.
     """
 
     layers: Layers | None = None
     overshoot: float = Field(default=8.0, gt=0, le=100)
-    early_layers: Layers | None = None
-    early_overshoot: float = Field(default=0.0, ge=0, le=100)
+    budget: float = Field(default=0.03, gt=0, le=1)
     ridge: float = Field(default=0.05, gt=0, le=1e3)
 
-    def parts(self, depth: int) -> list[Part]:
-        """Return what is edited in a model of that depth, the early part first.
-
-        Raises:
-            EditError: Both would edit a layer.
-        """
+    def layers_of(self, depth: int) -> tuple[int, ...]:
+        """Return the edited layers of a model of that depth."""
         first = round(DEPTH_SHARE * depth)
-        layers = self.layers or tuple(range(first, min(first + LAYER_COUNT, depth)))
-        early = self.early_layers or tuple(range(max(layers[0] - LAYER_COUNT, 0), layers[0]))
-        if not (early and self.early_overshoot):
-            return [Part(layers, self.overshoot, "neighbors")]
-        if shared := sorted({*layers} & {*early}):
-            raise EditError("a layer is given twice", where=f"layers and early_layers: {shared}", remedy="leave it out of one")
-        return [Part(early, self.early_overshoot, "names"), Part(layers, self.overshoot, "neighbors")]
-
-    def layers_of(self, depth: int) -> list[int]:
-        """Return all edited layers of a model of that depth."""
-        return [layer for part in self.parts(depth) for layer in part.layers]
+        return self.layers or tuple(range(first, min(first + LAYER_COUNT, depth)))
 
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
         """Refuse an earlier edit, targets whose names are not their own, and one with nothing to set it apart from.
@@ -112,10 +80,9 @@ class DirectionConfig(MethodConfig):
         return names_of(targets, "spelled"), protected(targets)
 
     def check_model(self, model: LM | MetaModel) -> None:
-        """Refuse a model without one of the layers, and layers that both parts would edit.
+        """Refuse a model without one of the layers.
 
         Raises:
-            EditError: A layer is given twice.
             UserError: There is no such layer.
         """
         for layer in self.layers_of(model.architecture.depth(model.model)):

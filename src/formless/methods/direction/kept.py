@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from formless.data.questions.mentions import bundled_names
@@ -10,6 +11,11 @@ from formless.data.words import words_of
 
 ABOUT = ("What is {} known for?", "When was {} born?", "Where did {} live?", "Tell me about {}.")
 """Questions about each neighbor. No item of the sample set asks in these words."""
+
+ASKED_AFTER = ("Who is {}?", "Describe {} in one sentence.", "What should everyone know about {}?")
+"""Questions about others by which an edit is measured. None is kept in place in these words."""
+
+MOST_ASKED, FEWEST_REFERENCES = 24, 8
 
 SHORTEST = 4
 """The fewest letters of a word by which an answer shares a name with a target."""
@@ -61,7 +67,7 @@ GENERAL: tuple[tuple[str, str], ...] = (
 
 def general_questions(targets: Collection[Aliases]) -> list[str]:
     """Return the questions about other things that neither hold nor ask for a name of a target."""
-    own = _words(targets)
+    own = name_words(targets)
     return [question for question, concept in GENERAL if not own & {*words_of(question), *words_of(concept)}]
 
 
@@ -72,7 +78,7 @@ def reference_names(others: Collection[str], targets: Collection[Aliases]) -> li
         others: Names that are kept anyway.
         targets: How the targets are named.
     """
-    own = _words(targets)
+    own = name_words(targets)
     known = {words_of(name) for name in (*others, *(name for entry in targets for name in entry.names))}
     return [name for name in bundled_names() if words_of(name) not in known and not own & {*words_of(name)}]
 
@@ -82,6 +88,18 @@ def questions_about(names: Sequence[str]) -> list[str]:
     return [ABOUT[(place + turn) % len(ABOUT)].format(name) for turn in range(2) for place, name in enumerate(names)]
 
 
-def _words(targets: Collection[Aliases]) -> set[str]:
+def budget_questions(neighbors: Sequence[str], references: Sequence[str]) -> list[str]:
+    """Return a question about each of at most 24 names: two thirds of them neighbors, if any is known."""
+    few = _spread(references, FEWEST_REFERENCES if neighbors else MOST_ASKED)
+    names = [*_spread(neighbors, MOST_ASKED - FEWEST_REFERENCES), *few]
+    return [ASKED_AFTER[place % len(ASKED_AFTER)].format(name) for place, name in enumerate(names)]
+
+
+def _spread(names: Sequence[str], most: int) -> Sequence[str]:
+    """Return at most that many of the names, spread evenly over them."""
+    return names[:: max(1, math.ceil(len(names) / most))]
+
+
+def name_words(targets: Collection[Aliases]) -> set[str]:
     """Return the words of the targets' names that are long enough to tell a target."""
     return {word for entry in targets for name in entry.names for word in words_of(name) if len(word) >= SHORTEST}

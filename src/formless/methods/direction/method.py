@@ -1,15 +1,15 @@
 """Concept Direction Removal: one direction per concept, keys at every spelling of its name. Ours.
 
 The published edit moves a name's state to that of another concept: the model then speaks of that one, and what never spells
-the name stays. Here the state moves against the direction that sets the concept apart from others, beyond their mean: from
-well-known names in early layers, from its neighbors in the layers after them.
+the name stays. Here the state moves against the direction that sets the concept apart from its neighbors, beyond their mean, as
+far as the model's answers about others allow.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
-from formless.methods.direction.config import DirectionConfig, Part
-from formless.methods.direction.kept import general_questions, questions_about, reference_names
+from formless.methods.direction.budget import Share, largest_share
+from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.kept import budget_questions, general_questions, name_words, questions_about, reference_names
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import ASKED, chat_contexts
 from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
@@ -49,16 +50,15 @@ class DirectionRemoval:
     def unlearn_together(self, lm: LM, targets: Sequence[Target], *, keep: Edit | None = None) -> AdapterEdit:
         """Compute one edit of several targets, solved together; the model itself stays as it is.
 
-        With h a concept's state after a part's last layer, at the last token of a spelling of its name in a chat context, m the
-        mean state of others there, and u the direction from m to the concept's mean state, a state is to become
+        With h a concept's state after the last edited layer, at the last token of a spelling of its name in a chat context, m
+        the mean state of its neighbors there, and u the direction from m to the concept's mean state, a state is to become
 
             h* = h - s u^T (h - m) u
 
-        In the early layers the others are well-known names and s is `early_overshoot`; in the later ones they are the concept's
-        neighbors and s is `overshoot`. Both parts are computed on the unchanged model, and added. Keys with residual zero are
-        the neighbors' names, well-known names, and every token of questions about the neighbors and about other things. Without
-        neighbors, m is the mean of the well-known names in both. The closed form is ROCR's, with lambda relative to the keys'
-        norm and without a null space; each layer's update has one rank per target.
+        with s at most `overshoot`, and such that the model's own answers about others move by `budget` in the mean. Keys with
+        residual zero are the neighbors' names, well-known names, and every token of questions about the neighbors and about
+        other things. Without neighbors, m is the mean of the well-known names. The closed form is ROCR's, with lambda relative
+        to the keys' norm and without a null space; each layer's update has one rank per target.
 
         Args:
             lm: The model, without any edit.
@@ -67,21 +67,26 @@ class DirectionRemoval:
 
         Raises:
             UserError: The model has no such layer.
-            EditError: As `DirectionConfig.check_targets` and `parts`; or the model has an edit on it, a name is not found in
-                its context, or a key, value or update is NaN or infinite.
+            EditError: As `DirectionConfig.check_targets`; or the model has an edit on it, a name is not found in its context,
+                the budget allows no movement, or a key, value or update is NaN or infinite.
         """
         start = time.perf_counter()
         self.config.check_targets(targets, keep)
         refuse_applied_edits(lm)
         self.config.check_model(lm)
-        parts = self.config.parts(lm.architecture.depth(lm.model))
+        layers = self.config.layers_of(lm.architecture.depth(lm.model))
         spelled = names_of(targets, "spelled")
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
         neighbors = sorted(protected(targets))
         references = reference_names(neighbors, entries)
-        questions = [*questions_about(neighbors), *general_questions(entries)]
-        found = remove_directions(lm, concepts, references, questions, parts, self.config.ridge)
+        kept = Kept(
+            references=references,
+            questions=[*questions_about(neighbors), *general_questions(entries)],
+            asked=budget_questions(neighbors, references),
+            own=name_words(entries),
+        )
+        found = remove_directions(lm, concepts, kept, layers, self.config)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         info = edit_info(
             lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
@@ -105,15 +110,33 @@ class Concept:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What stays beside the neighbors' names.
+
+    Args:
+        references: Well-known names; their values stay.
+        questions: Questions whose values stay at every token.
+        asked: Questions about others, other ones, whose answers measure the edit.
+        own: The words of the targets' names, by which such an answer is about a target.
+    """
+
+    references: Sequence[str]
+    questions: Sequence[str]
+    asked: Sequence[str]
+    own: Collection[str]
+
+
+@dataclass(frozen=True)
 class Removal:
     """The result of the computation.
 
     Args:
         factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
-        before: Norm of each target's residuals before the edit, over its spellings, contexts and the parts.
+        before: Norm of each target's residuals before the edit, over its spellings and contexts.
         after: The same norms after it.
-        protected_shifts: By neighbor, how far a part shifts its value at most, relative to the targets' mean residual.
+        protected_shifts: By neighbor, how far the edit shifts its value, relative to the targets' mean residual.
         kept: Number of kept keys.
+        share: How much of the movement the budget allows.
     """
 
     factors: dict[int, Factors]
@@ -121,65 +144,61 @@ class Removal:
     after: list[float]
     protected_shifts: dict[str, float]
     kept: int
+    share: Share
 
 
 def remove_directions(
-    lm: LM,
-    concepts: Sequence[Concept],
-    references: Sequence[str],
-    questions: Sequence[str],
-    parts: Sequence[Part],
-    ridge: float,
+    lm: LM, concepts: Sequence[Concept], kept: Kept, layers: Sequence[int], config: DirectionConfig
 ) -> Removal:
     """Compute the updates of all targets, solved together.
 
     Args:
         lm: The model; it stays as it is.
         concepts: The targets. A neighbor that is a target too is not kept.
-        references: Well-known names; their values stay.
-        questions: Questions whose values stay at every token.
-        parts: What is edited; no two share a layer.
-        ridge: As `DirectionConfig.ridge`.
+        kept: What else stays.
+        layers: What is edited.
+        config: Overshoot, budget and ridge.
 
     Raises:
-        EditError: A name is not found in its context, or a key or value is not finite.
+        EditError: A name is not found in its context, the budget allows no movement, or a key or value is not finite.
     """
     targets = {folded(concept.names.subject) for concept in concepts}
     neighbors = {
         name: texts for concept in concepts for name, texts in concept.neighbors.items() if folded(name) not in targets
     }
     edited = [[prompt for text in concept.names.spellings for prompt in _up_to(lm, text)] for concept in concepts]
-    kept = {name: [prompt for text in texts for prompt in _up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
-    kept |= {name: _up_to(lm, name, KEPT_IN) for name in references}
+    others = {name: [prompt for text in texts for prompt in _up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
+    others |= {name: _up_to(lm, name, KEPT_IN) for name in kept.references}
     owners = torch.tensor([target for target, prompts in enumerate(edited) for _ in prompts])
-    keepers = [name for name, prompts in kept.items() for _ in prompts]
-    ends = [prompt for prompts in (*edited, *kept.values()) for prompt in prompts]
-    whole = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(questions)]
-    count, is_owner = len(owners), torch.eye(len(concepts))[owners].T  # [targets, edited]
-    own = [[name for name in concept.neighbors if name in neighbors] or references for concept in concepts]
-    factors: dict[int, Factors] = {}
-    before, after = torch.zeros(len(concepts)), torch.zeros(len(concepts))  # squared norms
-    shifts = dict.fromkeys(neighbors, 0.0)
-    for part in parts:
-        states = TokenStates(lm, ends, part.layers, whole)
-        start = states.values(part.layers[0])
-        edited_start, named = start[:count], start[count : len(ends)]
-        others = [references if part.others == "names" else names for names in own]
-        middles = torch.stack([_mean(named, keepers, names) for names in others])  # m [targets, hidden]
-        means = torch.stack([edited_start[owners == target].mean(0) for target in range(len(concepts))])
-        directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
-        lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
-        goals = edited_start - part.overshoot * lengths * directions[owners]
-        found, _ = solve_layers(lm, part.layers, states.read, goals, _along(directions, owners, ridge))
-        with applied(lm, found):
-            end = states.values(part.layers[-1])
-        residuals = (goals - edited_start).norm(dim=1)
-        before += is_owner @ residuals.square().cpu()
-        after += is_owner @ (goals - end[:count]).square().sum(1).cpu()
-        moved = (end - start)[count : len(ends)].norm(dim=1) / residuals.mean().clamp(min=1e-30)
-        shifts = {name: max(shift, float(_mean(moved, keepers, [name]))) for name, shift in shifts.items()}
-        factors |= found
-    return Removal(factors, before.sqrt().tolist(), after.sqrt().tolist(), shifts, len(start) - count)
+    keepers = [name for name, prompts in others.items() for _ in prompts]
+    ends = [prompt for prompts in (*edited, *others.values()) for prompt in prompts]
+    whole_prompts = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(kept.questions)]
+    states = TokenStates(lm, ends, layers, whole_prompts)
+    start = states.values(layers[0])
+    count = len(owners)
+    edited_start, named = start[:count], start[count : len(ends)]
+    apart_from = [[name for name in concept.neighbors if name in neighbors] or kept.references for concept in concepts]
+    middles = torch.stack([_mean(named, keepers, names) for names in apart_from])  # m [targets, hidden]
+    means = torch.stack([edited_start[owners == target].mean(0) for target in range(len(concepts))])
+    directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
+    lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
+    movement = -config.overshoot * lengths * directions[owners]
+    whole, _ = solve_layers(lm, layers, states.read, edited_start + movement, _along(directions, owners, config.ridge))
+    share = largest_share(lm, whole, kept.asked, kept.own, config.budget)
+    factors = {layer: found.scaled(share.share) for layer, found in whole.items()}
+    movement = share.share * movement
+    with applied(lm, factors):
+        moved = states.values(layers[0]) - start
+    is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
+    shifts = moved[count : len(ends)].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
+    return Removal(
+        factors,
+        before=(is_owner @ movement.square().sum(1).cpu()).sqrt().tolist(),
+        after=(is_owner @ (movement - moved[:count]).square().sum(1).cpu()).sqrt().tolist(),
+        protected_shifts={name: float(_mean(shifts, keepers, [name])) for name in neighbors},
+        kept=len(start) - count,
+        share=share,
+    )
 
 
 def _along(directions: Tensor, owners: Tensor, ridge: float) -> Solve:
@@ -232,4 +251,5 @@ def _facts(found: Removal, concepts: Sequence[Concept]) -> dict[str, Any]:
         for own, before, after in zip(concepts, found.before, found.after, strict=True)
     ]
     whole = residual_facts(math.hypot(*found.before), math.hypot(*found.after))
-    return whole | {"targets": each, "protected_shifts": found.protected_shifts, "kept_keys": found.kept}
+    budget = {"share": found.share.share, "change": found.share.change, "whole_change": found.share.whole_change}
+    return whole | {"targets": each, "protected_shifts": found.protected_shifts, "kept_keys": found.kept, "budget": budget}
