@@ -180,14 +180,14 @@ def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 NOTES = [
-    "The change is edited/original - 1 of the mean probability per token over the items that the original model knows, the mean "
-    "over concepts. `neighbors` are their questions and reverse questions. Where they keep more at every strength, the row is of "
-    "the last strength. Of an adapter the strength is a factor on its updates.",
+    "The change is edited/original - 1 of the mean probability per token over the items that the original model knows, the "
+    "mean over concepts. `neighbors` are their questions and reverse questions. Where they keep more at every strength, the "
+    "row is of the last strength. Of an adapter the strength is a factor on its updates.",
     "The concepts are those on which settings were chosen, of the erasure here too: its layer, its shrinkage, and what it "
     "keeps in place. The reverse questions that ROCR and the erasure before the name read were written by the larger model.",
-    "Token rows concern whole words of the name that no other known name and no ordinary word has. A concept without one is left "
-    "out of their rows, one whose name the model never answers out of ROCR's. They stand where EMBER (arXiv 2606.03695) edits, "
-    "without its factorization of the embeddings and its choice of features by a language model.",
+    "Token rows concern whole words of the name that no other known name and no ordinary word has. A concept without one is "
+    "left out of their rows, one whose name the model never answers out of ROCR's. They stand where EMBER (arXiv 2606.03695) "
+    "edits, without its factorization of the embeddings and its choice of features by a language model.",
     "The erasure is LEACE's closed form, for the concept against its neighbors, on the residual stream after one layer: layer "
     "6 of 28 for the ends of the name's spellings, 22 of 28 for the ends of questions. It runs as a hook. No adapter of "
     "down-projections can hold it, since those read the key of the MLP and not the whole stream.",
