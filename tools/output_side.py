@@ -154,20 +154,25 @@ def page(out: Path) -> Result:
     rows: list[list[Cell]] = []
     for model, concepts in by_model.items():
         for title in EDITS:
-            acting = [one for one in concepts if one["edits"].get(title)]
+            acting = [one for one in concepts if len(one["edits"].get(title, ())) == len(EDITS[title][0])]
+            if not acting:
+                continue
             curve = [(strength, _means([shares(one["items"], one["edits"][title][str(strength)]) for one in acting]))
                      for strength in EDITS[title][0]]  # fmt: skip
             strength, kept = at_retention(curve)
             changes = [round(100 * (kept[name] - 1), 1) if name in kept else None for name in COLUMNS]
             rows.append([model, title, len(acting), round(strength, 2), *changes])
     change = {"unit": "%", "format": "+.0f"}
-    columns = [Column(name="model"), Column(name="edit"), Column(name="concepts"), Column(name="strength", format=".2g")]
+    columns = [Column(name="model"), Column(name="edit"), Column(name="concepts"), Column(name="strength", format=".2f")]
     return Result(
         title="Edits where the name is the answer, at equal retention", topic="Forgetting and retention",
-        about="What five kinds of edit take from the probability of the right answer where neighbors' known questions keep "
+        about="What edits take from the probability of the right answer where neighbors' known questions keep "
         f"{100 * RETENTION:.0f} % of it, over the strengths of each.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
-        n="; ".join(f"{model}: {', '.join(one['subject'] for one in found)}" for model, found in by_model.items()),
+        n="; ".join(
+            f"{model}, at most {found[0]['limit']} items of each kind: {', '.join(one['subject'] for one in found)}"
+            for model, found in by_model.items()
+        ),
         command=COMMANDS, columns=[*columns, *(Column(name=name, **change) for name in COLUMNS.values())], rows=rows,
         notes=NOTES,
     )  # fmt: skip
@@ -184,14 +189,18 @@ NOTES = [
     "mean over concepts. `neighbors` are their questions and reverse questions. Where they keep more at every strength, the "
     "row is of the last strength. Of an adapter the strength is a factor on its updates.",
     "The concepts are those on which settings were chosen, of the erasure here too: its layer, its shrinkage, and what it "
-    "keeps in place. The reverse questions that ROCR and the erasure before the name read were written by the larger model.",
+    "keeps in place. The reverse questions that ROCR and the erasure before the name read were written by the larger model. "
+    "ROCR edits without a null space.",
     "Token rows concern whole words of the name that no other known name and no ordinary word has. A concept without one is "
     "left out of their rows, one whose name the model never answers out of ROCR's. They stand where EMBER (arXiv 2606.03695) "
     "edits, without its factorization of the embeddings and its choice of features by a language model.",
     "The erasure is LEACE's closed form, for the concept against its neighbors, on the residual stream after one layer: layer "
     "6 of 28 for the ends of the name's spellings, 22 of 28 for the ends of questions. It runs as a hook. No adapter of "
     "down-projections can hold it, since those read the key of the MLP and not the whole stream.",
-    "`Others` share a word of the name, as Isaac Asimov does; few facts about them are known to the models.",
+    "Token rows hide a spelling, as the column with lower case letters shows: there the name has other tokens. They cost "
+    "neighbors nothing because no neighbor has the token.",
+    "Others with a word of the name are, for example, Isaac Asimov and Prince Albert. The models know three to six of the "
+    "facts asked about them for each concept. No answer among these holds a moved token; such an answer could not be said.",
 ]
 
 
