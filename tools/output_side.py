@@ -198,9 +198,9 @@ NOTES = [
     "6 of 28 for the ends of the name's spellings, 22 of 28 for the ends of questions. It runs as a hook. No adapter of "
     "down-projections can hold it, since those read the key of the MLP and not the whole stream.",
     "Token rows hide a spelling, as the column with lower case letters shows: there the name has other tokens. They cost "
-    "neighbors nothing because no neighbor has the token.",
-    "Others with a word of the name are, for example, Isaac Asimov and Prince Albert. The models know three to six of the "
-    "facts asked about them for each concept. No answer among these holds a moved token; such an answer could not be said.",
+    "neighbors nothing because no neighbor has the token. Who has it cannot be named any more, such as the city of Darwin.",
+    "Others with a word of the name are, for example, Isaac Asimov and Prince Albert. The models know three to seven of the "
+    "facts asked about them for each concept.",
 ]
 
 
