@@ -29,7 +29,7 @@ from formless.methods.direction.kept import (
     reference_names,
 )
 from formless.methods.direction.method import Concept, Kept, remove_directions
-from formless.methods.keys.contexts import chat_contexts
+from formless.methods.keys.contexts import chat_contexts, up_to
 from formless.methods.keys.names import Names
 from formless.methods.keys.token_states import TokenStates
 from formless.methods.memory import estimate_memory
@@ -116,7 +116,7 @@ def test_a_neighbor_that_is_a_target_is_asked_no_kept_question(
 def test_a_name_that_recurs_in_the_prompt_is_read_where_it_stands(tiny: Tiny) -> None:
     """The cue `Answer:` holds an A too."""
     lm = tiny()
-    for prompt in method._up_to(lm, "A"):
+    for prompt in up_to(lm, "A"):
         assert "Answer" not in prompt
         assert prompt.endswith(" A")
 
@@ -124,7 +124,7 @@ def test_a_name_that_recurs_in_the_prompt_is_read_where_it_stands(tiny: Tiny) ->
 def test_a_name_is_no_key_where_it_is_the_first_token(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny()
     monkeypatch.setattr(lm.tokenizer, "chat_template", None)
-    prompts = method._up_to(lm, "A")
+    prompts = up_to(lm, "A")
     assert all(len(lm.encode(prompt, "").ids) > 1 for prompt in prompts)
     assert len(prompts) >= 5
 

@@ -26,7 +26,7 @@ from formless.methods.direction.budget import Share, largest_share
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import budget_questions, general_questions, name_words, questions_about, reference_names
 from formless.methods.keys.closed_form import Identity, closed_form
-from formless.methods.keys.contexts import ASKED, chat_contexts
+from formless.methods.keys.contexts import ASKED, Contexts, up_to
 from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
 from formless.methods.keys.solve import Solve, applied, residual_facts, solve_layers
 from formless.methods.keys.token_states import TokenStates
@@ -39,9 +39,15 @@ KEPT_IN = 1
 
 @dataclass(frozen=True)
 class DirectionRemoval:
-    """Concept Direction Removal: training-free, seconds."""
+    """Concept Direction Removal: training-free, seconds.
+
+    Args:
+        config: Its settings.
+        contexts: In which prompts a spelling of the target gets a key.
+    """
 
     config: DirectionConfig
+    contexts: Contexts = up_to
 
     def unlearn(self, lm: LM, target: Target) -> AdapterEdit:
         """Compute the edit of one target: `unlearn_together` of one."""
@@ -86,7 +92,7 @@ class DirectionRemoval:
             asked=budget_questions(neighbors, references),
             own=name_words(entries),
         )
-        found = remove_directions(lm, concepts, kept, layers, self.config)
+        found = remove_directions(lm, concepts, kept, layers, self.config, self.contexts)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         info = edit_info(
             lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
@@ -148,7 +154,12 @@ class Removal:
 
 
 def remove_directions(
-    lm: LM, concepts: Sequence[Concept], kept: Kept, layers: Sequence[int], config: DirectionConfig
+    lm: LM,
+    concepts: Sequence[Concept],
+    kept: Kept,
+    layers: Sequence[int],
+    config: DirectionConfig,
+    contexts: Contexts = up_to,
 ) -> Removal:
     """Compute the updates of all targets, solved together.
 
@@ -158,6 +169,7 @@ def remove_directions(
         kept: What else stays.
         layers: What is edited.
         config: Overshoot, budget and ridge.
+        contexts: In which prompts a spelling of a target gets a key.
 
     Raises:
         EditError: A name is not found in its context, the budget allows no movement, or a key or value is not finite.
@@ -166,9 +178,9 @@ def remove_directions(
     neighbors = {
         name: texts for concept in concepts for name, texts in concept.neighbors.items() if folded(name) not in targets
     }
-    edited = [[prompt for text in concept.names.spellings for prompt in _up_to(lm, text)] for concept in concepts]
-    others = {name: [prompt for text in texts for prompt in _up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
-    others |= {name: _up_to(lm, name, KEPT_IN) for name in kept.references}
+    edited = [[prompt for text in concept.names.spellings for prompt in contexts(lm, text)] for concept in concepts]
+    others = {name: [prompt for text in texts for prompt in up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
+    others |= {name: up_to(lm, name, KEPT_IN) for name in kept.references}
     owners = torch.tensor([target for target, prompts in enumerate(edited) for _ in prompts])
     keepers = [name for name, prompts in others.items() for _ in prompts]
     ends = [prompt for prompts in (*edited, *others.values()) for prompt in prompts]
@@ -220,21 +232,6 @@ def _along(directions: Tensor, owners: Tensor, ridge: float) -> Solve:
         return Factors(up.clone(), is_owner @ (found.up.T * found.down))  # tensors that share memory cannot be saved
 
     return solve
-
-
-def _up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
-    """Return the chat contexts of a name, each up to the name, at most `most` of them.
-
-    Without a chat template a name may be the first token of a context, where the attention sink is; such a context is left out.
-
-    Raises:
-        EditError: The chat template rewrites the name.
-    """
-    contexts = chat_contexts(lm, name)
-    if any(f"{name}." not in context for context in contexts):
-        raise EditError(f"the name {name!r} is not found in its context", where=lm.name, remedy="check its spelling")
-    found = [context[: context.rfind(f"{name}.") + len(name)] for context in contexts]
-    return [prompt for prompt in found if len(lm.encode(prompt, "").ids) > 1][:most]
 
 
 def _mean(values: Tensor, owners: Sequence[str], names: Sequence[str]) -> Tensor:

@@ -29,6 +29,10 @@ ASKED: tuple[Callable[[LM, str], str], ...] = (
 """How a question is put where it gives keys: to a chat model alone and with a cue, and as plain text."""
 
 
+Contexts = Callable[[LM, str], list[str]]
+"""From a name to prompts that end with it."""
+
+
 @dataclass(frozen=True)
 class Mentions:
     """Prompts that name a concept, as one right-padded batch, each up to the name unless an answer follows.
@@ -54,6 +58,21 @@ class Mentions:
 def chat_contexts(lm: LM, subject: str) -> list[str]:
     """Return the six user messages `{starter} {subject}.` in the chat template, with the cue `Answer:`."""
     return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS]
+
+
+def up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
+    """Return the chat contexts of a name, each up to the name, at most `most` of them.
+
+    Without a chat template a name may be the first token of a context, where the attention sink is; such a context is left out.
+
+    Raises:
+        EditError: The chat template rewrites the name.
+    """
+    contexts = chat_contexts(lm, name)
+    if any(f"{name}." not in context for context in contexts):
+        raise EditError(f"the name {name!r} is not found in its context", where=lm.name, remedy="check its spelling")
+    found = [context[: context.rfind(f"{name}.") + len(name)] for context in contexts]
+    return [prompt for prompt in found if len(lm.encode(prompt, "").ids) > 1][:most]
 
 
 def bare_context(subject: str) -> list[str]:
