@@ -88,7 +88,7 @@ def test_the_page_has_a_row_for_what_was_reached(tmp_path: Path) -> None:
     stored(tmp_path / "cdr-10.json", lambda: one | {"after": dict.fromkeys(names, after)})
     page = concept_counts.page(tmp_path)
     assert page.rows == [
-        ["concept direction removal", 10, -90.0, -10.0, 80.0, 70.0, 50.0, 10, 1.0, 20.0, 2.0]
+        ["concept direction removal", 10, -90.0, -10.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
     ]  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def page(out: Path) -> Result:
             Column(name="edit"), Column(name="concepts"), Column(name="development concepts", **percent),
             Column(name="neighbors", **percent),
             Column(name="residual reduction", **plain), Column(name="median concept", **plain),
-            Column(name="worst concept", **plain), Column(name="rank"), Column(name="size", unit="kB", format=",.0f"),
+            Column(name="worst concept", **plain), Column(name="kept keys"), Column(name="rank"),
+            Column(name="size", unit="kB", format=",.0f"),
             Column(name="edit", unit="s", format=".0f"), Column(name="edit per concept", unit="s", format=".1f"),
         ],
         rows=rows, notes=NOTES,
@@ -110,7 +111,7 @@ def _row(label: str, count: int, found: Sequence[Mapping[str, Any]], items: Mapp
     return [
         EDITS[label][0], count, change(both, "forget"), change(both, "neighbor"),
         round(100 * mean(one["reduction"] for one in found), 1), round(100 * median(each), 1), round(100 * min(each), 1),
-        found[0]["rank"], round(found[0]["bytes"] / 1e3, 1), round(seconds, 1), round(seconds / count, 2),
+        found[0]["kept"], found[0]["rank"], round(found[0]["bytes"] / 1e3, 1), round(seconds, 1), round(seconds / count, 2),
     ]  # fmt: skip
 
 
@@ -120,12 +121,12 @@ def _path(out: Path, label: str, count: int, name: str = "") -> Path:
 
 NOTES = [
     "The change is edited/original - 1 of the probability per token over the known items of the four development concepts, the "
-    "geometric mean over them. An edit of one concept is asked about its own; the row is the mean of four edits.",
-    "An edit of ten and more holds the four, targets of RWKU with their neighbors, and well-known people of whom only the name "
-    "is known. The removal sets these apart from the well-known names of the package. What is kept in place beside them "
-    "grows with the neighbors alone.",
-    "The residual reduction is over all concepts of the edit; those without neighbors are among them. Items about neighbors "
-    "that are concepts of the edit themselves are left out in all rows.",
+    "geometric mean over them. An edit of one concept is asked about its own; the row is the mean of four edits, with the kept "
+    "keys, rank and size of the first.",
+    "An edit of ten holds the four and six targets of RWKU with their neighbors; a larger one two more of these, and "
+    "well-known people of whom only the name is known. The removal sets these apart from the well-known names of the package.",
+    "The residual reduction is over all concepts of the edit. Items about neighbors that are concepts of the edit themselves "
+    "are left out in all rows.",
     "The size is of the factors in float32. The seconds are of one core's own time.",
 ]
 

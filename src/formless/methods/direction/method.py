@@ -21,7 +21,6 @@ from formless.data.spellings import naming
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
-from formless.errors import EditError
 from formless.methods.direction.budget import Share, largest_share
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import budget_questions, general_questions, name_words, questions_about, reference_names
