@@ -90,6 +90,7 @@ def test_the_page_has_a_row_for_what_was_reached(tmp_path: Path) -> None:
     assert page.rows == [
         ["concept direction removal", 10, -90.0, -10.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
     ]  # fmt: skip
+    assert "concept direction removal, 1 concepts; concept direction removal, 50 concepts" in page.notes[-1]
 
 
 @pytest.mark.parametrize("label", ["1", "4", context_counts.WRITTEN])
@@ -126,3 +127,4 @@ def test_the_page_of_contexts(tmp_path: Path) -> None:
     page = context_counts.page("smollm2", tmp_path)
     assert page.rows == [[1, "1", -80.0, 10.0, 10.0, 50.0, 2.0]]
     assert page.n.startswith("4 development concepts")
+    assert page.notes[-1] == "Not measured: 2, 3, 4, 5, 6, 6 + written."

@@ -30,13 +30,7 @@ from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_it
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 MODEL, DTYPE = MODELS["smollm2"]
-EDITS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "cdr": (TITLES["cdr"], SETTINGS["cdr"]),
-    "rocr-spelled": (TITLES["rocr-spelled"], SETTINGS["rocr-spelled"]),
-    "cdr-2": (f"{TITLES['cdr']}, overshoot 2", SETTINGS["cdr"] | {"overshoot": 2}),
-}
-"""By label, the title and settings of an edit."""
-
+EDITS = ("cdr", "rocr-spelled")
 COUNTS = (1, 10, 50, 100)
 SUITE, LIMIT = "statement,fb,qa", 12
 RWKU = (
@@ -56,7 +50,7 @@ def concepts(count: int, first: Sequence[Target]) -> list[Target]:
 
 def measure(lm: LM, label: str, targets: Sequence[Target], items: Mapping[str, Sequence[KnownItem]]) -> dict[str, Any]:
     """Compute one edit of all targets, and score the known items of the development concepts among them."""
-    edit, seconds = timed(lambda: unlearn(lm, list(targets), progress=False, **EDITS[label][1]))
+    edit, seconds = timed(lambda: unlearn(lm, list(targets), progress=False, **SETTINGS[label]))
     if not isinstance(edit, AdapterEdit):
         raise TypeError(f"not an adapter: {edit!r}")
     with edit.applied(lm):
@@ -76,12 +70,14 @@ def page(out: Path) -> Result:
     first = [find_target("sample", number) for number in DEVELOPMENT]
     names = [target.subject for target in first]
     items = {name: items_of(load_record(out / "original" / f"{name}.json"), names) for name in names}
-    rows = []
+    rows, missing = [], []
     for label in EDITS:
         for count in COUNTS:
             paths = [_path(out, label, count, name) for name in (names if count == 1 else [""])]
             if all(path.exists() for path in paths):
                 rows.append(_row(label, count, [stored(path, dict) for path in paths], items))
+            else:
+                missing.append(f"{TITLES[label]}, {count} concepts")
     percent, plain = {"unit": "%", "format": "+.0f"}, {"unit": "%", "format": ".0f"}
     counts = {split: sum(item.split == split for own in items.values() for item in own) for split in ("forget", "neighbor")}
     return Result(
@@ -100,7 +96,7 @@ def page(out: Path) -> Result:
             Column(name="size", unit="kB", format=",.0f"),
             Column(name="edit", unit="s", format=".0f"), Column(name="edit per concept", unit="s", format=".1f"),
         ],
-        rows=rows, notes=NOTES,
+        rows=rows, notes=[*NOTES, *([f"Not measured: {'; '.join(missing)}."] if missing else [])],
     )  # fmt: skip
 
 
@@ -109,7 +105,7 @@ def _row(label: str, count: int, found: Sequence[Mapping[str, Any]], items: Mapp
     each = [value for one in found for value in one["each"]]
     seconds = mean(one["seconds"] for one in found)
     return [
-        EDITS[label][0], count, change(both, "forget"), change(both, "neighbor"),
+        TITLES[label], count, change(both, "forget"), change(both, "neighbor"),
         round(100 * mean(one["reduction"] for one in found), 1), round(100 * median(each), 1), round(100 * min(each), 1),
         found[0]["kept"], found[0]["rank"], round(found[0]["bytes"] / 1e3, 1), round(seconds, 1), round(seconds / count, 2),
     ]  # fmt: skip

@@ -115,23 +115,25 @@ def page(name: str, out: Path) -> Result:
             Column(name="neighbors' items, median change", unit="%", format=".0f"),
             Column(name="residual reduction", unit="%", format=".0f"), Column(name="edit", unit="s", format=".1f"),
         ],
-        rows=rows, notes=[*NOTES, *([WRITTEN_NOTE] if any(row[1] == WRITTEN for row in rows) else [])],
+        rows=rows, notes=[*NOTES, *_missing(rows)],
     )  # fmt: skip
 
 
+def _missing(rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """Return the note about labels without a row."""
+    found = [label for label in LABELS if all(row[1] != label for row in rows)]
+    return [f"Not measured: {', '.join(found)}."] if found else []
+
+
 NOTES = [
-    "A number of contexts stands for the first ones of the six (`STARTERS` in `methods/keys/contexts.py`).",
+    "A number of contexts stands for the first ones of the six (`STARTERS` in `methods/keys/contexts.py`). "
+    f"`{WRITTEN}` stands for all, and up to {MOST} places at which the model names the concept when it is asked for two "
+    "questions and a text about it.",
     "The change is edited/original - 1 of the probability per token over known items, the geometric mean over concepts. The "
     "median is of the absolute change of single items. The residual reduction is over the contexts that the row reads.",
     "The neighbors are those that the edit keeps in place. The settings of the edit were chosen with six contexts. The seconds "
     "are of one core's own time.",
 ]
-
-
-WRITTEN_NOTE = (
-    f"`{WRITTEN}` adds up to {MOST} places at which the model names the concept when it is asked for two questions and a text "
-    "about it."
-)
 
 
 def main() -> None:
