@@ -30,7 +30,9 @@ from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_it
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 MODEL, DTYPE = MODELS["smollm2"]
-EDITS = ("cdr", "rocr-spelled")
+EDITS: Mapping[str, Mapping[str, Any]] = {"cdr": SETTINGS["cdr"] | {"budget": 1}, "rocr-spelled": SETTINGS["rocr-spelled"]}
+"""Settings by label. The removal goes the whole way: a budget would hide what many concepts cost."""
+
 COUNTS = (1, 10, 50, 100)
 SUITE, LIMIT = "statement,fb,qa", 12
 RWKU = (
@@ -50,7 +52,7 @@ def concepts(count: int, first: Sequence[Target]) -> list[Target]:
 
 def measure(lm: LM, label: str, targets: Sequence[Target], items: Mapping[str, Sequence[KnownItem]]) -> dict[str, Any]:
     """Compute one edit of all targets, and score the known items of the development concepts among them."""
-    edit, seconds = timed(lambda: unlearn(lm, list(targets), progress=False, **SETTINGS[label]))
+    edit, seconds = timed(lambda: unlearn(lm, list(targets), progress=False, **EDITS[label]))
     if not isinstance(edit, AdapterEdit):
         raise TypeError(f"not an adapter: {edit!r}")
     with edit.applied(lm):
@@ -116,6 +118,8 @@ def _path(out: Path, label: str, count: int, name: str = "") -> Path:
 
 
 NOTES = [
+    "The removal has no limit on how far answers about others may move (`budget=1`). It was measured before that limit came, "
+    "which is now on by default.",
     "The change is edited/original - 1 of the probability per token over the known items of the four development concepts, the "
     "geometric mean over them. An edit of one concept is asked about its own; the row is the mean of four edits, with the kept "
     "keys, rank and size of the first.",
