@@ -13,7 +13,7 @@ import formless
 from benchmarks.plain_edit import dense_rocr
 from benchmarks.timing import Row, check, in_turns
 from formless.edits.adapter import AdapterEdit
-from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.config import PUBLISHED_REDIRECT, RocrConfig
 from formless.methods.rocr.redirect import load_projections
 from formless.models.overlay import Factors
 from formless.store import StatisticsFolder
@@ -24,14 +24,14 @@ SUBJECT, ROUNDS, CLOSE = "Albert Einstein", 7, 1e-4
 def rows(*, quick: bool = False) -> list[Row]:
     """Both start from a loaded model and read their null spaces from disk."""
     lm = formless.load("smollm2", dtype="float32", device="cpu")
-    config = RocrConfig(layers=(4,)) if quick else RocrConfig()
+    config = RocrConfig(redirect=PUBLISHED_REDIRECT, layers=(4,) if quick else (4, 5, 6))
     with tempfile.TemporaryDirectory() as scratch:
         folder = StatisticsFolder(Path(scratch))
         for layer, projection in load_projections(lm, config).items():
             torch.save(projection.apply(torch.eye(lm.model.config.intermediate_size)), folder.published(layer))
 
         def ours() -> dict[int, Factors]:
-            edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, "rocr", layers=config.layers))
+            edit = cast(AdapterEdit, formless.unlearn(lm, SUBJECT, "rocr", redirect=config.redirect, layers=config.layers))
             return cast(dict[int, Factors], dict(zip(config.layers, edit.updates.values(), strict=True)))
 
         def plain() -> dict[int, Tensor]:

@@ -27,7 +27,7 @@ from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.plan import make_plan
 from formless.evaluation.task import ScoreAnswer
-from formless.methods.rocr.config import RocrConfig
+from formless.methods.rocr.config import PUBLISHED_REDIRECT, RocrConfig
 from formless.methods.rocr.redirect import load_projections, redirect
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.batching import batches
@@ -61,10 +61,11 @@ def edits(lm: LM, _texts: int) -> dict[str, str]:
     """One edit, from null spaces on disk and in memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_bases(lm, LAYERS, Path(scratch) / "bases")
-        config = RocrConfig(layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
+        config = RocrConfig(redirect=PUBLISHED_REDIRECT, layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
         preserved = load_projections(lm, config)
         inner = timed(lm, lambda: redirect(lm, SUBJECT, config, preserved))
-        whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, "rocr", layers=LAYERS, basis=str(folder), threshold=THRESHOLD))
+        settings = {"redirect": PUBLISHED_REDIRECT, "layers": LAYERS, "basis": str(folder), "threshold": THRESHOLD}
+        whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, "rocr", **settings))
     return {
         "ROCR edit, null spaces in memory": f"{1000 * inner:.0f} ms",
         "ROCR edit, null spaces read from disk": f"{1000 * whole:.0f} ms",

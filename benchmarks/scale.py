@@ -21,6 +21,7 @@ from benchmarks.shapes import REMOVED, THRESHOLD, orthonormal, random_lm, save_b
 from benchmarks.timing import Row, Times, check
 from formless.experiment.run import Peak
 from formless.methods.keys.closed_form import closed_form
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
 LAYERS, HIDDEN, ROUNDS, CLOSE = (4, 5, 6), 4096, 9, 1e-3
@@ -69,9 +70,8 @@ def edit(shape: str) -> str:
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            found = formless.unlearn(
-                lm, "Albert Einstein", "rocr", layers=LAYERS, basis=str(folder / "bases"), threshold=THRESHOLD
-            )
+            settings = {"redirect": PUBLISHED_REDIRECT, "basis": str(folder / "bases")}
+            found = formless.unlearn(lm, "Albert Einstein", "rocr", layers=LAYERS, threshold=THRESHOLD, **settings)
             seconds.append(time.perf_counter() - start)
         found.save(folder / "edit")
         size = sum(path.stat().st_size for path in (folder / "edit").iterdir())

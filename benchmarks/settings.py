@@ -20,6 +20,7 @@ from formless.cli.terminal import parse_settings
 from formless.evaluation.record import Record
 from formless.evaluation.statistics import bootstrap_ci
 from formless.experiment.measure import measure_edit
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.report.comparison import compare
 from formless.report.form_tables import independence_table
 from formless.report.independence import independence
@@ -34,7 +35,7 @@ def main(data: str, suite: str, settings: list[str]) -> None:
     pairs: dict[str, list[tuple[Record, Record]]] = defaultdict(list)
     for target in formless.targets(data):
         for setting in settings:
-            edit = formless.unlearn(lm, target, "rocr", **parse_settings(setting.split(",")))
+            edit = formless.unlearn(lm, target, "rocr", **{"redirect": PUBLISHED_REDIRECT} | parse_settings(setting.split(",")))
             outcome = measure_edit(lm, edit, target, suite)
             met[setting].append(edit.info.facts["residual_reduction"])
             pairs[setting].append((outcome.original, outcome.edited))

@@ -69,9 +69,10 @@ def test_the_chosen_settings_are_compared_with_two_more_ways_of_rocr(tmp_path: P
     assert (found.targets, found.suite, found.limit) == (SMALL.targets, SMALL.suite, SMALL.limit)
     published, spelled, removal = (one.settings for one in found.methods[-3:])
     assert removal == {}  # the defaults
-    assert published == {"current_value": "bare", "basis": "stats"}
+    assert published == {"redirect": "Donald Trump", "current_value": "bare", "basis": "stats"}
     assert spelled == {
-        "layers": [0, 1, 2], "l2": 1.0, "basis": "stats", "mentions": "spelled", "protect": "neighbors",
+        "redirect": "Donald Trump", "layers": [0, 1, 2], "l2": 1.0, "basis": "stats", "mentions": "spelled",
+        "protect": "neighbors",
     }  # fmt: skip
 
 

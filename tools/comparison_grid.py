@@ -13,6 +13,7 @@ from typing import Any
 from formless.errors import DataError, UnknownNameError
 from formless.experiment.config import Experiment, build_experiment, experiment_keys
 from formless.experiment.runs import ORIGINAL
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from tools.results import FOLDER, Result
 
 STRENGTHS = (0.5, 1.0, 2.0)
@@ -47,6 +48,7 @@ _TRAINING = {
 }  # fmt: skip
 _TEXT_LENGTH, _ANSWER_LENGTH = 64, 96
 _ON_TEXTS = ("ga", "grad_diff", "wga", "npo", "simnpo", "undial", "ce_u", "rmu", "task_vector")
+_ROCR = {"method": "rocr", "redirect": PUBLISHED_REDIRECT}
 _SPELLED = {"mentions": "spelled", "protect": "neighbors"}
 
 
@@ -182,9 +184,9 @@ def others(campaign: Campaign, statistics: str, chosen: Path | None = None, name
         raise UnknownNameError("trained method", unknown, trained, where="--methods")
     methods = [one for one in keys["methods"] if not names or one["method"] not in trained or one["method"] in names]
     found = next((entry for entry in methods if entry["method"] == "rocr"), None)
-    rocr = found or {"method": "rocr", "label": "rocr", "basis": statistics}
+    rocr = found or _ROCR | {"label": "rocr", "basis": statistics}
     methods += [] if found else [rocr]
-    methods.append({"method": "rocr", "label": "rocr-published", "current_value": "bare", "basis": statistics})
+    methods.append(_ROCR | {"label": "rocr-published", "current_value": "bare", "basis": statistics})
     methods.append(rocr | {"label": f"{rocr['label']}-spelled"} | _SPELLED)
     if not found:
         methods.append(rocr | {"label": "rocr-spelled-no-null-space", "basis": "none"} | _SPELLED)
@@ -223,7 +225,7 @@ def label_of(name: str, said: str) -> str:
 def _rocr(statistics: str) -> Iterator[dict[str, Any]]:
     for layers, l2 in product(((0, 1, 2), (4, 5, 6)), (0.1, 1.0, 10.0)):
         label = f"rocr-layers_{layers[0]}-{layers[-1]}-l2_{l2:g}"
-        yield {"method": "rocr", "label": label, "layers": list(layers), "l2": l2, "basis": statistics}
+        yield _ROCR | {"label": label, "layers": list(layers), "l2": l2, "basis": statistics}
 
 
 def _removal() -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from formless.evaluation.record import ItemResult, Record
 from formless.evaluation.statistics import Pairs, ratio_estimate
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.runs import ORIGINAL, read_plan
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.models.loading import load
 from formless.report.recall import WORST_CASE_RECALL, worst_case_recall
 from formless.report.runs import CollectedRuns, collect_folder
@@ -48,14 +49,12 @@ TITLES = {
     "rocr-spelled": "ROCR, a key for every spelling",
     "rocr-one-key": "ROCR, one key",
 }
-REDIRECT = "Donald Trump"
-"""The paper's redirect concept."""
-
+_ROCR = {"method": "rocr", "redirect": PUBLISHED_REDIRECT, "basis": "none"}
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "cdr": {"method": "cdr"},
     "cdr-unbounded": {"method": "cdr", "budget": 1},
-    "rocr-spelled": {"method": "rocr", "basis": "none", "mentions": "spelled", "protect": "neighbors", "redirect": REDIRECT},
-    "rocr-one-key": {"method": "rocr", "basis": "none", "redirect": REDIRECT},
+    "rocr-spelled": _ROCR | {"mentions": "spelled", "protect": "neighbors"},
+    "rocr-one-key": _ROCR,
 }
 KNOWN_FROM = 0.05
 """The least probability of an item before the edit for its relative change to say something."""

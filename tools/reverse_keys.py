@@ -18,6 +18,7 @@ from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import Metric
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.runs import ORIGINAL, read_plan
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 MODEL = "qwen2.5-coder-1.5b"
@@ -43,7 +44,8 @@ ASKED: Mapping[str, tuple[str, Split]] = {
 
 def experiment(statistics: str, data: str) -> Experiment:
     """Return the original model, an edit of the names, and one of the names and of the answers."""
-    names = {"method": "rocr", "basis": statistics, "mentions": "spelled", "protect": "neighbors"}
+    names = {"method": "rocr", "redirect": PUBLISHED_REDIRECT, "basis": statistics}
+    names |= {"mentions": "spelled", "protect": "neighbors"}
     methods = [{"method": ORIGINAL}, names | {"label": NAMES}, names | {"label": BOTH, "reverse_layers": list(LAYERS)}]
     keys: dict[str, Any] = {
         "name": "reverse", "models": [{"name": MODEL, "dtype": "bfloat16"}], "methods": methods, "data": data,

@@ -14,6 +14,7 @@ from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.executors.base import Resources
 from formless.experiment.runs import ORIGINAL, RESULTS_VERSION
 from formless.experiment.sweep import sweep
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.report.independence import independence_of
 from formless.report.ratios import forms
 from formless.report.runs import RunMetrics, collect_folder
@@ -43,7 +44,8 @@ def experiment(
         suite: The tasks.
         limit: Most rows per file and task.
     """
-    methods = [{"method": ORIGINAL}, *({"method": "rocr", "label": label} | own for label, own in settings.items())]
+    rocr = {"method": "rocr", "redirect": PUBLISHED_REDIRECT}
+    methods = [{"method": ORIGINAL}, *(rocr | {"label": label} | own for label, own in settings.items())]
     keys = {"models": [model], "methods": methods, "targets": targets, "suite": suite, "limit": limit, "save_edits": False}
     return build_experiment(keys, "a results page")
 

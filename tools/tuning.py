@@ -2,12 +2,12 @@
 
     formless stats --model smollm2 --layers 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14 --corpus RWKU/Target \
         --pattern '?_*/passage.json' --basis-dtype float16 --out stats/smollm2
-    formless tune --method rocr --model smollm2 --set basis=stats/smollm2 --first-layers 0,1,2,3,4,5,6,8,12 \
-        --suite statement,qa --limit 12 --out tuned/smollm2
+    formless tune --method rocr --model smollm2 --set "redirect=Donald Trump" --set basis=stats/smollm2 \
+        --first-layers 0,1,2,3,4,5,6,8,12 --suite statement,qa --limit 12 --out tuned/smollm2
     python -m tools.tuning --tuned tuned/smollm2 --out runs/tuned_smollm2
 
-    formless tune --method rocr --model qwen2.5-coder-1.5b --dtype bfloat16 --set basis=none --first-layers 0,2,4,8 --values 1 \
-        --suite statement,qa --limit 6 --out tuned/coder
+    formless tune --method rocr --model qwen2.5-coder-1.5b --dtype bfloat16 --set "redirect=Donald Trump" --set basis=none \
+        --first-layers 0,2,4,8 --values 1 --suite statement,qa --limit 6 --out tuned/coder
     python -m tools.tuning --tuned tuned/coder --out runs/tuned_coder
 
 The last command of each resumes. It writes docs/results/tuning_<model>.json (the sweep on the development concepts) and

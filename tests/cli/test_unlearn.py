@@ -185,6 +185,13 @@ def test_a_dry_run_loads_no_model_and_writes_nothing(command: Command, monkeypat
     assert "Ada is given twice" in command.refused(*unlearn("-t", "Ada", "-t", "ada", "-o", "x", "--dry-run"))
 
 
+def test_the_line_says_which_redirect_was_chosen(command: Command) -> None:
+    said = command(*unlearn("-t", "Marie Curie", "-o", "edit", *ROCR[:-2], "--set", "redirect=auto")).splitlines()[0]
+    facts = command.edit("edit").info.facts["targets"][0]
+    assert f", layers 1, 2; redirected to {facts['redirect']}, chosen by auto; residual reduction " in said
+    assert "chosen by auto" not in command(*unlearn("-t", "Marie Curie", "-o", "named", *ROCR))
+
+
 def test_an_edit_that_redirects_little_or_preserves_nothing_is_warned_of(command: Command) -> None:
     code, out, err = command.run(*unlearn("-t", "Zorvath Quill", "-o", "weak", *ROCR, "--set", "l2=1e3"))
     assert code == 0, err
@@ -293,6 +300,8 @@ def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatc
         ("-t", "Ada", "-t", "ada", *ROCR): "ada is given twice [--target]: leave it out",
         ("-t", "Ada Byron", "-t", " ada  byron"): "Ada Byron is given twice [--target]: leave it out",
         ("-t", "Ada", "-t", "Bob", *ROCR): "Bob would be redirected to itself [redirect]",
+        ("-t", "Marie Curie", *ROCR[:-1], "Curie"): "Curie names Marie Curie, which would be redirected to itself [redirect]",
+        ("-t", "Marie Curie", *ROCR[:-1], "Louis Pasteur"): "Louis Pasteur is a neighbor of Marie Curie [redirect]: choose",
         ("-t", "Noor", "--keep", "noor", *ROCR): "Noor is forgotten by the edit to keep already [--target]",
         ("-t", "Ada", "--keep", "noor", "--method", "rocr", "--redirect", "Bob"): "has the layers [1, 2], not [4, 5, 6]",
         ("-t", "Ada", "--keep", "none", *ROCR): "the edit lacks a file [none/edit.json]",

@@ -107,8 +107,8 @@ def test_files_that_a_run_reads_are_part_of_its_id(experiment: Build, people: Pa
 
 
 def test_names_are_part_of_the_id_where_they_get_keys(experiment: Build, people: Path) -> None:
-    rocr = {"method": "rocr", "layers": [1], "basis": "none"}
-    ways = [rocr, rocr | {"mentions": "spelled"}, rocr | {"protect": "neighbors"}]
+    rocr = {"method": "rocr", "layers": [1], "basis": "none", "redirect": "Homer"}
+    ways = [rocr, rocr | {"mentions": "spelled"}, rocr | {"protect": "neighbors"}, rocr | {"redirect": "auto"}]
     file = people / "1_Person_1" / "aliases.json"
     file.write_text(json.dumps([{"name": "Person 1"}, {"name": "Person 2"}]), "utf-8")
 
@@ -116,9 +116,9 @@ def test_names_are_part_of_the_id_where_they_get_keys(experiment: Build, people:
         return [ids(experiment(methods=[way], targets=1)) for way in ways]
 
     before = found()
-    assert len(set.union(*before)) == 3
+    assert len(set.union(*before)) == 4
     file.write_text(json.dumps([{"name": "Person 1"}, {"name": "Person 3"}]), "utf-8")
-    assert [a == b for a, b in zip(before, found(), strict=True)] == [True, False, False]
+    assert [a == b for a, b in zip(before, found(), strict=True)] == [True, False, False, False]
 
 
 def test_a_setting_that_came_later_leaves_ids_alone(experiment: Build) -> None:

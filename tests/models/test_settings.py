@@ -22,7 +22,7 @@ def test_the_papers_layers() -> None:
 
 
 def test_a_hub_id_finds_its_settings() -> None:
-    assert settings_for("lmsys/vicuna-7b-v1.5").methods["rocr"]["redirect"] == "Elon Musk"
+    assert settings_for("lmsys/vicuna-7b-v1.5").methods["rocr"] == {"layers": [4, 5, 6, 7, 8]}  # redirects to nobody alive
     assert settings_for("someone/else").methods == {}
 
 

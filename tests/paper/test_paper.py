@@ -27,6 +27,7 @@ from formless.experiment.executors.base import Resources
 from formless.experiment.executors.local import InProcess
 from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
+from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.models.lm import LM
 from formless.models.loading import load_meta
 from formless.models.settings import settings_for
@@ -321,8 +322,9 @@ def test_settings_are_those_that_formless_ships(file: Path) -> None:
     assert sorted(keys["types"]) == sorted(TYPES)
     for settings in keys["types"].values():
         method = settings.pop("method")
-        basis = {"basis": settings["basis"]} if "basis" in settings else {}
-        assert method_config(shipped, method, settings) == method_config(shipped, method, basis)
+        own = {name: settings[name] for name in ("basis", "redirect") if name in settings}
+        assert method_config(shipped, method, settings) == method_config(shipped, method, own)
+        assert own.get("redirect") == (PUBLISHED_REDIRECT if method == "rocr" else None)  # the paper's, which is no default
 
 
 def test_the_page_shows_what_works(monkeypatch: pytest.MonkeyPatch) -> None:

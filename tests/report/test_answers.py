@@ -107,6 +107,10 @@ def test_a_redirect_concept_has_the_names_that_spell_it() -> None:
     assert redirect_names(redirected(edited, redirect="Donald Trump", mode="unrelated")) == TRUMP
     assert redirect_names(redirected(edited, redirect="Donald Trump", mode="noise")) == ()
     assert redirect_names(redirected(edited, redirect="Eiffel Tower")) == ("Eiffel Tower", "eiffel tower")
+    chosen = [{"subject": "Ada", "redirect": "Zeus"}, {"subject": "Bob", "redirect": "Zeus"}]
+    earlier = {"config": {"redirect": "Homer"}, "facts": {}}
+    edited.edits[0]["facts"] = {"targets": chosen, "earlier_edit": earlier}
+    assert redirect_names(redirected(edited, redirect="auto")) == ("Homer", "homer", "Zeus", "zeus")
 
 
 @pytest.fixture

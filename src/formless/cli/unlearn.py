@@ -31,7 +31,7 @@ def unlearn_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
     model: terminal.ModelOption = "smollm2",
     method: Annotated[str, typer.Option(help="See `formless methods`.")] = DEFAULT_METHOD,
-    redirect: Annotated[str | None, typer.Option(help="rocr: the concept that the name is redirected to.")] = None,
+    redirect: Annotated[str | None, typer.Option(help="rocr: the concept that the name is redirected to, or auto.")] = None,
     keep: Annotated[Path | None, typer.Option(help="rocr: a saved edit that becomes part of the new one.")] = None,
     data: Annotated[str | None, typer.Option(help="Data folder or 'sample': neighbors' names, texts to train on.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
@@ -175,8 +175,10 @@ def _edited(info: EditInfo) -> str:
     if "residual_reduction" not in facts:
         return _changes(info)
     layers = re.findall(r"\.(\d+)\.", " ".join(layer.module for layer in info.layers))
+    chosen = list(dict.fromkeys(target["redirect"] for target in facts["targets"] if "redirect" in target))
     parts = [
         f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}",
+        *([f"redirected to {', '.join(chosen)}, chosen by auto"] if chosen else []),
         f"residual reduction {100 * facts['residual_reduction']:.1f} %",
     ]
     if shifts := facts.get("protected_shifts"):

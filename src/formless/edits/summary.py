@@ -34,6 +34,8 @@ class EditSummary:
             norms = sorted({f"{100 * layer.relative_norm:.1f}" for layer in info.layers}, key=float)
             found["rank"] = f"{shown} in {len(info.layers)} weights"
             found["update norms"] = f"{' to '.join(dict.fromkeys([norms[0], norms[-1]]))} % of the weights'"
+        if chosen := dict.fromkeys(each["redirect"] for each in info.facts.get("targets", ()) if "redirect" in each):
+            found["redirected to"] = ", ".join(chosen)
         if "residual_reduction" in info.facts:
             found["residual reduction"] = f"{100 * info.facts['residual_reduction']:.1f} %"
         if "last_loss" in info.facts:

@@ -22,6 +22,7 @@ from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
 from formless.methods.registry import METHODS, check_request, method_config
+from formless.methods.rocr.candidates import AUTO
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_digest
@@ -260,9 +261,10 @@ def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[s
 
 
 def _names_digest(target: Target, method: str, config: dict[str, Any]) -> dict[str, str]:
-    """Return a hash of how the target and its neighbors are named, if the method takes keys from it."""
+    """Return a hash of how the target and its neighbors are named, if the method takes keys or its redirect from it."""
     chosen = config.get("mentions", "name") != "name" or config.get("protect", "none") != "none"
-    if not (METHODS[method].reads_names or chosen):
+    redirected = config.get("redirect") == AUTO and config.get("mode") == "unrelated"
+    if not (METHODS[method].reads_names or chosen or redirected):
         return {}
     names = json.dumps([entry.model_dump(mode="json") for entry in naming(target)], sort_keys=True)
     return {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}

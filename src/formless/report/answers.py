@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from formless.data.questions.mentions import bundled_aliases
 from formless.data.refusals import is_ignorance, is_refusal
@@ -92,9 +92,18 @@ def answer_class(item: ItemResult, redirects: Sequence[str] = ()) -> AnswerClass
 
 def redirect_names(record: Record) -> tuple[str, ...]:
     """Return the names of the concepts to which a record's edits redirect, a person's surname too; empty without one."""
-    configs = [edit["config"] for edit in record.edits if edit["config"].get("mode", "unrelated") == "unrelated"]
-    concepts = [config["redirect"] for config in configs if config.get("redirect")]
+    concepts = [concept for edit in record.edits for concept in redirects_of(edit)]
     return tuple(dict.fromkeys(text for concept in concepts for text in _names(concept)))
+
+
+def redirects_of(edit: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the concepts to which an edit redirects, each once: those that it chose itself, else the one of its settings."""
+    config, facts = edit["config"], edit["facts"]
+    if not config.get("redirect") or config.get("mode", "unrelated") != "unrelated":
+        return ()
+    earlier = redirects_of(facts["earlier_edit"]) if "earlier_edit" in facts else ()
+    chosen = [target["redirect"] for target in facts.get("targets", ()) if "redirect" in target]
+    return tuple(dict.fromkeys((*earlier, *(chosen or [config["redirect"]]))))
 
 
 def _names(concept: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from formless.experiment.result import RunResult
 from formless.experiment.runs import ORIGINAL
 from formless.report.answer_plots import answers_plot
 from formless.report.answer_tables import edit_answer_table, edit_answers, method_answer_tables, method_answers
+from formless.report.answers import redirects_of
 from formless.report.attack_recall import AttackRecall, attack_recalls
 from formless.report.comparison import Comparison, compare
 from formless.report.examples import examples
@@ -112,6 +113,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         "expected": expected,
         "share": share,
         "ci_words": ci_words,
+        "redirects": redirects_of,
     }
     page = report_environment(count=item_count, **filters).get_template("edit.html.j2").render(
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,

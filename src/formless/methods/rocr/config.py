@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.keys.names import MentionKeys, Names, Protect, folded, names_of, protected_names
+from formless.methods.rocr.candidates import AUTO, candidates_for, check_redirect
 from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
 
 Mode = Literal["unrelated", "reject", "noise"]
 
+PUBLISHED_REDIRECT: Final = "Donald Trump"
+"""The paper's redirect. It is no default: the edited model makes up facts about a living politician."""
+
 
 class TargetValueConfig(MethodConfig):
     """Settings of the target value z*.
 
-    The defaults are the paper's for Llama-3-8B and Mistral-7B; `clamp_norm_factor` is the one of smaller models.
+    The defaults are the paper's for Llama-3-8B and Mistral-7B, except for the redirect, `PUBLISHED_REDIRECT` there;
+    `clamp_norm_factor` is the one of smaller models.
 
     Args:
-        redirect: Mode "unrelated": the concept whose value becomes the target value.
+        redirect: Mode "unrelated": the concept whose value becomes the target value; `auto` chooses one for each target.
         mode: `unrelated` (another concept), `reject` (a vector that makes the model refuse) or `noise` (a random vector).
         refusal: Mode "reject": the text with which the contexts are to continue.
         steps: Mode "reject": maximum number of Adam steps, usually 10 to 50.
@@ -40,7 +45,7 @@ class TargetValueConfig(MethodConfig):
         seed: Mode "noise": seed of the random vector.
     """
 
-    redirect: str = "Donald Trump"
+    redirect: str = AUTO
     mode: Mode = "unrelated"
     refusal: str = Field(default=" Unfortunately", min_length=1)
     steps: int = Field(default=25, ge=1, le=100_000)
@@ -125,9 +130,9 @@ class RocrConfig(TargetValueConfig):
 
         Raises:
             DataError: A target's `aliases.json` is needed and cannot be read.
-            EditError: There is no target, a target is given twice, is forgotten by `keep` already
-                or is the redirect concept, `keep` is no ROCR edit of the same layers or forgets the redirect concept, a target
-                has no spelling of its own, the redirect concept is a protected name, or there is no neighbor to protect; or
+            EditError: There is no target, a target is given twice or is forgotten by `keep` already, `keep` is no ROCR edit of
+                the same layers or forgets the redirect concept, the redirect is a mention of a target or of a neighbor, no
+                candidate of `auto` is left, a target has no spelling of its own, or there is no neighbor to protect; or
                 `reverse_layers` is given with an earlier edit, with layers that do not lie above `layers`, or for a target
                 whose `edit_reverse.json` lacks questions.
         """
@@ -136,21 +141,15 @@ class RocrConfig(TargetValueConfig):
         if keep is not None:
             self._check_earlier_edit(keep)
         forgotten = {folded(subject) for subject in keep.info.subjects} if keep else set()
-        redirect = folded(self.redirect) if self.mode == "unrelated" else None
-        if redirect in forgotten:
-            what = f"{self.redirect} is forgotten by the edit to keep"
-            raise EditError(what, where="redirect", remedy="choose another concept")
+        self._check_redirect(targets, keep)
         seen: set[str] = set()
         for target in targets:
             name = folded(target.subject)
-            if name == redirect:
-                what = f"{target.subject} would be redirected to itself"
-                raise EditError(what, where="redirect", remedy="choose another concept")
             if name in seen | forgotten:
                 why = "forgotten by the edit to keep already" if name in forgotten else "given twice"
                 raise EditError(f"{target.subject} is {why}", where="--target", remedy="leave it out")
             seen.add(name)
-        self._check_names(targets)
+        self.edited_names(targets)
         self._check_reverse(targets, keep)
 
     def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:
@@ -162,15 +161,18 @@ class RocrConfig(TargetValueConfig):
         """
         return names_of(targets, self.mentions), protected_names(targets, self.protect, self.mentions)
 
-    def _check_names(self, targets: Sequence[Target]) -> None:
-        redirect = folded(self.redirect)
-        spelled = {names.subject: names.spellings for names in names_of(targets, self.mentions)}
-        protected = protected_names(targets, self.protect, self.mentions)
-        for name, texts in (spelled | protected).items():
-            if self.mode == "unrelated" and redirect in map(folded, (name, *texts)):
-                why = "is protected as a neighbor" if name in protected else "would be redirected to itself"
-                what = f"{self.redirect} names {name}, which {why}"
-                raise EditError(what, where="redirect", remedy="choose another concept")
+    def _check_redirect(self, targets: Sequence[Target], keep: Edit | None) -> None:
+        forgotten = keep.info.subjects if keep else ()
+        if self.mode != "unrelated":
+            return
+        if self.redirect == AUTO:
+            for target in targets:
+                candidates_for(target, targets, forgotten)
+            return
+        if folded(self.redirect) in map(folded, forgotten):
+            what = f"{self.redirect} is forgotten by the edit to keep"
+            raise EditError(what, where="redirect", remedy="choose another concept")
+        check_redirect(self.redirect, targets)
 
     def _check_reverse(self, targets: Sequence[Target], keep: Edit | None) -> None:
         if self.reverse_layers is not None:

@@ -17,6 +17,8 @@ from formless.errors import EditError
 from formless.methods.keys.closed_form import Projection
 from formless.methods.keys.names import Names, names_of, protected_names
 from formless.methods.keys.solve import residual_facts
+from formless.methods.rocr.candidates import AUTO
+from formless.methods.rocr.choice import Choice, choose_redirects
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
@@ -74,9 +76,11 @@ class Rocr:
         subjects = [target.subject for target in targets]
         spelled = names_of(targets, self.config.mentions)
         protected = protected_names(targets, self.config.protect, self.config.mentions)
-        redirection = redirect_together(lm, spelled, self.config, preserved, keep, protected)
+        choices = self._choices(lm, targets, keep)
+        redirects = [choice.redirect for choice in choices]
+        redirection = redirect_together(lm, spelled, self.config, preserved, keep, protected, redirects)
         updates = {names[layer]: factors for layer, factors in redirection.factors.items()}
-        facts = _facts(redirection, spelled, preserved)
+        facts = _facts(redirection, spelled, preserved, choices)
         if self.config.reverse_layers is not None:
             own, others = edit_questions(targets)
             reverse = edit_reverse(lm, own, others, self.config, redirection.factors)
@@ -96,10 +100,20 @@ class Rocr:
         )  # fmt: skip
         return AdapterEdit(updates, info, down_projection_adapter(lm, layers, r))
 
+    def _choices(self, lm: LM, targets: Sequence[Target], keep: Edit | None) -> list[Choice]:
+        """Choose the redirect of each target; none where the settings name one or need none."""
+        if self.config.mode != "unrelated" or self.config.redirect != AUTO:
+            return []
+        return choose_redirects(lm, targets, self.config.layers[-1], keep.info.subjects if keep else ())
 
-def _facts(redirection: Redirection, spelled: Sequence[Names], preserved: dict[int, Projection]) -> dict[str, Any]:
+
+def _facts(
+    redirection: Redirection, spelled: Sequence[Names], preserved: dict[int, Projection], choices: Sequence[Choice]
+) -> dict[str, Any]:
     """Return the facts of edit.json: the residuals of all targets together, then of each target."""
     targets = [_target_facts(result, names) for result, names in zip(redirection.results, spelled, strict=True)]
+    for own, choice in zip(targets, choices, strict=False):
+        own |= {"redirect": choice.redirect, "redirect_scores": choice.scores}
     facts = _residuals(redirection) | {"targets": targets}
     if redirection.protected_shifts:
         facts["protected_shifts"] = redirection.protected_shifts

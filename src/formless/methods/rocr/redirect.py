@@ -148,6 +148,7 @@ def redirect_together(
     preserved: dict[int, Projection],
     keep: AdapterEdit | None = None,
     protected: Mapping[str, Sequence[str]] | None = None,
+    redirects: Sequence[str] = (),
 ) -> Redirection:
     """Compute the updates that move every target's values at the last token of its names to the target value, solved together.
 
@@ -167,6 +168,7 @@ def redirect_together(
             concept's own value (by a third of its norm in the bundled model), so that target values would change from edit to
             edit.
         protected: By concept, names whose keys join the solve with residual zero too.
+        redirects: The redirect of each target, where the setting is `auto`.
 
     Raises:
         EditError: A name is not found in its context, a key vanishes, a key or value is not finite, or the earlier edit is for
@@ -178,7 +180,7 @@ def redirect_together(
     earlier = {subject: [_Name(lm, text, config) for text in names] for subject, names in _earlier_names(keep).items()}
     safe = {subject: [_Name(lm, text, config, PROTECTED_IN) for text in names] for subject, names in (protected or {}).items()}
     kept = [name for names in (*earlier.values(), *safe.values()) for name in names]
-    found = target_values(lm, [name.text for name in edited], config, last)
+    found = target_values(lm, [name.text for name in edited], config, last, [redirects[i] for i in owners] if redirects else ())
     goals = torch.stack([target.value for target in found])  # z* [edited, hidden]
     unedited = torch.stack([mean_layer_output(lm, name.current, last) for name in edited + kept]) if keep else None
     with keep.applied(lm) if keep else nullcontext():

@@ -33,10 +33,13 @@ class TargetValue:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def target_values(lm: LM, subjects: Sequence[str], config: TargetValueConfig, layer: int) -> list[TargetValue]:
+def target_values(
+    lm: LM, subjects: Sequence[str], config: TargetValueConfig, layer: int, redirects: Sequence[str] = ()
+) -> list[TargetValue]:
     """Compute z* of every subject after a layer (paper, and the other modes of the published code).
 
-    - "unrelated": the residual stream at the last token of the redirect concept, in the first chat context.
+    - "unrelated": the residual stream at the last token of the redirect concept, in the first chat context. `redirects` has
+      the concept of each subject where the setting is `auto`.
     - "reject": the initial value, at the subject's last token in the first chat context, plus the vector of `refusing_vector`.
     - "noise": the same initial value plus a random vector of `clamp_norm_factor` times its norm, which depends on the seed and
       the name alone. (The published description also allows the random vector without the initial value.)
@@ -45,11 +48,12 @@ def target_values(lm: LM, subjects: Sequence[str], config: TargetValueConfig, la
         EditError: A name is not found in its context, or the loss of "reject" is not finite.
     """
     if config.mode == "unrelated":
-        other = mentions(lm, chat_contexts(lm, config.redirect)[:1], config.redirect)
-        return [TargetValue(mean_layer_output(lm, other, layer))] * len(subjects)
+        every = redirects or [config.redirect] * len(subjects)
+        values = {name: first_value(lm, name, layer) for name in dict.fromkeys(every)}
+        return [TargetValue(values[name]) for name in every]
     found = []
     for subject in subjects:
-        initial = mean_layer_output(lm, mentions(lm, chat_contexts(lm, subject)[:1], subject), layer)
+        initial = first_value(lm, subject, layer)
         facts: dict[str, float | int] = {}
         if config.mode == "noise":
             vector = _noise(initial, subject, config)
@@ -58,6 +62,11 @@ def target_values(lm: LM, subjects: Sequence[str], config: TargetValueConfig, la
         facts["vector_norm"] = float(vector.norm() / initial.norm())
         found.append(TargetValue(initial + vector, facts))
     return found
+
+
+def first_value(lm: LM, name: str, layer: int) -> Tensor:
+    """Return the residual stream after a layer at the last token of a name in its first chat context: `[hidden]`."""
+    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, name)[:1], name), layer)
 
 
 def refusing_vector(

@@ -1,0 +1,61 @@
+"""The choice of `redirect=auto`: which candidate a target is redirected to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from formless.data.target import Target
+from formless.methods.keys.names import neighbor_names
+from formless.methods.rocr.candidates import candidates_for
+from formless.methods.rocr.target_value import first_value
+from formless.models.lm import LM
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The redirect of one target.
+
+    Args:
+        redirect: The chosen candidate.
+        scores: The score of every candidate, the best first; 1 is their mean.
+    """
+
+    redirect: str
+    scores: dict[str, float]
+
+
+def choose_redirects(lm: LM, targets: Sequence[Target], layer: int, forgotten: Collection[str] = ()) -> list[Choice]:
+    """Choose the redirect of each target: the candidate that is farthest from the target and from what is like it.
+
+    With t the target's value, m the mean value of its neighbors and c a candidate's value, all after the last edited layer, at
+    the name's last token in the first chat context, the score of a candidate is
+
+        min(|c - t|, |c - m|)        relative to the mean over the candidates
+
+    Without neighbors it is |c - t| alone. Of equal scores the first name wins.
+
+    Args:
+        lm: The model, without any edit.
+        targets: The targets.
+        layer: The last edited layer.
+        forgotten: Concepts of an earlier edit, which are no redirects.
+
+    Raises:
+        DataError: A target's `aliases.json` cannot be read.
+        EditError: No candidate is left, or a name is not found in its context.
+    """
+    found = []
+    for target in targets:
+        names = candidates_for(target, targets, forgotten)
+        near = [first_value(lm, target.subject, layer)]
+        if neighbors := neighbor_names(target):
+            near.append(torch.stack([first_value(lm, name, layer) for name in neighbors]).mean(0))
+        values = torch.stack([first_value(lm, name, layer) for name in names])
+        distances = torch.cdist(values, torch.stack(near)).amin(1)
+        scores = (distances / distances.mean()).tolist()
+        ranked = sorted(zip(names, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
+        found.append(Choice(ranked[0][0], dict(ranked)))
+    return found
