@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from formless.data.target import Target
 from formless.methods.keys.names import neighbor_names
@@ -47,14 +48,21 @@ def choose_redirects(lm: LM, targets: Sequence[Target], layer: int, forgotten: C
         DataError: A target's `aliases.json` cannot be read.
         EditError: No candidate is left, or a name is not found in its context.
     """
+    values: dict[str, Tensor] = {}
+
+    def read(names: Collection[str]) -> Tensor:
+        for name in names:
+            if name not in values:  # the targets share most candidates
+                values[name] = first_value(lm, name, layer)
+        return torch.stack([values[name] for name in names])
+
     found = []
     for target in targets:
         names = candidates_for(target, targets, forgotten)
-        near = [first_value(lm, target.subject, layer)]
+        near = read([target.subject])
         if neighbors := neighbor_names(target):
-            near.append(torch.stack([first_value(lm, name, layer) for name in neighbors]).mean(0))
-        values = torch.stack([first_value(lm, name, layer) for name in names])
-        distances = torch.cdist(values, torch.stack(near)).amin(1)
+            near = torch.cat([near, read(neighbors).mean(0, keepdim=True)])
+        distances = torch.cdist(read(names), near).amin(1)
         scores = (distances / distances.mean()).tolist()
         ranked = sorted(zip(names, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
         found.append(Choice(ranked[0][0], dict(ranked)))
