@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def edit(shape: str) -> str:
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            settings = {"redirect": PUBLISHED_REDIRECT, "basis": str(folder / "bases")}
+            settings: dict[str, Any] = {"redirect": PUBLISHED_REDIRECT, "basis": str(folder / "bases")}
             found = formless.unlearn(lm, "Albert Einstein", "rocr", layers=LAYERS, threshold=THRESHOLD, **settings)
             seconds.append(time.perf_counter() - start)
         found.save(folder / "edit")
