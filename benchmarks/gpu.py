@@ -65,7 +65,7 @@ def edits(lm: LM, _texts: int) -> dict[str, str]:
         config = RocrConfig(redirect=PUBLISHED_REDIRECT, layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
         preserved = load_projections(lm, config)
         inner = timed(lm, lambda: redirect(lm, SUBJECT, config, preserved))
-        settings: dict[str, Any] = {"redirect": PUBLISHED_REDIRECT, "layers": LAYERS, "basis": str(folder), "threshold": THRESHOLD}
+        settings: dict[str, Any] = config.model_dump(include={"redirect", "layers", "basis", "threshold"})
         whole = timed(lm, lambda: formless.unlearn(lm, SUBJECT, "rocr", **settings))
     return {
         "ROCR edit, null spaces in memory": f"{1000 * inner:.0f} ms",

@@ -23,7 +23,7 @@ from tests.experiment.conftest import plain_ratios
 
 Formless = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "formless"]
-ROCR = ("--method", "rocr", "--set", "basis=none", "--set", "redirect=Ann", "--out", "tuned")
+ROCR = ("--method", "rocr", "--set", "basis=none", "--set", "redirect=auto", "--out", "tuned")
 SMALL = ("--window", "1", "--first-layers", "0,1", "--values", "1,10", "--suite", "statement,fb", "--limit", "2")
 
 
@@ -66,7 +66,7 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
     found = yaml.safe_load(Path("tuned/recipe.yaml").read_text("utf-8"))
     chosen = found["methods"]["rocr"]
     assert chosen.keys() == {"basis", "redirect", "layers", "l2"}
-    assert (chosen["basis"], chosen["redirect"]) == ("none", "Ann")
+    assert (chosen["basis"], chosen["redirect"]) == ("none", "auto")
     assert f"chosen: layers {chosen['layers']}, l2 {chosen['l2']:g}; recipe: tuned/recipe.yaml" in output
     evidence = found["evidence"]
     assert [row[:2] for row in evidence["rows"]] == [["0", 1.0], ["0", 10.0], ["1", 1.0], ["1", 10.0]]
