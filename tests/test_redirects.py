@@ -45,11 +45,11 @@ def test_the_page_has_a_row_for_each_redirect_and_one_for_what_auto_chose(tmp_pa
         keep(folder, "Homer", 0.6, 0.9, ["He was a poet.", "I can't help."])
     keep(folder, "Cleopatra", 0.0, 0.0, ["A queen."])  # of one concept alone
     page = redirects.page(tmp_path)
-    assert [column.name for column in page.columns[3:6]] == ["full name", "other mentions", "neighbors"]
+    assert [column.name for column in page.columns[3:5]] == ["full name", "neighbors"]  # no other mention was asked
     assert page.rows == [
-        ["small", "auto", 2, -60.0, None, -5.0, 25.0, 25.0, 25.0, 25.0, 50.0, None],
-        ["small", "Homer", 2, -40.0, None, -10.0, 50.0, 0.0, 0.0, 50.0, 0.0, "Bob"],
-        ["small", "Zeus", 2, -80.0, None, 0.0, 0.0, 50.0, 50.0, 0.0, 100.0, "Ada"],
+        ["small", "auto", 2, -60.0, -5.0, 25.0, 25.0, 25.0, 25.0, 50.0, None],
+        ["small", "Homer", 2, -40.0, -10.0, 50.0, 0.0, 0.0, 50.0, 0.0, "Bob"],
+        ["small", "Zeus", 2, -80.0, 0.0, 0.0, 50.0, 50.0, 0.0, 100.0, "Ada"],
     ]
 
 

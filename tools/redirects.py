@@ -142,14 +142,17 @@ def page(out: Path) -> Result:
     columns += [Column(name=f"answers: {name}", unit="%", format=".0f") for name in KINDS]
     columns += [Column(name="answers about the redirect that change", unit="%", format=".0f"), Column(name="chosen for")]
     models = sorted(out.iterdir(), key=lambda model: -len([*model.glob("*/auto.json")]))
+    rows = [row for model in models for row in _rows(model)]
+    shown = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
     subjects = dict.fromkeys(_read(path)["subject"] for path in sorted(out.glob("*/*/auto.json")))
     return Result(
         title="Redirects of ROCR", topic="Forgetting and retention",
         about="What ROCR with one key takes from known items and costs the neighbors, by the concept that it redirects to, and "
         "what the edited model says about the target.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(),
-        n=f"{', '.join(subjects)}, on which the candidates were chosen; known items only", command=COMMANDS, columns=columns,
-        rows=[row for model in models for row in _rows(model)], notes=NOTES,
+        n=f"{', '.join(subjects)}, on which the candidates were chosen; known items only",
+        command=[line for line in COMMANDS if "measure" not in line or any(model.name in line for model in models)],
+        columns=[columns[place] for place in shown], rows=[[row[place] for place in shown] for row in rows], notes=NOTES,
     )  # fmt: skip
 
 
@@ -185,7 +188,19 @@ def _change(cells: Sequence[dict[str, Any]], about: str) -> float | None:
 
 COMMANDS = [line.strip() for line in __doc__.splitlines() if line.startswith("    ")]
 REDIRECTS = (PUBLISHED_REDIRECT, "a person of whom nothing is known", "Zeus", "Cleopatra", "Charles Dickens", REJECT)
-NOTES: list[str] = []
+NOTES = [
+    "The change is edited/original - 1 of the mean probability of the right answer, the mean over concepts. Asked are items "
+    "that the original model knows: statements, blanks and questions by the full name, questions by other mentions, and "
+    "statements, blanks and questions about the neighbors.",
+    "The answers are greedy, 24 tokens long, to five free questions about the target. They are sorted by rules: a refusal, a "
+    "refusal that pleads ignorance, one that names the redirect, any other. Nearly all of the others state made-up facts.",
+    "`auto` ranks the candidates almost alike for every concept, because the differences between their values outweigh those "
+    "between concepts. The distance says something about the cost to the neighbors, and hardly anything about the forgetting, "
+    "which turns on facts that target and redirect happen to share. The candidates were chosen on these concepts, so the page "
+    "is no test of the rule.",
+    "What the mode `reject` takes instead is on [ROCR's modes](rocr_modes.md).",
+    "Four concepts differ more among themselves than the redirects do: a difference of ten points says little.",
+]
 
 
 def main() -> None:
