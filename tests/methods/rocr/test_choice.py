@@ -34,7 +34,14 @@ def test_auto_is_the_default_of_rocr() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("Albert Einstein", "person"), ("Grace Nobody", "person"), ("Paris", "place"), ("Lake Erie", None), ("'Dune'", "work")],
+    [
+        ("Albert Einstein", "person"),
+        ("Grace Nobody", "person"),
+        ("Paris", "place"),
+        ("Mount Everest", "place"),
+        ("'Dune'", "work"),
+        ("Zorg", None),
+    ],
 )
 def test_candidates_are_of_the_targets_kind_or_of_every_kind(name: str, kind: str | None) -> None:
     found = candidates_for(Target(name), [Target(name)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from formless.data.questions.gazetteers import SMALL_WORDS
+from formless.data.questions.gazetteers import PLACE_WORDS, SMALL_WORDS
 from formless.data.questions.kinds import kind_of
 from formless.data.questions.mentions import named_by
 from formless.data.rows import Aliases
@@ -36,6 +36,8 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
 """By kind: the long dead, the fictional, and what nothing is known of. Nobody alive is among them."""
 
 _KIND_OF = dict.fromkeys(("city", "country", "state", "continent", "place"), "place") | {"person": "person", "title": "work"}
+
+_PLACE_WORDS = PLACE_WORDS | {"mount"}
 
 
 def candidates_for(target: Target, targets: Sequence[Target], forgotten: Collection[str] = ()) -> tuple[str, ...]:
@@ -79,7 +81,10 @@ def _why(redirect: str, name: str, subject: str) -> str:
 
 
 def _kind(entry: Aliases) -> str | None:
-    return "person" if entry.person else _KIND_OF.get(kind_of("___", entry.name))
+    """Return the kind of a target; None where neither its entry nor its name tells it."""
+    if entry.person:
+        return "person"
+    return _KIND_OF.get(kind_of("___", entry.name)) or ("place" if _PLACE_WORDS & {*words_of(entry.name)} else None)
 
 
 def _long_words(text: str) -> Iterator[str]:
