@@ -43,7 +43,7 @@ def test_it_is_the_model_of_the_docs(coder: LM) -> None:
 
 def test_an_edit_forgets_statements_and_choices_and_keeps_neighbors(coder: LM) -> None:
     target = formless.find_target("sample", "Albert Einstein")
-    edit = formless.unlearn(coder, target, "rocr", progress=False)
+    edit = formless.unlearn(coder, target, "rocr", redirect="Donald Trump", progress=False)
     before = formless.evaluate(coder, target, "statement,mcp_choice", progress=False)
     with edit.applied(coder):
         after = formless.evaluate(coder, target, "statement,mcp_choice", progress=False)
