@@ -194,10 +194,12 @@ NOTES = [
     "statements, blanks and questions about the neighbors.",
     "The answers are greedy, 24 tokens long, to five free questions about the target. They are sorted by rules: a refusal, a "
     "refusal that pleads ignorance, one that names the redirect, any other. Nearly all of the others state made-up facts.",
-    "`auto` ranks the candidates almost alike for every concept, because the differences between their values outweigh those "
-    "between concepts. The distance says something about the cost to the neighbors, and hardly anything about the forgetting, "
-    "which turns on facts that target and redirect happen to share. The candidates were chosen on these concepts, so the page "
-    "is no test of the rule.",
+    "`auto` takes the candidate that is farthest from the target and its neighbors. On the larger model the two nearest of the "
+    "measured candidates, Zeus and the person of whom nothing is known, forget about half as much as the two farthest. On the "
+    "small one the distance says hardly anything about the forgetting, which turns on facts that target and redirect happen to "
+    "share, and every concept gets the same redirect.",
+    "The candidates were chosen on these concepts, so the page is no test of the rule. The larger model was measured on one "
+    "concept, with 26 items.",
     "What the mode `reject` takes instead is on [ROCR's modes](rocr_modes.md).",
     "Four concepts differ more among themselves than the redirects do: a difference of ten points says little.",
 ]
