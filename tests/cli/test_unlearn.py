@@ -186,9 +186,9 @@ def test_a_dry_run_loads_no_model_and_writes_nothing(command: Command, monkeypat
 
 
 def test_the_line_says_which_redirect_was_chosen(command: Command) -> None:
-    said = command(*unlearn("-t", "Marie Curie", "-o", "edit", *ROCR[:-2], "--set", "redirect=auto")).splitlines()[0]
+    said = command(*unlearn("-t", "Marie Curie", "-o", "edit", *ROCR[:-2], "--set", "redirect=auto"))
     facts = command.edit("edit").info.facts["targets"][0]
-    assert f", layers 1, 2; redirected to {facts['redirect']}, chosen by auto; residual reduction " in said
+    assert f": layers 1, 2; redirected to {facts['redirect']}, chosen by auto; residual reduction " in said
     assert "chosen by auto" not in command(*unlearn("-t", "Marie Curie", "-o", "named", *ROCR))
 
 
