@@ -173,7 +173,8 @@ def _rows(model: Path) -> Iterator[list[Cell]]:
             continue
         said = Counter(kind(answer, one["redirect"]) for one in cells for answer in one["answers"])
         shares: list[Cell] = [round(100 * said[name] / sum(said.values()), 1) for name in KINDS]
-        own = [pair for one in cells for pair in zip(one["before"], one["after"], strict=True)]
+        is_whole = all(one["before"] for one in cells)
+        own = [pair for one in cells for pair in zip(one["before"], one["after"], strict=True) if is_whole]
         changed = round(100 * mean(before != after for before, after in own), 1) if own else None
         names = ", ".join(each["subject"] for each in chosen.values() if each["redirect"] == redirect)
         yield [model.name, redirect, len(cells), *(_change(cells, about) for about in ASKED), *shares, changed, names or None]
@@ -193,7 +194,9 @@ NOTES = [
     "that the original model knows: statements, blanks and questions by the full name, questions by other mentions, and "
     "statements, blanks and questions about the neighbors.",
     "The answers are greedy, 24 tokens long, to five free questions about the target. They are sorted by rules: a refusal, a "
-    "refusal that pleads ignorance, one that names the redirect, any other. Nearly all of the others state made-up facts.",
+    "refusal that pleads ignorance, one that names the redirect, any other. Nearly all of the others state made-up facts. "
+    "The same questions about the redirect have other answers than before, in some word, as often as the last column but one "
+    "says.",
     "`auto` takes the candidate that is farthest from the target and its neighbors. On the larger model the two nearest of the "
     "measured candidates, Zeus and the person of whom nothing is known, forget about half as much as the two farthest. On the "
     "small one the distance says hardly anything about the forgetting, which turns on facts that target and redirect happen to "
