@@ -12,7 +12,7 @@ from formless.report.runs import collect_folder
 from formless.report.summary import summarize
 from tests.report.made_runs import keep_run, made_record, made_run, scored_task, write_plan
 from tools import direction_removal
-from tools.direction_removal import KNOWN_FROM, TITLES
+from tools.direction_removal import KNOWN_FROM, LABELS, TITLES
 
 LEFT = {
     "original": (0.8, 0.5),
@@ -26,7 +26,7 @@ SHARED = {"date": "2026-01-01", "versions": {}, "hardware": {}, "n": "2", "comma
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    runs = [made_run(label, target) for target in ("5_X", "6_Y") for label in LEFT]
+    runs = [made_run(label, target, model={"name": "smollm2"}) for target in ("5_X", "6_Y") for label in LEFT]
     for run in runs:
         forget, neighbor = LEFT[run.label]
         values: dict[tuple[str, Split], float] = {("qa", "forget"): forget, ("qa", "neighbor"): neighbor}
@@ -47,7 +47,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_reverse_questions_have_a_row_of_their_own(out: Path) -> None:
     records = direction_removal._records(out)
-    page = direction_removal.forgetting_page("coder", out, collect_folder(out), records, SHARED)
+    page = direction_removal.forgetting_page("smollm2", out, collect_folder(out), records, SHARED)
     (row,) = (row for row in page.rows if row[0] == "Reverse question")
     assert row[:4] == ["Reverse question", None, 2, 4]
     assert row[4:8] == [-90.0, -90.0, -50.0, 0.0]
@@ -59,7 +59,7 @@ def test_others_are_counted_by_item_and_small_probabilities_are_left_out(out: Pa
     records = direction_removal._records(out)
     assert sorted(direction_removal._changes_of_others(records, "cdr")) == pytest.approx([0.1] * 8)
     assert KNOWN_FROM < 0.5
-    page = direction_removal.recall_page(summarize(collect_folder(out)), records, SHARED)
+    page = direction_removal.recall_page("smollm2", summarize(collect_folder(out)), records, SHARED)
     assert [row[0] for row in page.rows] == ["none", *TITLES.values()]
     assert page.rows[1][3:7] == [10.0, 10.0, 25.0, 25.0]
 
@@ -74,7 +74,7 @@ def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:
 def test_the_edits_of_the_experiment_are_valid(name: str) -> None:
     found = direction_removal.experiment(name)
     settings = settings_for(direction_removal.MODELS[name][0])
-    assert [one.label for one in found.methods] == ["original", *TITLES]
+    assert [one.label for one in found.methods] == ["original", *LABELS[name]]
     for one in found.methods[1:]:
         method_config(settings, one.method, one.settings)
 
@@ -85,6 +85,6 @@ def test_another_concept_is_compared_with_what_the_original_says_of_it(out: Path
         for target in records:
             other = direction_removal._other([*records], target)
             records[other][label].save(direction_removal._others_path(out, target, label))
-    page = direction_removal.forgetting_page("coder", out, collect_folder(out), records, SHARED)
+    page = direction_removal.forgetting_page("smollm2", out, collect_folder(out), records, SHARED)
     assert page.rows[-1][0] == "Another concept"
     assert page.rows[-1][8:] == [2, -90.0, -90.0, -50.0, 0.0]

@@ -20,11 +20,11 @@ from formless.methods.direction.budget import largest_share
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import (
     ABOUT,
-    ASKED_AFTER,
     GENERAL,
-    MOST_ASKED,
-    budget_questions,
+    MOST_OPENINGS,
+    OPENINGS,
     general_questions,
+    openings,
     questions_about,
     reference_names,
 )
@@ -64,7 +64,7 @@ def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> No
     lm = tiny()
     concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",), "Eve": ("Eve",)})
     config = DirectionConfig(overshoot=3, budget=1, ridge=1e-8)
-    found = remove_directions(lm, [concept], Kept([], [], ["Who is Bob?"], ()), LAYERS, config)
+    found = remove_directions(lm, [concept], Kept([], [], ["Bob was"], ()), LAYERS, config)
     middle = (value(lm, "Bob") + value(lm, "Eve")) / 2
     states = torch.stack([value(lm, "Ada", context) for context in range(6)])
     direction = functional.normalize(states.mean(0) - middle, dim=0)
@@ -204,39 +204,37 @@ def test_the_edit_goes_as_far_as_the_budget_allows(tiny: Tiny, ada: Target) -> N
 
 
 def test_a_budget_that_allows_no_movement_is_refused(tiny: Tiny, ada: Target) -> None:
-    what = r"2% of the edit changes the answers about others by .*, more than the budget of 0.0% .*: set a larger budget"
+    what = r"2% of the edit changes what is said about others by .*, more than the budget of 0.0% .*: set a larger budget"
     with pytest.raises(EditError, match=what):
         _edit(tiny(), ada, overshoot=100, budget=1e-9)
 
 
-def test_the_change_is_that_of_the_models_own_answers(tiny: Tiny, ada: Target) -> None:
+def test_the_change_is_that_of_what_the_model_says(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
     edit = _edit(lm, ada, overshoot=20, budget=1)
-    questions = ["Who is Bob?", "Who is Eve?"]
-    prompts = [lm.chat_prompt(question) for question in questions]
-    answers = lm.generate(prompts, max_new_tokens=8, one_line=True)
-    asked = [
-        (prompt, answer if prompt.endswith("\n") else f" {answer}") for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    begun = ["Bob was", "Eve is"]
+    texts = lm.generate(begun, max_new_tokens=8, one_line=True)
+    asked = [(opening, f" {text}") for opening, text in zip(begun, texts, strict=True)]
     before = [found.probability for found in lm.score(asked)]
     with edit.applied(lm):
         after = [found.probability for found in lm.score(asked)]
     changes = [min(1, abs(new / old - 1)) for old, new in zip(before, after, strict=True)]
     layers = dict(zip(LAYERS, edit.updates.values(), strict=True))
-    assert largest_share(lm, layers, questions, (), budget=1).change == pytest.approx(sum(changes) / 2, rel=1e-3)
-    named = words_of(" ".join(answers))  # answers that name a target are left out
-    assert largest_share(lm, layers, questions, named, budget=1).change == 0
+    assert largest_share(lm, layers, begun, (), budget=1).change == pytest.approx(sum(changes) / 2, rel=1e-3)
+    own = words_of(" ".join(texts))[:1]
+    left = [change for change, text in zip(changes, texts, strict=True) if not {*words_of(text)} & {*own}]
+    assert len(left) == 1  # what names a target is left out
+    assert largest_share(lm, layers, begun, own, budget=1).change == pytest.approx(left[0], rel=1e-3)
 
 
-def test_the_budget_asks_about_neighbors_and_well_known_names() -> None:
+def test_texts_about_neighbors_and_well_known_names_are_begun() -> None:
     neighbors, names = [f"N{place}" for place in range(50)], [f"W{place}" for place in range(90)]
-    asked = budget_questions(neighbors, names)
-    assert len(asked) <= MOST_ASKED
-    assert sum("N" in question for question in asked) == 13
-    assert sum(any(f"W{place}" in question for place in range(90)) for question in asked) == 8
-    assert budget_questions(["Bob"], ["Eve"]) == [ASKED_AFTER[0].format("Bob"), ASKED_AFTER[1].format("Eve")]
-    assert len(budget_questions([], names)) == 23
-    assert not {*asked} & {*questions_about(neighbors)}
+    begun = openings(neighbors, names)
+    assert len(begun) <= MOST_OPENINGS
+    assert sum("N" in text for text in begun) == 13
+    assert sum("W" in text for text in begun) == 8
+    assert openings(["Bob"], ["Eve"]) == [OPENINGS[0].format("Bob"), OPENINGS[1].format("Eve")]
+    assert len(openings([], names)) == 23
 
 
 def test_what_does_not_fit_is_refused(tiny: Tiny, ada: Target) -> None:

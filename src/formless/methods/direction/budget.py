@@ -22,7 +22,8 @@ SMALLEST = 0.02
 CLOSE = 0.02
 """How near the share lies to the largest one that the budget allows."""
 
-ANSWER_TOKENS = 8
+CONTINUED = 8
+"""How many tokens a text about others is continued by."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Share:
 
     Args:
         share: The largest share of the update within the budget, at most 1.
-        change: How far the answers about others move with it.
-        whole_change: How far they move with the whole update.
+        change: How far what is said about others moves with it.
+        whole_change: How far it moves with the whole update.
     """
 
     share: float
@@ -41,29 +42,27 @@ class Share:
 
 
 def largest_share(
-    lm: LM, factors: Mapping[int, Factors], questions: Sequence[str], own: Collection[str], budget: float
+    lm: LM, factors: Mapping[int, Factors], openings: Sequence[str], own: Collection[str], budget: float
 ) -> Share:
-    """Return the largest share of an update with which a model's own answers about others stay within a budget.
+    """Return the largest share of an update with which what a model says about others stays within a budget.
 
-    The change is the mean over questions of |p'/p - 1|, at most 1 each, with p and p' the probabilities (per token) of the
-    answer that the unedited model gives, before and after. A question whose answer holds a word of a target's name is left out.
+    The change is the mean over openings of |p'/p - 1|, at most 1 each, with p and p' the probabilities (per token) of the
+    unedited model's greedy continuation, before and after. A continuation that holds a word of a target's name is left out.
+    Plain text is continued less surely than questions are answered, so it tells earlier that others suffer.
 
     Args:
         lm: The model, without the update.
         factors: By layer, the update of its down-projection.
-        questions: Questions about others.
+        openings: How texts about others begin.
         own: The words of the targets' names.
         budget: The largest change.
 
     Raises:
-        EditError: Even the smallest share changes the answers by more.
+        EditError: Even the smallest share changes them by more.
     """
-    prompts = [lm.chat_prompt(question) for question in questions]
-    answers = lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, one_line=True)
+    texts = lm.generate(openings, max_new_tokens=CONTINUED, one_line=True)
     asked = [
-        (prompt, text if prompt[-1:].isspace() else f" {text}")
-        for prompt, text in zip(prompts, answers, strict=True)
-        if not {*words_of(text)} & {*own}
+        (opening, f" {text}") for opening, text in zip(openings, texts, strict=True) if text and not {*words_of(text)} & {*own}
     ]
     before = _probabilities(lm, asked)
 
@@ -78,7 +77,7 @@ def largest_share(
         return Share(1.0, whole, whole)
     if (least := change(SMALLEST)) > budget:
         what = (
-            f"{SMALLEST:.0%} of the edit changes the answers about others by {least:.1%}, more than the budget of {budget:.1%}"
+            f"{SMALLEST:.0%} of the edit changes what is said about others by {least:.1%}, more than the budget of {budget:.1%}"
         )
         raise EditError(what, where=lm.name, remedy="set a larger budget")
     share = brentq(lambda tried: change(tried) - budget, SMALLEST, 1.0, xtol=CLOSE)

@@ -33,14 +33,14 @@ class DirectionConfig(MethodConfig):
             begin at a fifth of the depth.
         overshoot: How far a name's state moves there at most against the concept's direction: 1 to the neighbors' mean state, 8
             seven times as far beyond it. Usually 2 to 16.
-        budget: How far the model's own answers about others may move: the mean of |p'/p - 1| of their probability. The movement
-            is made smaller until they move no further. Usually 0.01 to 0.1; 1 sets no limit.
+        budget: How far what the model says about others may move: the mean of |p'/p - 1| of its probability. The movement is
+            made smaller until that moves no further. Usually 0.01 to 0.1; 1 sets no limit.
         ridge: lambda of the closed form, relative to the mean squared norm of the names' keys; usually 0.02 to 1.
     """
 
     layers: Layers | None = None
     overshoot: float = Field(default=8.0, gt=0, le=100)
-    budget: float = Field(default=0.03, gt=0, le=1)
+    budget: float = Field(default=0.04, gt=0, le=1)
     ridge: float = Field(default=0.05, gt=0, le=1e3)
 
     def layers_of(self, depth: int) -> tuple[int, ...]:

@@ -12,10 +12,10 @@ from formless.data.words import words_of
 ABOUT = ("What is {} known for?", "When was {} born?", "Where did {} live?", "Tell me about {}.")
 """Questions about each neighbor. No item of the sample set asks in these words."""
 
-ASKED_AFTER = ("Who is {}?", "Describe {} in one sentence.", "What should everyone know about {}?")
-"""Questions about others by which an edit is measured. None is kept in place in these words."""
+OPENINGS = ("{} was", "{} is", "The life of {}")
+"""How texts about others begin by which an edit is measured. As plain text; no kept key is read in them."""
 
-MOST_ASKED, FEWEST_REFERENCES = 24, 8
+MOST_OPENINGS, FEWEST_REFERENCES = 24, 8
 
 SHORTEST = 4
 """The fewest letters of a word by which an answer shares a name with a target."""
@@ -88,11 +88,11 @@ def questions_about(names: Sequence[str]) -> list[str]:
     return [ABOUT[(place + turn) % len(ABOUT)].format(name) for turn in range(2) for place, name in enumerate(names)]
 
 
-def budget_questions(neighbors: Sequence[str], references: Sequence[str]) -> list[str]:
-    """Return a question about each of at most 24 names: two thirds of them neighbors, if any is known."""
-    few = _spread(references, FEWEST_REFERENCES if neighbors else MOST_ASKED)
-    names = [*_spread(neighbors, MOST_ASKED - FEWEST_REFERENCES), *few]
-    return [ASKED_AFTER[place % len(ASKED_AFTER)].format(name) for place, name in enumerate(names)]
+def openings(neighbors: Sequence[str], references: Sequence[str]) -> list[str]:
+    """Return the beginning of a text about each of at most 24 names: two thirds of them neighbors, if any is known."""
+    few = _spread(references, FEWEST_REFERENCES if neighbors else MOST_OPENINGS)
+    names = [*_spread(neighbors, MOST_OPENINGS - FEWEST_REFERENCES), *few]
+    return [OPENINGS[place % len(OPENINGS)].format(name) for place, name in enumerate(names)]
 
 
 def _spread(names: Sequence[str], most: int) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 The published edit moves a name's state to that of another concept: the model then speaks of that one, and what never spells
 the name stays. Here the state moves against the direction that sets the concept apart from its neighbors, beyond their mean, as
-far as the model's answers about others allow.
+far as what the model says about others allows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from formless.edits.adapter import AdapterEdit, down_projection_adapter
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.methods.direction.budget import Share, largest_share
 from formless.methods.direction.config import DirectionConfig
-from formless.methods.direction.kept import budget_questions, general_questions, name_words, questions_about, reference_names
+from formless.methods.direction.kept import general_questions, name_words, openings, questions_about, reference_names
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import ASKED, Contexts, up_to
 from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
@@ -60,7 +60,7 @@ class DirectionRemoval:
 
             h* = h - s u^T (h - m) u
 
-        with s at most `overshoot`, and such that the model's own answers about others move by `budget` in the mean. Keys with
+        with s at most `overshoot`, and such that what the model says about others moves by `budget` at most. Keys with
         residual zero are the neighbors' names, well-known names, and every token of questions about the neighbors and about
         other things. Without neighbors, m is the mean of the well-known names. The closed form is ROCR's, with lambda relative
         to the keys' norm and without a null space; each layer's update has one rank per target.
@@ -88,7 +88,7 @@ class DirectionRemoval:
         kept = Kept(
             references=references,
             questions=[*questions_about(neighbors), *general_questions(entries)],
-            asked=budget_questions(neighbors, references),
+            openings=openings(neighbors, references),
             own=name_words(entries),
         )
         found = remove_directions(lm, concepts, kept, layers, self.config, self.contexts)
@@ -121,13 +121,13 @@ class Kept:
     Args:
         references: Well-known names; their values stay.
         questions: Questions whose values stay at every token.
-        asked: Questions about others, other ones, whose answers measure the edit.
-        own: The words of the targets' names, by which such an answer is about a target.
+        openings: How texts about others begin whose continuations measure the edit.
+        own: The words of the targets' names, by which such a continuation is about a target.
     """
 
     references: Sequence[str]
     questions: Sequence[str]
-    asked: Sequence[str]
+    openings: Sequence[str]
     own: Collection[str]
 
 
@@ -195,7 +195,7 @@ def remove_directions(
     lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
     movement = -config.overshoot * lengths * directions[owners]
     whole, _ = solve_layers(lm, layers, states.read, edited_start + movement, _along(directions, owners, config.ridge))
-    share = largest_share(lm, whole, kept.asked, kept.own, config.budget)
+    share = largest_share(lm, whole, kept.openings, kept.own, config.budget)
     factors = {layer: found.scaled(share.share) for layer, found in whole.items()}
     movement = share.share * movement
     with applied(lm, factors):
