@@ -229,9 +229,9 @@ def _rocr(statistics: str) -> Iterator[dict[str, Any]]:
 
 
 def _removal() -> Iterator[dict[str, Any]]:
-    for layers, overshoot in product(((4, 5, 6), (6, 7, 8)), (4.0, 8.0, 16.0)):
-        label = f"cdr-layers_{layers[0]}-{layers[-1]}-overshoot_{overshoot:g}"
-        yield {"method": "cdr", "label": label, "layers": list(layers), "overshoot": overshoot}
+    for layers, budget in product(((4, 5, 6), (6, 7, 8)), (0.01, 0.04, 0.16)):
+        label = f"cdr-layers_{layers[0]}-{layers[-1]}-budget_{budget:g}"
+        yield {"method": "cdr", "label": label, "layers": list(layers), "budget": budget}
 
 
 def _trained(campaign: Campaign, name: str) -> Iterator[dict[str, Any]]:

@@ -90,16 +90,16 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
 
 
 def test_the_removal_of_a_direction_is_tuned_by_default(formless: Formless, model: str, data: str) -> None:
-    options = ("--window", "2", "--values", "2,8", "--set", "ridge=0.1", "--suite", "fb", "--limit", "2", "--targets", "1")
+    options = ("--window", "2", "--values", "0.04,0.8", "--set", "ridge=0.1", "--suite", "fb", "--limit", "2", "--targets", "1")
     code, output, lines = formless("tune", "--model", model, "--data", data, *options, "--out", "tuned")
     assert code == 0, lines
-    assert "1 windows x 2 values of overshoot x 1 concepts: 2 edits" in lines
+    assert "1 windows x 2 values of budget x 1 concepts: 2 edits" in lines
     found = yaml.safe_load(Path("tuned/recipe.yaml").read_text("utf-8"))
     own = found["methods"]["cdr"]
-    assert own == {"ridge": 0.1, "layers": [0, 1], "overshoot": found["evidence"]["chosen"]["overshoot"]}
-    assert f"chosen: layers [0, 1], overshoot {own['overshoot']:g}" in output
+    assert own == {"ridge": 0.1, "layers": [0, 1], "budget": found["evidence"]["chosen"]["budget"]}
+    assert f"chosen: layers [0, 1], budget {own['budget']:g}" in output
     evidence = found["evidence"]
-    assert (evidence["method"], [row[:2] for row in evidence["rows"]]) == ("cdr", [["0-1", 2.0], ["0-1", 8.0]])
+    assert (evidence["method"], [row[:2] for row in evidence["rows"]]) == ("cdr", [["0-1", 0.04], ["0-1", 0.8]])
     edit = unlearn(load("tuned/recipe.yaml"), "Person 1")
     assert edit.info.method == "cdr"
     assert {name: edit.info.config[name] for name in own} == own
@@ -142,7 +142,7 @@ def test_a_killed_command_goes_on(formless: Formless, model: str, data: str, tmp
         (("--values", "1,b"), "'1,b' is not a list of numbers [--values]: e.g. 2,4,8"),
         (("--window", "1", "--values", "-1"), "a setting of cdr is wrong (Input should be greater than 0"),
         (("--window", "1", "--values", "nan"), "a setting of cdr is wrong (Input should be a finite number"),
-        (("--window", "1", "--set", "overshoot=2"), "overshoot is what is swept [--set]: choose it with --values"),
+        (("--window", "1", "--set", "budget=0.02"), "budget is what is swept [--set]: choose it with --values"),
         (("--window", "3"), "a window of 3 layers does not fit into the first half of 4 layers [--window]: give 1 to 2"),
         (("--first-layers", "0,0"), "layer 0 is given twice [--first-layers]"),
         (("--window", "1", "--first-layers", "2"), "a window from layer 2 does not fit"),

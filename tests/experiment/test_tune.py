@@ -51,9 +51,9 @@ def test_the_sweep_has_the_original_once_and_every_setting_once() -> None:
 
 
 def test_a_method_brings_its_own_setting() -> None:
-    _, *made = tuning([(6, 7, 8)], [2.0, 4.0], {"ridge": 0.1}, "cdr").experiment().methods
-    assert [method.label for method in made] == ["layers_6-8_overshoot_2.0", "layers_6-8_overshoot_4.0"]
-    assert (made[1].method, made[1].settings) == ("cdr", {"layers": [6, 7, 8], "overshoot": 4.0, "ridge": 0.1})
+    _, *made = tuning([(6, 7, 8)], [0.02, 0.04], {"ridge": 0.1}, "cdr").experiment().methods
+    assert [method.label for method in made] == ["layers_6-8_budget_0.02", "layers_6-8_budget_0.04"]
+    assert (made[1].method, made[1].settings) == ("cdr", {"layers": [6, 7, 8], "budget": 0.04, "ridge": 0.1})
 
 
 def test_the_usual_values_fit_their_method_and_go_from_weak_to_strong() -> None:

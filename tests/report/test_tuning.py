@@ -56,7 +56,7 @@ def test_among_equal_ones_earlier_layers_then_the_weaker_edit() -> None:
     later, early, early_weak = tried(3, 100, 0.5, 0.97), tried(1, 1, 0.5004, 0.96), tried(1, 10, 0.4996, 0.99)
     assert choose([later, early, early_weak]) is early_weak
     assert choose([later, early]) is early
-    strong, weak = (tried(1, overshoot, 0.5, 0.97, method="cdr") for overshoot in (8, 4))
+    strong, weak = (tried(1, budget, 0.5, 0.97, method="cdr") for budget in (0.08, 0.04))
     assert choose([strong, weak]) is weak
 
 
@@ -84,12 +84,12 @@ def test_the_recipe_keeps_the_rest_and_names_what_is_missing() -> None:
 
 
 def test_the_recipe_of_another_method() -> None:
-    own = ModelSettings(name="mine", source="models/mine", methods={"cdr": {"overshoot": 16, "ridge": 0.1}, "rocr": {"l2": 7}})
-    one = tried(2, 4.0, 0.5, 0.97, method="cdr")
+    own = ModelSettings(name="mine", source="models/mine", methods={"cdr": {"budget": 0.16, "ridge": 0.1}, "rocr": {"l2": 7}})
+    one = tried(2, 0.04, 0.5, 0.97, method="cdr")
     settings = ModelSettings.model_validate(yaml.safe_load(recipe(own, one, [one], {}, {})))
-    assert settings.methods == {"cdr": {"layers": [2, 3, 4], "overshoot": 4.0, "ridge": 0.1}, "rocr": {"l2": 7}}
-    assert settings.evidence["chosen"] == {"layers": "2-4", "overshoot": 4.0, "forgetting": 0.5, "retention": 0.97}
-    assert settings.evidence["columns"][1] == tuning_table([one]).columns[2] == "overshoot"
+    assert settings.methods == {"cdr": {"layers": [2, 3, 4], "budget": 0.04, "ridge": 0.1}, "rocr": {"l2": 7}}
+    assert settings.evidence["chosen"] == {"layers": "2-4", "budget": 0.04, "forgetting": 0.5, "retention": 0.97}
+    assert settings.evidence["columns"][1] == tuning_table([one]).columns[2] == "budget"
 
 
 def test_the_table_marks_the_chosen_one() -> None:

@@ -38,7 +38,7 @@ def tune_command(
         str | None, typer.Option(help="First layers of the windows, e.g. 2,3,4; every second of the first half unless given.")
     ] = None,
     values: Annotated[
-        str | None, typer.Option(help="Values of cdr's overshoot (2,4,8 unless given) or of rocr's l2 (10,1,0.1).")
+        str | None, typer.Option(help="Values of cdr's budget (0.01,0.04,0.16 unless given) or of rocr's l2 (10,1,0.1).")
     ] = None,
     suite: Annotated[str, typer.Option(help="As in `formless eval`.")] = "statement,qa,qa_mentions,reverse",
     limit: Annotated[int, typer.Option(min=1, help="Most rows per file and task.")] = 8,
@@ -51,7 +51,7 @@ def tune_command(
 ) -> None:
     """Choose a method's layers and strength for a model on development concepts, and write them as a recipe with the evidence.
 
-    Windows of layers in the model's first half are tried with every value of cdr's overshoot or of rocr's l2, and measured on
+    Windows of layers in the model's first half are tried with every value of cdr's budget or of rocr's l2, and measured on
     every concept. Repeat the command to resume it. Exit code 1 if any run failed. Report results on other concepts than those.
 
     Example: formless tune --model smollm2 --out tuned

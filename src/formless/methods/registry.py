@@ -146,7 +146,7 @@ def unlearn(
         method: Short name of the method (`formless methods` lists them).
         keep: An earlier edit that becomes part of the new one; rocr alone takes one.
         progress: A callback, or whether training, or rocr as it makes null spaces, shows a bar in a terminal or a notebook.
-        options: Settings of the method, e.g. `overshoot=4` for cdr.
+        options: Settings of the method, e.g. `budget=0.02` for cdr.
 
     Raises:
         UserError: The method or a setting is unknown, a setting has no effect, or the method cannot compute the edit.

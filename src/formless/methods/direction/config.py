@@ -103,6 +103,6 @@ CDR = MethodEntry(
     build=_build,
     takes_several_targets=True,
     reads_names=True,
-    tuned=TunedSetting("overshoot", (2.0, 4.0, 8.0)),
+    tuned=TunedSetting("budget", (0.01, 0.04, 0.16)),
     cost="seconds",
 )
