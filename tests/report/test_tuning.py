@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from formless.errors import DataError
+from formless.evaluation.known import Known
 from formless.models.settings import ModelSettings
+from formless.report.ratios import KnownItems, Place, Ratios
 from formless.report.tuning import RULE, Tried, choose, concept_means, recipe, tuning_table
 from tests.experiment.conftest import made_ratios
 
@@ -27,6 +29,16 @@ def test_the_means_of_a_concept() -> None:
     assert found == pytest.approx((0.6, 0.9))  # (0.8 + 0.4) / 2; (1 + 0.8) / 2: what a form gains does not hide a loss
     assert concept_means(made_ratios({"statement": 0.2}, {})) is None
     assert concept_means(made_ratios({}, {"qa": 1.0})) is None
+
+
+def test_mentions_and_reverse_questions_count_like_forms() -> None:
+    known = Known(1, 1, 1 / 6)
+    values: dict[Place, float] = {
+        ("qa", None): 0.2, ("qa_mentions", "alias"): 0.6, ("qa_mentions", "lower case"): 0.2, ("reverse", None): 0.9,
+    }  # fmt: skip
+    items = {place: KnownItems([(1.0, ratio)], known) for place, ratio in values.items()}
+    found = concept_means(Ratios({"forget": items, "neighbor": {("reverse", None): KnownItems([(1.0, 0.7)], known)}}))
+    assert found == pytest.approx((0.5, 0.7))  # (0.8 + (0.4 + 0.8) / 2 + 0.1) / 3
 
 
 def test_the_largest_forgetting_among_those_that_retain_enough() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from formless.data.rows import SPLITS
 from formless.errors import DataError
 from formless.evaluation.statistics import mean
 from formless.experiment.runs import ORIGINAL, Run, read_plan
 from formless.experiment.tune import tuned_setting
 from formless.methods.base import TunedSetting
 from formless.models.settings import ModelSettings
-from formless.report.ratios import Ratios
+from formless.report.ratios import KnownItems, Place, Ratios
 from formless.report.runs import CollectedRuns, collect_folder
 from formless.report.tables import Table
 
@@ -121,11 +122,22 @@ def _tried(runs: Sequence[Run], found: CollectedRuns) -> Tried:
 
 
 def concept_means(found: Ratios) -> tuple[float, float] | None:
-    """Return mean forgetting and mean retention over a concept's forms; None without a form on both splits."""
-    if not (found.forget and found.neighbor):
+    """Return mean forgetting and mean retention over the tasks with known items of a concept; None without one on both splits.
+
+    Beside the forms these are other ways to name the concept, the mean of its mentions, and reverse questions.
+    """
+    forget, neighbor = (_by_task(found.items.get(split, {})) for split in SPLITS)
+    if not (forget and neighbor):
         return None
-    retained = [min(ratio, 1.0) for ratio in found.neighbor.values()]
-    return mean([1 - ratio for ratio in found.forget.values()]), mean(retained)
+    return mean([1 - ratio for ratio in forget]), mean([min(ratio, 1.0) for ratio in neighbor])
+
+
+def _by_task(items: Mapping[Place, KnownItems]) -> list[float]:
+    """Return edited over original of each task, the mean over its groups."""
+    by: dict[str, list[float]] = {}
+    for (task, _), own in items.items():
+        by.setdefault(task, []).append(own.ratio)
+    return [mean(ratios) for ratios in by.values()]
 
 
 def tuning_table(tried: Sequence[Tried], chosen: Tried | None = None) -> Table:
