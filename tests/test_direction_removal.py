@@ -12,7 +12,7 @@ from formless.report.runs import collect_folder
 from formless.report.summary import summarize
 from tests.report.made_runs import keep_run, made_record, made_run, scored_task, write_plan
 from tools import direction_removal
-from tools.direction_removal import KNOWN_FROM, LABELS, TITLES
+from tools.direction_removal import COMPARISONS, KNOWN_FROM, TITLES
 
 LEFT = {
     "original": (0.8, 0.5),
@@ -70,11 +70,11 @@ def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:
     assert list(direction_removal._records(out)) == ["5_X"]
 
 
-@pytest.mark.parametrize("name", direction_removal.MODELS)
+@pytest.mark.parametrize("name", COMPARISONS)
 def test_the_edits_of_the_experiment_are_valid(name: str) -> None:
     found = direction_removal.experiment(name)
-    settings = settings_for(direction_removal.MODELS[name][0])
-    assert [one.label for one in found.methods] == ["original", *LABELS[name]]
+    settings = settings_for(COMPARISONS[name].model)
+    assert [one.label for one in found.methods] == ["original", *COMPARISONS[name].labels]
     for one in found.methods[1:]:
         method_config(settings, one.method, one.settings)
 

@@ -6,15 +6,15 @@
     python -m tools.direction_removal page runs/direction
 
 The last one writes docs/results/direction_removal_coder.json and direction_recall_coder.json; `smollm2` in place of `coder` is
-the small model. `others` resumes; it asks each edited model about another concept of the sample set, which the edit neither
-names nor keeps in place.
+the small model, `rwku` targets of RWKU. `others` resumes; it asks each edited model about another concept of the sample set,
+which the edit neither names nor keeps in place, and does not serve `rwku`.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from statistics import mean, median, quantiles
@@ -38,11 +38,7 @@ from formless.report.summary import MethodSummary, summarize
 from tools.reach import cell, forgetting_rows, shifted
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-MODELS = {"coder": ("qwen2.5-coder-1.5b", "bfloat16"), "smollm2": ("smollm2", "bfloat16")}
-"""By name in commands and files, the model and the dtype that it is loaded in."""
-
-TARGETS = "5-12"
-SUITE, LIMIT = "statement,fb,qa,qa_mentions,reverse,gen_qa_alone,gen_qa_mentions,triviaqa", 24
+DTYPE, LIMIT = "bfloat16", 24
 TITLES = {
     "cdr": "concept direction removal",
     "cdr-unbounded": "the same, without a budget",
@@ -56,8 +52,43 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "rocr-spelled": _ROCR | {"mentions": "spelled", "protect": "neighbors"},
     "rocr-one-key": _ROCR,
 }
-LABELS = {"coder": ("cdr", "rocr-spelled", "rocr-one-key"), "smollm2": (*TITLES,)}
-"""By model, the edits that are compared."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Edits of one model on concepts that no setting was chosen on.
+
+    Args:
+        model: The model.
+        labels: The edits, of `TITLES`.
+        data: The data set.
+        known_as: How pages call its concepts.
+        targets: The concepts.
+        suite: The tasks.
+    """
+
+    model: str
+    labels: Sequence[str] = (*TITLES,)
+    data: str = "sample"
+    known_as: str = "concepts of the sample set"
+    targets: str = "5-12"
+    suite: str = "statement,fb,qa,qa_mentions,reverse,gen_qa_alone,gen_qa_mentions,triviaqa"
+
+    @property
+    def title(self) -> str:
+        """The model, and the data set unless it is the sample set."""
+        return self.model if self.data == "sample" else f"{self.model}, {self.known_as}"
+
+
+COMPARISONS = {
+    "coder": Comparison("qwen2.5-coder-1.5b", ("cdr", "rocr-spelled", "rocr-one-key")),
+    "smollm2": Comparison("smollm2"),
+    "rwku": Comparison(
+        "qwen2.5-coder-1.5b", data="RWKU/Target", known_as="targets of RWKU", targets="20,21,24,31,54,74,81,87,90",
+        suite="statement,fb,qa,level3,gen_qa_alone,gen_level3",
+    ),
+}  # fmt: skip
+"""The comparisons, by name in commands and files."""
 
 KNOWN_FROM = 0.05
 """The least probability of an item before the edit for its relative change to say something."""
@@ -74,11 +105,11 @@ By = dict[str, dict[str, Record]]
 
 def experiment(name: str) -> Experiment:
     """Return the original model and the edits on the concepts that no setting was chosen on."""
-    model, dtype = MODELS[name]
-    methods = [{"method": ORIGINAL}, *({"label": label} | SETTINGS[label] for label in LABELS[name])]
+    own = COMPARISONS[name]
+    methods = [{"method": ORIGINAL}, *({"label": label} | SETTINGS[label] for label in own.labels)]
     keys: dict[str, Any] = {
-        "name": "direction", "models": [{"name": model, "dtype": dtype}], "methods": methods, "data": "sample",
-        "targets": TARGETS, "suite": SUITE, "limit": LIMIT,
+        "name": "direction", "models": [{"name": own.model, "dtype": DTYPE}], "methods": methods, "data": own.data,
+        "targets": own.targets, "suite": own.suite, "limit": LIMIT,
     }  # fmt: skip
     return build_experiment(keys, "tools/direction_removal.py")
 
@@ -92,10 +123,10 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
             found.setdefault((row[0], row[1]), {})[summary.condition.method] = row
     rows: list[list[Cell]] = []
     for key, by_label in found.items():
-        cells = [by_label[label] for label in LABELS[name]]
+        cells = [by_label[label] for label in COMPARISONS[name].labels]
         rows.append([*key, *cells[0][2:4], *(row[5] for row in cells), cells[0][6], *(row[7] for row in cells)])
-    titles = [TITLES[label] for label in LABELS[name]]
-    others = [_other_pairs(out, records, label) for label in LABELS[name]]
+    titles = [TITLES[label] for label in COMPARISONS[name].labels]
+    others = [_other_pairs(out, records, label) for label in COMPARISONS[name].labels]
     if all(others):
         changes = [cell(shifted(ratio_estimate([[pairs] for pairs in own]))) for own in others]
         rows.append(["Another concept", None, None, None, *[None] * len(titles), len(others[0]), *changes])
@@ -105,7 +136,7 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
     columns += [Column(name="concepts (neighbors)")]
     columns += [Column(name=f"neighbors: {title}", **percent) for title in titles]
     return Result(
-        title=f"Removing a concept's direction, {MODELS[name][0]}", topic="Forgetting and retention",
+        title=f"Removing a concept's direction, {COMPARISONS[name].title}", topic="Forgetting and retention",
         about="What edits without training take from the probability of the right answer, by form, by how the question "
         "names the concept, and where its name is asked for.",
         columns=columns, rows=rows, notes=notes(name), **shared,
@@ -130,24 +161,24 @@ def recall_page(name: str, summaries: Sequence[MethodSummary], records: By, shar
         Column(name="others' items, median change", **share), Column(name="90th percentile", **share),
         Column(name="TriviaQA, before", **share), Column(name="after", **share), Column(name="edit", unit="s", format=".0f"),
     ]  # fmt: skip
-    before = by_label[LABELS[name][0]].metrics.get(WORST_CASE_RECALL)
+    before = by_label[COMPARISONS[name].labels[0]].metrics.get(WORST_CASE_RECALL)
     known = [recall.value for own in records.values() if (recall := worst_case_recall(own[ORIGINAL], own[ORIGINAL]))]
     rows: list[list[Cell]] = [
         ["none", cell(before.baseline) if before else None, _percent(max(known, default=None)), *[None] * 5]
     ]
-    for label in LABELS[name]:
+    for label in COMPARISONS[name].labels:
         found = by_label[label].metrics.get(WORST_CASE_RECALL)
         said = [recall.value for own in records.values() if (recall := worst_case_recall(own[ORIGINAL], own[label]))]
         changes = sorted(_changes_of_others(records, label))
-        trivia = [[_trivia(own[each]) for own in records.values()] for each in (ORIGINAL, label)]
+        trivia = [[mean(f1) for own in records.values() if (f1 := _trivia(own[each]))] for each in (ORIGINAL, label)]
         rows.append([
             TITLES[label], cell(found.value) if found else None, _percent(max(said, default=None)),
             _percent(median(changes)), _percent(quantiles(changes, n=10)[-1]),
-            *(_percent(mean(values)) for values in trivia),
+            *(_percent(mean(values)) if values else None for values in trivia),
             round(median(own[label].edits[0]["seconds"] for own in records.values()), 1),
         ])  # fmt: skip
     return Result(
-        title=f"What is still said after a concept's direction is removed, {summaries[0].condition.model}",
+        title=f"What is still said after a concept's direction is removed, {COMPARISONS[name].title}",
         topic="Forgetting and retention",
         about="The share of known facts that some answer in words still holds (questions alone, by every mention, and reverse "
         "questions), how far single items about others move, and the cost.",
@@ -169,20 +200,18 @@ def _changes_of_others(records: By, label: str) -> Iterator[float]:
                     yield abs(after / before - 1)
 
 
-def _trivia(record: Record) -> float:
+def _trivia(record: Record) -> list[float]:
     found = record.task("triviaqa", None)
-    values = [item.metrics["f1"] for item in found.items if "f1" in item.metrics] if found else []
-    return mean(values)
+    return [item.metrics["f1"] for item in found.items if "f1" in item.metrics] if found else []
 
 
 def measure_others(out: Path) -> None:
     """Ask each edited model about another concept, unless that is done."""
     plan = {(run.target, run.label): run for run in read_plan(out)}
     places = {target.folder.name: target for target in targets("sample") if target.folder}
-    model, dtype = MODELS[_model(out)]
-    lm = load(model, dtype=dtype)
+    lm = load(COMPARISONS[_name(out)].model, dtype=DTYPE)
     for target in (found := list(_records(out))):
-        for label in LABELS[_model(out)]:
+        for label in COMPARISONS[_name(out)].labels:
             path = _others_path(out, target, label)
             if not path.exists():
                 with load_edit(plan[target, label].folder(out).edit).applied(lm):
@@ -220,14 +249,15 @@ def notes(name: str) -> list[str]:
     chosen = {
         "coder": "Layers (6 to 8), overshoot, ridge, and what the removal keeps in place, were chosen on four other concepts: "
         "Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie.",
-        "smollm2": "The settings are those that were chosen on the larger model.",
+        "smollm2": "The settings were chosen on the larger model, but for the budget. It was chosen on the first four "
+        "concepts and on eight targets of RWKU.",
+        "rwku": "No setting was chosen on these targets.",
     }
     return [
         f"All edit without a null space. {chosen[name]}",
-        {
-            "coder": "The budget binds for few concepts of this model, so the edit without one was not measured beside it.",
-            "smollm2": "`Without a budget` moves every name by the whole overshoot (`budget=1`), whatever happens to others.",
-        }[name],
+        "The budget binds for few concepts of this model, so the edit without one was not measured beside it."
+        if name == "coder"
+        else "`Without a budget` moves every name by the whole overshoot (`budget=1`), whatever happens to others.",
         "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts, "
         "with its confidence interval over concepts and items; none for fewer than five concepts.",
         "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
@@ -245,10 +275,11 @@ RECALL_NOTES = [
 ]
 
 
-def _model(out: Path) -> str:
-    """Return the name in commands and files of the model that the runs are of."""
-    model = read_plan(out)[0].model.name
-    return next(name for name, (own, _) in MODELS.items() if own == model)
+def _name(out: Path) -> str:
+    """Return the name of the comparison that the runs are of."""
+    run = read_plan(out)[0]
+    of = (run.model.name, Path(run.data).name)
+    return next(name for name, own in COMPARISONS.items() if (own.model, Path(own.data).name) == of)
 
 
 def _records(out: Path) -> By:
@@ -256,19 +287,19 @@ def _records(out: Path) -> By:
     for run in read_plan(out):
         if run.folder(out).record.exists():
             found.setdefault(run.target, {})[run.label] = load_record(run.folder(out).record)
-    return {target: own for target, own in found.items() if own.keys() >= {ORIGINAL, *LABELS[_model(out)]}}
+    return {target: own for target, own in found.items() if own.keys() >= {ORIGINAL, *COMPARISONS[_name(out)].labels}}
 
 
 def main() -> None:
     """Print the experiment, or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("experiment", help="print the experiment").add_argument("model", choices=MODELS)
+    commands.add_parser("experiment", help="print the experiment").add_argument("name", choices=COMPARISONS)
     for name, about in (("others", "ask each edited model about another concept"), ("page", "write the pages")):
         commands.add_parser(name, help=about).add_argument("out", type=Path, help="folder of the runs")
     given = parser.parse_args()
     if given.command == "experiment":
-        print(experiment(given.model).as_yaml(), end="")
+        print(experiment(given.name).as_yaml(), end="")
         return
     if given.command == "others":
         measure_others(given.out)
@@ -276,17 +307,17 @@ def main() -> None:
     records = _records(given.out)
     runs = collect_folder(given.out)
     runs = replace(runs, complete=[run for run in runs.complete if run.target in records])
-    name = _model(given.out)
-    model, dtype = MODELS[name]
+    name = _name(given.out)
+    own = COMPARISONS[name]
     shared = {
         "date": date.today(), "versions": provenance.versions(), "hardware": provenance.hardware(),
         "command": [
             f"python -m tools.direction_removal experiment {name} > direction.yaml",
             "formless run direction.yaml --out runs/direction --workers 2",
-            "python -m tools.direction_removal others runs/direction",
+            *(["python -m tools.direction_removal others runs/direction"] if (given.out / "others").exists() else []),
             "python -m tools.direction_removal page runs/direction",
         ],
-        "n": f"{len(records)} concepts of the sample set, {model} in {dtype}, at most {LIMIT} items of each kind",
+        "n": f"{len(records)} {own.known_as}, {own.model} in {DTYPE}, at most {LIMIT} items of each kind",
     }  # fmt: skip
     write_result(FOLDER / f"direction_removal_{name}.json", forgetting_page(name, given.out, runs, records, shared))
     write_result(FOLDER / f"direction_recall_{name}.json", recall_page(name, summarize(runs), records, shared))
