@@ -25,11 +25,11 @@ from formless.evaluation.loading import load_record
 from formless.methods.registry import unlearn
 from formless.models.lm import LM
 from formless.models.loading import load
-from tools.direction_removal import MODELS, SETTINGS, TITLES
+from tools.direction_removal import DTYPE, SETTINGS, TITLES
 from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_items, probabilities, stored, timed
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
-MODEL, DTYPE = MODELS["smollm2"]
+MODEL = "smollm2"
 EDITS: Mapping[str, Mapping[str, Any]] = {"cdr": SETTINGS["cdr"] | {"budget": 1}, "rocr-spelled": SETTINGS["rocr-spelled"]}
 """Settings by label. The removal goes the whole way: a budget would hide what many concepts cost."""
 

@@ -27,8 +27,7 @@ from formless.methods.direction.method import DirectionRemoval
 from formless.methods.keys.contexts import ASKED, STARTERS, Contexts, up_to
 from formless.models.lm import LM
 from formless.models.loading import load
-from tools.direction_removal import MODELS
-from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_items, probabilities, stored, timed
+from tools.known_items import DEVELOPMENT, MODELS, KnownItem, change, items_of, known_items, probabilities, stored, timed
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 CONCEPTS = {"smollm2": DEVELOPMENT, "coder": DEVELOPMENT[:1]}

@@ -31,8 +31,7 @@ from formless.models.cache import expanded, prefix_cache
 from formless.models.lm import LM
 from formless.models.loading import load
 from formless.models.scores import Score, Skipped
-from tools.direction_removal import MODELS
-from tools.known_items import DEVELOPMENT, stored
+from tools.known_items import DEVELOPMENT, MODELS, stored
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 STEP = 3

@@ -23,6 +23,9 @@ from formless.models.scores import Score
 DEVELOPMENT = ("1", "2", "3", "4")
 """The concepts of the sample set that settings were chosen on."""
 
+MODELS = {"coder": ("qwen2.5-coder-1.5b", "bfloat16"), "smollm2": ("smollm2", "bfloat16")}
+"""By name in commands and files, the model and the dtype that it is loaded in."""
+
 
 class KnownItem(NamedTuple):
     """An item that the original model knows.
