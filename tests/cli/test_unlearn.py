@@ -146,7 +146,9 @@ def test_what_is_edited_is_said_before_and_what_came_of_it_after(command: Comman
     """It is the same for both methods that edit names."""
     names = [{"name": "Ada Lovelace", "short": "Lovelace"}, {"name": "Grace Hopper"}]
     Path("data/1_Ada_Lovelace/aliases.json").write_text(json.dumps(names), "utf-8")
-    settings = {"cdr": (), "rocr": (*ROCR, "--set", "mentions=spelled", "--set", "protect=neighbors")}[method]
+    settings = {
+        "cdr": ("--set", "budget=1"), "rocr": (*ROCR, "--set", "mentions=spelled", "--set", "protect=neighbors")
+    }[method]  # fmt: skip
     asked = unlearn("--data", "data", "-t", "1", "-o", "edit", "--set", "layers=1,2", *settings)
     *named, dry = command(*asked, "--dry-run").splitlines()
     assert dry == f"{method} would edit Ada Lovelace; nothing is computed"
@@ -163,6 +165,18 @@ def test_what_is_edited_is_said_before_and_what_came_of_it_after(command: Comman
         f"neighbors shifted by at most {100 * shift:.1f} % of the mean residual (Grace Hopper)"
     )
     assert saved.startswith("saved ")
+
+
+def test_an_edit_that_others_hold_back_says_so(command: Command) -> None:
+    asked = ("-t", "Ada Lovelace", "--set", "overshoot=50", "-o")
+    command(*unlearn(*asked, "whole", "--set", "budget=1"))
+    budget = round(command.edit("whole").info.facts["budget"]["change"] / 2, 4)
+    said = next(
+        line for line in command(*unlearn(*asked, "edit", "--set", f"budget={budget:g}")).splitlines() if " s: " in line
+    )
+    share = command.edit("edit").info.facts["budget"]["share"]
+    assert 0 < share < 1
+    assert said.endswith(f"; {100 * share:.0f} % of the whole way, as far as budget={budget:g} allows")
 
 
 def test_a_name_alone_says_that_no_neighbor_is_protected(command: Command) -> None:

@@ -184,6 +184,8 @@ def _edited(info: EditInfo) -> str:
     if shifts := facts.get("protected_shifts"):
         most = max(shifts, key=lambda name: float(shifts[name]))
         parts.append(f"neighbors shifted by at most {100 * shifts[most]:.1f} % of the mean residual ({most})")
+    if (share := facts.get("budget", {}).get("share", 1)) < 1:
+        parts.append(f"{100 * share:.0f} % of the whole way, as far as budget={info.config['budget']:g} allows")
     return "; ".join(parts)
 
 

@@ -137,11 +137,11 @@ class Removal:
 
     Args:
         factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
-        before: Norm of each target's residuals before the edit, over its spellings and contexts.
+        before: Norm of each target's residuals before the whole movement, over its spellings and contexts.
         after: The same norms after it.
-        protected_shifts: By neighbor, how far the edit shifts its value, relative to the targets' mean residual.
+        protected_shifts: By neighbor, how far it shifts its value, relative to the targets' mean residual.
         kept: Number of kept keys.
-        share: How much of the movement the budget allows.
+        share: How much of the movement the budget allows; `factors` hold that much.
     """
 
     factors: dict[int, Factors]
@@ -195,15 +195,13 @@ def remove_directions(
     lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
     movement = -config.overshoot * lengths * directions[owners]
     whole, _ = solve_layers(lm, layers, states.read, edited_start + movement, _along(directions, owners, config.ridge))
+    with applied(lm, whole):
+        moved = states.values(layers[-1]) - start
     share = largest_share(lm, whole, kept.openings, kept.own, config.budget)
-    factors = {layer: found.scaled(share.share) for layer, found in whole.items()}
-    movement = share.share * movement
-    with applied(lm, factors):
-        moved = states.values(layers[0]) - start
     is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
     shifts = moved[count : len(ends)].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
     return Removal(
-        factors,
+        {layer: found.scaled(share.share) for layer, found in whole.items()},
         before=(is_owner @ movement.square().sum(1).cpu()).sqrt().tolist(),
         after=(is_owner @ (movement - moved[:count]).square().sum(1).cpu()).sqrt().tolist(),
         protected_shifts={name: float(_mean(shifts, keepers, [name])) for name in neighbors},
