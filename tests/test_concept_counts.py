@@ -84,11 +84,11 @@ def test_the_page_has_a_row_for_what_was_reached(tmp_path: Path) -> None:
         made_original("Niels Bohr", "Max Planck").save(path)
     items = items_of(made_original("Niels Bohr", "Max Planck"))
     after = [item.before * (0.1 if item.split == "forget" else 0.9) for item in items]
-    one = {"seconds": 20.0, "rank": 10, "kept": 5, "bytes": 1000, "reduction": 0.8, "each": [0.9, 0.5, 0.7]}
+    one = {"seconds": 20.0, "rank": 10, "kept": 5, "bytes": 1000, "reduction": 0.8, "each": [0.9, 0.5, 0.7], "share": 0.4}
     stored(tmp_path / "cdr-10.json", lambda: one | {"after": dict.fromkeys(names, after)})
     page = concept_counts.page(tmp_path)
     assert page.rows == [
-        ["concept direction removal", 10, -90.0, -10.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
+        ["concept direction removal", 10, -90.0, -10.0, 40.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
     ]  # fmt: skip
     assert "concept direction removal, 1 concepts; concept direction removal, 50 concepts" in page.notes[-1]
 
