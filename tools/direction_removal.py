@@ -23,6 +23,7 @@ from typing import Any
 from formless import provenance
 from formless.data.ort import targets
 from formless.data.rows import Split
+from formless.data.words import words_of
 from formless.edits.loading import load_edit
 from formless.evaluation.evaluate import evaluate
 from formless.evaluation.loading import load_record
@@ -30,6 +31,7 @@ from formless.evaluation.record import ItemResult, Record
 from formless.evaluation.statistics import Pairs, ratio_estimate
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.runs import ORIGINAL, read_plan
+from formless.methods.direction.kept import SHORTEST
 from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.models.loading import load
 from formless.report.recall import WORST_CASE_RECALL, worst_case_recall
@@ -126,6 +128,11 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
         cells = [by_label[label] for label in COMPARISONS[name].labels]
         rows.append([*key, *cells[0][2:4], *(row[5] for row in cells), cells[0][6], *(row[7] for row in cells)])
     titles = [TITLES[label] for label in COMPARISONS[name].labels]
+    kept, dropped = zip(*(_neighbor_pairs(records, label) for label in COMPARISONS[name].labels), strict=True)
+    if dropped[0]:
+        changes = [cell(shifted(ratio_estimate([[pairs] for pairs in own]))) for own in kept]
+        what = f"About neighbors, without {dropped[0]} items whose answer names the concept"
+        rows.append([what, None, None, None, *[None] * len(titles), len(kept[0]), *changes])
     others = [_other_pairs(out, records, label) for label in COMPARISONS[name].labels]
     if all(others):
         changes = [cell(shifted(ratio_estimate([[pairs] for pairs in own]))) for own in others]
@@ -141,6 +148,27 @@ def forgetting_page(name: str, out: Path, runs: CollectedRuns, records: By, shar
         "names the concept, and where its name is asked for.",
         columns=columns, rows=rows, notes=notes(name), **shared,
     )  # fmt: skip
+
+
+def _neighbor_pairs(records: By, label: str) -> tuple[list[Pairs], int]:
+    """Return the probabilities before and after of each target's known items about neighbors, and the number of those left out.
+
+    Left out are items whose answer holds a word of the target's name.
+    """
+    found: list[Pairs] = []
+    dropped = 0
+    for own in records.values():
+        subject = {word for word in words_of(own[ORIGINAL].subject) if len(word) >= SHORTEST}
+        pairs: list[tuple[float, float]] = []
+        for task in SCORED:
+            for old, new in _items(own[ORIGINAL], own[label], task, "neighbor"):
+                answers = [old.expected] if isinstance(old.expected, str) else old.expected or ()
+                if old.is_known and subject & {*words_of(" ".join(answers))}:
+                    dropped += 1
+                elif old.is_known:
+                    pairs.append((old.metrics["probability"], new.metrics["probability"]))
+        found += [pairs] if pairs else []
+    return found, dropped
 
 
 def _items(before: Record, after: Record, task: str, split: Split) -> Iterator[tuple[ItemResult, ItemResult]]:
