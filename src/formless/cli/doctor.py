@@ -111,7 +111,7 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
             "scoring",
             f"P(Paris | The capital of France is) = {score.probability:.3f}" if isinstance(score, Score) else score.reason,
         ),
-        ("cdr", f"layers {layers}"),
+        ("cdr", f"layers {list(layers)}"),
         ("rocr", f"layers {list(redirection.layers)}, {_null_spaces(lm, redirection)}"),
         ("edit memory", f"{scratch / 2**20:,.1f} MB beside the model for the original weights while an edit is applied"),
     ]
