@@ -208,8 +208,8 @@ def recall_page(name: str, summaries: Sequence[MethodSummary], records: By, shar
     return Result(
         title=f"What is still said after a concept's direction is removed, {COMPARISONS[name].title}",
         topic="Forgetting and retention",
-        about="The share of known facts that some answer in words still holds (questions alone, by every mention, and reverse "
-        "questions), how far single items about others move, and the cost.",
+        about="The share of known facts that some answer in words still holds, over all the ways of asking; how far single "
+        "items about others move; and the cost.",
         columns=columns, rows=rows, notes=RECALL_NOTES, **shared,
     )  # fmt: skip
 
