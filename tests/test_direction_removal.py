@@ -6,6 +6,7 @@ import pytest
 
 from formless.data.rows import Split
 from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
+from formless.methods.direction.kept import SHORTEST
 from formless.methods.registry import method_config
 from formless.models.settings import settings_for
 from formless.report.runs import collect_folder
@@ -62,6 +63,24 @@ def test_others_are_counted_by_item_and_small_probabilities_are_left_out(out: Pa
     page = direction_removal.recall_page("smollm2", summarize(collect_folder(out)), records, SHARED)
     assert [row[0] for row in page.rows] == ["none", *TITLES.values()]
     assert page.rows[1][3:7] == [10.0, 10.0, 25.0, 25.0]
+
+
+def test_an_item_about_a_neighbor_that_asks_for_the_target_is_left_out(out: Path) -> None:
+    records = direction_removal._records(out)
+    every, none = direction_removal._neighbor_pairs(records, "cdr")
+    assert (len(every), none) == (2, 0)
+    asked = [item for task in records["5_X"]["original"].tasks if task.split == "neighbor" for item in task.items]
+    name = str(asked[0].expected).ljust(SHORTEST, "x")
+    items = [item.model_copy(update={"expected": name}) for item in asked[:1]]
+    own = records["5_X"]["original"]
+    changed = [
+        task.model_copy(update={"items": [*items, *task.items[1:]]}) if (task.task, task.split) == ("qa", "neighbor") else task
+        for task in own.tasks
+    ]
+    records["5_X"]["original"] = own.model_copy(update={"subject": name, "tasks": changed})
+    left, dropped = direction_removal._neighbor_pairs(records, "cdr")
+    assert dropped == 1
+    assert sum(map(len, left)) == sum(map(len, every)) - 1
 
 
 def test_a_concept_that_lacks_a_record_is_left_out(out: Path) -> None:

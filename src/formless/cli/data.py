@@ -179,7 +179,7 @@ def aliases_command(
     out: OutOption,
     model: terminal.ModelOption = "smollm2",
     redirect: Annotated[
-        str | None, typer.Option(help="The redirect concept, which no name may be; by default that of rocr.")
+        str | None, typer.Option(help="The redirect concept that you will give rocr, which no name may be.")
     ] = None,
     force: terminal.ForceOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -197,11 +197,7 @@ def aliases_command(
     from formless.data.questions.new_target import place_of
     from formless.data.spellings import naming
     from formless.data.target import Target
-    from formless.methods.registry import method_config
-    from formless.models.settings import settings_for
 
-    options = {} if redirect is None else {"redirect": redirect}
-    avoid = str(method_config(settings_for(model), "rocr", options).model_dump()["redirect"])
     subject = _as_written(target)
     folder = place_of(subject, out)
     store.refuse_existing(folder / FILE, force=force)
@@ -212,7 +208,7 @@ def aliases_command(
         return lm.generate([lm.chat_prompt(*each) for each in asked], max_new_tokens=ANSWER_TOKENS, one_line=True)
 
     with terminal.log.status("asking for names"):
-        found = propose_names(entries, answer, [avoid])
+        found = propose_names(entries, answer, [redirect] if redirect else [])
     path = save_aliases(folder, entries, found.names, force=force)
     _print(f"{subject}: the model proposes {', '.join(found.names) or 'no other name'}")
     for reason in dict.fromkeys(found.dropped.values()):

@@ -127,7 +127,7 @@ class MethodConfig(BaseModel):
             UserError: They do not fit.
         """
 
-    def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:  # noqa: ARG002
+    def edited_names(self, targets: Sequence[Target]) -> tuple[Sequence[Names], Collection[str]]:  # noqa: ARG002 - methods with keys use it
         """Return which spellings of each target get a key, and whose names stay in place; neither for a method without keys.
 
         Raises:

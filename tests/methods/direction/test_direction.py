@@ -223,6 +223,9 @@ def test_the_change_is_that_of_what_the_model_says(tiny: Tiny, ada: Target) -> N
     left = [change for change, text in zip(changes, texts, strict=True) if not {*words_of(text)} & {*own}]
     assert len(left) == 1  # what names a target is left out
     assert largest_share(lm, layers, begun, own, budget=1).change == pytest.approx(left[0], rel=1e-3)
+    assert largest_share(lm, layers, [], (), budget=1).share == 1
+    with pytest.raises(EditError, match=r"nothing that the model says about others is left .* or set budget=1"):
+        largest_share(lm, layers, [], (), budget=0.5)
 
 
 def test_texts_about_neighbors_and_well_known_names_are_begun() -> None:

@@ -48,7 +48,8 @@ def largest_share(
 
     The change is the mean over openings of |p'/p - 1|, at most 1 each, with p and p' the probabilities (per token) of the
     unedited model's greedy continuation, before and after. A continuation that holds a word of a target's name is left out.
-    Plain text is continued less surely than questions are answered, so it tells earlier that others suffer.
+    Plain text is continued less surely than questions are answered, so it tells earlier that others suffer. The share is found
+    to `CLOSE`, so that the change may lie a little over the budget.
 
     Args:
         lm: The model, without the update.
@@ -58,12 +59,15 @@ def largest_share(
         budget: The largest change.
 
     Raises:
-        EditError: Even the smallest share changes them by more.
+        EditError: Even the smallest share changes them by more, or none is left while there is a limit.
     """
     texts = lm.generate(openings, max_new_tokens=CONTINUED, one_line=True)
     asked = [
         (opening, f" {text}") for opening, text in zip(openings, texts, strict=True) if text and not {*words_of(text)} & {*own}
     ]
+    if not asked and budget < 1:
+        what = "nothing that the model says about others is left to measure the edit by"
+        raise EditError(what, where=lm.name, remedy="name other neighbors in aliases.json, or set budget=1")
     before = _probabilities(lm, asked)
 
     @cache
