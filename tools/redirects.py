@@ -29,9 +29,9 @@ from formless.evaluation.evaluate import evaluate
 from formless.evaluation.metrics import says
 from formless.evaluation.record import ItemResult, Record
 from formless.experiment.grid import chosen_targets
+from formless.methods.keys.candidates import AUTO
+from formless.methods.keys.choice import choose_redirects
 from formless.methods.registry import method_config
-from formless.methods.rocr.candidates import AUTO
-from formless.methods.rocr.choice import choose_redirects
 from formless.methods.rocr.config import PUBLISHED_REDIRECT, RocrConfig
 from formless.models.lm import LM
 from formless.models.scores import Score

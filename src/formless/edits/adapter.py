@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import torch
 from peft import LoraConfig
 from torch import Tensor
+from torch.nn import functional
 
 from formless import store
 from formless.edits import verification
@@ -16,9 +17,11 @@ from formless.edits.edit import EditInfo, WeightEdit
 from formless.errors import EditError
 from formless.models.families import is_transposed
 from formless.models.lm import LM
-from formless.models.overlay import Factors
+from formless.models.overlay import Factors, joined
 
 _PREFIX = "base_model.model."
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +79,17 @@ class AdapterEdit(WeightEdit[Factors]):
         return super()._summary() | {"size": f"{size / 1024:,.0f} KB"}
 
 
+def of_one_rank(updates: Mapping[K, Factors]) -> dict[K, Factors]:
+    """Fill updates up with ranks of zeros, since other tools read adapters of one rank only."""
+    r = max(len(factors.down) for factors in updates.values())
+
+    def filled(factors: Factors) -> Factors:
+        missing = r - len(factors.down)
+        return Factors(functional.pad(factors.up, (0, missing)), functional.pad(factors.down, (0, 0, 0, missing)))
+
+    return {name: filled(factors) for name, factors in updates.items()}
+
+
 def stack(earlier: AdapterEdit, new: Mapping[str, Factors]) -> dict[str, Factors]:
     """Join an earlier edit and new updates of the same modules into one update of each module.
 
@@ -88,13 +102,9 @@ def stack(earlier: AdapterEdit, new: Mapping[str, Factors]) -> dict[str, Factors
     Raises:
         EditError: The earlier edit lacks one of the modules.
     """
-    stacked = {}
-    for name, factors in new.items():
-        before = earlier.updates.get(name)
-        if before is None:
-            raise EditError("the edit to keep lacks a layer", where=name, remedy="compute it again")
-        stacked[name] = Factors(torch.cat([before.up, factors.up], dim=1), torch.cat([before.down, factors.down]))
-    return stacked
+    if lacking := next((name for name in new if name not in earlier.updates), None):
+        raise EditError("the edit to keep lacks a layer", where=lacking, remedy="compute it again")
+    return joined({name: earlier.updates[name] for name in new}, new)
 
 
 def down_projection_adapter(lm: LM, layers: Sequence[int], r: int) -> LoraConfig:

@@ -21,8 +21,8 @@ from formless.evaluation.plan import make_plan
 from formless.experiment.config import Experiment, MethodChoice, ModelChoice
 from formless.experiment.runs import Run
 from formless.methods.base import MethodConfig
+from formless.methods.keys.candidates import AUTO
 from formless.methods.registry import METHODS, check_request, method_config
-from formless.methods.rocr.candidates import AUTO
 from formless.models.bundled import BUNDLED_MODELS
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from formless.errors import EditError
 from formless.models.families import is_transposed, projection_shape
 
 WEIGHT = ".weight"
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class Factors:
     def is_zero(self) -> bool:
         """Whether the update changes nothing, because one of its factors is 0."""
         return not (self.up.any() and self.down.any())
+
+
+def joined(*parts: Mapping[K, Factors]) -> dict[K, Factors]:
+    """Add updates of the same modules or of others: the ranks of one module add up, those of the first part first."""
+    found: dict[K, Factors] = {}
+    for part in parts:
+        for key, new in part.items():
+            old = found.get(key)
+            found[key] = Factors(torch.cat([old.up, new.up], dim=1), torch.cat([old.down, new.down])) if old else new
+    return found
 
 
 @dataclass(frozen=True)

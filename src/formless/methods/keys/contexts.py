@@ -110,3 +110,8 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> 
 def mean_layer_output(lm: LM, where: Mentions, layer: int) -> Tensor:
     """Compute a layer's output (the residual stream) at the concept, mean over its contexts: `[hidden]`."""
     return where.at(capture(lm, where.batch, residuals=[layer]).residuals[layer]).mean(0)
+
+
+def first_value(lm: LM, name: str, layer: int) -> Tensor:
+    """Return the residual stream after a layer at the last token of a name in its first chat context: `[hidden]`."""
+    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, name)[:1], name), layer)

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
+from formless.methods.keys.candidates import AUTO, check_redirect
 from formless.methods.keys.names import MentionKeys, Names, Protect, folded, names_of, protected_names
-from formless.methods.rocr.candidates import AUTO, candidates_for, check_redirect
 from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class RocrConfig(TargetValueConfig):
         if keep is not None:
             self._check_earlier_edit(keep)
         forgotten = {folded(subject) for subject in keep.info.subjects} if keep else set()
-        self._check_redirect(targets, keep)
+        if self.mode == "unrelated":
+            check_redirect(self.redirect, targets, keep.info.subjects if keep else ())
         seen: set[str] = set()
         for target in targets:
             name = folded(target.subject)
@@ -160,19 +161,6 @@ class RocrConfig(TargetValueConfig):
             EditError: A target has no spelling of its own, or there is no neighbor to protect.
         """
         return names_of(targets, self.mentions), protected_names(targets, self.protect, self.mentions)
-
-    def _check_redirect(self, targets: Sequence[Target], keep: Edit | None) -> None:
-        forgotten = keep.info.subjects if keep else ()
-        if self.mode != "unrelated":
-            return
-        if self.redirect == AUTO:
-            for target in targets:
-                candidates_for(target, targets, forgotten)
-            return
-        if folded(self.redirect) in map(folded, forgotten):
-            what = f"{self.redirect} is forgotten by the edit to keep"
-            raise EditError(what, where="redirect", remedy="choose another concept")
-        check_redirect(self.redirect, targets)
 
     def _check_reverse(self, targets: Sequence[Target], keep: Edit | None) -> None:
         if self.reverse_layers is not None:

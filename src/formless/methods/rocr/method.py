@@ -8,23 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from formless.data.target import Target
-from formless.edits.adapter import AdapterEdit, down_projection_adapter, stack
+from formless.edits.adapter import AdapterEdit, down_projection_adapter, of_one_rank, stack
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
 from formless.errors import EditError
+from formless.methods.keys.candidates import AUTO
+from formless.methods.keys.choice import Choice, choose_redirects
 from formless.methods.keys.closed_form import Projection
 from formless.methods.keys.names import Names, names_of, protected_names
 from formless.methods.keys.solve import residual_facts
-from formless.methods.rocr.candidates import AUTO
-from formless.methods.rocr.choice import Choice, choose_redirects
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
 from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
 from formless.models.lm import LM
-from formless.models.overlay import Factors
 from formless.progress import Progress, silent
 
 
@@ -86,7 +84,7 @@ class Rocr:
             reverse = edit_reverse(lm, own, others, self.config, redirection.factors)
             layers += reverse.factors
             late = {lm.architecture.down_projection_name(layer): factors for layer, factors in reverse.factors.items()}
-            updates = _of_one_rank(updates | late)
+            updates = of_one_rank(updates | late)
             facts |= {"reverse": _reverse_facts(reverse)}
         if keep is not None:
             updates = stack(keep, updates)
@@ -124,17 +122,6 @@ def _facts(
 
 def _reverse_facts(found: ReverseEdit) -> dict[str, Any]:
     return {"edited_prompts": found.edited, "kept_prompts": found.kept, "kept_shift": found.kept_shift} | _residuals(found)
-
-
-def _of_one_rank(updates: dict[str, Factors]) -> dict[str, Factors]:
-    """Fill updates up with ranks of zeros, since other tools read adapters of one rank only."""
-    r = max(len(factors.down) for factors in updates.values())
-
-    def filled(factors: Factors) -> Factors:
-        missing = r - len(factors.down)
-        return Factors(functional.pad(factors.up, (0, missing)), functional.pad(factors.down, (0, 0, 0, missing)))
-
-    return {name: filled(factors) for name, factors in updates.items()}
 
 
 def _target_facts(result: TargetResult, names: Names) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from formless.errors import EditError
-from formless.methods.keys.contexts import Mentions, chat_contexts, mean_layer_output, mentions
+from formless.methods.keys.contexts import Mentions, chat_contexts, first_value, mentions
 from formless.methods.rocr.config import TargetValueConfig
 from formless.methods.training.losses import IGNORED
 from formless.models.lm import LM
@@ -62,11 +62,6 @@ def target_values(
         facts["vector_norm"] = float(vector.norm() / initial.norm())
         found.append(TargetValue(initial + vector, facts))
     return found
-
-
-def first_value(lm: LM, name: str, layer: int) -> Tensor:
-    """Return the residual stream after a layer at the last token of a name in its first chat context: `[hidden]`."""
-    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, name)[:1], name), layer)
 
 
 def refusing_vector(

@@ -17,6 +17,9 @@ from formless.methods.keys.names import folded
 AUTO = "auto"
 """The value of `redirect` by which each target gets a redirect of its own."""
 
+NOBODY = "none"
+"""The value of cdr's `redirect` by which a name is redirected to nobody."""
+
 SHORTEST = 4
 """The fewest letters of a word by which a candidate shares a name with a target or a neighbor."""
 
@@ -60,13 +63,25 @@ def candidates_for(target: Target, targets: Sequence[Target], forgotten: Collect
     return found
 
 
-def check_redirect(redirect: str, targets: Sequence[Target]) -> None:
-    """Refuse a redirect that is a mention of a target or of one of its neighbors.
+def check_redirect(redirect: str, targets: Sequence[Target], forgotten: Collection[str] = ()) -> None:
+    """Refuse a redirect that is forgotten, or a mention of a target or of one of its neighbors; and `auto` without a candidate.
+
+    Args:
+        redirect: A name, or `auto`.
+        targets: The targets.
+        forgotten: Concepts of an earlier edit.
 
     Raises:
         DataError: A target's `aliases.json` cannot be read.
-        EditError: It is one.
+        EditError: It is one, or no candidate is left.
     """
+    if redirect == AUTO:
+        for target in targets:
+            candidates_for(target, targets, forgotten)
+        return
+    if folded(redirect) in map(folded, forgotten):
+        what = f"{redirect} is forgotten by the edit to keep"
+        raise EditError(what, where="redirect", remedy="choose another concept")
     for target in targets:
         for entry in naming(target):
             if folded(redirect) in {folded(text) for texts in named_by(entry).values() for text in texts}:

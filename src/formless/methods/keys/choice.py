@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from formless.data.target import Target
+from formless.methods.keys.candidates import candidates_for
+from formless.methods.keys.contexts import first_value
 from formless.methods.keys.names import neighbor_names
-from formless.methods.rocr.candidates import candidates_for
-from formless.methods.rocr.target_value import first_value
 from formless.models.lm import LM
 
 

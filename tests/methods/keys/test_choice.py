@@ -12,10 +12,10 @@ import formless
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError
+from formless.methods.keys import choice
+from formless.methods.keys.candidates import CANDIDATES, candidates_for
+from formless.methods.keys.choice import choose_redirects
 from formless.methods.registry import METHODS
-from formless.methods.rocr import choice
-from formless.methods.rocr.candidates import CANDIDATES, candidates_for
-from formless.methods.rocr.choice import choose_redirects
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
