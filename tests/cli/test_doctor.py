@@ -99,7 +99,7 @@ def test_a_model_without_null_spaces_can_be_edited(
         main()
     lines = {line[:14].strip(): line[15:] for line in capsys.readouterr().out.splitlines()}
     assert not stop.value.code
-    assert lines["cdr"] == "layers [1, 2, 3]"
+    assert lines["cdr"] == "layers [0, 1, 2, 3]"
     assert lines["rocr"].startswith("layers [4, 5, 6], null spaces missing: no null space is shipped for ")
     assert "make one with `formless stats`" in lines["rocr"]
     recipe = {"name": "mine", "source": str(tmp_path / "model"), "methods": {"rocr": {"layers": [1], "basis": "sampled"}}}

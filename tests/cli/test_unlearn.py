@@ -147,7 +147,8 @@ def test_what_is_edited_is_said_before_and_what_came_of_it_after(command: Comman
     names = [{"name": "Ada Lovelace", "short": "Lovelace"}, {"name": "Grace Hopper"}]
     Path("data/1_Ada_Lovelace/aliases.json").write_text(json.dumps(names), "utf-8")
     settings = {
-        "cdr": ("--set", "budget=1"), "rocr": (*ROCR, "--set", "mentions=spelled", "--set", "protect=neighbors")
+        "cdr": ("--set", "budget=1", "--redirect", "none"),
+        "rocr": (*ROCR, "--set", "mentions=spelled", "--set", "protect=neighbors"),
     }[method]  # fmt: skip
     asked = unlearn("--data", "data", "-t", "1", "-o", "edit", "--set", "layers=1,2", *settings)
     *named, dry = command(*asked, "--dry-run").splitlines()
@@ -185,7 +186,7 @@ def test_a_name_alone_says_that_no_neighbor_is_protected(command: Command) -> No
     how = "no neighbor is protected: name some in aliases.json of a data folder, and give it with --data"
     assert nobody == how
     assert said.startswith("cdr edited Zorvath Quill in ")
-    assert " s: layers 1, 2, 3; residual reduction " in said
+    assert " s: layers 0, 1, 2, 3; redirected to " in said
     nobody = command(*unlearn("-t", "Zorvath Quill", "-o", "redirected", *ROCR)).splitlines()[1]
     assert nobody == f"{how} and --set protect=neighbors"
 
@@ -322,7 +323,7 @@ def test_what_is_refused_before_the_model_is_loaded(command: Command, monkeypatc
         ("-t", "Ada", "--set", "mode=noise", *ROCR): "redirect has no effect in mode noise",
         ("-t", "Ada", "--set", "steps=3", *ROCR): "steps has no effect in mode unrelated",
         ("-t", "Ada", "-t", "Eve", "--method", "icu"): "icu takes one target [--target]: give one, or use cdr, rocr",
-        ("-t", "Ada", "--redirect", "Bob"): "cdr has no such setting [redirect]: choose the method rocr; settings of cdr:",
+        ("-t", "Ada", "--set", "l2=1"): "cdr has no such setting [l2]: choose the method rocr; settings of cdr:",
         ("-t", "Ada", "--keep", "noor"): "cdr cannot keep an earlier edit [--keep]: only rocr can",
         (
             "-t",

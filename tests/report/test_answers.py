@@ -103,6 +103,7 @@ def test_a_redirect_concept_has_the_names_that_spell_it() -> None:
     edited = with_tasks(edited=True)
     assert redirect_names(with_tasks()) == ()
     assert redirect_names(redirected(edited, overshoot=8.0)) == ()
+    assert redirect_names(redirected(edited, redirect="none")) == ()
     assert redirect_names(redirected(edited, redirect="Donald Trump")) == TRUMP
     assert redirect_names(redirected(edited, redirect="Donald Trump", mode="unrelated")) == TRUMP
     assert redirect_names(redirected(edited, redirect="Donald Trump", mode="noise")) == ()

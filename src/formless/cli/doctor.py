@@ -96,7 +96,7 @@ def _findings(lm: LM) -> list[tuple[str, str]]:
     width, hidden = projection_shape(lm.architecture.down_projection(lm.model, 0))[::-1]
     config = cast("DirectionConfig", method_config(lm.settings, "cdr", {}))
     config.check_model(lm)
-    layers = config.layers_of(lm.architecture.depth(lm.model))
+    layers = config.edited_layers(lm.architecture.depth(lm.model))
     redirection = cast("RocrConfig", method_config(lm.settings, "rocr", {}))
     scratch = len(layers) * width * hidden * torch.finfo(lm.model.dtype).bits // 8
     score = lm.score([("The capital of France is", " Paris")])[0]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from formless.models.loading import MetaModel
 
 MAX_NORMS = 8
+_SHARES = {"redirect": "redirect_share", "whole way": "share"}
 LOW_REDUCTION = 0.5
 """The residual reduction below which an edit of a name has failed for the most part."""
 
@@ -31,7 +32,9 @@ def unlearn_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
     model: terminal.ModelOption = "smollm2",
     method: Annotated[str, typer.Option(help="See `formless methods`.")] = DEFAULT_METHOD,
-    redirect: Annotated[str | None, typer.Option(help="rocr: the concept that the name is redirected to, or auto.")] = None,
+    redirect: Annotated[
+        str | None, typer.Option(help="cdr, rocr: what the name is read as: a concept, or auto; cdr: or none.")
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="rocr: a saved edit that becomes part of the new one.")] = None,
     data: Annotated[str | None, typer.Option(help="Data folder or 'sample': neighbors' names, texts to train on.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")] = None,
@@ -184,8 +187,9 @@ def _edited(info: EditInfo) -> str:
     if shifts := facts.get("protected_shifts"):
         most = max(shifts, key=lambda name: float(shifts[name]))
         parts.append(f"neighbors shifted by at most {100 * shifts[most]:.1f} % of the mean residual ({most})")
-    if (share := facts.get("budget", {}).get("share", 1)) < 1:
-        parts.append(f"{100 * share:.0f} % of the whole way, as far as budget={info.config['budget']:g} allows")
+    shares = {name: facts.get("budget", {}).get(key, 1) for name, key in _SHARES.items()}
+    if held := [f"{100 * share:.0f} % of the {name}" for name, share in shares.items() if share < 1]:
+        parts.append(f"{' and '.join(held)}, as far as budget={info.config['budget']:g} allows")
     return "; ".join(parts)
 
 

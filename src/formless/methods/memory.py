@@ -141,9 +141,9 @@ def _removal(meta: MetaModel, config: DirectionConfig, bare: MemoryEstimate) -> 
     """Estimate the cached inputs of the edited layers, for all prompts of an edit with a usual number of them."""
     model, size = meta.model, meta.model.dtype.itemsize
     depth = meta.architecture.depth(model)
-    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.layers_of(depth)]
+    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.edited_layers(depth)]
     hidden = shapes[0][0]
-    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(config.layers_of(depth))
+    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(config.edited_layers(depth))
     passing = PROMPT_BATCH * CONTEXT_TOKENS * _activation_bytes(meta, 1)
     edited = [rows * columns for rows, columns in shapes]
     return replace(bare, activations=cached + passing, applied=_applied_bytes(edited, size))

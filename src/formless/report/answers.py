@@ -26,6 +26,7 @@ from formless.data.rows import SPLITS, Split
 from formless.data.spellings import named_alone, spellings
 from formless.evaluation.metrics import repetition, says
 from formless.evaluation.record import ItemResult, MetricKey, Record
+from formless.methods.keys.candidates import NOBODY
 from formless.report.recall import answers_to_known, is_said
 
 AnswerClass = Literal["right answer", "refusal", "does not know", "redirect concept", "nothing or broken", "other answer"]
@@ -99,7 +100,7 @@ def redirect_names(record: Record) -> tuple[str, ...]:
 def redirects_of(edit: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the concepts to which an edit redirects, each once: those that it chose itself, else the one of its settings."""
     config, facts = edit["config"], edit["facts"]
-    if not config.get("redirect") or config.get("mode", "unrelated") != "unrelated":
+    if config.get("redirect", NOBODY) == NOBODY or config.get("mode", "unrelated") != "unrelated":
         return ()
     earlier = redirects_of(facts["earlier_edit"]) if "earlier_edit" in facts else ()
     chosen = [target["redirect"] for target in facts.get("targets", ()) if "redirect" in target]

@@ -16,13 +16,14 @@ from formless.data.words import words_of
 from formless.edits.adapter import AdapterEdit
 from formless.errors import EditError, UserError
 from formless.methods.direction import kept, method
-from formless.methods.direction.budget import largest_share
+from formless.methods.direction.budget import Others
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import (
     ABOUT,
     GENERAL,
     MOST_OPENINGS,
     OPENINGS,
+    first_words,
     general_questions,
     openings,
     questions_about,
@@ -31,6 +32,7 @@ from formless.methods.direction.kept import (
 from formless.methods.direction.method import Concept, Kept, remove_directions
 from formless.methods.keys.contexts import chat_contexts, up_to
 from formless.methods.keys.names import Names
+from formless.methods.keys.solve import applied
 from formless.methods.keys.token_states import TokenStates
 from formless.methods.memory import estimate_memory
 from formless.models.capture import capture
@@ -63,8 +65,8 @@ def ada(tmp_path: Path) -> Target:
 def test_a_name_moves_against_its_direction_and_neighbors_stay(tiny: Tiny) -> None:
     lm = tiny()
     concept = Concept(Names("Ada", ("Ada",)), {"Bob": ("Bob",), "Eve": ("Eve",)})
-    config = DirectionConfig(overshoot=3, budget=1, ridge=1e-8)
-    found = remove_directions(lm, [concept], Kept([], [], ["Bob was"], ()), LAYERS, config)
+    config = DirectionConfig(overshoot=3, budget=1, ridge=1e-8, layers=LAYERS, redirect="none")
+    found = remove_directions(lm, [concept], Kept([], [], [], ["Bob was"], ()), config)
     middle = (value(lm, "Bob") + value(lm, "Eve")) / 2
     states = torch.stack([value(lm, "Ada", context) for context in range(6)])
     direction = functional.normalize(states.mean(0) - middle, dim=0)
@@ -97,10 +99,43 @@ def test_further_beyond_and_a_larger_ridge(tiny: Tiny, ada: Target) -> None:
 def test_several_targets_have_one_rank_each_and_do_not_keep_one_another(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
     lm = tiny()
     charles = named(tmp_path / "2_Charles_Babbage", "Charles Babbage", "Ada Lovelace", "Alan Turing")
-    edit = _edit(lm, [ada, charles])
+    edit = _edit(lm, [ada, charles], redirect="none")
     assert {factors.down.shape[0] for factors in edit.updates.values()} == {2}
     assert set(edit.info.facts["protected_shifts"]) == {"Grace Hopper", "Alan Turing"}
     assert [each["residual_reduction"] > 0 for each in edit.info.facts["targets"]] == [True, True]
+
+
+def test_the_name_is_read_as_its_redirect_and_what_shares_its_keys_still_moves(tiny: Tiny) -> None:
+    lm = tiny()
+    concept = Concept(Names("Ada", ("Ada", "ADA")), {"Bob": ("Bob",), "Eve": ("Eve",)})
+    config = DirectionConfig(layers=(2, 3), overshoot=3, budget=1, ridge=1e-6)
+    edit, alone = (
+        remove_directions(lm, [concept], Kept([], [], [], ["Bob was"], ()), config, redirects) for redirects in (["Zoe"], [])
+    )
+    assert list(edit.factors) == [0, 1, 2, 3]
+    assert {len(factors.down) for factors in edit.factors.values()} == {3}  # a rank per spelling and one per target
+    assert list(alone.factors) == [2, 3]
+    names = ("Ada", "ADA", "Zoe", "Eve")
+    before = {name: _at(lm, name, 2) for name in names}
+    assert edit.redirected is not None
+    with applied(lm, edit.redirected.factors):
+        after = {name: _at(lm, name, 2) for name in names}
+    length = (before["Ada"] - before["Zoe"]).norm()
+    for name in ("Ada", "ADA"):
+        assert (after[name] - before["Zoe"]).norm() < 0.3 * length
+    for name in ("Zoe", "Eve"):
+        assert (after[name] - before[name]).norm() < 0.1 * length
+    assert edit.redirected.after[0] < 0.2 * edit.redirected.before[0]
+    assert alone.redirected is None
+    torch.testing.assert_close(edit.factors[3].up[:, 0], alone.factors[3].up[:, 0])  # the direction of the unedited name
+
+
+def test_auto_chooses_a_redirect_for_each_target(tiny: Tiny, ada: Target, tmp_path: Path) -> None:
+    charles = named(tmp_path / "2_Charles_Babbage", "Charles Babbage", "Ada Lovelace", "Alan Turing")
+    found = _edit(tiny(), [ada, charles]).info.facts["targets"]
+    for each in found:
+        assert each["redirect"] == max(each["redirect_scores"], key=each["redirect_scores"].__getitem__)
+    assert "Charles Dickens" not in found[1]["redirect_scores"]  # it shares a word with the target
 
 
 def test_a_neighbor_that_is_a_target_is_asked_no_kept_question(
@@ -149,6 +184,29 @@ def test_what_leads_to_a_target_is_not_kept() -> None:
     assert not [name for name in names if "Gogh" in name]
 
 
+def test_the_word_that_begins_a_name_is_kept_unless_it_has_a_key_or_says_little() -> None:
+    names = [
+        Names("Ada Lovelace", ("Ada Lovelace", "Lovelace")),
+        Names("The Beatles", ("The Beatles",)),
+        Names("Zeno", ("Zeno",)),
+    ]
+    assert first_words(names) == ["Ada"]
+    assert first_words([Names("Leonardo da Vinci", ("Leonardo da Vinci", "leonardo"))]) == []
+
+
+def test_a_forename_stays_where_it_is(tiny: Tiny, ada: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny()
+    monkeypatch.setattr(method, "general_questions", lambda _targets: [])
+    monkeypatch.setattr(method, "questions_about", lambda _names: [])
+    monkeypatch.setattr(method, "reference_names", lambda _others, _targets: ["Grace"])
+    start, shifts = value(lm, "Ada"), []
+    for words in (["Ada"], []):
+        monkeypatch.setattr(method, "first_words", lambda _names, words=words: words)
+        with _edit(lm, ada, budget=1).applied(lm):
+            shifts.append(float((value(lm, "Ada") - start).norm()))
+    assert shifts[0] < 0.5 * shifts[1]
+
+
 def test_no_item_of_the_sample_set_is_a_kept_question() -> None:
     general = {question for question, _ in GENERAL}
     for target in formless.targets("sample"):
@@ -188,16 +246,22 @@ def test_layers_follow_the_depth(depth: int, layers: tuple[int, ...]) -> None:
 
 def test_the_edit_goes_as_far_as_the_budget_allows(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    whole = _edit(lm, ada, overshoot=5, budget=1)
+    whole = _edit(lm, ada, overshoot=5, budget=1, redirect="none")
     assert whole.info.facts["budget"]["share"] == 1
     allowed = whole.info.facts["budget"]["change"] / 3
-    edit = _edit(lm, ada, overshoot=5, budget=allowed)
+    edit = _edit(lm, ada, overshoot=5, budget=allowed, redirect="none")
     found = edit.info.facts["budget"]
     assert 0 < found["share"] < 1
     assert found["whole_change"] == pytest.approx(whole.info.facts["budget"]["change"])
     assert found["change"] == pytest.approx(allowed, rel=0.3)
     for name, factors in whole.updates.items():
         torch.testing.assert_close(edit.updates[name].dense(), found["share"] * factors.dense())
+    redirected, moved = (_edit(lm, ada, overshoot=20, redirect="Zeus", budget=budget) for budget in (1, allowed))
+    assert redirected.info.facts["budget"]["redirect_share"] == 1
+    found = moved.info.facts["budget"]
+    early = lm.architecture.down_projection_name(0)  # is redirected alone
+    torch.testing.assert_close(moved.updates[early].dense(), found["redirect_share"] * redirected.updates[early].dense())
+    assert found["share"] < found["redirect_share"]
     assert edit.info.facts["residual_reduction"] == pytest.approx(whole.info.facts["residual_reduction"])
 
 
@@ -209,7 +273,7 @@ def test_a_budget_that_allows_no_movement_is_refused(tiny: Tiny, ada: Target) ->
 
 def test_the_change_is_that_of_what_the_model_says(tiny: Tiny, ada: Target) -> None:
     lm = tiny()
-    edit = _edit(lm, ada, overshoot=20, budget=1)
+    edit = _edit(lm, ada, overshoot=20, budget=1, redirect="none")
     begun = ["Bob was", "Eve is"]
     texts = lm.generate(begun, max_new_tokens=8, one_line=True)
     asked = [(opening, f" {text}") for opening, text in zip(begun, texts, strict=True)]
@@ -218,14 +282,19 @@ def test_the_change_is_that_of_what_the_model_says(tiny: Tiny, ada: Target) -> N
         after = [found.probability for found in lm.score(asked)]
     changes = [min(1, abs(new / old - 1)) for old, new in zip(before, after, strict=True)]
     layers = dict(zip(LAYERS, edit.updates.values(), strict=True))
-    assert largest_share(lm, layers, begun, (), budget=1).change == pytest.approx(sum(changes) / 2, rel=1e-3)
+    assert Others(lm, begun, (), budget=1).largest_share(layers).change == pytest.approx(sum(changes) / 2, rel=1e-3)
     own = words_of(" ".join(texts))[:1]
     left = [change for change, text in zip(changes, texts, strict=True) if not {*words_of(text)} & {*own}]
     assert len(left) == 1  # what names a target is left out
-    assert largest_share(lm, layers, begun, own, budget=1).change == pytest.approx(left[0], rel=1e-3)
-    assert largest_share(lm, layers, [], (), budget=1).share == 1
+    assert Others(lm, begun, own, budget=1).largest_share(layers).change == pytest.approx(left[0], rel=1e-3)
+    assert Others(lm, [], (), budget=1).largest_share(layers).share == 1
     with pytest.raises(EditError, match=r"nothing that the model says about others is left .* or set budget=1"):
-        largest_share(lm, layers, [], (), budget=0.5)
+        Others(lm, [], (), budget=0.5)
+    tight = Others(lm, begun, (), budget=sum(changes) / 4)
+    first = tight.largest_share(layers)
+    assert 0 < first.share < 1
+    spent = {layer: factors.scaled(first.share) for layer, factors in layers.items()}
+    assert tight.largest_share(layers, spent).share < 0.1  # no more is allowed beside it
 
 
 def test_texts_about_neighbors_and_well_known_names_are_begun() -> None:
@@ -249,6 +318,8 @@ def test_what_does_not_fit_is_refused(tiny: Tiny, ada: Target) -> None:
         formless.unlearn(lm, [], "cdr")
     with pytest.raises(UserError, match="no layer 9"):
         formless.unlearn(lm, ada, "cdr", layers=[2, 9])
+    with pytest.raises(EditError, match=r"grace hopper is a neighbor of Ada Lovelace \[redirect\]: choose another concept"):
+        formless.unlearn(lm, ada, "cdr", redirect="grace hopper")
     with pytest.raises(UserError, match="overshoot"):
         formless.unlearn(lm, ada, "cdr", overshoot=0)
 
@@ -310,6 +381,12 @@ def test_a_real_model_forgets_a_concept_that_is_not_named_and_keeps_others(lm: L
     assert reverse < 0.5
     assert lower < 0.5
     assert all(other > 0.6 for other in others)
+
+
+def _at(lm: LM, name: str, layer: int) -> torch.Tensor:
+    """The residual stream after a layer at a name, the mean over the chat contexts."""
+    prompts = [lm.encode(prompt, "").ids for prompt in up_to(lm, name)]
+    return torch.stack([capture(lm, lm.pad([ids]), residuals=[layer]).residuals[layer][0, -1] for ids in prompts]).mean(0)
 
 
 def _edit(lm: LM, target: Any, **settings: Any) -> AdapterEdit:

@@ -11,6 +11,7 @@ from formless.data.spellings import naming
 from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.direction.kept import reference_names
+from formless.methods.keys.candidates import AUTO, NOBODY, check_redirect
 from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class DirectionConfig(MethodConfig):
     """Settings of Concept Direction Removal.
 
     Args:
+        redirect: The concept that every spelling of the name is read as; `auto` chooses one for each target, `none` moves the
+            name itself against the concept's direction.
         layers: Layers that set the concept apart from its neighbors, each once, in ascending order; unless given three that
-            begin at a fifth of the depth.
+            begin at a fifth of the depth. The name is redirected in the three that end where they begin.
         overshoot: How far a name's state moves there at most against the concept's direction: 1 to the neighbors' mean state, 8
             seven times as far beyond it. Usually 2 to 16.
         budget: How far what the model says about others may move: the mean of |p'/p - 1| of its probability. The movement is
@@ -38,23 +41,34 @@ class DirectionConfig(MethodConfig):
         ridge: lambda of the closed form, relative to the mean squared norm of the names' keys; usually 0.02 to 1.
     """
 
+    redirect: str = AUTO
     layers: Layers | None = None
     overshoot: float = Field(default=8.0, gt=0, le=100)
     budget: float = Field(default=0.04, gt=0, le=1)
     ridge: float = Field(default=0.05, gt=0, le=1e3)
 
     def layers_of(self, depth: int) -> tuple[int, ...]:
-        """Return the edited layers of a model of that depth."""
+        """Return the layers that set the concept apart in a model of that depth."""
         first = round(DEPTH_SHARE * depth)
         return self.layers or tuple(range(first, min(first + LAYER_COUNT, depth)))
 
+    def redirecting_layers(self, depth: int) -> tuple[int, ...]:
+        """Return the layers that redirect the name: three that end where the others begin; none without a redirect."""
+        first = self.layers_of(depth)[0]
+        return () if self.redirect == NOBODY else tuple(range(max(0, first - LAYER_COUNT + 1), first + 1))
+
+    def edited_layers(self, depth: int) -> tuple[int, ...]:
+        """Return all layers that the edit changes in a model of that depth."""
+        return tuple(sorted({*self.redirecting_layers(depth), *self.layers_of(depth)}))
+
     def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:
-        """Refuse an earlier edit, targets whose names are not their own, and one with nothing to set it apart from.
+        """Refuse an earlier edit, a redirect that does not serve, shared names, and a target with nothing to set it apart from.
 
         Raises:
             DataError: A target's `aliases.json` cannot be read.
-            EditError: There is no target, a target is given twice, an earlier edit is given, every spelling of a target also
-                names a neighbor or another target, or neither a neighbor nor a well-known name is left to keep.
+            EditError: There is no target, a target is given twice, an earlier edit is given, the redirect is a mention of a
+                target or of a neighbor, no candidate of `auto` is left, every spelling of a target also names a neighbor or
+                another target, or neither a neighbor nor a well-known name is left to keep.
         """
         if not targets:
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
@@ -64,6 +78,8 @@ class DirectionConfig(MethodConfig):
         for target, name in zip(targets, names, strict=True):
             if names.count(name) > 1:
                 raise EditError(f"{target.subject} is given twice", where="--target", remedy="leave it out")
+        if self.redirect != NOBODY:
+            check_redirect(self.redirect, targets)
         _, kept = self.edited_names(targets)
         known = reference_names(kept, [naming(target)[0] for target in targets])
         if alone := next((target.subject for target in targets if not known and not {*neighbor_names(target)} & {*kept}), None):
@@ -85,7 +101,7 @@ class DirectionConfig(MethodConfig):
         Raises:
             UserError: There is no such layer.
         """
-        for layer in self.layers_of(model.architecture.depth(model.model)):
+        for layer in self.edited_layers(model.architecture.depth(model.model)):
             model.architecture.down_projection(model.model, layer)
 
 

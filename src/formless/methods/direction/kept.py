@@ -1,13 +1,15 @@
-"""What an edit of names keeps in place beside the neighbors: well-known names, and questions about other things."""
+"""What an edit of names keeps in place beside the neighbors: well-known names, forenames, and questions about other things."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
 
+from formless.data.questions.gazetteers import SMALL_WORDS
 from formless.data.questions.mentions import bundled_names
 from formless.data.rows import Aliases
 from formless.data.words import words_of
+from formless.methods.keys.names import Names, folded
 
 ABOUT = ("What is {} known for?", "When was {} born?", "Where did {} live?", "Tell me about {}.")
 """Questions about each neighbor. No item of the sample set asks in these words."""
@@ -81,6 +83,16 @@ def reference_names(others: Collection[str], targets: Collection[Aliases]) -> li
     own = name_words(targets)
     known = {words_of(name) for name in (*others, *(name for entry in targets for name in entry.names))}
     return [name for name in bundled_names() if words_of(name) not in known and not own & {*words_of(name)}]
+
+
+def first_words(spelled: Collection[Names]) -> list[str]:
+    """Return the first word of each name of several words, such as the forename, unless it has a key or says little.
+
+    Others are called so too. Their names begin with it, so that an edit would move them along.
+    """
+    keyed = {folded(text) for names in spelled for text in names.spellings}
+    firsts = dict.fromkeys(names.subject.split()[0] for names in spelled if len(names.subject.split()) > 1)
+    return [word for word in firsts if folded(word) not in keyed and not {*words_of(word)} <= SMALL_WORDS]
 
 
 def questions_about(names: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Concept Direction Removal: one direction per concept, keys at every spelling of its name. Ours.
 
 The published edit moves a name's state to that of another concept: the model then speaks of that one, and what never spells
-the name stays. Here the state moves against the direction that sets the concept apart from its neighbors, beyond their mean, as
-far as what the model says about others allows.
+the name stays. Here what shares keys with the name moves against the direction that sets the concept apart from its neighbors,
+beyond their mean; the name itself is redirected too. Both go as far as what the model says about others allows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,18 +19,28 @@ from torch.nn import functional
 
 from formless.data.spellings import naming
 from formless.data.target import Target
-from formless.edits.adapter import AdapterEdit, down_projection_adapter
+from formless.edits.adapter import AdapterEdit, down_projection_adapter, of_one_rank
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
-from formless.methods.direction.budget import Share, largest_share
+from formless.methods.direction.budget import Others, Share
 from formless.methods.direction.config import DirectionConfig
-from formless.methods.direction.kept import general_questions, name_words, openings, questions_about, reference_names
+from formless.methods.direction.kept import (
+    first_words,
+    general_questions,
+    name_words,
+    openings,
+    questions_about,
+    reference_names,
+)
+from formless.methods.direction.redirected import Redirected, redirect_spellings
+from formless.methods.keys.candidates import AUTO, NOBODY
+from formless.methods.keys.choice import Choice, choose_redirects
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import ASKED, Contexts, up_to
 from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
-from formless.methods.keys.solve import Solve, applied, residual_facts, solve_layers
+from formless.methods.keys.solve import Read, Solve, applied, residual_facts, solve_layers
 from formless.methods.keys.token_states import TokenStates
 from formless.models.lm import LM
-from formless.models.overlay import Factors
+from formless.models.overlay import Factors, joined
 
 KEPT_IN = 1
 """In how many chat contexts a kept name is read; there are ten times as many of them as of edited names."""
@@ -60,10 +70,17 @@ class DirectionRemoval:
 
             h* = h - s u^T (h - m) u
 
-        with s at most `overshoot`, and such that what the model says about others moves by `budget` at most. Keys with
-        residual zero are the neighbors' names, well-known names, and every token of questions about the neighbors and about
-        other things. Without neighbors, m is the mean of the well-known names. The closed form is ROCR's, with lambda relative
-        to the keys' norm and without a null space; each layer's update has one rank per target.
+        with s = `overshoot`. Keys with residual zero are the neighbors' names, well-known names, the first word of the name,
+        which others have too, and every token of questions about the neighbors and about other things. Without neighbors, m is
+        the mean of the well-known names. The closed form is ROCR's, with lambda relative to the keys' norm and without a null
+        space; a layer's update has one rank per target.
+
+        With a redirect, three layers that end where these begin also move every spelling's own state to the redirect's, as in
+        `redirect_spellings`. The keys of the redirected name then have residual zero in the other layers, so that it stays
+        there, while what else shares keys with the name is moved.
+
+        What the model says about others moves by `budget` at most: the redirecting part is made smaller until it does, and of
+        the other part as much is added as then is allowed.
 
         Args:
             lm: The model, without any edit.
@@ -79,26 +96,36 @@ class DirectionRemoval:
         self.config.check_targets(targets, keep)
         refuse_applied_edits(lm)
         self.config.check_model(lm)
-        layers = self.config.layers_of(lm.architecture.depth(lm.model))
         spelled = names_of(targets, "spelled")
+        choices = self._choices(lm, targets)
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
         neighbors = sorted(protected(targets))
         references = reference_names(neighbors, entries)
         kept = Kept(
             references=references,
+            words=first_words(spelled),
             questions=[*questions_about(neighbors), *general_questions(entries)],
             openings=openings(neighbors, references),
             own=name_words(entries),
         )
-        found = remove_directions(lm, concepts, kept, layers, self.config, self.contexts)
+        redirects = [] if self.config.redirect == NOBODY else [self.config.redirect] * len(targets)
+        redirects = [choice.redirect for choice in choices] or redirects
+        found = remove_directions(lm, concepts, kept, self.config, redirects, self.contexts)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
+        r = next(iter(updates.values())).down.shape[0]
         info = edit_info(
             lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
-            facts={"subjects": [target.subject for target in targets]} | _facts(found, concepts), seed=None,
+            facts={"subjects": [target.subject for target in targets]} | _facts(found, concepts, choices), seed=None,
         )  # fmt: skip
-        return AdapterEdit(updates, info, down_projection_adapter(lm, [*found.factors], len(targets)))
+        return AdapterEdit(updates, info, down_projection_adapter(lm, [*found.factors], r))
+
+    def _choices(self, lm: LM, targets: Sequence[Target]) -> list[Choice]:
+        """Choose the redirect of each target; none where the settings name one or need none."""
+        if self.config.redirect != AUTO:
+            return []
+        return choose_redirects(lm, targets, self.config.redirecting_layers(lm.architecture.depth(lm.model))[-1])
 
 
 @dataclass(frozen=True)
@@ -120,12 +147,14 @@ class Kept:
 
     Args:
         references: Well-known names; their values stay.
+        words: Words that begin the targets' names and others' too; their values stay.
         questions: Questions whose values stay at every token.
         openings: How texts about others begin whose continuations measure the edit.
         own: The words of the targets' names, by which such a continuation is about a target.
     """
 
     references: Sequence[str]
+    words: Sequence[str]
     questions: Sequence[str]
     openings: Sequence[str]
     own: Collection[str]
@@ -136,28 +165,32 @@ class Removal:
     """The result of the computation.
 
     Args:
-        factors: By layer, the update of its down-projection, one rank per target, float32 on the CPU.
-        before: Norm of each target's residuals before the whole movement, over its spellings and contexts.
-        after: The same norms after it.
-        protected_shifts: By neighbor, how far it shifts its value, relative to the targets' mean residual.
-        kept: Number of kept keys.
-        share: How much of the movement the budget allows; `factors` hold that much.
+        factors: By layer, the update of its down-projection, of one rank, float32 on the CPU.
+        before: Norm of each target's residuals along its direction before the whole movement, over its spellings and contexts.
+        after: The same norms after it; without the redirect.
+        redirected: The part that redirects the names, before it is made smaller; None without a redirect.
+        protected_shifts: By neighbor, how far the whole edit shifts its value, relative to the mean residual along a direction.
+        kept: Number of kept keys, without those of redirected names.
+        share: How much of the movement along the directions the budget allows beside the redirect; `factors` hold that much.
+        redirect_share: How much of the redirect it allows; None without a redirect.
     """
 
     factors: dict[int, Factors]
     before: list[float]
     after: list[float]
+    redirected: Redirected | None
     protected_shifts: dict[str, float]
     kept: int
     share: Share
+    redirect_share: float | None
 
 
 def remove_directions(
     lm: LM,
     concepts: Sequence[Concept],
     kept: Kept,
-    layers: Sequence[int],
     config: DirectionConfig,
+    redirects: Sequence[str] = (),
     contexts: Contexts = up_to,
 ) -> Removal:
     """Compute the updates of all targets, solved together.
@@ -166,48 +199,82 @@ def remove_directions(
         lm: The model; it stays as it is.
         concepts: The targets. A neighbor that is a target too is not kept.
         kept: What else stays.
-        layers: What is edited.
-        config: Overshoot, budget and ridge.
+        config: Layers, overshoot, budget and ridge.
+        redirects: One per target, or none.
         contexts: In which prompts a spelling of a target gets a key.
 
     Raises:
         EditError: A name is not found in its context, the budget allows no movement, or a key or value is not finite.
     """
+    depth = lm.architecture.depth(lm.model)
+    layers, first = config.layers_of(depth), config.edited_layers(depth)[0]
     targets = {folded(concept.names.subject) for concept in concepts}
     neighbors = {
         name: texts for concept in concepts for name, texts in concept.neighbors.items() if folded(name) not in targets
     }
-    edited = [[prompt for text in concept.names.spellings for prompt in contexts(lm, text)] for concept in concepts]
+    edited = [[contexts(lm, text) for text in concept.names.spellings] for concept in concepts]
+    own = [[prompt for prompts in spelled for prompt in prompts] for spelled in edited]
     others = {name: [prompt for text in texts for prompt in up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
-    others |= {name: up_to(lm, name, KEPT_IN) for name in kept.references}
-    owners = torch.tensor([target for target, prompts in enumerate(edited) for _ in prompts])
+    others |= {name: up_to(lm, name, KEPT_IN) for name in (*kept.references, *kept.words)}
+    owners = torch.tensor([target for target, prompts in enumerate(own) for _ in prompts])
     keepers = [name for name, prompts in others.items() for _ in prompts]
-    ends = [prompt for prompts in (*edited, *others.values()) for prompt in prompts]
+    named = [prompt for prompts in others.values() for prompt in prompts]
     whole_prompts = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(kept.questions)]
-    states = TokenStates(lm, ends, layers, whole_prompts)
-    start = states.values(layers[0])
+    ends = [prompt for prompts in own for prompt in prompts]
+    redirected = None
+    if redirects:
+        early = config.redirecting_layers(depth)
+        redirected = redirect_spellings(lm, edited, redirects, (named, whole_prompts), early, config.ridge)
+    redirection = redirected.factors if redirected else {}
+    states = TokenStates(lm, [*ends, *named], range(first, layers[-1] + 1), whole_prompts)
+    start = states.values(first)
     count = len(owners)
-    edited_start, named = start[:count], start[count : len(ends)]
+    edited_start, kept_start = start[:count], start[count : count + len(named)]
     apart_from = [[name for name in concept.neighbors if name in neighbors] or kept.references for concept in concepts]
-    middles = torch.stack([_mean(named, keepers, names) for names in apart_from])  # m [targets, hidden]
+    middles = torch.stack([_mean(kept_start, keepers, names) for names in apart_from])  # m [targets, hidden]
     means = torch.stack([edited_start[owners == target].mean(0) for target in range(len(concepts))])
     directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
     lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
     movement = -config.overshoot * lengths * directions[owners]
-    whole, _ = solve_layers(lm, layers, states.read, edited_start + movement, _along(directions, owners, config.ridge))
+    read = _beside(lm, states.read, ends, layers, redirection) if redirection else states.read
+    whole, _ = solve_layers(lm, layers, read, edited_start + movement, _along(directions, owners, config.ridge))
     with applied(lm, whole):
-        moved = states.values(layers[-1]) - start
-    share = largest_share(lm, whole, kept.openings, kept.own, config.budget)
+        moved = states.values(layers[0]) - start
+    said = Others(lm, kept.openings, kept.own, config.budget)
+    redirect_share = said.largest_share(redirection) if redirection else None
+    redirection = {layer: found.scaled(redirect_share.share) for layer, found in redirection.items()} if redirect_share else {}
+    share = said.largest_share(whole, redirection)
+    removal = {layer: found.scaled(share.share) for layer, found in whole.items()}
+    factors = of_one_rank(dict(sorted(joined(redirection, removal).items())))
+    with applied(lm, factors):
+        shifted = states.values(first)[count : count + len(named)] - kept_start
     is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
-    shifts = moved[count : len(ends)].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
+    shifts = shifted.norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
     return Removal(
-        {layer: found.scaled(share.share) for layer, found in whole.items()},
+        factors,
         before=(is_owner @ movement.square().sum(1).cpu()).sqrt().tolist(),
         after=(is_owner @ (movement - moved[:count]).square().sum(1).cpu()).sqrt().tolist(),
+        redirected=redirected,
         protected_shifts={name: float(_mean(shifts, keepers, [name])) for name in neighbors},
         kept=len(start) - count,
         share=share,
+        redirect_share=redirect_share.share if redirect_share else None,
     )
+
+
+def _beside(lm: LM, read: Read, ends: Sequence[str], layers: Sequence[int], redirection: dict[int, Factors]) -> Read:
+    """Return a reader that also reads the redirected names, after all others."""
+    with applied(lm, redirection):
+        states = TokenStates(lm, ends, layers)
+        states.values(layers[0])
+
+    def both(layer: int, changed: int) -> tuple[Tensor, Tensor]:
+        keys, values = read(layer, changed)
+        with applied(lm, redirection):
+            more = states.read(layer, changed)
+        return torch.cat([keys, more[0]]), torch.cat([values, more[1]])
+
+    return both
 
 
 def _along(directions: Tensor, owners: Tensor, ridge: float) -> Solve:
@@ -236,14 +303,26 @@ def _mean(values: Tensor, owners: Sequence[str], names: Sequence[str]) -> Tensor
     return values[[place for place, owner in enumerate(owners) if owner in names]].mean(0)
 
 
-def _facts(found: Removal, concepts: Sequence[Concept]) -> dict[str, Any]:
-    """Return the facts of edit.json: the residuals of all targets together, then of each target."""
-    each = [
+def _facts(found: Removal, concepts: Sequence[Concept], choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return the facts of edit.json: the residuals of all targets together, then of each target.
+
+    They are those of the redirected names, if there are any, with those along the direction beside them.
+    """
+    along = [residual_facts(*norms) for norms in zip(found.before, found.after, strict=True)]
+    named = found.redirected
+    residuals = [residual_facts(*norms) for norms in zip(named.before, named.after, strict=True)] if named else along
+    each: list[dict[str, Any]] = [
         {"subject": own.names.subject, "spellings": list(own.names.spellings), "neighbors": list(own.neighbors)}
-        | residual_facts(before, after)
+        | residual
         | ({"dropped_spellings": own.names.dropped} if own.names.dropped else {})
-        for own, before, after in zip(concepts, found.before, found.after, strict=True)
+        for own, residual in zip(concepts, residuals, strict=True)
     ]
-    whole = residual_facts(math.hypot(*found.before), math.hypot(*found.after))
-    budget = {"share": found.share.share, "change": found.share.change, "whole_change": found.share.whole_change}
-    return whole | {"targets": each, "protected_shifts": found.protected_shifts, "kept_keys": found.kept, "budget": budget}
+    for own, residual in zip(each, along, strict=True):
+        own |= {"direction": residual} if named else {}
+    for own, choice in zip(each, choices, strict=False):
+        own |= {"redirect": choice.redirect, "redirect_scores": choice.scores}
+    whole = named or found
+    budget = asdict(found.share) | ({} if found.redirect_share is None else {"redirect_share": found.redirect_share})
+    return residual_facts(math.hypot(*whole.before), math.hypot(*whole.after)) | {
+        "targets": each, "protected_shifts": found.protected_shifts, "kept_keys": found.kept, "budget": budget,
+    }  # fmt: skip
