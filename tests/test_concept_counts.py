@@ -14,6 +14,7 @@ from formless.data.rows import Split
 from formless.data.target import Target
 from formless.evaluation.record import ItemResult, Record
 from formless.methods.keys.contexts import up_to
+from formless.methods.keys.names import names_of
 from formless.models.lm import LM
 from tests.report.made_runs import made_record, made_run
 from tools import concept_counts, context_counts
@@ -62,10 +63,11 @@ def test_many_concepts_have_a_rank_each(tiny: Tiny) -> None:
     lm = tiny()
     targets = [Target(name) for name in ("Ada Lovelace", "Alan Turing", "Jane Goodall")]
     found = concept_counts.measure(lm, "cdr", targets, {"Ada Lovelace": [ITEM]})
-    assert found["rank"] == 3
+    spellings = sum(len(names.spellings) for names in names_of(targets, "spelled"))
+    assert found["rank"] == 3 + spellings
     assert len(found["each"]) == 3
     assert [*found["after"]] == ["Ada Lovelace"]
-    assert found["bytes"] == 4 * 3 * (32 + 48) * 3  # float32, three layers
+    assert found["bytes"] == 4 * (3 + spellings) * (32 + 48) * 4  # float32, four layers
 
 
 def test_the_concepts_are_enough_and_each_once() -> None:
@@ -84,11 +86,12 @@ def test_the_page_has_a_row_for_what_was_reached(tmp_path: Path) -> None:
         made_original("Niels Bohr", "Max Planck").save(path)
     items = items_of(made_original("Niels Bohr", "Max Planck"))
     after = [item.before * (0.1 if item.split == "forget" else 0.9) for item in items]
-    one = {"seconds": 20.0, "rank": 10, "kept": 5, "bytes": 1000, "reduction": 0.8, "each": [0.9, 0.5, 0.7], "share": 0.4}
+    one = {"seconds": 20.0, "rank": 10, "kept": 5, "bytes": 1000, "reduction": 0.8, "each": [0.9, 0.5, 0.7]}
+    one |= {"shares": {"redirect_share": 1.0, "share": 0.4}}
     stored(tmp_path / "cdr-10.json", lambda: one | {"after": dict.fromkeys(names, after)})
     page = concept_counts.page(tmp_path)
     assert page.rows == [
-        ["concept direction removal", 10, -90.0, -10.0, 40.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
+        ["concept direction removal", 10, -90.0, -10.0, 100.0, 40.0, 80.0, 70.0, 50.0, 5, 10, 1.0, 20.0, 2.0]
     ]  # fmt: skip
     assert "concept direction removal, 1 concepts; concept direction removal, 50 concepts" in page.notes[-1]
 

@@ -18,6 +18,7 @@ from tools.direction_removal import COMPARISONS, KNOWN_FROM, TITLES
 LEFT = {
     "original": (0.8, 0.5),
     "cdr": (0.08, 0.45),
+    "cdr-no-redirect": (0.08, 0.45),
     "cdr-unbounded": (0.08, 0.45),
     "rocr-spelled": (0.4, 0.5),
     "rocr-one-key": (0.8, 0.5),
@@ -51,9 +52,9 @@ def test_reverse_questions_have_a_row_of_their_own(out: Path) -> None:
     page = direction_removal.forgetting_page("smollm2", out, collect_folder(out), records, SHARED)
     (row,) = (row for row in page.rows if row[0] == "Reverse question")
     assert row[:4] == ["Reverse question", None, 2, 4]
-    assert row[4:8] == [-90.0, -90.0, -50.0, 0.0]
-    assert row[8:] == [2, -10.0, -10.0, 0.0, 0.0]
-    assert [column.name for column in page.columns[4:8]] == [*TITLES.values()]
+    assert row[4:9] == [-90.0, -90.0, -90.0, -50.0, 0.0]
+    assert row[9:] == [2, -10.0, -10.0, -10.0, 0.0, 0.0]
+    assert [column.name for column in page.columns[4:9]] == [*TITLES.values()]
 
 
 def test_others_are_counted_by_item_and_small_probabilities_are_left_out(out: Path) -> None:
@@ -106,4 +107,4 @@ def test_another_concept_is_compared_with_what_the_original_says_of_it(out: Path
             records[other][label].save(direction_removal._others_path(out, target, label))
     page = direction_removal.forgetting_page("smollm2", out, collect_folder(out), records, SHARED)
     assert page.rows[-1][0] == "Another concept"
-    assert page.rows[-1][8:] == [2, -90.0, -90.0, -50.0, 0.0]
+    assert page.rows[-1][9:] == [2, -90.0, -90.0, -90.0, -50.0, 0.0]

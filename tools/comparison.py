@@ -275,7 +275,8 @@ SETTINGS_ON_LARGE = [
     "settings.",
 ]
 COMPARED_ON_SMALL = [
-    "`cdr` has its defaults, which were chosen on the larger model: no setting of it was tried on this one.",
+    "`cdr` has its defaults. Its budget and its redirecting part were chosen on this model, the rest on the larger one, all on "
+    "other concepts.",
     "An edit that costs the neighbors more than 5 % at the smallest strength has its values on the straight line from the "
     "original model to there. Smaller learning rates of the same methods forgot no more ([Settings](method_settings.md)).",
     "Seven steps of training are few, two development concepts too, and one seed says nothing about the scatter over seeds.",

@@ -30,7 +30,7 @@ from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_it
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 MODEL = "smollm2"
-EDITS = ("cdr", "cdr-unbounded", "rocr-spelled")
+EDITS = ("cdr", "rocr-spelled")
 """Labels of the edits."""
 
 COUNTS = (1, 10, 50, 100)
@@ -63,7 +63,7 @@ def measure(lm: LM, label: str, targets: Sequence[Target], items: Mapping[str, S
     return {
         "seconds": seconds, "rank": max(one.down.shape[0] for one in factors), "kept": facts.get("kept_keys"),
         "bytes": sum(part.nbytes for one in factors for part in (one.up, one.down)),
-        "reduction": facts["residual_reduction"], "each": each, "after": after, "share": facts.get("budget", {}).get("share"),
+        "reduction": facts["residual_reduction"], "each": each, "after": after, "shares": facts.get("budget", {}),
     }  # fmt: skip
 
 
@@ -92,7 +92,8 @@ def page(out: Path) -> Result:
         command=[f"python -m tools.concept_counts {each} runs/counts" for each in ("measure", "page")],
         columns=[
             Column(name="edit"), Column(name="concepts"), Column(name="development concepts", **percent),
-            Column(name="neighbors", **percent), Column(name="of the whole way", **plain),
+            Column(name="neighbors", **percent), Column(name="of the redirect", **plain),
+            Column(name="of the whole way", **plain),
             Column(name="residual reduction", **plain), Column(name="median concept", **plain),
             Column(name="worst concept", **plain), Column(name="kept keys"), Column(name="rank"),
             Column(name="size", unit="kB", format=",.0f"),
@@ -106,10 +107,10 @@ def _row(label: str, count: int, found: Sequence[Mapping[str, Any]], items: Mapp
     both = [(items[name], values) for one in found for name, values in one["after"].items()]
     each = [value for one in found for value in one["each"]]
     seconds = mean(one["seconds"] for one in found)
-    shares = [one["share"] for one in found if one.get("share") is not None]
+    shares = [[one["shares"].get(key) for one in found] for key in ("redirect_share", "share")]
     return [
         TITLES[label], count, change(both, "forget"), change(both, "neighbor"),
-        round(100 * mean(shares), 1) if shares else None,
+        *(None if None in own else round(100 * mean(own), 1) for own in shares),
         round(100 * mean(one["reduction"] for one in found), 1), round(100 * median(each), 1), round(100 * min(each), 1),
         found[0]["kept"], found[0]["rank"], round(found[0]["bytes"] / 1e3, 1), round(seconds, 1), round(seconds / count, 2),
     ]  # fmt: skip
@@ -120,8 +121,8 @@ def _path(out: Path, label: str, count: int, name: str = "") -> Path:
 
 
 NOTES = [
-    "With its budget the removal goes as far as what the model says about others allows; without one (`budget=1`) the whole "
-    "way. Without one it was measured before the budget came.",
+    "The removal goes as far as what the model says about others allows: first the names are redirected, then as much is added "
+    "of the movement against the directions. ROCR has no such limit.",
     "The change is edited/original - 1 of the probability per token over the known items of the four development concepts, the "
     "geometric mean over them. An edit of one concept is asked about its own; the row is the mean of four edits, with the kept "
     "keys, rank and size of the first.",

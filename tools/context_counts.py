@@ -67,7 +67,7 @@ def contexts_of(lm: LM, subject: str, label: str) -> Contexts:
 def measure(lm: LM, target: Target, label: str, items: Sequence[KnownItem]) -> dict[str, Any]:
     """Compute the edit of one target with some contexts, and score the known items under it."""
     contexts = contexts_of(lm, target.subject, label)
-    edit, seconds = timed(lambda: DirectionRemoval(DirectionConfig(budget=1), contexts).unlearn(lm, target))
+    edit, seconds = timed(lambda: DirectionRemoval(DirectionConfig(budget=1, redirect="none"), contexts).unlearn(lm, target))
     if not isinstance(edit, AdapterEdit):
         raise TypeError(f"not an adapter: {edit!r}")
     with edit.applied(lm):
@@ -125,8 +125,8 @@ def _missing(rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 NOTES = [
-    "The removal has no limit on how far answers about others may move (`budget=1`). It was measured before that limit came, "
-    "which is now on by default.",
+    "The removal has no limit on how far answers about others may move (`budget=1`) and no redirect. It was measured before "
+    "both came, which are now on by default, and before the forename was kept in place.",
     "A number of contexts stands for the first ones of the six (`STARTERS` in `methods/keys/contexts.py`). "
     f"`{WRITTEN}` stands for all, and up to {MOST} places at which the model names the concept when it is asked for two "
     "questions and a text about it.",

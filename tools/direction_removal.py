@@ -13,6 +13,7 @@ which the edit neither names nor keeps in place, and does not serve `rwku`.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -34,6 +35,7 @@ from formless.experiment.runs import ORIGINAL, read_plan
 from formless.methods.direction.kept import SHORTEST
 from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.models.loading import load
+from formless.report.answers import AnswerClass, answer_shares, redirect_names
 from formless.report.recall import WORST_CASE_RECALL, worst_case_recall
 from formless.report.runs import CollectedRuns, collect_folder
 from formless.report.summary import MethodSummary, summarize
@@ -43,6 +45,7 @@ from tools.results import FOLDER, Cell, Column, Result, write_result
 DTYPE, LIMIT = "bfloat16", 24
 TITLES = {
     "cdr": "concept direction removal",
+    "cdr-no-redirect": "the same, without a redirect",
     "cdr-unbounded": "the same, without a budget",
     "rocr-spelled": "ROCR, a key for every spelling",
     "rocr-one-key": "ROCR, one key",
@@ -50,6 +53,7 @@ TITLES = {
 _ROCR = {"method": "rocr", "redirect": PUBLISHED_REDIRECT, "basis": "none"}
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "cdr": {"method": "cdr"},
+    "cdr-no-redirect": {"method": "cdr", "redirect": "none"},
     "cdr-unbounded": {"method": "cdr", "budget": 1},
     "rocr-spelled": _ROCR | {"mentions": "spelled", "protect": "neighbors"},
     "rocr-one-key": _ROCR,
@@ -83,10 +87,11 @@ class Comparison:
 
 
 COMPARISONS = {
-    "coder": Comparison("qwen2.5-coder-1.5b", ("cdr", "rocr-spelled", "rocr-one-key")),
+    "coder": Comparison("qwen2.5-coder-1.5b", ("cdr", "cdr-no-redirect", "rocr-spelled", "rocr-one-key")),
     "smollm2": Comparison("smollm2"),
     "rwku": Comparison(
-        "qwen2.5-coder-1.5b", data="RWKU/Target", known_as="targets of RWKU", targets="20,21,24,31,54,74,81,87,90",
+        "qwen2.5-coder-1.5b", ("cdr", "rocr-spelled", "rocr-one-key"), data="RWKU/Target",
+        known_as="targets of RWKU", targets="20,21,24,31,54,74,81,87,90",
         suite="statement,fb,qa,level3,gen_qa_alone,gen_level3",
     ),
 }  # fmt: skip
@@ -94,6 +99,12 @@ COMPARISONS = {
 
 KNOWN_FROM = 0.05
 """The least probability of an item before the edit for its relative change to say something."""
+
+SAID: Mapping[str, Sequence[AnswerClass]] = {
+    "refusal": ("refusal", "does not know"), "the redirect": ("redirect concept",),
+    "other": ("nothing or broken", "other answer"),
+}  # fmt: skip
+"""Of the answers in words about a concept those that are not right, in classes."""
 
 SCORED = ("statement", "fb", "qa", "qa_mentions", "reverse")
 
@@ -187,12 +198,13 @@ def recall_page(name: str, summaries: Sequence[MethodSummary], records: By, shar
         Column(name="edit"), Column(name="worst-case recall", ci_format=".0f", **share),
         Column(name="worst concept", **share),
         Column(name="others' items, median change", **share), Column(name="90th percentile", **share),
-        Column(name="TriviaQA, before", **share), Column(name="after", **share), Column(name="edit", unit="s", format=".0f"),
+        Column(name="TriviaQA, before", **share), Column(name="after", **share),
+        *(Column(name=f"answers: {name}", **share) for name in SAID), Column(name="edit", unit="s", format=".0f"),
     ]  # fmt: skip
     before = by_label[COMPARISONS[name].labels[0]].metrics.get(WORST_CASE_RECALL)
     known = [recall.value for own in records.values() if (recall := worst_case_recall(own[ORIGINAL], own[ORIGINAL]))]
     rows: list[list[Cell]] = [
-        ["none", cell(before.baseline) if before else None, _percent(max(known, default=None)), *[None] * 5]
+        ["none", cell(before.baseline) if before else None, _percent(max(known, default=None)), *[None] * (5 + len(SAID))]
     ]
     for label in COMPARISONS[name].labels:
         found = by_label[label].metrics.get(WORST_CASE_RECALL)
@@ -203,6 +215,7 @@ def recall_page(name: str, summaries: Sequence[MethodSummary], records: By, shar
             TITLES[label], cell(found.value) if found else None, _percent(max(said, default=None)),
             _percent(median(changes)), _percent(quantiles(changes, n=10)[-1]),
             *(_percent(mean(values)) if values else None for values in trivia),
+            *_said(records, label),
             round(median(own[label].edits[0]["seconds"] for own in records.values()), 1),
         ])  # fmt: skip
     return Result(
@@ -212,6 +225,16 @@ def recall_page(name: str, summaries: Sequence[MethodSummary], records: By, shar
         "items about others move; and the cost.",
         columns=columns, rows=rows, notes=RECALL_NOTES, **shared,
     )  # fmt: skip
+
+
+def _said(records: By, label: str) -> list[float | None]:
+    """Return the shares of the classes of `SAID` among all answers in words to questions about known facts, in percent."""
+    found: Counter[str] = Counter()
+    for own in records.values():
+        if shares := answer_shares(own[ORIGINAL], own[label], "forget", redirect_names(own[label])):
+            found.update(shares.counts)
+    total = found.total()
+    return [_percent(sum(found[name] for name in names) / total) if total else None for names in SAID.values()]
 
 
 def _percent(value: float | None) -> float | None:
@@ -275,17 +298,15 @@ def _other_pairs(out: Path, records: By, label: str) -> list[Pairs]:
 def notes(name: str) -> list[str]:
     """Return the notes of the page about probabilities."""
     chosen = {
-        "coder": "Layers (6 to 8), overshoot, ridge, and what the removal keeps in place, were chosen on four other concepts: "
-        "Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie.",
-        "smollm2": "The settings were chosen on the larger model, but for the budget. It was chosen on the first four "
-        "concepts and on eight targets of RWKU.",
+        "coder": "Layers, overshoot, ridge, the redirecting part, and what the removal keeps in place, were chosen on four "
+        "other concepts: Albert Einstein, Isaac Newton, Charles Darwin and Marie Curie.",
+        "smollm2": "Layers, overshoot and ridge were chosen on the larger model; the budget on the first four concepts and on "
+        "eight targets of RWKU, the redirecting part on the first four concepts.",
         "rwku": "No setting was chosen on these targets.",
     }
     return [
         f"All edit without a null space. {chosen[name]}",
-        "The budget binds for few concepts of this model, so the edit without one was not measured beside it."
-        if name == "coder"
-        else "`Without a budget` moves every name by the whole overshoot (`budget=1`), whatever happens to others.",
+        *(note for label, note in LEFT_OUT.items() if label in COMPARISONS[name].labels),
         "The change is edited/original - 1 over the items that the original model knows, the geometric mean over concepts, "
         "with its confidence interval over concepts and items; none for fewer than five concepts.",
         "Keys are the spellings of the name. Descriptions, misspellings and reverse questions have none, for any edit.",
@@ -294,7 +315,15 @@ def notes(name: str) -> list[str]:
     ]
 
 
+LEFT_OUT = {
+    "cdr-no-redirect": "`Without a redirect` (`redirect=none`) moves the names themselves against the concept's direction.",
+    "cdr-unbounded": "`Without a budget` (`budget=1`) goes the whole way, whatever happens to others.",
+}
+"""By the label of an edit, which part of the removal it is without."""
+
 RECALL_NOTES = [
+    "`answers` are those in words to questions about known facts: refusals and pleas of ignorance, answers that name the "
+    "concept that the name is read as, and others, most of which state something wrong. The rest are right.",
     "A fact counts if any greedy answer holds it. The prompts hold the question alone, which no edited key has seen, and the "
     "benchmark's wording.",
     "The change of an item is |edited/original - 1| of its probability, over all items about neighbors with a probability over "

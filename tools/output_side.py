@@ -78,7 +78,7 @@ def probabilities(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
 
 
 EDITS: Mapping[str, tuple[Sequence[float], Callable[[LM, Target], At]]] = {
-    "concept direction removal": ((1.0, 1.5, 2.0), lambda lm, target: adapter(lm, target, "cdr", budget=1)),
+    "concept direction removal": ((0.5, 1.0, 1.5, 2.0), lambda lm, target: adapter(lm, target, "cdr", budget=1)),
     "ROCR, before the name too": ((0.5, 1.0, 2.0), reverse_keys),
     "token rows, output": ((1.0,), lambda lm, target: token_rows(lm, target, into=False)),
     "token rows, input and output": ((1.0,), lambda lm, target: token_rows(lm, target, into=True)),
