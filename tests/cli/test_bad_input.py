@@ -135,11 +135,11 @@ def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: st
     [
         (
             "--set strength=3",
-            "cdr has no such setting [strength]: settings of cdr: layers, overshoot, budget, ridge",
+            "cdr has no such setting [strength]: settings of cdr: redirect, layers, overshoot, budget, ridge",
         ),
-        ("--redirect Bob", "cdr has no such setting [redirect]: choose the method rocr; settings of cdr: layers, overshoot"),
-        ("--set basis=none", "cdr has no such setting [basis]: choose the method rocr; settings of cdr: layers, overshoot"),
-        ("--set beta=1", "choose the method npo or dpo or dpo_reject or another that has it; settings of cdr: layers"),
+        ("--redirect Einstein", "Einstein names Albert Einstein, which would be redirected to itself [redirect]"),
+        ("--set basis=none", "cdr has no such setting [basis]: choose the method rocr; settings of cdr: redirect, layers"),
+        ("--set beta=1", "choose the method npo or dpo or dpo_reject or another that has it; settings of cdr: redirect"),
         (
             "--set overshoot=0",
             "a setting of cdr is wrong (Input should be greater than 0; allowed: greater than 0, at most 100)",

@@ -101,7 +101,8 @@ class DirectionConfig(MethodConfig):
         Raises:
             UserError: There is no such layer.
         """
-        for layer in self.edited_layers(model.architecture.depth(model.model)):
+        depth = model.architecture.depth(model.model)
+        for layer in (*self.layers_of(depth), *self.redirecting_layers(depth)):  # a missing layer is one that was given
             model.architecture.down_projection(model.model, layer)
 
 
