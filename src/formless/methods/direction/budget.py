@@ -71,6 +71,11 @@ class Others:
             raise EditError(what, where=lm.name, remedy="name other neighbors in aliases.json, or set budget=1")
         self._before = self._probabilities()
 
+    def allows(self, update: Mapping[int, Factors]) -> Share | None:
+        """Return the share of a whole update, 1, if it stays within the budget."""
+        change = self._change({**update})
+        return Share(1.0, change, change) if change <= self._budget else None
+
     def largest_share(self, update: Mapping[int, Factors], beside: Mapping[int, Factors] | None = None) -> Share:
         """Return the largest share of an update within the budget, found to `CLOSE`, so that the change may be a little larger.
 

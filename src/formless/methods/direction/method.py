@@ -241,9 +241,11 @@ def remove_directions(
     with applied(lm, whole):
         moved = states.values(layers[0]) - start
     said = Others(lm, kept.openings, kept.own, config.budget)
-    redirect_share = said.largest_share(redirection) if redirection else None
-    redirection = {layer: found.scaled(redirect_share.share) for layer, found in redirection.items()} if redirect_share else {}
-    share = said.largest_share(whole, redirection)
+    share, redirect_share = said.allows(joined(redirection, whole)), 1.0
+    if share is None:
+        redirect_share = said.largest_share(redirection).share if redirection else 1.0
+        redirection = {layer: found.scaled(redirect_share) for layer, found in redirection.items()}
+        share = said.largest_share(whole, redirection)
     removal = {layer: found.scaled(share.share) for layer, found in whole.items()}
     factors = of_one_rank(dict(sorted(joined(redirection, removal).items())))
     with applied(lm, factors):
@@ -258,7 +260,7 @@ def remove_directions(
         protected_shifts={name: float(_mean(shifts, keepers, [name])) for name in neighbors},
         kept=len(start) - count,
         share=share,
-        redirect_share=redirect_share.share if redirect_share else None,
+        redirect_share=redirect_share if redirected else None,
     )
 
 
