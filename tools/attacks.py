@@ -56,9 +56,7 @@ TRAINED = "rmu-lr_0.025-coefficient_200"
 
 EDITS = ("rocr-one-key", "rocr-spelled", "cdr")
 TITLES = {label: direction_removal.TITLES[label] for label in EDITS} | {"rmu": "RMU"}
-SETTINGS = {label: direction_removal.SETTINGS[label] for label in EDITS} | {
-    "cdr": {"method": "cdr", "redirect": "none", "budget": 1},
-}
+SETTINGS = {label: direction_removal.SETTINGS[label] for label in EDITS}
 
 WEAK = PROTOCOLS["one_epoch"].model_copy(update={"points": 1})
 STRONG = AttackSettings(
@@ -114,12 +112,10 @@ NOTES = [
     "Sixteen facts cannot be relearned: a concept of the sample set has twelve at most.",
     "Forgetting left is the forgetting of questions after quantization, against the original model quantized alike, over "
     "that before it.",
-    "Concept direction removal has no redirect and no budget here (`redirect=none`, `budget=1`), and was measured before it "
-    "kept the forename in place.",
     "The edits have strength 1, not equal retention; `kept` says what each costs the neighbors. RMU has the settings that "
     "were chosen for it on other concepts, and the best harmonic mean of all trained methods in [the "
     "comparison](method_comparison.md), which has these concepts among its own. The other edits have their defaults, "
-    "without a null space. Two of the questions that the removal keeps in place have been replaced since. One seed, one model "
+    "without a null space. One seed, one model "
     "of 135 million parameters.",
     "Not measured: relearning one fact, 8 bits, 32 samples of each question, suffixes found by gradients, and training "
     "longer or on more texts. Another attack may bring back more.",
