@@ -128,6 +128,13 @@ def test_the_name_is_read_as_its_redirect_and_what_shares_its_keys_still_moves(t
     assert edit.redirected.after[0] < 0.2 * edit.redirected.before[0]
     assert alone.redirected is None
     torch.testing.assert_close(edit.factors[3].up[:, 0], alone.factors[3].up[:, 0])  # the direction of the unedited name
+    assert edit.factors[3].down.norm() > 0.2 * alone.factors[3].down.norm()
+    zoe = _at(lm, "Zoe", 3)
+    with applied(lm, edit.factors):
+        left = _at(lm, "Ada", 3)
+    with applied(lm, edit.redirected.factors), applied(lm, alone.factors):
+        summed = _at(lm, "Ada", 3)  # without keys of the redirected name
+    assert (left - zoe).norm() < 0.8 * (summed - zoe).norm()
 
 
 def test_auto_chooses_a_redirect_for_each_target(tiny: Tiny, ada: Target, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def remove_directions(
     edited = [[contexts(lm, text) for text in concept.names.spellings] for concept in concepts]
     own = [[prompt for prompts in spelled for prompt in prompts] for spelled in edited]
     others = {name: [prompt for text in texts for prompt in up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
-    others |= {name: up_to(lm, name, KEPT_IN) for name in (*kept.references, *kept.words)}
+    others |= {name: up_to(lm, name, KEPT_IN) for name in (*kept.references, *kept.words) if name not in neighbors}
     owners = torch.tensor([target for target, prompts in enumerate(own) for _ in prompts])
     keepers = [name for name, prompts in others.items() for _ in prompts]
     named = [prompt for prompts in others.values() for prompt in prompts]
