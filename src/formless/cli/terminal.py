@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; au
 DeviceOption = Annotated[str, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 
 
 def load_model(name: str, dtype: str, device: str, trust: bool = False, check: Callable[[MetaModel], None] | None = None) -> LM:
@@ -125,6 +127,11 @@ def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
             log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True)
 
     yield print_line
+
+
+def print_json(value: Any) -> None:
+    """Print a value of plain types as JSON; NaN and infinity are refused, since JSON has neither."""
+    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), soft_wrap=True)
 
 
 def show_tables(tables: Iterable[Table]) -> None:
