@@ -208,60 +208,123 @@ def remove_directions(
     """
     depth = lm.architecture.depth(lm.model)
     layers, first = config.layers_of(depth), config.edited_layers(depth)[0]
+    prompts = _prompts(lm, concepts, kept, contexts)
+    stay = (prompts.kept, prompts.questions)
+    early = config.redirecting_layers(depth)
+    redirected = redirect_spellings(lm, prompts.edited, redirects, stay, early, config.ridge) if redirects else None
+    redirection = redirected.factors if redirected else {}
+    states = TokenStates(lm, [*prompts.ends, *prompts.kept], range(first, layers[-1] + 1), prompts.questions)
+    start, count = states.values(first), len(prompts.ends)
+    kept_values = slice(count, count + len(prompts.kept))
+    directions, movement = _movement(prompts, start[:count], start[kept_values], config.overshoot)
+    read = _beside(lm, states.read, prompts.ends, layers, redirection) if redirection else states.read
+    along = _along(directions, prompts.owners, config.ridge)
+    whole, _ = solve_layers(lm, layers, read, start[:count] + movement, along)
+    with applied(lm, whole):
+        moved = states.values(layers[0])[:count] - start[:count]
+    allowed = _allowed(Others(lm, kept.openings, kept.own, config.budget), redirection, whole)
+    factors = of_one_rank(dict(sorted(joined(*allowed.parts).items())))
+    with applied(lm, factors):
+        shifts = (states.values(first) - start)[kept_values].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
+    is_owner = torch.eye(len(concepts))[prompts.owners].T  # [targets, edited]
+    return Removal(
+        factors,
+        before=(is_owner @ movement.square().sum(1).cpu()).sqrt().tolist(),
+        after=(is_owner @ (movement - moved).square().sum(1).cpu()).sqrt().tolist(),
+        redirected=redirected,
+        protected_shifts={name: float(_mean(shifts, prompts.keepers, [name])) for name in prompts.neighbors},
+        kept=len(start) - count,
+        share=allowed.share,
+        redirect_share=allowed.redirect_share if redirected else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Where the names stand that an edit moves or keeps.
+
+    Args:
+        edited: By target and spelling, prompts that end in it.
+        kept: Prompts that end in a name that stays.
+        keepers: That name, for each of them.
+        questions: Prompts whose every token stays.
+        neighbors: The neighbors that stay.
+        apart_from: By target, the names whose mean it is set apart from.
+    """
+
+    edited: list[list[list[str]]]
+    kept: list[str]
+    keepers: list[str]
+    questions: list[str]
+    neighbors: list[str]
+    apart_from: list[Sequence[str]]
+
+    @property
+    def ends(self) -> list[str]:
+        """The prompts that end in a target, one after the other."""
+        return [prompt for spelled in self.edited for prompts in spelled for prompt in prompts]
+
+    @property
+    def owners(self) -> Tensor:
+        """The target of each of them, `[edited]`."""
+        return torch.tensor([target for target, spelled in enumerate(self.edited) for prompts in spelled for _ in prompts])
+
+
+def _prompts(lm: LM, concepts: Sequence[Concept], kept: Kept, contexts: Contexts) -> _Prompts:
+    """Put every name into its contexts, and every kept question into one of them in turn."""
     targets = {folded(concept.names.subject) for concept in concepts}
     neighbors = {
         name: texts for concept in concepts for name, texts in concept.neighbors.items() if folded(name) not in targets
     }
-    edited = [[contexts(lm, text) for text in concept.names.spellings] for concept in concepts]
-    own = [[prompt for prompts in spelled for prompt in prompts] for spelled in edited]
     others = {name: [prompt for text in texts for prompt in up_to(lm, text, KEPT_IN)] for name, texts in neighbors.items()}
     others |= {name: up_to(lm, name, KEPT_IN) for name in (*kept.references, *kept.words) if name not in neighbors}
-    owners = torch.tensor([target for target, prompts in enumerate(own) for _ in prompts])
-    keepers = [name for name, prompts in others.items() for _ in prompts]
-    named = [prompt for prompts in others.values() for prompt in prompts]
-    whole_prompts = [ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(kept.questions)]
-    ends = [prompt for prompts in own for prompt in prompts]
-    redirected = None
-    if redirects:
-        early = config.redirecting_layers(depth)
-        redirected = redirect_spellings(lm, edited, redirects, (named, whole_prompts), early, config.ridge)
-    redirection = redirected.factors if redirected else {}
-    states = TokenStates(lm, [*ends, *named], range(first, layers[-1] + 1), whole_prompts)
-    start = states.values(first)
-    count = len(owners)
-    edited_start, kept_start = start[:count], start[count : count + len(named)]
-    apart_from = [[name for name in concept.neighbors if name in neighbors] or kept.references for concept in concepts]
-    middles = torch.stack([_mean(kept_start, keepers, names) for names in apart_from])  # m [targets, hidden]
-    means = torch.stack([edited_start[owners == target].mean(0) for target in range(len(concepts))])
-    directions = functional.normalize(means - middles, dim=1)  # u [targets, hidden]
-    lengths = ((edited_start - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
-    movement = -config.overshoot * lengths * directions[owners]
-    read = _beside(lm, states.read, ends, layers, redirection) if redirection else states.read
-    whole, _ = solve_layers(lm, layers, read, edited_start + movement, _along(directions, owners, config.ridge))
-    with applied(lm, whole):
-        moved = states.values(layers[0]) - start
-    said = Others(lm, kept.openings, kept.own, config.budget)
-    share, redirect_share = said.allows(joined(redirection, whole)), 1.0
-    if share is None:
-        redirect_share = said.largest_share(redirection).share if redirection else 1.0
-        redirection = {layer: found.scaled(redirect_share) for layer, found in redirection.items()}
-        share = said.largest_share(whole, redirection)
-    removal = {layer: found.scaled(share.share) for layer, found in whole.items()}
-    factors = of_one_rank(dict(sorted(joined(redirection, removal).items())))
-    with applied(lm, factors):
-        shifted = states.values(first)[count : count + len(named)] - kept_start
-    is_owner = torch.eye(len(concepts))[owners].T  # [targets, edited]
-    shifts = shifted.norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
-    return Removal(
-        factors,
-        before=(is_owner @ movement.square().sum(1).cpu()).sqrt().tolist(),
-        after=(is_owner @ (movement - moved[:count]).square().sum(1).cpu()).sqrt().tolist(),
-        redirected=redirected,
-        protected_shifts={name: float(_mean(shifts, keepers, [name])) for name in neighbors},
-        kept=len(start) - count,
-        share=share,
-        redirect_share=redirect_share if redirected else None,
+    return _Prompts(
+        edited=[[contexts(lm, text) for text in concept.names.spellings] for concept in concepts],
+        kept=[prompt for prompts in others.values() for prompt in prompts],
+        keepers=[name for name, prompts in others.items() for _ in prompts],
+        questions=[ASKED[place % len(ASKED)](lm, question) for place, question in enumerate(kept.questions)],
+        neighbors=list(neighbors),
+        apart_from=[[name for name in concept.neighbors if name in neighbors] or kept.references for concept in concepts],
     )
+
+
+def _movement(prompts: _Prompts, edited: Tensor, kept: Tensor, overshoot: float) -> tuple[Tensor, Tensor]:
+    """Return each target's direction u and how far each edited state moves against it, -s u^T (h - m) u.
+
+    Args:
+        prompts: What was read.
+        edited: States h of the targets, `[edited, hidden]`.
+        kept: States of the kept names, `[kept, hidden]`.
+        overshoot: s.
+
+    Returns:
+        Directions `[targets, hidden]` of unit length, and movements `[edited, hidden]`.
+    """
+    owners = prompts.owners
+    middles = torch.stack([_mean(kept, prompts.keepers, names) for names in prompts.apart_from])  # m [targets, hidden]
+    means = torch.stack([edited[owners == target].mean(0) for target in range(len(middles))])
+    directions = functional.normalize(means - middles, dim=1)
+    lengths = ((edited - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
+    return directions, -overshoot * lengths * directions[owners]
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """What the budget leaves of the redirecting part and of the part along the directions, by layer."""
+
+    parts: tuple[dict[int, Factors], dict[int, Factors]]
+    share: Share
+    redirect_share: float
+
+
+def _allowed(said: Others, redirection: dict[int, Factors], whole: dict[int, Factors]) -> _Allowed:
+    """Make the redirecting part smaller until the budget allows it, then add what it allows of the other."""
+    if share := said.allows(joined(redirection, whole)):
+        return _Allowed((redirection, whole), share, 1.0)
+    redirect_share = said.largest_share(redirection).share if redirection else 1.0
+    redirection = {layer: found.scaled(redirect_share) for layer, found in redirection.items()}
+    share = said.largest_share(whole, redirection)
+    return _Allowed((redirection, {layer: found.scaled(share.share) for layer, found in whole.items()}), share, redirect_share)
 
 
 def _beside(lm: LM, read: Read, ends: Sequence[str], layers: Sequence[int], redirection: dict[int, Factors]) -> Read:
