@@ -28,6 +28,7 @@ from formless.cli.data import (
 from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
+from formless.cli.export import export_command
 from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.results import compare_command, report_command, summarize_command
@@ -100,6 +101,7 @@ app.command("attack")(attack_command)
 app.command("stats")(stats_command)
 app.command("tune")(tune_command)
 app.command("chat")(chat_command)
+app.command("export")(export_command)
 app.command("demo")(demo_command)
 app.command("models")(models_command)
 app.command("methods")(methods_command)

@@ -1,0 +1,18 @@
+"""The export targets by name: ONE ROW PER TARGET."""
+
+from __future__ import annotations
+
+from formless.edits.export import diff, merged, peft
+from formless.edits.export.target import ExportTarget
+from formless.registry import Registry
+
+EXPORTS: Registry[ExportTarget] = Registry(
+    "export target",
+    "formless.exports",
+    ExportTarget,
+    (
+        ExportTarget("peft", "a PEFT LoRA adapter, several edits as one", peft.write),
+        ExportTarget("merged", "a whole edited model", merged.write, needs_model=True),
+        ExportTarget("diff", "the differences of whole weights", diff.write, needs_model=True),
+    ),
+)

@@ -1,0 +1,45 @@
+"""`ExportTarget`: one form in which an edit can be written for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from formless import store
+
+if TYPE_CHECKING:
+    from formless.edits.edit import WeightEdit
+    from formless.models.lm import LM
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the user asked for beside the edit and the output.
+
+    Args:
+        force: Replace an existing output.
+    """
+
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """One row of the registry.
+
+    Args:
+        name: What `--to` takes.
+        about: One line for the help.
+        write: Writes the output from the edit, the model if `needs_model`, the path and the options; it returns notes for
+            the user, one a line. It raises an EditError if this edit has no such form.
+        needs_model: Whether the model is loaded first.
+        mark: A file that every such folder holds, so that `--force` replaces nothing else; None if the output is a file.
+    """
+
+    name: str
+    about: str
+    write: Callable[[WeightEdit[Any], LM | None, Path, ExportOptions], list[str]]
+    needs_model: bool = False
+    mark: str | None = store.EditFolder.INFO
