@@ -14,7 +14,8 @@ import formless
 from formless import store
 from formless.edits.adapter import AdapterEdit, stack
 from formless.edits.difference import DifferenceEdit
-from formless.edits.edit import EditInfo, frobenius_norm, upgrade_edit_info
+from formless.edits.edit import EditInfo, frobenius_norm
+from formless.edits.versions import upgrade_edit_info
 from formless.errors import EditError
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors

@@ -18,7 +18,10 @@ from formless.errors import UserError
 def eval_command(
     target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number in the data set.")],
     model: terminal.ModelOption = "smollm2",
-    edit: Annotated[Path | None, typer.Option(help="A saved edit; without it the original model is measured.")] = None,
+    edit: Annotated[
+        Path | None,
+        typer.Option(help="A saved edit, a PEFT adapter or an edited model; without it the original model is measured."),
+    ] = None,
     strength: Annotated[float | None, typer.Option(help="With --edit: a factor on its updates, 0 to 4.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.")] = "ort",
@@ -80,7 +83,7 @@ def eval_command(
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
         original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
         edited = outcome.edited if loaded else None
-    if loaded and found.subject not in loaded.info.subjects:
+    if loaded and loaded.info.subjects and found.subject not in loaded.info.subjects:
         others = ", ".join(loaded.info.subjects)
         terminal.log.print(f"warning: the edit was made for {others}, not for {found.subject}", soft_wrap=True)
     if out:

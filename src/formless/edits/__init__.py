@@ -6,5 +6,8 @@
 - `difference.py`: differences of whole weights.
 - `prompt.py`: a text before every user message.
 - `verification.py`: what a saved edit states about its files, and the comparison when it is loaded.
+- `versions.py`: edit.json of earlier versions.
+- `foreign.py`: edits that other tools made: PEFT adapters and whole models.
+- `export/`: an edit in the form that another tool loads.
 - `loading.py`: `load_edit` reads any of them.
 """

@@ -19,7 +19,8 @@ from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.overlay import Factors, joined
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""What PEFT puts before the name of a module."""
 
 K = TypeVar("K")
 
@@ -43,8 +44,8 @@ class AdapterEdit(WeightEdit[Factors]):
         """
         tensors: dict[str, Tensor] = {}
         for name, factors in self.updates.items():
-            tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.down
-            tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.up
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.down
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.up
         verification.check_updates(self.info, self.updates, "updates")
         with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new:
             files = store.EditFolder(new)
@@ -62,7 +63,7 @@ class AdapterEdit(WeightEdit[Factors]):
             FileNotFoundError: A file is missing.
         """
         files = store.EditFolder(folder)
-        factors = verification.paired_factors(verification.read_tensors(files.weights), _PREFIX, files.weights)
+        factors = verification.paired_factors(verification.read_tensors(files.weights), PREFIX, files.weights)
         verification.check_modules(info, factors, files.weights)
         if info.weights is not None:
             verification.check_stated(files.weights, info.weights, factors)
@@ -105,6 +106,31 @@ def stack(earlier: AdapterEdit, new: Mapping[str, Factors]) -> dict[str, Factors
     if lacking := next((name for name in new if name not in earlier.updates), None):
         raise EditError("the edit to keep lacks a layer", where=lacking, remedy="compute it again")
     return joined({name: earlier.updates[name] for name in new}, new)
+
+
+def exact_adapter(
+    updates: Mapping[str, Factors], *, base: str | None, revision: str | None, fan_in_fan_out: bool
+) -> LoraConfig:
+    """Return PEFT's description of updates of one rank at scale 1, with the modules' whole names as its targets.
+
+    Args:
+        updates: By module name.
+        base: Hub id or folder of the base model.
+        revision: Its commit on the hub.
+        fan_in_fan_out: Whether the projections' weights are transposed, as in GPT-2.
+    """
+    r = max(len(factors.down) for factors in updates.values())
+    return LoraConfig(
+        r=r,
+        lora_alpha=r,
+        lora_dropout=0.0,
+        target_modules=sorted(updates),
+        fan_in_fan_out=fan_in_fan_out,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        base_model_name_or_path=base,
+        revision=revision,
+    )
 
 
 def down_projection_adapter(lm: LM, layers: Sequence[int], r: int) -> LoraConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,7 +103,7 @@ class EditInfo(BaseModel):
         strength: The factor on the updates; 1 as the method computed them.
         layers: The edited weights, with the norms of the updates at this strength.
         facts: What the method itself reports of the edit at strength 1, e.g. residuals or losses.
-        seconds: Time that the method took.
+        seconds: Time that the method took; None where another tool made the edit.
         created: UTC time.
         versions: Versions of the packages.
         weights: What the file of the weights holds. `save` states it, `load_edit` compares it and leaves it out of the
@@ -129,7 +128,7 @@ class EditInfo(BaseModel):
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, allow_inf_nan=False)
     layers: list[LayerReport]
     facts: dict[str, Any] = Field(default_factory=dict)
-    seconds: float
+    seconds: float | None
     created: str
     versions: dict[str, str]
     weights: WeightsFile | None = None
@@ -231,25 +230,35 @@ class WeightEdit(EditSummary, Generic[Change]):
         Raises:
             EditError: The factor, or the product of the two, is not from 0 to `MAX_STRENGTH`.
         """
-        whole = self.info.strength * strength
-        if not (0 <= strength <= MAX_STRENGTH and whole <= MAX_STRENGTH):  # NaN is refused too
-            wanted = f"{strength:g}" if self.info.strength == 1 else f"{strength:g} x {self.info.strength:g}"
-            remedy = f"give a number from 0 to {MAX_STRENGTH:g}"
-            raise EditError(f"an edit cannot have the strength {wanted}", where=self.info.subject, remedy=remedy)
+        whole = scaled_strength(self.info, strength)
         updates = cast(dict[str, Change], {name: change.scaled(strength) for name, change in self.updates.items()})
         layers = [_scaled_report(layer, updates.get(layer.module), strength) for layer in self.info.layers]
         return replace(self, updates=updates, info=self.info.model_copy(update={"strength": whole, "layers": layers}))
 
     def save_merged(self, lm: LM, folder: str | Path, *, force: bool = False) -> None:
-        """Write the whole edited model with its tokenizer and edit.json.
+        """Write the whole edited model as `formless export --to merged` does: files, dtype and tokenizer of the original.
 
         Raises:
+            EditError: The edit is for another model.
             OutputError: The folder exists and `force` is not set, or it cannot be written.
         """
-        with store.new_folder(Path(folder), mark=store.EditFolder.INFO, force=force) as new, self.applied(lm):
-            lm.model.save_pretrained(new)
-            lm.tokenizer.save_pretrained(new)
-            self.info.save(new)
+        from formless.edits.export.merged import save_merged
+
+        save_merged(self, lm, Path(folder), force=force)
+
+
+def scaled_strength(info: EditInfo, strength: float) -> float:
+    """Return the strength of an edit that is scaled once more.
+
+    Raises:
+        EditError: The factor, or its product with the edit's own strength, is not from 0 to `MAX_STRENGTH`.
+    """
+    whole = info.strength * strength
+    if not (0 <= strength <= MAX_STRENGTH and whole <= MAX_STRENGTH):  # NaN is refused too
+        wanted = f"{strength:g}" if info.strength == 1 else f"{strength:g} x {info.strength:g}"
+        remedy = f"give a number from 0 to {MAX_STRENGTH:g}"
+        raise EditError(f"an edit cannot have the strength {wanted}", where=info.subject, remedy=remedy)
+    return whole
 
 
 def _scaled_report(layer: LayerReport, change: Factors | Difference | None, strength: float) -> LayerReport:
@@ -281,7 +290,7 @@ def refuse_other_shapes(meta: MetaModel, edit: Edit) -> None:
     """
     from formless.models.overlay import check_shape
 
-    for name, change in edit.updates.items() if isinstance(edit, WeightEdit) else ():
+    for name, change in getattr(edit, "updates", {}).items():
         check_shape(meta.model, name, change)
 
 
@@ -354,46 +363,3 @@ def edit_info(
         dtype=str(lm.model.dtype).removeprefix("torch."), prefix=prefix, trained_neighbors=trained_neighbors,
         layers=layers, facts=facts, seconds=seconds, created=provenance.now(), versions=provenance.versions(),
     )  # fmt: skip
-
-
-# Names that edit.json had in version 1.
-_CONFIG_NAMES = {
-    "cutoff": "max_length", "rank": "r", "alpha": "lora_alpha", "modules": "target_modules",
-    "batch": "per_device_train_batch_size", "accumulation": "gradient_accumulation_steps", "epochs": "num_train_epochs",
-    "rows": "max_rows",
-}  # fmt: skip
-_FACT_NAMES = {
-    "residual_met": "residual_reduction", "moved_by_others": "shift_by_others", "drifts": "kept_shifts",
-    "kept": "earlier_edit", "retained": "retain_set", "cut_texts": "truncated_texts",
-}  # fmt: skip
-
-
-def upgrade_edit_info(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of an edit.json of version 1 or 2 with the names of version 2.
-
-    Raises:
-        EditError: A newer formless wrote it, or `format` is no version.
-        ValueError: Its settings or facts are no mappings.
-    """
-    version = info.get("format", 1)
-    if type(version) is not int or version < 1:  # true is no version either
-        remedy = "restore edit.json, or compute the edit again"
-        raise EditError("the edit has a format that is no version", where=f"format {version!r}", remedy=remedy)
-    if version > store.EDIT_SCHEMA:
-        raise EditError("the edit was written by a newer formless", where=f"format {version}", remedy="upgrade formless")
-    if version == store.EDIT_SCHEMA:
-        return dict(info)
-    facts = _renamed(info.get("facts", {}), _FACT_NAMES)
-    if "targets" in facts:
-        targets = facts["targets"] if isinstance(facts["targets"], list) else [None]
-        facts["targets"] = [_renamed(target, _FACT_NAMES) for target in targets]
-    if "earlier_edit" in facts:
-        facts["earlier_edit"] = upgrade_edit_info(_renamed(facts["earlier_edit"], {}))
-    config = _renamed(info.get("config", {}), _CONFIG_NAMES)
-    return dict(info) | {"format": store.EDIT_SCHEMA, "config": config, "facts": facts}
-
-
-def _renamed(values: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ValueError("config, facts, facts.targets or facts.earlier_edit of edit.json have a wrong type")
-    return {names.get(name, name): value for name, value in values.items()}

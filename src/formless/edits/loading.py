@@ -9,24 +9,30 @@ from pydantic import ValidationError
 from formless import store
 from formless.edits.adapter import AdapterEdit
 from formless.edits.difference import DifferenceEdit
-from formless.edits.edit import Edit, EditInfo, upgrade_edit_info
+from formless.edits.edit import Edit, EditInfo
+from formless.edits.foreign import WholeModel, foreign_edit, is_model
 from formless.edits.prompt import PromptEdit
 from formless.edits.verification import damaged, first_problem
+from formless.edits.versions import upgrade_edit_info
 from formless.errors import EditError
 
 
 def load_edit(folder: str | Path) -> Edit:
-    """Read a saved edit, of the weights or of the prompt; no pickled file is ever opened.
+    """Read a saved edit, of the weights or of the prompt; no pickled adapter is ever opened.
 
     Its files are compared with what edit.json states: names, shapes, ranks, dtypes, norms and the hash of the weights, and
     every key of adapter_config.json that changes numbers. Of an edit of an earlier version, which states less, modules, ranks
     and norms are compared.
 
+    A folder without edit.json may hold an edit of another tool: a PEFT LoRA adapter, or a whole model. What a whole model
+    changes is read when it is applied to its base model.
+
     Args:
-        folder: A folder that `Edit.save` or `formless unlearn --out` wrote.
+        folder: A folder that `Edit.save`, `formless unlearn --out` or `formless export` wrote, an adapter or a model.
 
     Raises:
-        EditError: The folder holds no complete edit, its files do not hold what was saved, or a newer formless wrote it.
+        EditError: The folder holds no complete edit, its files do not hold what was saved, or a newer formless wrote it; an
+            adapter has settings that Formless does not apply.
 
     Examples:
         >>> import formless
@@ -37,9 +43,13 @@ def load_edit(folder: str | Path) -> Edit:
     """
     folder = Path(folder)
     files = store.EditFolder(folder)
-    remedy = "give a folder that `formless unlearn --out` wrote"
+    remedy = "give a folder that `formless unlearn --out` wrote, a PEFT adapter or a model"
     try:
+        if not files.info.exists() and (foreign := foreign_edit(folder)):
+            return foreign
         info = read_edit_info(files.info)
+        if is_model(folder):
+            return WholeModel(info, folder, made_at=info.strength)
         found = [path.name for path in (files.weights, files.adapter_config, files.differences) if path.exists()]
         if info.prefix is not None:
             if found or info.layers or info.weights is not None:

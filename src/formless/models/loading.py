@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -110,8 +111,8 @@ def load(
         nn.Module.to(model, device=place)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
-    elif source != settings.source:
-        model.config._name_or_path = settings.source  # the GGUF file, not its conversion in the cache
+    elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
+        model.config._name_or_path = str(Path(settings.source).absolute())
     name = settings.name if is_recipe(name_or_path) else name_or_path
     return LM(model, tokenizer, name, settings=settings, fingerprint=mark)
 
@@ -148,6 +149,52 @@ def load_meta(
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
     return MetaModel(model, architecture, settings)
+
+
+def read_model(folder: Path, like: LM) -> PreTrainedModel:
+    """Read the weights of a folder with a fine-tuned version of a model, on the CPU; no tokenizer is needed.
+
+    Args:
+        folder: What `save_pretrained` wrote, as safetensors or pickled weights.
+        like: The original.
+
+    Raises:
+        ModelError: The weights cannot be read, or are of another architecture or vocabulary than the original's.
+    """
+    check_folder(folder)
+    remedy = "load its own base model with --model"
+    with transformers_errors("the model cannot be loaded", folder), _bars(False):
+        config = AutoConfig.from_pretrained(folder)
+        own = like.model.config
+        if config.model_type != own.model_type:
+            what = f"its model type is {config.model_type}, that of {like.name} is {own.model_type}"
+            raise ModelError(what, where=folder, remedy=remedy)
+        check_config(config, str(folder))
+        checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **checked)
+        model, info = loaded
+        check_weights(info, str(folder))
+        check_dtypes(model, str(folder))
+        check_finite(model, str(folder))
+    expected, found = ({name: list(each.shape) for name, each in one.named_parameters()} for one in (like.model, model))
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            shapes = f"{found.get(name, 'missing')}, in {like.name} {expected.get(name, 'missing')}"
+            raise ModelError(f"{name} is {shapes}", where=folder, remedy=remedy)
+    return cast(PreTrainedModel, model)
+
+
+def checkpoint_folder(lm: LM) -> Path | None:
+    """Return the folder with the files that a model was loaded from, of a hub's model that in the cache; None if unknown."""
+    try:
+        place = _source(lm.settings, False)
+    except ModelError:  # its cache cannot be made again
+        return None
+    if Path(place).is_dir():
+        return Path(place)
+    revision = getattr(lm.model.config, "_commit_hash", None)
+    found = try_to_load_from_cache(place, "config.json", revision=revision) if place.count("/") == 1 else None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _check_dtype(dtype: str) -> None:

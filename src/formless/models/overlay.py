@@ -103,7 +103,7 @@ class Overlay:
         """
         if any(updates is applied for applied in self._applied):
             raise EditError("this edit is applied already", remedy="leave its applied() block first")
-        changes = _by_parameter(updates)
+        changes = by_parameter(updates)
         for name, change in updates.items():
             self._check(name, change)
         for name in changes:
@@ -117,14 +117,14 @@ class Overlay:
         Raises:
             EditError: The weights were changed by something else, so that they cannot be restored.
         """
-        changes = _by_parameter(updates)
+        changes = by_parameter(updates)
         for name in changes:
             if not torch.equal(self._parameter(name), self._expected(name)):
                 raise EditError("the weights were changed while an edit was applied", where=name, remedy="load the model again")
         self._applied = [applied for applied in self._applied if applied is not updates]
         self._rebuild(changes)
         for name in changes:
-            if not any(name in _by_parameter(applied) for applied in self._applied):
+            if not any(name in by_parameter(applied) for applied in self._applied):
                 del self._originals[name]
 
     def _rebuild(self, names: Iterable[str]) -> None:
@@ -138,21 +138,14 @@ class Overlay:
         Updates of 0 are left out: to add 0 would turn a weight of -0 into +0.
         """
         original = self._originals[name]
-        found = [change for applied in self._applied if (change := _by_parameter(applied).get(name))]
+        found = [change for applied in self._applied if (change := by_parameter(applied).get(name))]
         changes = [change for change in found if not change.is_zero]
         if not changes:
             return original
         total = original.float()
         for change in changes:
-            total = total + self._dense(name, change).to(original.device)
+            total = total + dense_update(self._model, name, change).to(original.device)
         return total.to(original.dtype)
-
-    def _dense(self, name: str, change: Factors | Difference) -> Tensor:
-        """Return the update as it is added to the parameter, in float32."""
-        if isinstance(change, Difference):
-            return change.values.float()
-        dense = change.dense().float()
-        return dense.T if is_transposed(self._model.get_submodule(name.removesuffix(WEIGHT))) else dense
 
     def _parameter(self, name: str) -> nn.Parameter:
         return self._model.get_parameter(name)
@@ -187,5 +180,14 @@ def check_shape(model: nn.Module, name: str, change: Factors | Difference) -> No
         raise EditError(f"the edit is for another model: shape {found}, not {expected}", where=name, remedy=remedy)
 
 
-def _by_parameter(updates: Updates) -> dict[str, Factors | Difference]:
+def dense_update(model: nn.Module, name: str, change: Factors | Difference) -> Tensor:
+    """Return an update as it is added to the parameter `name`, in the parameter's shape and float32."""
+    if isinstance(change, Difference):
+        return change.values.float()
+    dense = change.dense().float()
+    return dense.T if is_transposed(model.get_submodule(name.removesuffix(WEIGHT))) else dense
+
+
+def by_parameter(updates: Updates) -> dict[str, Factors | Difference]:
+    """Return updates by the names of the parameters, those of low rank too."""
     return {name + WEIGHT if isinstance(change, Factors) else name: change for name, change in updates.items()}

@@ -148,7 +148,7 @@ def edit_facts(edit: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("strength", f"{edit['strength']:g}")] if "strength" in edit else []
     rows += [(key.replace("_", " "), str(value)) for key, value in config.items()]
     rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in facts.items() if isinstance(value, float)]
-    return [*rows, ("seconds", f"{edit['seconds']:.2f}")]
+    return [*rows, *([] if edit["seconds"] is None else [("seconds", f"{edit['seconds']:.2f}")])]
 
 
 # --- A whole experiment

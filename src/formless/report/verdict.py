@@ -134,6 +134,8 @@ def edit_warning(edited: Record) -> str:
     others = [(f"The edit {method}" if len(found) > 1 else "This edit", names) for method, names in found]
     return " ".join(
         f"{edit} was made for {', '.join(names)}, not for {edited.subject}."
+        if names
+        else f"{edit} was made by another tool; it does not say what for."
         for edit, names in others
         if edited.subject not in names
     )

@@ -6,32 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from formless.edits.difference import DifferenceEdit
-from formless.edits.edit import WeightEdit, layer_report
-from formless.edits.export.target import ExportOptions
-from formless.models.families import is_transposed
+from formless.edits.edit import WeightEdit, layer_report, refuse_other_model
+from formless.edits.export.target import ExportOptions, loaded
 from formless.models.lm import LM
-from formless.models.overlay import WEIGHT, Difference, Factors
+from formless.models.overlay import Difference, by_parameter, dense_update
 
 
 def write(edit: WeightEdit[Any], lm: LM | None, out: Path, options: ExportOptions) -> list[str]:
     """Write differences.safetensors and edit.json, which `load_edit` reads.
 
     Raises:
+        EditError: The edit is for another model.
         OutputError: The folder exists and `force` is not set, or it cannot be written.
     """
-    assert lm is not None  # the row says so
-    as_differences(edit, lm).save(out, force=options.force)
+    as_differences(edit, loaded(lm)).save(out, force=options.force)
     return []
 
 
 def as_differences(edit: WeightEdit[Any], lm: LM) -> DifferenceEdit:
-    """Return an edit of weights as differences of whole weights, those of low rank in float32."""
-    updates: dict[str, Difference] = {}
-    for name, change in edit.updates.items():
-        if isinstance(change, Factors):
-            dense = change.dense().float()
-            updates[name + WEIGHT] = Difference(dense.T if is_transposed(lm.model.get_submodule(name)) else dense)
-        else:
-            updates[name] = change
+    """Return an edit of weights as differences of whole weights; low-rank updates become float32 matrices.
+
+    Raises:
+        EditError: The edit is for another model.
+    """
+    refuse_other_model(lm, edit.info)
+    if isinstance(edit, DifferenceEdit):
+        return edit
+    updates = {name: Difference(dense_update(lm.model, name, change)) for name, change in by_parameter(edit.updates).items()}
     layers = [layer_report(lm, name, change) for name, change in updates.items()]
     return DifferenceEdit(updates, edit.info.model_copy(update={"layers": layers}))

@@ -12,7 +12,7 @@ from formless.errors import EditError
 from formless.models.lm import LM
 
 
-def write(edit: WeightEdit[Any], lm: LM | None, out: Path, options: ExportOptions) -> list[str]:
+def write(edit: WeightEdit[Any], _lm: LM | None, out: Path, options: ExportOptions) -> list[str]:
     """Write adapter_model.safetensors, adapter_config.json and edit.json.
 
     Raises:

@@ -43,3 +43,10 @@ class ExportTarget:
     write: Callable[[WeightEdit[Any], LM | None, Path, ExportOptions], list[str]]
     needs_model: bool = False
     mark: str | None = store.EditFolder.INFO
+
+
+def loaded(lm: LM | None) -> LM:
+    """Return the model of a target whose row says that it needs one."""
+    if lm is None:
+        raise ValueError("this export target needs the model: set needs_model in its row")
+    return lm
