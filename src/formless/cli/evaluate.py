@@ -20,7 +20,7 @@ def eval_command(
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[
         Path | None,
-        typer.Option(help="A saved edit, a PEFT adapter or an edited model; without it the original model is measured."),
+        typer.Option(help="A saved edit, a PEFT adapter or an edited model; else the original is measured."),
     ] = None,
     strength: Annotated[float | None, typer.Option(help="With --edit: a factor on its updates, 0 to 4.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",

@@ -282,7 +282,7 @@ def refuse_other_model(lm: LM, info: EditInfo) -> None:
         raise EditError(f"the edit is for another model: this one is {found}", where=lm.name, remedy="load its base model")
 
 
-def refuse_other_shapes(meta: MetaModel, edit: Edit) -> None:
+def refuse_other_shapes(meta: MetaModel, edit: Edit | WeightEdit[Any]) -> None:
     """Refuse to apply an edit to a model with other weights, as far as names and shapes tell.
 
     Raises:

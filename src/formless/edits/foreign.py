@@ -184,8 +184,8 @@ def is_model(folder: Path) -> bool:
 def _info(folder: Path, base: str | None = None, revision: str | None = None) -> EditInfo:
     return EditInfo(
         method=FOREIGN, subject=UNKNOWN, config={}, model=base or UNKNOWN, model_source=base or UNKNOWN,
-        model_revision=revision, model_fingerprint=UNKNOWN, dtype=UNKNOWN, layers=[], facts={"subjects": [], "folder": folder.absolute().name},
-        seconds=None, created=UNKNOWN, versions={},
+        model_revision=revision, model_fingerprint=UNKNOWN, dtype=UNKNOWN, layers=[],
+        facts={"subjects": [], "folder": folder.absolute().name}, seconds=None, created=UNKNOWN, versions={},
     )  # fmt: skip
 
 

@@ -128,7 +128,8 @@ def _unlearn_and_evaluate(
             return None, original_record(lm, target, run.suite, limit=run.limit, progress=progress), None
     with steps.step("unlearning"):
         edit = _build_method(run, folder, lm, progress).unlearn(lm, target)
-    steps.seconds["unlearning"] = edit.info.seconds  # of all attempts, if a training run was resumed
+    if edit.info.seconds is not None:
+        steps.seconds["unlearning"] = edit.info.seconds  # of all attempts, if a training run was resumed
     with steps.step("evaluating"):
         if edit.info.trained_neighbors:
             both = measure_edit(lm, edit, target, run.suite, limit=run.limit, progress=progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from formless.edits.export import diff, merged, peft
+from formless.edits.export import diff, hub, merged, peft
 from formless.edits.export.target import ExportTarget
 from formless.registry import Registry
 
@@ -12,6 +12,7 @@ EXPORTS: Registry[ExportTarget] = Registry(
     ExportTarget,
     (
         ExportTarget("peft", "a PEFT LoRA adapter, several edits as one", peft.write),
+        ExportTarget("hub", "a PEFT LoRA adapter with a model card", hub.write),
         ExportTarget("merged", "a whole edited model", merged.write, needs_model=True),
         ExportTarget("diff", "the differences of whole weights", diff.write, needs_model=True),
     ),

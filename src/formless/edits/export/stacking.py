@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from formless import provenance
 from formless.edits.adapter import AdapterEdit, exact_adapter, of_one_rank
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import EditInfo, LayerReport, WeightEdit, frobenius_norm
 from formless.edits.export.diff import as_differences
+from formless.edits.foreign import ForeignEdit
 from formless.errors import EditError
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors, joined
 
+Exportable = WeightEdit[Any] | ForeignEdit
+"""What changes weights."""
 
-def stacked(edits: Sequence[WeightEdit[Any]], lm: LM | None = None) -> WeightEdit[Any]:
+
+def needs_model(edits: Sequence[Exportable]) -> bool:
+    """Return whether `stacked` needs the model: for an edit of another tool, and to add edits of whole weights."""
+    return not all(isinstance(edit, AdapterEdit) for edit in edits) and (len(edits) > 1 or isinstance(edits[0], ForeignEdit))
+
+
+def stacked(edits: Sequence[Exportable], lm: LM | None = None) -> WeightEdit[Any]:
     """Return the edit that does what all do together, as if they were applied in this order.
 
     Low-rank updates stay one adapter: the ranks of a module add up, and modules with fewer are filled up with zeros. If any
@@ -24,11 +33,18 @@ def stacked(edits: Sequence[WeightEdit[Any]], lm: LM | None = None) -> WeightEdi
 
     Args:
         edits: Edits of the same model, at least one.
-        lm: The model; only edits of which some are of whole weights need it.
+        lm: The model, if `needs_model`.
 
     Raises:
-        EditError: The edits are for different models, or one is given twice.
+        EditError: The edits are for different models, or do not fit the model.
+        ModelError: The weights of a whole model cannot be read.
     """
+    if lm is None and needs_model(edits):
+        raise EditError("these edits are put together on their model", where=edits[0].info.model, remedy="load it")
+    return _stacked([edit.on(cast(LM, lm)) if isinstance(edit, ForeignEdit) else edit for edit in edits], lm)
+
+
+def _stacked(edits: Sequence[WeightEdit[Any]], lm: LM | None) -> WeightEdit[Any]:
     first = edits[0]
     if len(edits) == 1:
         return first
@@ -39,9 +55,7 @@ def stacked(edits: Sequence[WeightEdit[Any]], lm: LM | None = None) -> WeightEdi
     adapters = [edit for edit in edits if isinstance(edit, AdapterEdit)]
     if len(adapters) == len(edits):
         return _joined_adapters(adapters)
-    if lm is None:
-        raise EditError("edits of whole weights are stacked on their model", where=first.info.model, remedy="load it")
-    return _summed([as_differences(edit, lm) for edit in edits])
+    return _summed([as_differences(edit, cast(LM, lm)) for edit in edits])
 
 
 def _joined_adapters(edits: Sequence[AdapterEdit]) -> AdapterEdit:

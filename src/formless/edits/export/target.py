@@ -20,9 +20,13 @@ class ExportOptions:
 
     Args:
         force: Replace an existing output.
+        base: The hub id of the base model, if it is given; only `hub` needs it.
+        card: The text of the model card; only `hub` needs it.
     """
 
     force: bool = False
+    base: str | None = None
+    card: str = ""
 
 
 @dataclass(frozen=True)
