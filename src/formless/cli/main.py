@@ -49,6 +49,8 @@ Start with: formless demo
 
     formless chat --edit edits/einstein "Who was Albert Einstein?"
 
+    formless export edits/einstein --to merged --out models/without_einstein
+
     formless run sample --targets 1-2 --out runs/first
 
     formless status runs/first

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -117,6 +118,9 @@ class ForeignAdapter(ForeignEdit):
         for name, change in self.updates.items():
             check_shape(lm.model, name, change)
             _refuse_tied(lm, name)
+        base, known = self.info.model, {lm.name, lm.settings.source, str(lm.model.config._name_or_path)}
+        if base != UNKNOWN and not {base, str(Path(base).absolute())} & known:
+            warnings.warn(f"the adapter names {base} as its base model, and is applied to {lm.name}", stacklevel=2)
         adapter = exact_adapter(
             self.updates,
             base=str(lm.model.config._name_or_path),

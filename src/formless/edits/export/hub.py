@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from huggingface_hub import HfApi, ModelCard, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -91,6 +92,6 @@ def push(folder: Path, repo: str) -> str:
         raise UserError(what, where=repo, remedy=remedy) from error
     except HFValidationError as error:
         raise UserError("it is no name of a repository", where=repo, remedy="write OWNER/NAME") from error
-    except OSError as error:
+    except (OSError, httpx.HTTPError) as error:
         raise UserError("the hub cannot be reached", where=repo, remedy="check the network, and try again") from error
     return str(url)
