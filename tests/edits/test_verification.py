@@ -153,7 +153,10 @@ def test_a_file_that_is_cut_empty_or_no_file_is_refused(saved: Path, name: str) 
         path.write_bytes(whole[: part * len(whole) // 5])
         assert name in refusal(saved)
     path.unlink()
-    assert "lacks a file" in refusal(saved)
+    if name == "edit.json":  # what is left is an adapter of an unknown tool, as others are
+        assert formless.load_edit(saved).info.method == "foreign"
+    else:
+        assert "lacks a file" in refusal(saved)
     path.mkdir()
     assert "no plain file" in refusal(saved)
     path.rmdir()
