@@ -23,7 +23,6 @@ Tiny = Callable[..., LM]
 @pytest.fixture
 def edits(formless: Formless, tiny: Tiny) -> None:
     """Save a model and two edits of it in the working folder; the model is named by a relative path."""
-    assert formless
     made = tiny()
     made.model.save_pretrained("base")
     made.tokenizer.save_pretrained("base")
@@ -85,10 +84,11 @@ def test_an_edit_for_another_model_is_refused(formless: Formless, tiny: Tiny) ->
     other = tiny(seed=1)
     other.model.save_pretrained("other")
     other.tokenizer.save_pretrained("other")
-    code, _, err = formless("export", "ada", "--to", "merged", "--out", "new", "--model", "other")
-    assert code == 2
-    assert "the edit is for another model" in err
-    assert not Path("new").exists()
+    for target in ("peft", "merged", "diff"):
+        code, _, err = formless("export", "ada", "--to", target, "--out", "new", "--model", "other")
+        assert code == 2
+        assert "the edit is for another model" in err
+        assert not Path("new").exists()
 
 
 def test_a_prompt_cannot_be_exported_to_weights(formless: Formless, tiny: Tiny, target_folder: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_whole_model_is_the_difference_to_its_base(
     with torch.no_grad():
         for name in ("model.layers.1.mlp.down_proj.weight", "model.norm.weight"):
             parameter = tuned.model.get_parameter(name)
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter.add_(0.3 * torch.randn_like(parameter))
     tuned.model.save_pretrained(tmp_path / "tuned")
     if with_tokenizer:
         tuned.tokenizer.save_pretrained(tmp_path / "tuned")

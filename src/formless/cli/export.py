@@ -43,7 +43,7 @@ def export_command(
 
     Example: formless export edits/einstein --to hub --record einstein.json --out cards/einstein
     """
-    from formless.edits.edit import refuse_other_shapes
+    from formless.edits.edit import refuse_other_model, refuse_other_shapes
     from formless.edits.export.hub import base_license, hub_base
     from formless.edits.export.hub import push as push_folder
     from formless.edits.export.registry import EXPORTS
@@ -67,9 +67,11 @@ def export_command(
             refuse_other_shapes(meta, one)
 
     lm = None
-    if target.needs_model or needs_model(loaded):
+    if model or target.needs_model or needs_model(loaded):
         lm = terminal.load_model(model or _base_model(loaded[0]), dtype, device, trust_remote_code, check)
     edit = stacked(loaded, lm)
+    if lm:
+        refuse_other_model(lm, edit.info)
     card = ""
     if target.name == "hub":
         named = hub_base(edit, base)

@@ -17,7 +17,7 @@ from formless.edits.versions import upgrade_edit_info
 from formless.errors import EditError
 
 
-def load_edit(folder: str | Path) -> Edit:
+def load_edit(folder: str | Path, *, foreign: bool = True) -> Edit:
     """Read a saved edit, of the weights or of the prompt; no pickled adapter is ever opened.
 
     Its files are compared with what edit.json states: names, shapes, ranks, dtypes, norms and the hash of the weights, and
@@ -29,6 +29,7 @@ def load_edit(folder: str | Path) -> Edit:
 
     Args:
         folder: A folder that `Edit.save`, `formless unlearn --out` or `formless export` wrote, an adapter or a model.
+        foreign: Whether a folder without edit.json is read.
 
     Raises:
         EditError: The folder holds no complete edit, its files do not hold what was saved, or a newer formless wrote it; an
@@ -45,8 +46,8 @@ def load_edit(folder: str | Path) -> Edit:
     files = store.EditFolder(folder)
     remedy = "give a folder that `formless unlearn --out` wrote, a PEFT adapter or a model"
     try:
-        if not files.info.exists() and (foreign := foreign_edit(folder)):
-            return foreign
+        if foreign and not files.info.exists() and (found_edit := foreign_edit(folder)):
+            return found_edit
         info = read_edit_info(files.info)
         if is_model(folder):
             return WholeModel(info, folder, made_at=info.strength)

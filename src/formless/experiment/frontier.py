@@ -213,7 +213,7 @@ def _measure(one: Scalable, strength: float, session: Session, progress: Progres
     run, whole = one.run, load_record(one.folder.record)
     lm, target = session.model(run), session.target(run)
     refuse_other_files(run, target)
-    edit = load_edit(one.folder.edit).scaled(strength)
+    edit = load_edit(one.folder.edit, foreign=False).scaled(strength)
     progress("", 0, 1)
     with edit.applied(lm):
         record = evaluate(lm, target, run.suite, limit=run.limit, progress=progress)

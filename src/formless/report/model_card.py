@@ -23,6 +23,8 @@ LIMITS: Final = (
     "What was not asked was not measured. Other facts, languages and ways of asking may be as before.",
 )
 
+BUNDLED: Final = "The edit was made and measured on weights that had been quantized to 4 bits, not on those of the hub."
+
 _USE: Final = """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -60,7 +62,7 @@ def model_card(edit: Mapping[str, Any], base: str, license_id: str | None, recor
         "## Utility",
         *_utility(original, edited),
         "## Limits",
-        "\n".join(f"- {limit}" for limit in LIMITS),
+        "\n".join(f"- {limit}" for limit in (*LIMITS, *([BUNDLED] if edit["model_source"] == "bundled" else []))),
         "## License",
         f"The license of the base model is `{license_id}`; it holds for what is made from it."
         if license_id

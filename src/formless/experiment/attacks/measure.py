@@ -210,7 +210,7 @@ def _measure(one: _Work, settings: AttackSettings, session: Session, title: str,
     lm = session.model(run)
     refuse_other_files(run, case.target)
     plan = make_plan(case.target, run.suite, run.limit, excluded_neighbors=case.whole.excluded_neighbors)
-    edit = None if run.method == ORIGINAL else load_edit(case.folder.edit)
+    edit = None if run.method == ORIGINAL else load_edit(case.folder.edit, foreign=False)
     progress("", 0, 1)
     with closing(one.attack.states(lm, case, edit, one.missing, settings, _share(progress, 0, 1 + len(one.missing)))) as states:
         for number, point in enumerate(states, 1):
