@@ -80,6 +80,8 @@ class ForeignEdit(EditSummary):
     def applied(self, lm: LM) -> AbstractContextManager[LM]:
         """Apply the edit to the weights; leaving the block restores them bit for bit.
 
+        Its weights are read each time; `on` returns an edit that keeps them.
+
         Raises:
             EditError: It does not fit the model.
             ModelError: Its weights cannot be read.

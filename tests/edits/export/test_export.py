@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from peft import PeftModel
@@ -92,6 +96,36 @@ def test_transformers_serve_gives_the_logits_of_the_edit(base: LM, tmp_path: Pat
         manager.shutdown()
 
 
+@pytest.mark.slow
+def test_transformers_serve_answers_as_the_edited_model(base: LM, tmp_path: Path) -> None:
+    from transformers.cli.serve import Serve
+
+    edit, prompt = edit_of(base).scaled(4), "[user]Tell me about Ada.[assistant]Answer:"
+    plain = base.generate([prompt], max_new_tokens=12)[0]
+    with edit.applied(base):
+        expected = base.generate([prompt], max_new_tokens=12)[0]
+    assert expected != plain
+    edit.save(tmp_path / "edit")
+    for path in (tmp_path / "edit").iterdir():
+        shutil.copy(path, tmp_path / "base")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    served = str(tmp_path / "base")
+    server = Serve(force_model=served, device="cpu", dtype="float32", host="127.0.0.1", port=port, non_blocking=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+            for _ in range(100):
+                with contextlib.suppress(httpx.ConnectError):
+                    if client.get("/health").is_success:
+                        break
+                time.sleep(0.1)
+            asked = {"model": served, "prompt": prompt, "max_tokens": 12, "temperature": 0}
+            answer = client.post("/v1/completions", json=asked)
+    finally:
+        server.kill_server()
+    assert answer.json()["choices"][0]["text"].strip() == expected
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])
 def test_differences_are_an_edit_with_the_same_logits(tiny: Callable[..., LM], tmp_path: Path, model_type: str) -> None:
     lm = tiny(model_type)
@@ -130,6 +164,22 @@ def test_a_merged_model_has_the_files_and_dtypes_of_the_original(base: LM, tmp_p
     assert AutoTokenizer.from_pretrained(after).get_vocab() == base.tokenizer.get_vocab()
     assert notes[0].startswith("Merged in bfloat16: rounding moves the weights by ")
     assert all(note in (after / "README.md").read_text() for note in notes)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gptj", "gpt_neox", "phi3", "gemma2", "gemma3"])
+def test_every_family_is_merged(tiny: Callable[..., LM], tmp_path: Path, model_type: str) -> None:
+    made = tiny(model_type)
+    made.model.save_pretrained(tmp_path / "base")
+    made.tokenizer.save_pretrained(tmp_path / "base")
+    lm = formless.load(str(tmp_path / "base"), device="cpu")
+    edit = edit_of(lm)
+    merged.write(edit, lm, tmp_path / "merged", OPTIONS)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    plain = logits(lm.model, lm)
+    with edit.applied(lm):
+        assert torch.allclose(logits(model, lm), logits(lm.model, lm), atol=1e-5)
+        assert (logits(lm.model, lm) - plain).abs().max() > 1e-3
+    assert {path.name for path in (tmp_path / "merged").iterdir()} >= {path.name for path in (tmp_path / "base").iterdir()}
 
 
 def test_what_rounding_loses_is_a_share_of_the_edit() -> None:

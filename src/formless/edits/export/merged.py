@@ -29,7 +29,7 @@ QUANTIZED: Final = (
 )
 """What quantization takes; `docs/results/attacks.json` has the numbers, and a test compares them."""
 
-_KEPT = (".json", ".jinja", ".model", ".txt")  # configuration and tokenizer
+_KEPT = (".json", ".jinja", ".model", ".txt", ".py")  # configuration, tokenizer, code of the model
 _WEIGHTS = "model*.safetensors"
 _LEFT_OUT = ("files.json",)  # the cache's own list
 
