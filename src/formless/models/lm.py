@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class LM(TokenizedModel):
         token_budget: Padded tokens per batch; by default it depends on the free memory. It is halved when memory runs out.
         settings: The model's entry in configs/models.
         fingerprint: The hash of the original weights; by default it is computed from the weights as they are.
+        checkpoint: The folder of the files that the model was read from; None if it is not known.
 
     Examples:
         >>> import formless
@@ -48,6 +50,7 @@ class LM(TokenizedModel):
 
     settings: ModelSettings = field(kw_only=True)
     fingerprint: str = field(default="", kw_only=True)
+    checkpoint: Path | None = field(default=None, kw_only=True)
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
     overlay: Overlay = field(init=False, repr=False)

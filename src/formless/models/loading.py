@@ -114,7 +114,8 @@ def load(
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
         model.config._name_or_path = str(Path(settings.source).absolute())
     name = settings.name if is_recipe(name_or_path) else name_or_path
-    return LM(model, tokenizer, name, settings=settings, fingerprint=mark)
+    checkpoint = _checkpoint(source, getattr(model.config, "_commit_hash", None))
+    return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=checkpoint)
 
 
 def load_meta(
@@ -184,16 +185,11 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
-def checkpoint_folder(lm: LM) -> Path | None:
-    """Return the folder with the files that a model was loaded from, of a hub's model that in the cache; None if unknown."""
-    try:
-        place = _source(lm.settings, False)
-    except ModelError:  # its cache cannot be made again
-        return None
-    if Path(place).is_dir():
-        return Path(place)
-    revision = getattr(lm.model.config, "_commit_hash", None)
-    found = try_to_load_from_cache(place, "config.json", revision=revision) if place.count("/") == 1 else None
+def _checkpoint(source: str, revision: str | None) -> Path | None:
+    """Return the folder with the files of a model, of a hub's model that in the cache; None if it is not known."""
+    if Path(source).is_dir():
+        return Path(source).absolute()
+    found = try_to_load_from_cache(source, "config.json", revision=revision) if source.count("/") == 1 else None
     return Path(found).parent if isinstance(found, str) else None
 
 

@@ -18,7 +18,6 @@ from formless.edits.edit import WeightEdit, refuse_other_model
 from formless.edits.export.target import ExportOptions, loaded
 from formless.errors import EditError
 from formless.models.lm import LM
-from formless.models.loading import checkpoint_folder
 from formless.models.overlay import by_parameter, dense_update
 
 NOTE_FILE: Final = "README.md"
@@ -92,7 +91,7 @@ def save_merged(edit: WeightEdit[Any], lm: LM, folder: Path, *, force: bool = Fa
     """
     refuse_other_model(lm, edit.info)
     with store.new_folder(folder, mark=store.EditFolder.INFO, force=force) as new:
-        source = checkpoint_folder(lm)
+        source = lm.checkpoint
         names = _stored_names(source, edit, lm) if source else None
         rounding = Rounding()
         if source and names is not None:
