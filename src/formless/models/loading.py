@@ -114,7 +114,7 @@ def load(
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
         model.config._name_or_path = str(Path(settings.source).absolute())
     name = settings.name if is_recipe(name_or_path) else name_or_path
-    checkpoint = _checkpoint(source, getattr(model.config, "_commit_hash", None))
+    checkpoint = _checkpoint(source, revision)
     return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=checkpoint)
 
 
