@@ -235,6 +235,17 @@ def test_a_difference_in_bfloat16_restores_every_bit(tiny: Tiny, tmp_path: Path)
     assert lm.overlay.is_empty
 
 
+def test_the_difference_is_to_the_base_without_other_edits(tiny: Tiny, tmp_path: Path) -> None:
+    lm = saved(tiny(), tmp_path / "base")
+    tiny(seed=3).model.save_pretrained(tmp_path / "tuned")
+    edit = formless.load_edit(tmp_path / "tuned")
+    alone = edit.on(lm)  # type: ignore[attr-defined]
+    with formless.unlearn(lm, "Ada", method="rocr", redirect="Bob", layers=[1, 2], basis="none", l2=0.1).applied(lm):
+        nested = edit.on(lm)  # type: ignore[attr-defined]
+    for name, change in alone.updates.items():
+        assert torch.equal(change.values, nested.updates[name].values), name
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "said"),
     [

@@ -146,7 +146,7 @@ class WholeModel(ForeignEdit):
             if parameter.is_meta:
                 remedy = "load the base model on one device"
                 raise EditError("a difference to offloaded weights cannot be computed", where=name, remedy=remedy)
-            base, edited = parameter.detach().cpu(), other.pop(name).detach()
+            base, edited = lm.overlay.original(name).cpu(), other.pop(name).detach()
             if not torch.equal(base.float(), edited.float()):
                 updates[name] = Difference(_difference(base, edited))
         if not updates:

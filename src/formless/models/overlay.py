@@ -94,6 +94,10 @@ class Overlay:
         """Whether no update is applied."""
         return not self._applied
 
+    def original(self, name: str) -> Tensor:
+        """Return a parameter as it is without any update."""
+        return self._originals.get(name, self._parameter(name).detach())
+
     def add(self, updates: Updates) -> None:
         """Apply updates to the weights.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from formless import store
-from formless.edits.edit import WeightEdit, refuse_other_model
+from formless.edits.edit import WeightEdit, refuse_applied_edits, refuse_other_model
 from formless.edits.export.target import ExportOptions, loaded
 from formless.errors import EditError
 from formless.models.lm import LM
@@ -86,10 +86,11 @@ def save_merged(edit: WeightEdit[Any], lm: LM, folder: Path, *, force: bool = Fa
         What merging and quantizing lose, one sentence a line; README.md in the folder says the same.
 
     Raises:
-        EditError: The edit is for another model.
+        EditError: The edit is for another model, or an edit is applied to it.
         OutputError: The folder exists and `force` is not set, or it cannot be written.
     """
     refuse_other_model(lm, edit.info)
+    refuse_applied_edits(lm)
     with store.new_folder(folder, mark=store.EditFolder.INFO, force=force) as new:
         source = lm.checkpoint
         names = _stored_names(source, edit, lm) if source else None
