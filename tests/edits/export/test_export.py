@@ -246,6 +246,12 @@ def test_an_edit_for_another_model_is_refused(base: LM, tiny: Callable[..., LM],
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_with_an_edit_on_it_is_not_merged(base: LM, tmp_path: Path) -> None:
+    ada, eve = edit_of(base, "Ada"), edit_of(base, "Eve")
+    with ada.applied(base), pytest.raises(EditError, match="the model has an edit on it"):
+        merged.write(eve, base, tmp_path / "out", OPTIONS)
+
+
 def test_whole_weights_are_no_adapter(base: LM, tmp_path: Path) -> None:
     with pytest.raises(EditError, match=r"changes whole weights.*use --to merged or --to diff"):
         peft.write(diff.as_differences(edit_of(base), base), None, tmp_path / "out", OPTIONS)
