@@ -43,7 +43,7 @@ def test_the_edits_own_model_is_merged(formless: Formless) -> None:
     code, out, _ = formless("export", "ada", "--to", "merged", "--out", "merged")
     assert code == 0
     assert "rounding moves the weights by" in out
-    assert "kept 77 to 97 % of their forgetting in 4 bits" in out
+    assert "kept 77 to 97 % of theirs in 4 bits" in out
     assert AutoModelForCausalLM.from_pretrained("merged").dtype == torch.float32
     code, out, _ = formless("chat", "--model", "base", "--edit", "merged", "--tokens", "3", "hello")
     assert code == 0

@@ -23,8 +23,8 @@ from formless.models.overlay import by_parameter, dense_update
 NOTE_FILE: Final = "README.md"
 
 QUANTIZED: Final = (
-    "Quantizing a merged model loses more than merging. Four edits of a model of 135 million parameters kept 77 to 97 % of "
-    "their forgetting in 4 bits (Q4_0), on two concepts. Measure your own with `formless attack --attacks q4_0`."
+    "Quantizing a merged model takes a part of the forgetting. Four edits of a model of 135 million parameters kept 77 to 97 % "
+    "of theirs in 4 bits (Q4_0), on two concepts. Measure your own with `formless attack --attacks q4_0`."
 )
 """What quantization takes; `docs/results/attacks.json` has the numbers, and a test compares them."""
 
