@@ -36,7 +36,12 @@ def write_folder(path: Path, size: int) -> None:
         (folder / "content").write_text("x" * size)
 
 
-every_writer = pytest.mark.parametrize("write", [write_text, write_tensors, write_folder])
+def write_file(path: Path, size: int) -> None:
+    with store.new_file(path, force=True) as scratch:
+        scratch.write_text("x" * size)
+
+
+every_writer = pytest.mark.parametrize("write", [write_text, write_tensors, write_file, write_folder])
 
 
 @contextmanager
@@ -350,3 +355,13 @@ def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.original_record_path("key").parent.parent == store.bundled_model_folder("a", "1").parent == tmp_path
     monkeypatch.delenv("FORMLESS_CACHE")
     assert store.cache_folder() == Path.home() / ".cache" / "formless"
+
+
+def test_a_new_file_replaces_an_older_one_only_if_it_is_to(tmp_path: Path) -> None:
+    path = tmp_path / "weights.gguf"
+    write_file(path, 5)
+    assert path.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(OutputError, match="the output exists already"), store.new_file(path):
+        pass
+    write_file(path, 6)
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["xxxxxx"]

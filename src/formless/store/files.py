@@ -73,6 +73,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a scratch file beside `path`, which replaces `path` when the block ends without an error.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or the disk refuses.
+    """
+    refuse_existing(path, force=force)
+    with output_errors(path), scratch_file(path) as (_, scratch):
+        yield scratch
+        os.chmod(scratch, 0o644)
+        sync(scratch)
+        os.replace(scratch, path)
+
+
+@contextmanager
 def new_folder(path: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
     """Yield a scratch folder beside `path`, which replaces `path` when the block ends without an error.
 

@@ -333,6 +333,11 @@ def bundled_model_folder(package: str, version: str) -> Path:
     return cache_folder() / f"{package}-{version}"
 
 
+def bundled_gguf_folder(folder: Path) -> Path:
+    """The GGUF file of a bundled model, beside the folder of its converted weights."""
+    return folder.with_name(f"{folder.name}-gguf")
+
+
 def converted_gguf_folder(sha256: str) -> Path:
     """The converted weights of a GGUF file; the file's hash names them, so a changed file has another folder."""
     return cache_folder() / f"gguf-{sha256[:32]}"
