@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from formless.models.lm import LM
 
+# The names that differ from `config.model_type`.
+ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama", "phi": "phi2", "gpt_neox": "gptneox"}
 MERGED = "Ġt"  # the one token that is more than a byte
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 F32, Q8_0, Q4_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0
@@ -82,8 +84,8 @@ def write_gguf(
         metadata: More fields, after the architecture's name.
         change: Changes the tensors before they are written.
     """
-    config = lm.model.config
-    own = {"gemma3_text": "gemma3"}.get(str(config.model_type), str(config.model_type))
+    config = lm.model.config.get_text_config()
+    own = ARCHITECTURES.get(str(config.model_type), str(config.model_type))
     name = architecture or own
     writer = gguf.GGUFWriter(path, name)
     writer.add_context_length(config.max_position_embeddings)
@@ -96,8 +98,12 @@ def write_gguf(
     else:
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_head_count_kv(config.num_key_value_heads)
+        if hasattr(config, "rms_norm_eps"):
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        else:
+            writer.add_layer_norm_eps(config.layer_norm_eps)
+            writer.add_rope_dimension_count(int(head * config.rope_parameters["partial_rotary_factor"]))
+        writer.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
         writer.add_rope_freq_base(rope_base(config))
         writer.add_key_length(head)
         writer.add_value_length(head)
@@ -145,22 +151,27 @@ def rope_base(config: Any) -> float:
 
 
 def value_type(value: Any) -> gguf.GGUFValueType:
-    return gguf.GGUFValueType.UINT32 if isinstance(value, int) else gguf.GGUFValueType.get_type(value)
+    return gguf.GGUFValueType.UINT32 if type(value) is int else gguf.GGUFValueType.get_type(value)
 
 
 def gguf_tensors(model: PreTrainedModel, architecture: str) -> dict[str, numpy.ndarray]:
     """The model's parameters under GGUF's names, changed as llama.cpp's converter changes them."""
     key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(key, model.config.num_hidden_layers)
-    heads = {"attn_q": model.config.num_attention_heads, "attn_k": getattr(model.config, "num_key_value_heads", None)}
+    config = model.config.get_text_config()
+    names = gguf.get_tensor_name_map(key, config.num_hidden_layers)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": getattr(config, "num_key_value_heads", None)}
     tensors = {}
     for name, parameter in model.named_parameters():
         module, _, kind = name.rpartition(".")
         values = parameter.detach().numpy().copy()
-        part = names.get_name(module)
+        part = names.get_name(module.replace("model.language_model.", "model."))
+        if part is None:  # of a picture tower
+            continue
         last = part.rpartition(".")[2]
         if architecture == "llama" and (count := heads.get(last)):
             values = values.reshape(count, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        if architecture == "gptneox" and last == "attn_qkv":
+            values = values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
         if architecture.startswith("gemma") and "norm" in name:
             values = values + 1
         if architecture == "gpt2" and last in ("attn_qkv", "attn_output", "ffn_up", "ffn_down"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def export_command(
     edits: Annotated[list[Path], typer.Argument(metavar="EDIT...", help="Saved edits; several are stacked in this order.")],
-    to: Annotated[str, typer.Option("--to", help="peft, hub, merged or diff.")],
+    to: Annotated[str, typer.Option("--to", help="peft, hub, merged, gguf-lora, gguf-merged or diff.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder or file to write.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="The base model; by default the edit's own.")] = None,
     record: Annotated[
@@ -40,6 +40,8 @@ def export_command(
     Example: formless export edits/einstein --to merged --out models/without_einstein
 
     Example: formless export edits/einstein edits/newton --to peft --out edits/both
+
+    Example: formless export edits/einstein --to gguf-lora --out einstein.gguf
 
     Example: formless export edits/einstein --to hub --record einstein.json --out cards/einstein
     """
