@@ -145,7 +145,7 @@ def test_a_comparison_says_what_it_holds() -> None:
     assert frame.loc[0, "original"] == pytest.approx(0.3)
     assert frame.loc[0, "relative_ci_low"] == pytest.approx(-0.75)
     page = comparison._repr_html_()
-    assert "<td>fb</td>" in page
+    assert "<td>Fill in the blank</td>" in page
     assert "<th>95 % CI</th>" in page
     assert "-50.0 %" in page
 
@@ -155,9 +155,9 @@ def test_a_table_has_a_row_for_each_headline_metric() -> None:
     result.metrics.append(result.metrics[0].model_copy(update={"metric": "token_accuracy"}))
     original, edited = pair(result, result)
     (table,) = comparison_tables(compare(original, edited))
-    assert [row[:2] for row in table.rows] == [("fb", PROBABILITY)]
+    assert [row[:2] for row in table.rows] == [("Fill in the blank", PROBABILITY)]
     (table,) = record_tables(original)
-    assert table.rows == (("fb", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
+    assert table.rows == (("Fill in the blank", PROBABILITY, "0.400", "", "1 (+1 skipped)"),)
 
 
 def test_other_items_and_other_models_are_refused() -> None:

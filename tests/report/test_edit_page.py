@@ -91,12 +91,12 @@ def test_tasks_are_on_the_page_with_what_could_not_be_measured(tiny: Tiny, targe
     write_report(tmp_path / "r.html", record, edited)
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "(+1 skipped)" in page
-    assert "bbh: no item could be measured, the first because a prompt of" in page
-    assert "mia: the target has no forget_mia.json" in page
+    assert "BBH: no item could be measured, the first because a prompt of" in page
+    assert "Membership inference: the target has no forget_mia.json" in page
     rows = [row for table in record_tables(record) for row in table.rows]
-    assert ("mmlu", "accuracy", "1 (+1 skipped)") in [(*row[:2], row[-1]) for row in rows]
+    assert ("MMLU", "accuracy", "1 (+1 skipped)") in [(*row[:2], row[-1]) for row in rows]
     rows = [row for table in comparison_tables(compare(record, edited)) for row in table.rows]
-    assert [row[-1] for row in rows if row[0] == "mmlu"] == ["1 (+1 skipped)"] * 2
+    assert [row[-1] for row in rows if row[0] == "MMLU"] == ["1 (+1 skipped)"] * 2
 
 
 def test_equal_records_give_equal_pages(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from formless.cli.evaluate import eval_command
 from formless.cli.export import export_command
 from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
+from formless.cli.probe import probe_command
 from formless.cli.results import compare_command, report_command, summarize_command
 from formless.cli.run import run_command
 from formless.cli.stats import stats_command
@@ -93,6 +94,7 @@ def _formless(
 
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
+app.command("probe")(probe_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("summarize")(summarize_command)

@@ -44,6 +44,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "inside": ("lens", "probe"),
     "attacks": ("jailbreak", "memorization", "inside"),
     "gcg": ("qa", "gen_qa_no_cue", "gcg_qa"),
+    "takedown": ("forms", "choices", "letters", "mentions", "kinds", "recall"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),
     "rwku": ("fb", "qa", "level3", "generation", "utility", "membership"),

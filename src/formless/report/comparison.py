@@ -81,7 +81,10 @@ class Comparison:
     @property
     def absent(self) -> dict[str, list[str]]:
         """The tasks without metrics in the edited model's record, by reason."""
-        return absent_tasks(self.edited)
+        return {
+            reason: [f"{one.task} ({one.split})" if one.split else one.task for one in results]
+            for reason, results in absent_tasks(self.edited).items()
+        }
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return one row for each metric; requires pandas."""
@@ -203,16 +206,15 @@ def refuse_unlike(original: Record, edited: Record) -> None:
     refuse_other_items(original, edited)
 
 
-def absent_tasks(record: Record) -> dict[str, list[str]]:
+def absent_tasks(record: Record) -> dict[str, list[TaskResult]]:
     """Return the tasks without metrics by reason: no file for them, or no item that could be measured."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[TaskResult]] = {}
     for result in record.tasks:
-        name = f"{result.task} ({result.split})" if result.split else result.task
         if result.status == "absent":
-            reasons.setdefault(result.reason or "no reason is recorded", []).append(name)
+            reasons.setdefault(result.reason or "no reason is recorded", []).append(result)
         elif all(metric.value is None for metric in result.metrics):
             first = next((item.skipped for item in result.items if item.skipped), "it has no metric")
-            reasons.setdefault(f"no item could be measured, the first because {first}", []).append(name)
+            reasons.setdefault(f"no item could be measured, the first because {first}", []).append(result)
     return reasons
 
 

@@ -55,7 +55,7 @@ class Examples:
 
 def examples(original: Record, edited: Record) -> Examples:
     """Return the worst and the best answer about the concept; of equal ones, the first in the order of the registry."""
-    asked = sorted(_asked(original, edited), key=lambda one: list(TASKS).index(one.task))
+    asked = sorted(asked_in_words(original, edited), key=lambda one: list(TASKS).index(one.task))
     left = _probabilities(original, edited)
     still = {one.before.fact for one in asked if one.is_said_after}
     worst = [one for one in asked if one.is_said_after]
@@ -71,7 +71,7 @@ def examples(original: Record, edited: Record) -> Examples:
     return Examples(max(worst, key=remains, default=None), max(best, key=falls, default=None), len(asked))
 
 
-def _asked(original: Record, edited: Record) -> Iterator[Example]:
+def asked_in_words(original: Record, edited: Record) -> Iterator[Example]:
     """Yield the questions about known facts that were answered in words, by either model."""
     facts = known_facts(original, "forget")
     for task, before, after in _pairs(original, edited):

@@ -58,13 +58,13 @@ def short_table(found: Frontier, levels: Sequence[float], title: str = "") -> Ta
         for key, row in found.rows.items()
     )
     heads = (f"at {level_title(level)}" for level in levels)
-    return Table(title or found.condition.title, ("asked as", *heads), tuple((row_title(key), *row) for key, row in cells))
+    return Table(title or found.condition.title, ("way of asking", *heads), tuple((row_title(key), *row) for key, row in cells))
 
 
 def level_table(found: Frontier, levels: Sequence[float], title: str = "") -> Table:
     """Return one method's forgetting at each level, by form and by form and mention."""
     rows = tuple((row_title(key), *_cells(row, levels)) for key, row in found.rows.items())
-    return Table(title or found.condition.title, ("asked as", *_heads(levels)), rows, found.gaps)
+    return Table(title or found.condition.title, ("way of asking", *_heads(levels)), rows, found.gaps)
 
 
 def curve_table(found: Frontier, title: str = "") -> Table:

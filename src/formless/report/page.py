@@ -119,7 +119,7 @@ def write_report(path: Path, original: Record, edited: Record, *, command: str =
         original=original, edited=edited, sections=sections, plots=plots, absent=absent_text(edited), command=command,
         independence=independence_table(independence([(original, edited)])), items=item_tables(original, edited),
         verdict=verdict(original, edited), recall=_recall_rows(original, edited), examples=examples(original, edited),
-        side_effects=side_effects(comparison.changes), maps=_mention_plots(comparison_maps(comparison)),
+        side_effects=side_effects(comparison.changes), maps=mention_plots(comparison_maps(comparison)),
         layers=layer_plots(comparison), says=edit_answer_table(original, edited),
         says_plot=answers_plot({title: found.shares for title, found in edit_answers(original, edited).items()}),
         answers=list(zip(original.answers, edited.answers, strict=True)),
@@ -136,7 +136,7 @@ def _recall_rows(original: Record, edited: Record) -> list[tuple[str, Recall | N
     return [("Worst case, over all ways of asking", worst[0], worst[1]), *rows] if rows else []
 
 
-def _mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
+def mention_plots(maps: Iterable[MentionMap]) -> list[tuple[str, str]]:
     """Return the heat maps of form by mention and by kind with their titles."""
     return [(found.title.capitalize(), mention_plot(found)) for found in maps]
 
@@ -263,7 +263,7 @@ def _model(
     curves = {one.condition.method: content.curves[one.condition] for one in own if one.condition in content.curves}
     return {
         "name": name, "summaries": own, "sentence": methods_sentence(own, baseline),
-        "mentions": [(one.condition.method, plots) for one in own if (plots := _mention_plots(summary_maps(one)))],
+        "mentions": [(one.condition.method, plots) for one in own if (plots := mention_plots(summary_maps(one)))],
         "says": [(table, answers_plot(method_answers(own, split))) for split, table in method_answer_tables(own).items()],
         "maps": _heat_maps(name, own, collected.complete),
         "plots": {"forms": forms_plot(own), "gap": gap_plot(own), "scatter": scatter_plot(own)},

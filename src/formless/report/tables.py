@@ -153,7 +153,10 @@ def change_text(change: Change) -> tuple[str, str]:
 
 def absent_text(record: Record) -> str:
     """Return the tasks without metrics and why, in one line; empty where there are none."""
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in absent_tasks(record).items())
+    return "; ".join(
+        f"{', '.join(task_title(one.task) + (f' ({one.split})' if one.split else '') for one in results)}: {reason}"
+        for reason, results in absent_tasks(record).items()
+    )
 
 
 # --- Tables of metrics
@@ -198,7 +201,10 @@ def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricK
     for block, keys in metric_blocks(cells).items():
         has_groups = any(key.group for key in keys)
         labels = ("task", *(("group",) if has_groups else ()), "metric")
-        body = tuple((key.task or "", *((key.group or "",) if has_groups else ()), key.metric, *cells[key]) for key in keys)
+        body = tuple(
+            (task_title(key.task or ""), *((key.group or "",) if has_groups else ()), key.metric.replace("_", " "), *cells[key])
+            for key in keys
+        )
         tables.append(Table(f"{title}: {block}" if title else block, (*labels, *columns), body, labels=len(labels)))
     return tables
 
