@@ -31,6 +31,16 @@ def test_an_output_in_the_way_is_no_os_error(tmp_path: Path) -> None:
     assert not isinstance(caught.value, (OSError, ValueError))
 
 
+def test_python_and_the_command_line_get_the_remedy_in_their_own_terms(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        refuse_existing(tmp_path, force=False)
+    start = f"the output exists already [{tmp_path}]: choose another"
+    assert str(caught.value) == f"{start} path or pass force=True"
+    assert caught.value.in_command == f"{start} --out or add --force"
+    assert pickle.loads(pickle.dumps(caught.value)).in_command == caught.value.in_command
+    assert DataError("a row is empty", remedy="fill it").in_command == "a row is empty: fill it"
+
+
 def test_an_error_keeps_its_parts_on_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(DataError("a row is empty", where="row 3", remedy="fill it")))
     assert type(error) is DataError

@@ -225,7 +225,7 @@ def test_an_existing_output_is_refused_before_the_block_runs(tmp_path: Path, is_
     else:
         path.write_text("old")
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match="exists already .*edit.*--force"), store.new_folder(path, mark="weights"):
+    with pytest.raises(OutputError, match="exists already .*edit.*force=True"), store.new_folder(path, mark="weights"):
         pytest.fail("the block ran")
     assert contents(tmp_path) == before
 

@@ -30,7 +30,8 @@ class UserError(Exception):
     Args:
         what: What is wrong, a clause without a full stop.
         where: The file, row, field or option that is wrong.
-        remedy: What to do about it, as an imperative clause.
+        remedy: What to do about it, as an imperative clause, in the words of the Python interface.
+        option: The same in a command's options, where it differs.
 
     Examples:
         >>> from formless import UserError
@@ -38,11 +39,19 @@ class UserError(Exception):
         'the file is not JSON [a.json]: save it again'
     """
 
-    def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
-        place = f" [{where}]" if where is not None else ""
+    def __init__(self, what: str, *, where: object = None, remedy: str | None = None, option: str | None = None) -> None:
+        self.what, self.where, self.remedy, self.option = what, where, remedy, option
+        super().__init__(self._line(remedy))
+
+    @property
+    def in_command(self) -> str:
+        """The message as the command line prints it."""
+        return self._line(self.option) if self.option else str(self)
+
+    def _line(self, remedy: str | None) -> str:
+        place = f" [{self.where}]" if self.where is not None else ""
         advice = f": {remedy}" if remedy else ""
-        super().__init__(" ".join(f"{what}{place}{advice}".split()))
+        return " ".join(f"{self.what}{place}{advice}".split())
 
 
 # What to do about an error of the system, by its number.

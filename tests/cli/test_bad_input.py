@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("unlearn -t X -o existing", "exists already [existing]"),
+        ("unlearn -t X -o existing", "exists already [existing]: choose another --out or add --force"),
         ("unlearn -t X -o corpus.txt", "exists already [corpus.txt]"),
         ("unlearn -t X -o new --set l2", "'l2' is not a setting [--set]: write NAME=VALUE"),
         ("unlearn -t X -o new --set l2=[1", "value of l2 cannot be read [--set]"),

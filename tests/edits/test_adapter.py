@@ -108,7 +108,7 @@ def test_saving_needs_force_to_replace_and_never_half_replaces(
 ) -> None:
     edit = formless.unlearn(tiny(), "Ada", **OPTIONS)
     edit.save(tmp_path / "edit")
-    with pytest.raises(OutputError, match="exists already.*--force"):
+    with pytest.raises(OutputError, match="exists already.*force=True"):
         edit.save(tmp_path / "edit")
     before = {path.name: path.read_bytes() for path in (tmp_path / "edit").iterdir()}
 

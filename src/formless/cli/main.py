@@ -134,7 +134,7 @@ def main() -> None:
         _check_arguments(arguments)
         code = app(arguments, standalone_mode=False)
     except UserError as error:
-        code = _refuse(str(error))
+        code = _refuse(error.in_command)
     except TyperException as error:
         code = _refuse(f"{error.format_message()} See `formless --help`.")
     except OSError as error:

@@ -195,18 +195,20 @@ def summary_tables(
 
 
 def _by_block(title: str, columns: tuple[str, ...], rows: Sequence[tuple[MetricKey, tuple[str, ...]]]) -> list[Table]:
-    """Return a table for each kind of metric, with the columns task, group (where there are groups) and metric."""
+    """Return a table for each kind of metric, with the columns metric and group (where there are groups)."""
     cells = {key: row for key, row in rows if is_headline(key._replace(group=None))}
     tables = []
     for block, keys in metric_blocks(cells).items():
         has_groups = any(key.group for key in keys)
-        labels = ("task", *(("group",) if has_groups else ()), "metric")
-        body = tuple(
-            (task_title(key.task or ""), *((key.group or "",) if has_groups else ()), key.metric.replace("_", " "), *cells[key])
-            for key in keys
-        )
+        labels = ("metric", *(("group",) if has_groups else ()))
+        body = tuple((_name(key), *((key.group or "",) if has_groups else ()), *cells[key]) for key in keys)
         tables.append(Table(f"{title}: {block}" if title else block, (*labels, *columns), body, labels=len(labels)))
     return tables
+
+
+def _name(key: MetricKey) -> str:
+    """Return a metric's title without its group, which has a column of its own."""
+    return metric_title(key._replace(group=None), short=True)
 
 
 # --- Tables over targets

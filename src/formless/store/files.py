@@ -43,13 +43,15 @@ def refuse_existing(path: Path, *, force: bool, mark: str | None = None) -> None
     with output_errors(path):
         if _exists(path):
             if not force:
-                raise OutputError("the output exists already", where=path, remedy="choose another --out or add --force")
+                remedy, option = "choose another path or pass force=True", "choose another --out or add --force"
+                raise OutputError("the output exists already", where=path, remedy=remedy, option=option)
             known = (
                 (path / mark).is_file() or not any(path.iterdir()) if mark and path.is_dir() else path.is_file() and not mark
             )
             is_ours = known and not Path.cwd().is_relative_to(path.resolve())
             if not is_ours:
-                raise OutputError("something else is there, not to be replaced", where=path, remedy="choose another --out")
+                what = "something else is there, not to be replaced"
+                raise OutputError(what, where=path, remedy="choose another path", option="choose another --out")
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir():
             raise OSError(0, "a file is in the way")
@@ -340,7 +342,7 @@ def output_errors(path: Path) -> Iterator[None]:
         if found is None:
             raise
         reason = (found.strerror or str(found)).lower()
-        remedy = system_remedy(found) or "free space or choose another --out"
+        remedy = system_remedy(found) or "free space or choose another path"
         raise OutputError(f"cannot write: {reason}", where=path, remedy=remedy) from error
 
 
