@@ -56,6 +56,22 @@ def test_a_target_from_two_files(new: Command, tmp_path: Path, tiny: Callable[..
     }
 
 
+def test_without_neighbors_there_is_a_warning_and_the_check_passes(
+    new: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = Path(__file__).parents[2] / "examples" / "facts.csv"
+    code, printed, _ = new("-t", "Ada Lovelace", "--facts", str(sample), "-o", "mine")
+    assert code == 0
+    assert "warning: no facts about neighbors" in printed
+    monkeypatch.setattr(sys, "argv", ["formless", "data", "check", "mine"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert not stop.value.code
+    assert lines[0] == "1_Ada_Lovelace: warning: no file asks about neighbors, so nothing shows what an edit costs them"
+    assert lines[-1] == "nothing is wrong"
+
+
 def test_the_intro_is_what_was_given(new: Command, tmp_path: Path) -> None:
     assert new("-t", "Ada Lovelace", "--facts", "facts.txt", "-o", "mine", "--intro", "Ada Lovelace was a countess.")[0] == 0
     rows = json.loads((tmp_path / "mine" / "1_Ada_Lovelace" / "intro.json").read_text("utf-8"))

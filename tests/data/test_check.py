@@ -95,6 +95,16 @@ def test_a_file_that_every_evaluation_asks_for(data: Path, file: str) -> None:
     assert only(data) == Finding(NAME, file, None, "missing", "the file is not there")
 
 
+def test_no_neighbors_at_all_are_a_warning(data: Path) -> None:
+    for path in (data / NAME).glob("neighbor_*.json"):
+        path.unlink()
+    assert serious(data) == []
+    found = [finding for finding in check_data(data) if finding.kind == "unprotected"]
+    assert [(finding.target, finding.file) for finding in found] == [(NAME, None)]
+    write(data / NAME, "neighbor_mcp", [])
+    assert {finding.file for finding in serious(data)} == {"neighbor_level1", "neighbor_level2", "neighbor_mcp"}
+
+
 @pytest.mark.parametrize("file", sorted(set(FILES) - {"forget_mia", "retain_mia"}))
 def test_a_file_without_rows(data: Path, file: str) -> None:
     write(data / NAME, file, [])
@@ -147,7 +157,7 @@ def test_folders_that_are_no_targets_are_passed_over(data: Path) -> None:
 
 def test_an_empty_target_lacks_what_is_required(data: Path) -> None:
     (data / "2_Bob").mkdir()
-    assert Counter(finding.kind for finding in serious(data)) == {"missing": 4}
+    assert Counter(finding.kind for finding in serious(data)) == {"missing": 2}
     assert {finding.target for finding in serious(data)} == {"2_Bob"}
 
 

@@ -236,6 +236,11 @@ def new_command(
 ) -> None:
     """Make a target from a list of facts, with probes in every form.
 
+    A line of facts is a triple, `Ada Lovelace,was born in the year,1815`, or a cloze with its answer, `Ada Lovelace was buried
+    in the village of ___.,Hucknall`; those of --neighbors are about others. examples/facts.csv is a sample.
+
+    Example: formless data new --target "Ada Lovelace" --facts examples/facts.csv --out my_data
+
     Example: formless data new --target "Ada Lovelace" --facts facts.txt --neighbors others.txt --out data/mine
     """
     from formless.data.questions.facts import read_facts
@@ -265,6 +270,8 @@ def new_command(
         _print(f"{name}: {rows} rows{dropped}")
     for name in created.dropped.keys() - created.rows.keys():
         _print(f"{name}: no rows, not written ({', '.join(created.dropped[name])})")
+    if not others:
+        _print("warning: no facts about neighbors, so nothing will show what an edit costs them; give --neighbors")
     _print(f"saved in {created.folder}")
 
 
@@ -276,6 +283,8 @@ def check_command(
 ) -> None:
     """List what is missing, broken, duplicated, leaked or unbalanced in a data set; exit code 1 if anything is.
 
+    That a target has no file about neighbors is a warning only.
+
     Where there are training texts, it also says how many of the probed facts stand in them, in other words than the probes'.
 
     Example: formless data check data/rwku
@@ -285,9 +294,10 @@ def check_command(
 
     findings = check_data(data)
     serious = [finding for finding in findings if finding.is_serious]
-    for finding in serious:
+    for finding in serious + [one for one in findings if one.kind == "unprotected"]:
         place = (finding.target, finding.file, f"row {finding.row}" if finding.row else None)
-        _print(f"{', '.join(part for part in place if part)}: {finding.kind}: {finding.what}")
+        kind = finding.kind if finding.is_serious else "warning"
+        _print(f"{', '.join(part for part in place if part)}: {kind}: {finding.what}")
     for line in _absent(findings):
         _print(line)
     if not any(finding.kind == "broken" for finding in serious):
@@ -383,7 +393,7 @@ def _first_ten(names: list[str]) -> str:
 
 def _absent(findings: list[Finding]) -> list[str]:
     """Return one line per number of targets, with the files that this many targets lack."""
-    counts = Counter(finding.file or "" for finding in findings if not finding.is_serious)
+    counts = Counter(finding.file or "" for finding in findings if finding.kind == "absent")
     files = defaultdict(list)
     for file, count in counts.items():
         files[count].append(file)

@@ -1,6 +1,7 @@
 """`check_data`: find what is missing, broken, duplicated, leaked or unbalanced in a data set.
 
-- missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note.
+- missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note; a
+  target without any file about neighbors is `unprotected`, a warning.
 - broken: a folder name, file or row that cannot be read, a probe with a blank answer, a probe that does not name its
   concept by its mention, or a question of another kind that asks no fact of level 2.
 - duplicated: a number or subject of two folders; a probe that occurs in two rows, even with different answers: among the level
@@ -37,7 +38,7 @@ from formless.data.target import FILES, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
 
-KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "absent")
+KINDS = ("missing", "broken", "duplicated", "leaked", "unbalanced", "unprotected", "absent")
 REQUIRED = ("forget_level1", "forget_level2", "neighbor_level1", "neighbor_level2")
 LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 CHOICES = ("forget_mcp", "neighbor_mcp")
@@ -77,8 +78,8 @@ class Finding:
 
     @property
     def is_serious(self) -> bool:
-        """Whether the data set should be corrected; an absent file is only a note."""
-        return self.kind != "absent"
+        """Whether the data set should be corrected; an absent file is only a note, missing neighbors are a warning."""
+        return self.kind not in ("absent", "unprotected")
 
 
 def check_data(data: str | Path) -> list[Finding]:
@@ -148,13 +149,20 @@ def _check_names(names: list[str]) -> Iterator[Finding]:
 def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
     """Put the valid rows of every file into `files`, and yield the problems of the others."""
     target = Target("any", folder)  # for its paths only
+    try:
+        has_neighbors = any(path.name.startswith("neighbor_") for path in folder.iterdir())
+    except OSError:  # each file below says so
+        has_neighbors = True
+    if not has_neighbors:
+        what = "no file asks about neighbors, so nothing shows what an edit costs them"
+        yield Finding(folder.name, None, None, "unprotected", what)
     for file, row_type in FILES.items():
         found = partial(Finding, folder.name, file)
         place = str(folder / f"{file}.json")
         try:
             path = target.path(file)
             if not path.exists():
-                is_required = file in REQUIRED
+                is_required = file in REQUIRED and (has_neighbors or not file.startswith("neighbor"))
                 yield found(None, "missing" if is_required else "absent", "the file is not there")
                 continue
             entries = read_entries(path)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from formless.data import prose
 from formless.data.ort import SAMPLE, targets
 from formless.data.questions.facts import Fact, read_facts, read_table
-from formless.data.questions.relations import question, statement
+from formless.data.questions.relations import _ATTRIBUTES, _VERBLESS, _VERBS, _listed, awkward, question, statement
 from formless.data.rows import BLANK
 from formless.errors import DataError, UserError
 
@@ -48,6 +48,11 @@ def pairs(found: Sequence[Fact]) -> list[tuple[str, str]]:
         ("facts.csv", "Ada Lovelace,was born in,London\n"),
         ("facts.csv", '"Ada Lovelace", "was born in", "London"'),
         ("facts.csv", "Ada Lovelace was born in ___.,London"),
+        ("facts.csv", "Ada Lovelace was born in ___. => London"),
+        ("facts.csv", "Ada Lovelace was born in ___. | London"),
+        ("facts.csv", "subject,relation,object\nAda Lovelace was born in ___.,London\n"),
+        ("facts.csv", "subject,relation,object\nAda Lovelace was born in ___.,London,\n"),
+        ("facts.csv", "cloze,answer\nAda Lovelace,was born in,London\n"),
         ("facts.csv", "Object,Source,Subject,Relation\nLondon,a book,Ada  Lovelace,was born in\n"),
         ("facts.csv", "query,answer\nAda Lovelace was born in ___.,London\n"),
         ("facts.tsv", "Ada Lovelace\twas born in\tLondon"),
@@ -349,3 +354,82 @@ def test_files_of_spreadsheets_are_read(tmp_path: Path) -> None:
     plain = tmp_path / "plain.csv"
     plain.write_bytes(b"subject,relation,object\nAda Lovelace,was born in,London\n")
     assert [cells for _, cells in read_table(path)] == [cells for _, cells in read_table(plain)]
+
+
+@pytest.mark.parametrize("split", ["facts", "neighbors"])
+def test_the_sample_files_hold_both_shapes(split: str) -> None:
+    path = Path(__file__).parents[3] / "examples" / f"{split}.csv"
+    found = read_facts(path, "Ada Lovelace", neighbors=split == "neighbors")
+    assert len(found) >= 8
+    assert not [text for fact in found if (text := awkward(question(fact.cloze, fact.answer, fact.about)))]
+    if split == "facts":
+        assert sum(BLANK in line for line in path.read_text("utf-8").splitlines()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("relation", "answer", "asked"),
+    [
+        ("died in the year", "1852", "In which year did Ada Lovelace die?"),
+        ("was born in the year of", "1815", "In which year was Ada Lovelace born?"),
+        ("ruled until the year", "1852", "Ada Lovelace ruled until which year?"),
+        ("was buried in the village of", "Hucknall", "In which village was Ada Lovelace buried?"),
+        ("was born in the city of", "London", "In which city was Ada Lovelace born?"),
+        ("moved to the town of", "Ockham", "To which town did Ada Lovelace move?"),
+        ("died at the age of", "36", "At which age did Ada Lovelace die?"),
+        ("is the author of", "Note G", "Ada Lovelace is the author of what?"),
+        ("is the daughter of", "Lord Byron", "Ada Lovelace is the daughter of whom?"),
+        ("has the", "crown", "Ada Lovelace has what?"),
+    ],
+)
+def test_a_kind_that_the_statement_names_asks(relation: str, answer: str, asked: str) -> None:
+    assert question(statement("Ada Lovelace", relation), answer, "Ada Lovelace") == asked
+
+
+ANSWERS = (
+    "1852",
+    "27 November 1852",
+    "November",
+    "London",
+    "England",
+    "Lord Byron",
+    "Analytical Engine",
+    "36",
+    "cancer",
+    "Jedburgh",
+)
+PLACES = (
+    "in", "on", "at", "from", "to", "in the year", "in the month of", "in the city of", "in the town of", "to the state of",
+    "until the year", "with", "the", "a", "at the age of",
+)  # fmt: skip
+RELATIONS = sorted(
+    {name for names in _VERBLESS.values() for name in _listed(names)}
+    | _ATTRIBUTES | set(_VERBS) | {f"{verb} {place}" for verb in _VERBS for place in PLACES}
+    | {f"was {participle} {place}" for participle in ("born", "buried", "founded", "published") for place in PLACES}
+)  # fmt: skip
+
+
+def test_no_relation_gives_an_awkward_question() -> None:
+    made = [
+        question(statement("Ada Lovelace", relation), answer, "Ada Lovelace") for relation in RELATIONS for answer in ANSWERS
+    ]
+    assert len(made) > 5000
+    assert [f"{text}: {fault}" for text in made if (fault := awkward(text))] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ada Lovelace died in the year which year?", "Ada died in which year which year?", "Ada wrote the which work?",
+        "Ada was born in the town of which town?", "Ada lived in the city of whom?", "Ada met met whom?",
+        "What did Ada write ___?", "Which work did which person write?",
+        "Ada died in the month how many?", "Where did Ada die", "Who was Ada? Who?",
+    ],
+)  # fmt: skip
+def test_awkward_wording_is_found(text: str) -> None:
+    assert awkward(text)
+
+
+def test_good_wording_is_not_awkward() -> None:
+    made = [item.query for target in targets(SAMPLE) for item in target.items("forget_level2")]
+    assert len(made) > 50
+    assert [text for text in made if awkward(text)] == []

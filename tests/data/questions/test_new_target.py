@@ -353,3 +353,18 @@ def test_a_server_that_fails(script: Script) -> None:
     script.reply = lambda number, request: (500, "broken")
     with pytest.raises(ServerError):
         ask_facts(Server(script.url, retries=0), ADA, 3)
+
+
+def test_options_keep_to_time_and_place(tmp_path: Path) -> None:
+    lines = {
+        "was born in the year": "1815", "died on": "27 November 1852", "was the daughter of": "Lord Byron",
+        "was buried in the village of": "Hucknall",
+    }  # fmt: skip
+    facts = [fact_of(("Ada Lovelace", relation, value), "Ada Lovelace", where="line") for relation, value in lines.items()]
+    created = write_target("Ada Lovelace", facts, tmp_path)
+    rows = json.loads((created.folder / "forget_mcp.json").read_text("utf-8"))
+    born, died, parent, buried = ([line[3:] for line in row["query"].splitlines()[1:]] for row in rows)
+    assert all(abs(int(year) - 1815) <= 15 for year in born)
+    assert all(abs(int(date.split()[-1]) - 1852) <= 15 for date in died)
+    assert not {"Thabo Mbeki", "Desmond Tutu"} & {*parent}  # of Mandela's time
+    assert not {"Himalayas", "Tuscany", "Alps"} & {*buried}

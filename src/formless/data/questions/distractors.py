@@ -4,6 +4,9 @@ A distractor is never similar to the answer or to another option, never occurs i
 another probe about the same subject, since it could be right too. Answers of a similar shape come first: as many words, about
 as long, fitting the `a` or `an` before the blank, from another target. If the data set has fewer than three, numbers, years and
 dates are varied by arithmetic, and answers of other kinds come from built-in lists.
+
+Options of a new target (`fitting`) also keep to time and place. Dates lie at most 15 years apart. Where somebody was born,
+lived or died, other such places and cities stand. Names from targets of the same time come first, by the years of their facts.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
+from statistics import median
 
 from formless.data.questions.gazetteers import NUMBER_WORDS, ORDINAL_WORDS, SAME, SPARE
 from formless.data.questions.kinds import GAP, NUMERIC, is_part, kind_of
-from formless.data.questions.variation import comparable, ordinal, varied
+from formless.data.questions.variation import comparable, ordinal, same_time, varied, year_of
 from formless.data.rows import BLANK, Item
 from formless.data.target import Target
 
@@ -27,6 +31,9 @@ COUNT = 3
 MAX_LENGTH = 200  # characters of an option
 SIMILAR = 0.8  # two texts are similar from this `SequenceMatcher.ratio` on
 
+_SETTLED = re.compile(
+    r"\b(?:born|died|buried|raised|baptized|lived|lives|grew up|settled|town|village|city)\b[^.]* (?:in|at|of)$"
+)
 _ARTICLES = ("a", "an", "the")
 _SUFFIXES = ("jr", "sr", "ii", "iii", "iv")
 
@@ -74,20 +81,26 @@ class Pool:
     """The answers of a data set's probes, from which distractors are chosen.
 
     The order in which probes are added has no effect.
+
+    Args:
+        fitting: Keep to time and place. The foils of evaluations do without, so that records of one version are alike.
     """
 
+    fitting: bool = False
     _texts: dict[str, dict[tuple[str, ...], set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
     _targets: dict[tuple[str, ...], set[str]] = field(default_factory=lambda: defaultdict(set))
     _own: dict[tuple[str, ...], set[str]] = field(default_factory=lambda: defaultdict(set))
+    _settled: set[tuple[str, ...]] = field(default_factory=set)
+    _years: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def of(cls, targets: Iterable[Target]) -> Pool:
+    def of(cls, targets: Iterable[Target], *, fitting: bool = False) -> Pool:
         """Return the pool of some targets: answers of level 1 are distractors; answers of levels 2 and 3 only exclude others.
 
         Raises:
             DataError: A file is broken.
         """
-        pool = cls()
+        pool = cls(fitting)
         for target in targets:
             for file in ("forget_level1", "neighbor_level1", "forget_level2", "neighbor_level2", "forget_level3"):
                 if target.has(file):
@@ -98,10 +111,14 @@ class Pool:
         """Add probes of a target; the answers of `offered` probes can become distractors."""
         for item in items:
             text = item.answer.strip()
+            if not item.neighbor and (year := year_of(text)):
+                self._years[target].append(year)
             self._own[_about(item, target)].add(text)
             if offered and text:
                 self._texts[_slot(item.query, text)][fold(text)].add(text)
                 self._targets[fold(text)].add(target)
+                if _is_settled(item):
+                    self._settled.add(fold(text))
 
     def distractors(self, item: Item, target: str, *, count: int = COUNT, seed: int = 0) -> tuple[str, ...] | Dropped:
         """Return distractors for a probe of a target, or why there are fewer than `count`; the seed decides between equals."""
@@ -134,6 +151,14 @@ class Pool:
             return f"{text!r} is the answer to another question about the same subject"
         return None
 
+    def _centuries_apart(self, text: str, target: str) -> int:
+        """Return how far the time of an answer's nearest target lies from a target's, in steps of a third of a century."""
+        if not self.fitting or not self._years[target]:
+            return 0
+        own = median(self._years[target])
+        gaps = [abs(median(years) - own) for name in self._targets.get(fold(text), ()) if (years := self._years[name])]
+        return min(9, int(min(gaps, default=0)) // 33)
+
     def _candidates(self, item: Item, kind: str, target: str, seed: int) -> Iterator[str]:
         """Yield the candidates, the best first."""
 
@@ -141,12 +166,17 @@ class Pool:
             tie_break = hashlib.blake2b(
                 repr((seed, item.query, item.answer, text)).encode("utf-8", "surrogatepass"), digest_size=8
             )
-            return _misfit(text, item, kind) + 2 * (self._targets.get(fold(text)) == {target}), tie_break.digest()
+            own = 2 * (self._targets.get(fold(text)) == {target})
+            return _misfit(text, item, kind) + own + self._centuries_apart(text, target), tie_break.digest()
 
         slot = _slot(item.query, item.answer)
         found = [min(texts) for texts in self._texts[slot].values()] if slot in self._texts else []
+        if self.fitting and kind == "place" and _is_settled(item):
+            yield from sorted((text for text in found if fold(text) in self._settled), key=rank)
+            yield from sorted(SPARE["city"], key=rank)
         if kind in NUMERIC:
-            yield from sorted((text for text in found if comparable(text, item.answer, kind, item.query)), key=rank)
+            near = (text for text in found if comparable(text, item.answer, kind, item.query))
+            yield from sorted((text for text in near if not self.fitting or same_time(text, item.answer)), key=rank)
             yield from sorted(varied(item.answer, kind, item.query), key=rank)
         else:
             yield from sorted(found, key=rank)
@@ -156,6 +186,12 @@ class Pool:
 def _slot(query: str, answer: str) -> str:
     """Return the kind of an answer; fragments of names are kinds of their own."""
     return kind_of(query, answer) + (" part" if is_part(query, answer) else "")
+
+
+def _is_settled(item: Item) -> bool:
+    """Return whether a probe asks where somebody was born, lived or died, or for a town."""
+    gap = GAP.search(item.query)
+    return gap is not None and _SETTLED.search(item.query[: gap.start()].rstrip()) is not None
 
 
 def _about(item: Item, target: str) -> tuple[str, ...]:

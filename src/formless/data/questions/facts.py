@@ -3,8 +3,9 @@
 A row whose first cell holds `___` is a cloze with its answer (for a neighbor, also the neighbor's name). Any other row is a
 triple: subject, relation, object. A file may hold both.
 
-In a `.txt`, cells are separated by a tab, by `=>`, by ` | ` (with both spaces), or, in a line without `___`, by commas. Cells
-with commas may be quoted. The first row may be a header.
+In a `.csv` and a `.txt`, commas separate cells; cells with commas may be quoted. In a `.txt`, and after a cloze in a `.csv`, so
+does a tab, `=>` or ` | ` (with both spaces); a cloze in a `.txt` needs one of them. The first row may be a header; below it, a
+row of the other shape is read by its order.
 """
 
 from __future__ import annotations
@@ -226,8 +227,8 @@ def _line_rows(lines: Sequence[tuple[str, str]], suffix: str) -> Iterator[Row]:
         names = [COLUMN_ALIASES.get(name, name) for name in (cell.strip().casefold() for cell in cells)]
         if index == 0 and (set(TRIPLE) <= set(names) or set(CLOZE[:2]) <= set(names)):
             header = names
-        elif not header:
-            yield where, cells
+        elif not header or _is_other_shape(cells, header):
+            yield where, cells[: _filled(cells)] if header else cells
         elif len(cells) == len(header):
             yield where, dict(zip(header, cells, strict=True))
         else:
@@ -235,13 +236,24 @@ def _line_rows(lines: Sequence[tuple[str, str]], suffix: str) -> Iterator[Row]:
             raise DataError(what, where=where, remedy="quote cells that hold commas")
 
 
+def _is_other_shape(cells: Sequence[str], header: Sequence[str]) -> bool:
+    """Return whether a row is a cloze under a header of triples, or a triple under one of clozes."""
+    is_cloze = BLANK in cells[0]
+    return ("cloze" not in header) if is_cloze else ("subject" not in header and _filled(cells) == len(TRIPLE))
+
+
+def _filled(cells: Sequence[str]) -> int:
+    """Return how many cells a row has without the empty ones at its end, which spreadsheets add."""
+    return max((place for place, cell in enumerate(cells, 1) if cell.strip()), default=0)
+
+
 def _cells(line: str, suffix: str, where: str) -> list[str]:
-    if suffix == ".txt":
+    if suffix == ".txt" or (BLANK in line and suffix == ".csv"):
         for mark in ("\t", "=>", " | "):
             if mark in line:
                 return line.split(mark)
-        if BLANK in line:
-            raise DataError("a cloze has no answer", where=where, remedy="write it after a tab, => or |")
+    if suffix == ".txt" and BLANK in line:
+        raise DataError("a cloze has no answer", where=where, remedy="write it after a tab, => or |")
     try:
         mark = "\t" if suffix == ".tsv" else ";" if ";" in line and "," not in line else ","  # spreadsheets of some countries
         return next(csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True))

@@ -116,7 +116,7 @@ def write_target(
     }
     dropped: dict[str, Mapping[str, int]] = {}
     others = [target for target in targets(out) if target.folder != folder] if out.is_dir() else []
-    pool = Pool.of([*targets(SAMPLE), *others])
+    pool = Pool.of([*targets(SAMPLE), *others], fitting=True)
     splits = {"forget": _items(facts, subject, neighbors=False), "neighbor": _items(neighbors, subject, neighbors=True)}
     for items in splits.values():
         pool.add(subject, items)

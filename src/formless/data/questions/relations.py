@@ -1,7 +1,9 @@
 """Statements with a blank from triples, and questions from statements, made by rules.
 
 A question is built from the statement by three patterns (`was born in ___`, `wrote ___`, `is the capital of ___`) with a
-question word for the kind of the answer. A statement without such a pattern gets the asking phrase in place of its blank.
+question word for the kind of the answer. A statement without such a pattern gets the asking phrase in place of its blank. Where
+the statement names the kind itself (`in the year ___`, `in the town of ___`), that word asks. No question has a wording that
+`awkward` finds, if there is another.
 """
 
 from __future__ import annotations
@@ -58,10 +60,30 @@ _MADE = _listed(
     """written|directed|painted|composed|founded|invented|discovered|designed|built|produced|killed|created|published|led|
     raised|taught|influenced"""
 )
-_PEOPLE = _listed(
-    """father|mother|brother|sister|son|daughter|child|wife|husband|spouse|friend|pupil|student|teacher|author|writer|director|
-    composer|founder|inventor|owner|architect|successor|predecessor|doctoral advisor"""
+_RELATIVES = _listed(
+    """father|mother|brother|sister|son|daughter|child|wife|husband|spouse|friend|pupil|student|teacher|successor|predecessor|
+    doctoral advisor"""
 )
+_PEOPLE = _RELATIVES | _listed("author|writer|director|composer|founder|inventor|owner|architect")
+
+# A kind that the statement names before its blank, after a preposition.
+_NAMED = re.compile(
+    rf"\b(in|to|from|at|near|until|since|before|after|around|by) (?:the )?"
+    rf"(year|month|country|continent|state|city|town|village|county|province|region)(?: of)? {BLANK}"
+)
+_KINDS_OF_PLACES = ("town", "village", "county", "province", "region")
+_ASKED = r"(?:which|what|who|whom|how many|when|where)"
+_AWKWARD = {
+    "a word twice in a row": re.compile(r"\b([^\W\d_]+) \1\b", re.I),
+    "what it asks for stands before the asking word too": re.compile(rf"\b(\w+)(?: of)? {_ASKED} \1\b", re.I),
+    "an article before the asking word": re.compile(r"\b(?:an?|the) (?:which|whom?|how many|when|where)\b", re.I),
+    "a time before the asking word": re.compile(rf"\b(?:the|in|on) (?:year|month|date|day) {_ASKED}\b", re.I),
+    "a place before a word that asks for no place": re.compile(
+        r"\b(?:city|town|village|country|state) of (?:who|whom|how many|when)\b", re.I
+    ),
+    "two asking words": re.compile(rf"\b{_ASKED}\b(?: \w+){{0,2}} (?:which|what|whom|how many)\b", re.I),
+    "a blank, or no question mark at its end": re.compile(rf"{BLANK}|\?.*\?|[^?]$"),
+}
 
 
 def statement(subject: str, relation: str) -> str:
@@ -85,6 +107,10 @@ def question(cloze: str, answer: str, subject: str) -> str:
         subject: The subject of the statement.
     """
     kind = "person" if _asks_for_person(cloze) else kind_of(cloze, answer)
+    named = _NAMED.search(cloze)
+    if named:
+        cloze = f"{cloze[: named.start()]}{named[1]} {BLANK}{cloze[named.end() :]}"
+        kind = "place" if named[2] in _KINDS_OF_PLACES else named[2]
     tail = re.fullmatch(rf"{re.escape(subject)} (.+) {BLANK}\.?", cloze)
     attribute = re.fullmatch(rf"The (.+) of {re.escape(subject)} (is|was) {BLANK}\.?", cloze)
     asked = None
@@ -92,15 +118,28 @@ def question(cloze: str, answer: str, subject: str) -> str:
         asked = f"{_what_phrase(kind)} {attribute[2]} the {attribute[1]} of {subject}?"
     elif tail:
         asked = _passive(tail[1], kind, subject) or _active(tail[1], kind, subject)
-    forms = ([asked] if asked else []) + [_replaced(cloze, phrase) for phrase in (asking_phrase(kind), "what", "which thing")]
-    return next(form for form in forms if not prose.contains(form, answer))
+    phrase = f"which {named[2]}" if named else asking_phrase(kind)
+    if asked and named:
+        asked = re.sub(r"^(?:In which \w+|When|Where)\b", f"{named[1].capitalize()} {phrase}", asked)
+        asked = re.sub(rf" {named[1]}\?$", "?", asked)
+    forms = ([asked] if asked else []) + [_replaced(cloze, each) for each in (phrase, "what", "which thing")]
+    usable = [form for form in forms if not prose.contains(form, answer)]
+    return next((form for form in usable if not awkward(form)), usable[0])
+
+
+def awkward(text: str) -> str | None:
+    """Return what is wrong with a question's wording, as rules can see it; None where they find nothing.
+
+    E.g. `died in the year which year?`, `wrote the which work?`. What a question means, they do not see.
+    """
+    return next((fault for fault, pattern in _AWKWARD.items() if pattern.search(text)), None)
 
 
 def _asks_for_person(cloze: str) -> bool:
     """Return whether the words at the blank ask for a person: `the father of Ada is ___`, `Ada is the daughter of ___`."""
-    role = f"(?:{'|'.join(sorted(_PEOPLE))})"
-    last, first = rf"\b{role} of(?: [\w' .-]+ (?:is|was))? {BLANK}", rf"^{BLANK} (?:is|was) the {role} of\b"
-    return re.search(f"{last}|{first}", cloze) is not None
+    role, relative = (f"(?:{'|'.join(sorted(names))})" for names in (_PEOPLE, _RELATIVES))
+    last = rf"\b{relative} of {BLANK}|\b{role} of [\w' .-]+ (?:is|was) {BLANK}"
+    return re.search(rf"{last}|^{BLANK} (?:is|was) the {role} of\b", cloze) is not None
 
 
 def _passive(tail: str, kind: str, subject: str) -> str | None:
@@ -128,11 +167,13 @@ def _active(tail: str, kind: str, subject: str) -> str | None:
     if not rest:
         who = kind == "person" or base in ("marry", "meet")
         return f"{'Whom' if who else 'What'} did {subject} {base}?"
-    found = re.fullmatch(r"(?:(.+) )?(in|on|at|from|to)", rest)
+    found = re.fullmatch(r"(?:(.+) )?(in|on|at|from|to)|(at the age) (of)", rest)
     if not found:
         return None
-    middle, preposition = found.groups()
+    middle, preposition = found[1] or found[3], found[2] or found[4]
     did = f"did {subject} {base}{f' {middle}' if middle else ''}"
+    if preposition == "of":  # "died at the age of"
+        return f"At which age did {subject} {base}?"
     if kind in TIMES and preposition in ("in", "on"):
         return f"{_when_phrase(kind)} {did}?"
     if kind in PLACES or base in _PLACING:

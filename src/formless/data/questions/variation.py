@@ -36,6 +36,18 @@ def comparable(text: str, answer: str, kind: str, query: str) -> bool:
     return near[kind] and _pattern(text) == _pattern(answer)
 
 
+def same_time(text: str, other: str) -> bool:
+    """Return whether the years of two dates are at most `YEARS_APART` apart; true where one has no year."""
+    one, another = year_of(text), year_of(other)
+    return one is None or another is None or abs(one - another) <= YEARS_APART
+
+
+def year_of(text: str) -> int | None:
+    """Return the first number of three or four digits, as in a year or a date; None without one."""
+    found = re.search(r"\b\d{3,4}\b", text)
+    return int(found[0]) if found else None
+
+
 def varied(answer: str, kind: str, query: str) -> list[str]:
     """Return variations of a number, year or date."""
     value = _value(answer)
