@@ -243,9 +243,9 @@ def test_a_failed_target_is_no_success(paper: Paper, tiny_yaml: Path) -> None:
     assert (code, output) == (1, "0 of 2 targets complete, 2 failed; results: results/lora/tiny/idle\n")
     failed = [line for line in errors.splitlines() if line.startswith("failed: 1_Ann: ")]
     assert len(failed) == 1
-    assert "steps changed nothing" in failed[0]
+    assert "make one step, and the warm-up begins with a learning rate of 0" in failed[0]
     log = failed[0].partition("; log: ")[2]
-    assert "steps changed nothing" in Path(log).read_text("utf-8")
+    assert "learning rate of 0" in Path(log).read_text("utf-8")
     assert probabilities("tiny/idle") == {}
     code, _, errors = paper("summarize.py --model=tiny --type=idle")
     assert (code, "idle has no results" in errors) == (2, True)

@@ -11,11 +11,14 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from formless.report.page import write_experiment_report, write_report
+from formless.report.takedown import rule
+from formless.report.takedown_page import write_takedown_page
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_edit_page import answered
+from tests.report.test_mentions import mentioned
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-DESK, PHONE = (1100, 800), (360, 740)
+DESK, PHONE, NARROW = (1100, 800), (360, 740), (400, 740)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +90,63 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def takedown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a takedown check, with a heat map of nine mentions."""
+    path = tmp_path_factory.mktemp("probe") / "probe.html"
+    original, edited = answered("abc", "abcd", "bd")
+    groups = ("full name", "lower case", "short name", "initial and surname", "alias", "misspelling", "possessive",
+              "other spelling", "description")  # fmt: skip
+    for side, record in enumerate((original, edited)):
+        record.tasks.append(mentioned("qa_mentions", "forget", dict.fromkeys(groups, (0.5, 0.2, 1.0)), side))
+    write_takedown_page(path, original, edited, rule(original, edited), command="formless probe --edit e --target Ada")
+    return path
+
+
+@pytest.mark.parametrize("which", ["experiment", "single", "takedown"])
+def test_what_is_wider_than_a_narrow_screen_scrolls_and_says_so(
+    open_page: Any, request: pytest.FixtureRequest, which: str
+) -> None:
+    page = open_page(request.getfixturevalue(which), NARROW).page
+    page.evaluate("document.querySelectorAll('details').forEach(box => box.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    assert page.get_by_text("scroll sideways; a shadow marks the edge").is_visible()
+    hidden = """() => [...document.querySelectorAll('table, svg')].filter(part => {
+        const box = part.closest('.wide, figure');
+        return part.offsetParent !== null && part.getBoundingClientRect().width > innerWidth && !box;
+    }).length"""
+    assert page.evaluate(hidden) == 0, "a table or chart has no box that scrolls"
+    boxes = page.locator(".wide:visible, figure:visible")
+    wide = [box for box in boxes.all() if box.evaluate("box => box.scrollWidth > box.clientWidth + 1")]
+    assert wide, "nothing is wide enough to test"
+    for box in wide:
+        assert box.evaluate("box => getComputedStyle(box).overflowX") == "auto"
+        assert "gradient" in box.evaluate("box => getComputedStyle(box).backgroundImage")
+        last = box.evaluate("box => { box.scrollLeft = 1e6; return box.scrollLeft + box.clientWidth - box.scrollWidth; }")
+        assert abs(last) <= 1, "its end cannot be reached"
+
+
+@pytest.mark.parametrize("which", ["experiment", "single", "takedown"])
+def test_the_text_of_charts_stays_readable_on_a_narrow_screen(
+    open_page: Any, request: pytest.FixtureRequest, which: str
+) -> None:
+    page = open_page(request.getfixturevalue(which), NARROW).page
+    page.evaluate("document.querySelectorAll('details').forEach(box => box.open = true)")
+    sizes = page.evaluate("""() => [...document.querySelectorAll('figure svg')].flatMap(chart => {
+        const scale = chart.getBoundingClientRect().width / chart.viewBox.baseVal.width;
+        return [...chart.querySelectorAll('text')].map(text => scale * parseFloat(getComputedStyle(text).fontSize));
+    })""")
+    assert sizes
+    assert min(sizes) >= 9, f"text of {min(sizes):.1f} px"
+
+
+def test_a_wide_screen_has_no_hint(open_page: Any, takedown: Path) -> None:
+    assert not open_page(takedown).page.get_by_text("scroll sideways; a shadow").is_visible()
+
+
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["experiment", "single"])
+@pytest.mark.parametrize("which", ["experiment", "single", "takedown"])
 def test_a_page_opens_offline_without_complaints(
     open_page: Any, request: pytest.FixtureRequest, which: str, scheme: str, size: tuple[int, int]
 ) -> None:

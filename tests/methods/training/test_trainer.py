@@ -378,9 +378,19 @@ def test_a_failing_training_is_named(tiny: Tiny, examples: list[Example], loss: 
     assert state(lm) == before
 
 
-def test_a_warm_up_that_never_ends_is_named(tiny: Tiny, examples: list[Example]) -> None:
-    with pytest.raises(EditError, match=r"1 steps? changed nothing.*warm-up steps \(20\)"):
-        train(tiny(), examples, DESCENT, config(per_device_train_batch_size=4, warmup_steps=20))
+def test_a_run_that_ends_before_its_learning_rate_rises_is_refused_before_it_starts(
+    tiny: Tiny, examples: list[Example]
+) -> None:
+    lm, calls = tiny(), []
+    lm.model.register_forward_hook(lambda *_: calls.append(1))
+    said = f"{len(examples)} rows in batches of 4, 1 per step, make one step, and the warm-up begins with a learning rate of 0"
+    with pytest.raises(EditError, match=said) as refused:
+        train(lm, examples, DESCENT, config(per_device_train_batch_size=4, warmup_steps=20))
+    assert "set warmup_steps=0" in str(refused.value)
+    assert not calls
+    found = train(lm, examples, DESCENT, config(per_device_train_batch_size=4, warmup_steps=0))
+    assert found.updates
+    assert train(lm, examples, DESCENT, config(per_device_train_batch_size=2, warmup_steps=20)).updates
 
 
 def test_memory_that_runs_out_is_named(tiny: Tiny, examples: list[Example]) -> None:

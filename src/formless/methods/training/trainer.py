@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,12 @@ def train(
 
     Raises:
         UserError: The model's layers have no such projections, or a tracker cannot be used.
-        EditError: The loss is NaN, infinite or beyond 10,000 and a hundred times the first, no gradient reaches the weights,
-            nothing changes, memory runs out, the model cannot be trained where it is, several processes train it, or the
-            checkpoints are damaged or of another training run.
+        EditError: The only step has a learning rate of 0, the loss is NaN, infinite or beyond 10,000 and a hundred times the
+            first, no gradient reaches the weights, nothing changes, memory runs out, the model cannot be trained where it is,
+            several processes train it, or the checkpoints are damaged or of another training run.
     """
     _check_environment(lm, config)
+    _refuse_idle_training(lm, len(examples), config)
     monitor, dtype = MonitorCallback(lm, monitored, report), lm.model.dtype
     with _trainable_weights(lm, config) as weights, _output_folder(checkpoints) as folder, _quiet():
         arguments = _arguments(lm, config, dtype, folder, checkpoints)
@@ -145,6 +147,19 @@ def train(
         remedy = f"take fewer warm-up steps ({config.warmup_steps}), more epochs or a higher learning rate"
         raise EditError(f"{len(monitor.curves.losses)} steps changed nothing", where=lm.name, remedy=remedy)
     return TrainingResult(updates, monitor.curves, snapshots.found)
+
+
+def _refuse_idle_training(lm: LM, rows: int, config: TrainingConfig) -> None:
+    """Refuse a run of one step that warms up: the learning rate begins at 0, so nothing would change."""
+    batch, accumulated = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    steps = config.num_train_epochs * ceil(ceil(rows / batch) / accumulated)
+    if steps == 1 and config.warmup_steps:
+        what = (
+            f"{rows} row{'s' * (rows != 1)} in batches of {batch}, {accumulated} per step, make one step, "
+            "and the warm-up begins with a learning rate of 0"
+        )
+        remedy = "set warmup_steps=0, or take more epochs, more rows or smaller batches"
+        raise EditError(what, where=lm.name, remedy=remedy)
 
 
 def _check_environment(lm: LM, config: TrainingConfig) -> None:
