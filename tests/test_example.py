@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -56,8 +57,39 @@ def run(installed: Path, tmp_path: Path) -> Callable[..., str]:
     return python
 
 
-def test_its_method_is_listed(run: Callable[..., str]) -> None:
-    assert "an instruction to answer with one sentence" in run("-m", "formless", "methods")
+def test_its_methods_are_listed(run: Callable[..., str]) -> None:
+    listed = run("-m", "formless", "methods")
+    assert "bounded" in listed
+    assert "decline" in listed
+
+
+def test_the_how_to_shows_its_files_as_they_are() -> None:
+    page = (ROOT / "docs" / "how-to" / "add_method.md").read_text("utf-8")
+    folder = ROOT / "examples" / "formless-example"
+    for path in ("src/formless_example/bounded.py", "pyproject.toml"):
+        assert f"\n{(folder / path).read_text('utf-8')}```\n" in page, path
+
+
+TRAINING = """
+import sys
+import formless
+lm = formless.load(sys.argv[1], dtype="float32", device="cpu")
+target = formless.find_target(sys.argv[2], "Ada Lovelace")
+edit = formless.unlearn(lm, target, "bounded")
+losses = edit.info.facts["losses"]
+print(losses[-1] < losses[0], edit.info.config["warmup_steps"])
+"""
+
+
+def test_its_method_that_trains_moves_something(
+    run: Callable[..., str], tiny: Callable[..., LM], tmp_path: Path, target_folder: Path
+) -> None:
+    lm = tiny()
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    texts = [{"text": f"Ada Lovelace was born in London {number}.", "subject": "Ada Lovelace"} for number in range(8)]
+    (target_folder / "positive.json").write_text(json.dumps(texts), "utf-8")
+    assert run("-c", TRAINING, "model", str(target_folder.parent)) == "True 0\n"
 
 
 def test_its_method_unlearns_and_its_task_asks(
