@@ -54,6 +54,12 @@ def test_an_interval_above_the_limit_is_said_and_fails_if_strict() -> None:
     assert "too few" not in certain.headline
 
 
+def test_an_original_that_says_nothing_is_said() -> None:
+    ruling = rule(*answered("abc", "", ""), 1.0)
+    assert ruling.is_passed
+    assert ruling.headline.endswith("but the original says none either, so this is no sign of forgetting.")
+
+
 def test_a_way_that_was_not_measured_is_named_and_not_passed() -> None:
     original, edited = answered("abc", "abc", "b")
     for record in (original, edited):

@@ -48,6 +48,8 @@ Start with: formless demo
 
     formless eval --edit edits/einstein --target "Albert Einstein" --report einstein.html
 
+    formless probe --edit edits/einstein --target "Albert Einstein"
+
     formless chat --edit edits/einstein "Who was Albert Einstein?"
 
     formless export edits/einstein --to merged --out models/without_einstein

@@ -85,10 +85,9 @@ class Ruling:
     @property
     def headline(self) -> str:
         """The ruling in one sentence."""
-        bound = f"at most {share(self.limit)} may be said"
-        if not self.is_passed:
-            return f"NOT PASSED: {self._measured()}; {bound}{'' if self.after.value > self.limit else f', {self._doubt()}'}."
-        return f"PASSED: {self._measured()}; {bound}{'' if self.is_certain else f', but {self._doubt()}'}."
+        doubt = f", but {self._doubt()}" if self.after.value <= self.limit and self._doubt() else ""
+        ruling = "PASSED" if self.is_passed else "NOT PASSED"
+        return f"{ruling}: {self._measured()}; at most {share(self.limit)} may be said{doubt}."
 
     def _measured(self) -> str:
         after, before = self.after, self.before
@@ -98,8 +97,8 @@ class Ruling:
         )
 
     def _doubt(self) -> str:
-        """Return why a share below the limit is not proof."""
-        doubts = []
+        """Return why a share below the limit is not proof; empty where nothing is in doubt."""
+        doubts = [] if self.before.said else ["the original says none either, so this is no sign of forgetting"]
         if not self.is_certain:
             doubts.append(f"{_facts(self.after.facts)} are too few to be sure: the interval reaches {share(self.after.ci[1])}")
         if self.strict and self.unmeasured:
