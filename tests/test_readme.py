@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 SHORTER = {
-    "demo": "--suite qa,gen_qa", "eval": "--suite quick --limit 2", "probe": "--limit 1 --max-recall 100",
-    "run": "--targets 1-2 --limit 2", "frontier": "--strengths 0.5,1",
+    "demo": "--suite qa,gen_qa", "eval": "--suite quick --limit 2", "probe": "--limit 3 --max-recall 100",
+    "run": "--targets 1 --limit 2", "frontier": "--strengths 0.5,1",
     "--method npo": "--set max_rows=8 --set num_train_epochs=1 --set warmup_steps=0 --set max_length=32",
 }  # fmt: skip
 """Options by which the commands of the page take minutes less; they change no path."""
@@ -44,7 +44,9 @@ def test_the_python_example_runs(
 
 def steps() -> list[str]:
     """Return the page's code in order: Python as it is, commands as lines, those that need files of a user's left out."""
-    found = re.findall(r"^```python\n(.*?)^```|^    ((?:formless|make demo(?= )).*)$", README, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(
+        r"^```python\n(.*?)^```|^    ((?:formless|make demo(?= ))[^\n]*)$", README, flags=re.DOTALL | re.MULTILINE
+    )
     lines = [code or line.replace("make demo", "formless demo").partition("  #")[0] for code, line in found]
     return [line for line in lines if not re.search(r"\b(?:MODEL|wiki\.txt)\b", line)]
 
