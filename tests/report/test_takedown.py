@@ -89,13 +89,21 @@ def test_a_way_that_was_not_measured_is_named_and_not_passed() -> None:
     assert "Reverse question (forget): the target has no forget_reverse.json" in ruling.absent
 
 
-def test_skipped_items_are_no_passed_items() -> None:
+@pytest.mark.parametrize(("skipped", "left"), [("a", Recall(0, 2)), ("abc", None)])
+def test_skipped_items_are_no_passed_items(skipped: str, left: Recall | None) -> None:
     original, edited = answered("abc", "abc", "")
     for record in (original, edited):
         for item in record.tasks[1].items:
-            item.metrics, item.skipped = {}, "the prompt is too long"
-    (way,) = [way for way in ways(original, edited) if way.title.endswith("full name")]
-    assert (way.after, way.missing) == (None, "the prompt is too long")
+            if item.fact in skipped:
+                item.metrics, item.skipped = {}, "the prompt is too long"
+    if left is None:
+        (way,) = [way for way in ways(original, edited) if way.title.endswith("full name")]
+    else:
+        ruling = rule(original, edited, 1.0)
+        (way,) = [way for way in ruling.unmeasured if way.title.endswith("full name")]
+        assert not rule(original, edited, 1.0, strict=True).is_passed
+    assert way.after == left
+    assert way.missing == f"{len(skipped)} of 4 questions skipped: the prompt is too long"
 
 
 @pytest.mark.parametrize("known", ["", "abc"])

@@ -29,7 +29,7 @@ class Way:
         title: The task, and the mention or kind of question.
         before: The known facts that the original model says; None where none was asked.
         after: The known facts that the edited model says; None where none was asked.
-        missing: Why none was asked.
+        missing: Why none, or not each, was asked; empty where all were.
     """
 
     title: str
@@ -69,8 +69,8 @@ class Ruling:
 
     @property
     def unmeasured(self) -> list[Way]:
-        """The ways that asked no known fact."""
-        return [way for way in self.ways if not way.after]
+        """The ways that asked no known fact, or skipped some."""
+        return [way for way in self.ways if way.missing]
 
     @property
     def is_certain(self) -> bool:
@@ -161,7 +161,7 @@ def ways(original: Record, edited: Record) -> tuple[Way, ...]:
             title = ", ".join(filter(None, (task_title(before.task).removesuffix(f", by {task.grouped_by}"), group)))
             items = [[item for item in result.items if item.group == group] for result in (before, after)]
             counts = [_recall(own, known) for own in items]
-            missing = "" if all(counts) else before.reason or _why(items[1], known)
+            missing = (not all(counts) and before.reason) or _why(items[1], known, is_asked=all(counts))
             found.append(Way(title, counts[0], counts[1], missing))
     return tuple(sorted(found, key=lambda way: -way.after.value if way.after else 1.0))
 
@@ -173,12 +173,14 @@ def _recall(items: list[ItemResult], known: set[str]) -> Recall | None:
     return Recall(len({item.fact for item in asked if is_said(item)}), len(facts)) if facts else None
 
 
-def _why(items: list[ItemResult], known: set[str]) -> str:
-    """Return why items ask no known fact."""
+def _why(items: list[ItemResult], known: set[str], *, is_asked: bool) -> str:
+    """Return why items do not ask all the known facts that they should; empty where they do."""
     if not items:
         return "the target has no such question"
-    skipped = next((item.skipped for item in items if item.skipped and item.fact in known), None)
-    return skipped or "the original model knows none of the facts that it asks"
+    skipped = [item.skipped for item in items if item.skipped and item.fact in known]
+    if skipped:
+        return f"{len(skipped)} of {len(items)} questions skipped: {skipped[0]}"
+    return "" if is_asked else "the original model knows none of the facts that it asks"
 
 
 def _said(found: Recall | None) -> str:
