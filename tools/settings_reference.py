@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from typing import Any
+
+from formless.methods.documentation import documented
 
 PAGE = "reference/settings.md"
 
@@ -19,7 +19,7 @@ def render_settings() -> str:
         "",
         "This page is written from the registry of methods when the site is built. Give a setting as `--set NAME=VALUE` of",
         "`formless unlearn`, as a key of a method in an experiment's file, or as a keyword argument of `formless.unlearn`.",
-        "`formless models` lists the values that single models have of their own. [Methods](methods.md) says what they do.",
+        "`formless models NAME` lists the values that a model has of its own. [Methods](methods.md) says what they do.",
         "",
         "## Settings that every training method has",
         "",
@@ -45,18 +45,6 @@ def table(config: Any, fields: dict[str, Any]) -> list[str]:
         default = "required" if field.is_required() else f"`{field.default}`"
         lines.append(f"| `{name}` | {default} | {limits(field)} | {meanings.get(name, '').replace('|', chr(92) + '|')} |")
     return lines
-
-
-def documented(config: Any) -> dict[str, str]:
-    """Return the meaning of every argument that a class documents in its own docstring, by name."""
-    text = inspect.cleandoc(config.__dict__.get("__doc__") or "")
-    _, found, arguments = text.partition("Args:\n")
-    if not found:
-        return {}
-    block = re.split(r"\n(?=\S)", arguments)[0]
-    entries = re.split(r"\n(?= {4}\w+: )", "\n" + block)
-    pairs = (entry.strip().partition(": ") for entry in entries if entry.strip())
-    return {name: " ".join(meaning.split()) for name, _, meaning in pairs}
 
 
 def limits(field: Any) -> str:

@@ -9,17 +9,21 @@ from typing import Annotated
 import typer
 
 from formless import store
-from formless.cli import terminal
+from formless.cli import completion, terminal
 
 SUITE = "forms,choices,reverse,gen_qa,gen_qa_alone,gen_statement"
 """Every form, and a few answers in words, so that the verdict can say what still comes out."""
 
 
 def demo_command(
-    target: Annotated[str, typer.Option("--target", "-t", help="A target of the sample set.")] = "Albert Einstein",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="A target of the sample set.", autocompletion=completion.targets)
+    ] = "Albert Einstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for edit, records and report.")] = Path("demo"),
     model: terminal.ModelOption = "smollm2",
-    suite: Annotated[str, typer.Option(help="What is measured; see `formless eval`.")] = SUITE,
+    suite: Annotated[
+        str, typer.Option(help="What is measured; see `formless eval`.", autocompletion=completion.suites)
+    ] = SUITE,
     dtype: terminal.DtypeOption = "auto",
 ) -> None:
     """Make a model forget one concept and show what it says before and after. A second demo replaces the first.

@@ -11,12 +11,17 @@ from typing import Annotated
 import typer
 
 from formless import store
-from formless.cli import terminal
+from formless.cli import completion, terminal
 from formless.errors import UserError
 
 
 def eval_command(
-    target: Annotated[str, typer.Option("--target", "-t", help="Folder name, subject or number in the data set.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", "-t", help="Folder name, subject or number in the data set.", autocompletion=completion.targets
+        ),
+    ],
     model: terminal.ModelOption = "smollm2",
     edit: Annotated[
         Path | None,
@@ -24,7 +29,9 @@ def eval_command(
     ] = None,
     strength: Annotated[float | None, typer.Option(help="With --edit: a factor on its updates, 0 to 4.")] = None,
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
-    suite: Annotated[str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.")] = "ort",
+    suite: Annotated[
+        str, typer.Option(help="ort, rwku, full, quick, or parts such as forms,mentions,fb.", autocompletion=completion.suites)
+    ] = "ort",
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows per file and task, for a quick look.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The record to write, JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --edit: an HTML report to write.")] = None,

@@ -36,6 +36,7 @@ from formless.cli.results import compare_command, report_command, summarize_comm
 from formless.cli.run import run_command
 from formless.cli.stats import stats_command
 from formless.cli.status import status_command
+from formless.cli.targets import targets_command
 from formless.cli.tune import tune_command
 from formless.cli.unlearn import unlearn_command
 from formless.errors import DEFECT, UserError, system_remedy, unencodable_name
@@ -111,6 +112,7 @@ app.command("export")(export_command)
 app.command("demo")(demo_command)
 app.command("models")(models_command)
 app.command("methods")(methods_command)
+app.command("targets")(targets_command)
 app.command("doctor")(doctor_command)
 
 data_app = typer.Typer(help="Prepare, make and check the data that targets are measured and trained with.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 import typer
 
-from formless.cli import terminal
+from formless.cli import completion, terminal
 from formless.cli.status import sweep_progress
 from formless.errors import INTERRUPTED, OutputError, UserError
 from formless.store import ExperimentFolder
@@ -29,12 +29,19 @@ class GridOptions:
 
     PANEL: ClassVar = "Experiment"
 
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Short names, folders or hub ids, a,b.")] = None
-    method: Annotated[str | None, typer.Option(help="Methods, a,b; see `formless methods`.")] = None
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Short names, folders or hub ids, a,b.", autocompletion=completion.models),
+    ] = None
+    method: Annotated[
+        str | None, typer.Option(help="Methods, a,b; see `formless methods`.", autocompletion=completion.methods)
+    ] = None
     data: Annotated[str | None, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = None
-    targets: Annotated[str | None, typer.Option("--targets", "-t", help="all, 1-12, 1,4,7, or names.")] = None
+    targets: Annotated[
+        str | None, typer.Option("--targets", "-t", help="all, 1-12, 1,4,7, or names.", autocompletion=completion.targets)
+    ] = None
     seeds: Annotated[str | None, typer.Option(help="Seeds for methods that use one, 1,2,3.")] = None
-    suite: Annotated[str | None, typer.Option(help="As in `formless eval`.")] = None
+    suite: Annotated[str | None, typer.Option(help="As in `formless eval`.", autocompletion=completion.suites)] = None
     limit: Annotated[int | None, typer.Option(min=1, help="The largest number of rows per task.")] = None
     protocol: Annotated[
         str | None,

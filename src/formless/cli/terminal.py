@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from formless.cli import completion
 from formless.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 out = Console(highlight=False, markup=False, emoji=False)
 log = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Short name, folder, GGUF file, hub id or recipe (.yaml).")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Short name, folder, GGUF file, hub id or recipe (.yaml).",
+        autocompletion=completion.models,
+    ),
+]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto by device.")]
 DeviceOption = Annotated[str, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")]
@@ -143,27 +152,31 @@ def show_tables(tables: Iterable[Table]) -> None:
 def show_table(table: Table) -> None:
     """Print a table, if it has rows, and its note. Without vertical lines, the usual tables fit a terminal of 80 columns."""
     if table.rows:
-        _show_rows(table)
+        show_rows(table.title, table.columns, table.rows, table.labels)
     if table.note:
         out.print(f"{table.title or 'table'}: does not count: {table.note}\n", soft_wrap=True)
 
 
-def _show_rows(table: Table) -> None:
+def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], labels: int, whole: int = 0) -> None:
+    """Print rows of text.
+
+    Args:
+        title: What they show; may be empty.
+        columns: Heads.
+        rows: As many cells as heads each.
+        labels: How many leading columns hold text; the others hold numbers, which are not broken.
+        whole: How many leading columns hold names that are not broken either.
+    """
     from rich import box
     from rich.table import Table as RichTable
 
-    width = sum(max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True))
-    gap = 1 if width + 2 * (len(table.columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
-    shown = RichTable(
-        title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
-    )
-    for index, name in enumerate(table.columns):
-        if index < table.labels:
-            shown.add_column(name, overflow="fold")
-        else:  # numbers are not broken
-            widest = max(len(row[index]) for row in table.rows)
-            shown.add_column(name, justify="right", overflow="fold", min_width=widest)
-    for row in table.rows:
+    width = sum(max(map(len, cells)) for cells in zip(columns, *rows, strict=True))
+    gap = 1 if width + 2 * (len(columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
+    shown = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False)
+    for index, name in enumerate(columns):
+        widest = max(len(row[index]) for row in rows) if index >= labels or index < whole else None
+        shown.add_column(name, justify="left" if index < labels else "right", overflow="fold", min_width=widest)
+    for row in rows:
         shown.add_row(*row)
     out.print(shown)
     out.print()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from formless import store
-from formless.cli import terminal
+from formless.cli import completion, terminal
 from formless.cli.status import sweep_progress, time_left
 from formless.errors import INTERRUPTED, DataError, EditError, UserError
 
@@ -28,10 +28,16 @@ if TYPE_CHECKING:
 def tune_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and of recipe.yaml.")],
     model: terminal.ModelOption = "smollm2",
-    method: Annotated[str, typer.Option(help="cdr or rocr.")] = "cdr",
+    method: Annotated[str, typer.Option(help="cdr or rocr.", autocompletion=completion.methods)] = "cdr",
     data: Annotated[str, typer.Option(help="A folder in the ORT layout, or 'sample'.")] = "sample",
     targets: Annotated[
-        str | None, typer.Option("--targets", "-t", help="Development concepts, 1-4 or names; the first four unless given.")
+        str | None,
+        typer.Option(
+            "--targets",
+            "-t",
+            help="Development concepts, 1-4 or names; the first four unless given.",
+            autocompletion=completion.targets,
+        ),
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Neighboring layers that are edited together.")] = 3,
     first_layers: Annotated[
@@ -40,7 +46,9 @@ def tune_command(
     values: Annotated[
         str | None, typer.Option(help="Values of cdr's budget (0.01,0.04,0.16 unless given) or of rocr's l2 (10,1,0.1).")
     ] = None,
-    suite: Annotated[str, typer.Option(help="As in `formless eval`.")] = "statement,qa,qa_mentions,reverse",
+    suite: Annotated[
+        str, typer.Option(help="As in `formless eval`.", autocompletion=completion.suites)
+    ] = "statement,qa,qa_mentions,reverse",
     limit: Annotated[int, typer.Option(min=1, help="Most rows per file and task.")] = 8,
     others: Annotated[
         list[str] | None, typer.Option("--set", help="Another setting, the same everywhere, NAME=VALUE; repeatable.")

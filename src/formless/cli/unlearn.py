@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from formless import store
-from formless.cli import terminal
+from formless.cli import completion, terminal
 from formless.errors import OutputError, UserError
 from formless.methods import DEFAULT_METHOD
 
@@ -28,10 +28,15 @@ LOW_REDUCTION = 0.5
 
 
 def unlearn_command(
-    target: Annotated[list[str], typer.Option("--target", "-t", help="The concept's name; repeatable with cdr and rocr.")],
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target", "-t", help="The concept's name; repeatable with cdr and rocr.", autocompletion=completion.targets
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the saved edit.")],
     model: terminal.ModelOption = "smollm2",
-    method: Annotated[str, typer.Option(help="See `formless methods`.")] = DEFAULT_METHOD,
+    method: Annotated[str, typer.Option(help="See `formless methods`.", autocompletion=completion.methods)] = DEFAULT_METHOD,
     redirect: Annotated[
         str | None, typer.Option(help="cdr, rocr: what the name is read as: a concept, or auto; cdr: or none.")
     ] = None,

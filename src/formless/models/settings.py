@@ -43,6 +43,7 @@ class ModelSettings(BaseModel):
         name: Short name; of a user's recipe for a bundled model, the bundled model's.
         source: A hub id or `bundled`; in a user's recipe also a folder or a GGUF file.
         about: One line.
+        parameters: Number of weights as Formless loads them; None where it is not stated.
         prompt: The prompt format; the family's unless given.
         methods: By method, the settings that differ from its defaults.
         evidence: Where the settings come from, for people: what was measured, on which concepts, by which command.
@@ -53,6 +54,7 @@ class ModelSettings(BaseModel):
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
     about: str = ""
+    parameters: int | None = Field(default=None, gt=0)
     prompt: PromptStyle | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     evidence: dict[str, Any] = Field(default_factory=dict)
