@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from formless.models.lm import LM
     from formless.models.loading import load
     from formless.report.comparison import Comparison, compare
+    from formless.report.results import results
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "load_edit",
     "load_record",
+    "results",
     "targets",
     "unlearn",
 ]
@@ -60,6 +62,7 @@ _HOME = {
     "load": "models.loading",
     "load_edit": "edits.loading",
     "load_record": "evaluation.loading",
+    "results": "report.results",
     "targets": "data.ort",
     "unlearn": "methods.registry",
 }
