@@ -1,4 +1,5 @@
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_targets_are_averaged_against_the_original(
 ) -> None:
     (records / "original" / "3.json").unlink()
     (records / "edit.json").write_text("{}")
-    code, out, err = run(monkeypatch, capsys, records)
+    code, out, err = run(monkeypatch, capsys, records, "--details")
     assert code == 0
     assert "m (float32), ort, rocr {}: 2 targets" in out
     for words in ("forgetting", "0.750", "form gap", "0.250", "combined"):
@@ -71,8 +72,8 @@ def test_unlike_records_are_never_averaged(
     code, out, err = run(monkeypatch, capsys, records)
     assert code == 0
     assert "left out: 1 records of an edit about another concept" in err
-    assert "ort, rocr {}: 1 targets" in out
-    assert "quick of 12 rows, rocr {}: 1 targets" in out
+    for model in ("m (float32), ort: means over targets", "m (float32), quick of 12 rows: means over targets"):
+        assert re.search(rf"{re.escape(model)} *\n(?:.*\n)+?rocr {{}} +1 ", out)
 
 
 def test_a_folder_of_runs_becomes_tables(
@@ -86,8 +87,9 @@ def test_a_folder_of_runs_becomes_tables(
     options = [part for name, file in zip(("--csv", "--markdown", "--latex"), files, strict=True) for part in (name, file)]
     code, out, err = run(monkeypatch, capsys, tmp_path / "runs", *options)
     assert code == 0
-    assert "tiny, rocr: 3 targets" in out
-    assert "does not count in npo: 1 runs failed, 1 runs missing" in out
+    assert re.search(r"^rocr +3 +0\.\d+ ", out, re.MULTILINE)
+    assert re.search(r"^npo +0 +– +– ", out, re.MULTILINE)
+    assert "does not count: npo: 1 runs failed, 1 runs missing" in out
     assert "failed: tiny npo seed 0 1_Person_1: RuntimeError: boom" in err
     table = list(csv.DictReader(files[0].open(encoding="utf-8")))
     assert [row["method"] for row in table] == ["original", "rocr", "ga", "npo"]
@@ -102,6 +104,42 @@ def test_a_folder_of_runs_becomes_tables(
     assert [row["combined.difference"] != "" for row in table] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_one_table_with_methods_as_rows_and_no_broken_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, width: int
+) -> None:
+    methods = ("original", "rocr", "ga", "direction-unbounded-long")
+    write_runs(tmp_path, methods, targets=6)
+    monkeypatch.setattr(terminal.out, "_width", width)
+    code, out, _ = run(monkeypatch, capsys, tmp_path)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= width
+    title, *heads, rule, first, second, third, fourth = out.rstrip().splitlines()
+    assert title.rstrip() == "tiny: means over targets"
+    assert set(rule.rstrip()) == {"─"}
+    assert [line.split()[:2] for line in (first, second, third, fourth)] == [[method, "6"] for method in methods]
+    words = " ".join(heads).split()
+    assert {"method", "targets", "forgetting", "retention", "combined", "form", "gap"} <= set(words)
+    assert ("CI" in words) == (width == 200)
+    shown = len(second.replace(" … ", "…").split())
+    assert {len(line.replace(" … ", "…").split()) for line in (first, third, fourth)} == {shown}
+    assert shown >= (12 if width == 200 else 6)
+
+
+def test_a_long_name_stands_under_the_table(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, file in enumerate(sorted((records / "rocr").glob("*.json"))):
+        record = load_record(file)
+        record.edits[0]["config"] = {"layers": [4, 5, 6], "redirect": "auto", "value": min(number, 1)}
+        record.save(file)
+    monkeypatch.setattr(terminal.out, "_width", 80)
+    _, out, _ = run(monkeypatch, capsys, records)
+    assert re.search(r"^rocr \(1\) +1 ", out, re.MULTILINE)
+    assert re.search(r"^rocr \(2\) +2 ", out, re.MULTILINE)
+    assert 'rocr (2): rocr {"layers": [4, 5, 6], "redirect": "auto", "value": 1}' in out
+
+
 def test_seeds_of_loose_records_are_one_method(
     records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +151,7 @@ def test_seeds_of_loose_records_are_one_method(
         file.unlink()
     code, out, _ = run(monkeypatch, capsys, records)
     assert code == 0
-    assert "m (float32), ort, rocr {}: 3 targets" in out
+    assert re.search(r"^rocr {} +3 ", out, re.MULTILINE)
 
 
 def test_runs_without_an_original_cannot_be_compared(

@@ -30,12 +30,16 @@ def summarize_command(
     markdown: Annotated[Path | None, typer.Option(help="Write tables in Markdown.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write tables in LaTeX.")] = None,
     baseline: BaselineOption = "original",
+    details: Annotated[
+        bool, typer.Option("--details", help="Also show each method's forms and mentions, and intervals.")
+    ] = False,
     force: terminal.ForceOption = False,
 ) -> None:
-    """Show the mean of every metric over targets, by model and method, and its difference from the baseline.
+    """Show the means of metrics over targets in one table for each model, a row for each method.
 
-    A method is compared on the targets that the baseline has too. It also shows what each method forgot in every form and what
-    remains of the neighbors. A target's seeds are averaged first. Of a folder of runs, those of its last experiment count. The
+    It has as many metrics as the terminal has room for; --csv and --json have all, and the differences from the baseline.
+    --details shows what each method forgot in every form and what remains of the neighbors. A method is compared on the targets
+    that the baseline has too. A target's seeds are averaged first. Of a folder of runs, those of its last experiment count. The
     original model's loose records (evaluations without --edit) are found by model, target and items, and only what was measured
     alike is averaged: the same model, dtype, suite, limit and settings. What failed, is missing or left out is counted.
 
@@ -57,7 +61,9 @@ def summarize_command(
     if not any(summary.targets for summary in compared):
         remedy = "evaluate without --edit too, with the same model, target and suite, or run the method original"
         raise DataError("no edited model's record has its original beside it", where=records[0], remedy=remedy)
-    for summary in compared:
+    for model in dict.fromkeys(summary.condition.model for summary in summaries):
+        _show_methods([summary for summary in summaries if summary.condition.model == model])
+    for summary in compared if details else ():
         _show_summary(summary)
     tables = [*overview_tables(summaries), *map(detail_table, compared)]
     texts = ((csv, as_csv(plain_rows(summaries))), (markdown, as_markdown(tables)), (latex, as_latex(tables)))
@@ -73,6 +79,17 @@ def _show_left_out(collected: CollectedRuns) -> None:
         terminal.log.print(f"left out: {count} {reason}", soft_wrap=True)
     for run in collected.failed:
         terminal.log.print(f"failed: {run.title}: {run.reason}", soft_wrap=True)
+
+
+def _show_methods(summaries: list[MethodSummary]) -> None:
+    """Print the means of one model's methods, and the methods whose names are too long for the table."""
+    from formless.report.overview import methods_table
+
+    table = methods_table(summaries, terminal.out.width)
+    terminal.show_table(table, whole=len(table.columns))
+    for row, summary in zip(table.rows, summaries, strict=True):
+        if row[0] != summary.condition.method:
+            terminal.out.print(f"{row[0]}: {summary.condition.method}", soft_wrap=True)
 
 
 def _show_summary(summary: MethodSummary) -> None:

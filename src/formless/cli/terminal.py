@@ -149,10 +149,15 @@ def show_tables(tables: Iterable[Table]) -> None:
         show_table(table)
 
 
-def show_table(table: Table) -> None:
-    """Print a table, if it has rows, and its note. Without vertical lines, the usual tables fit a terminal of 80 columns."""
+def show_table(table: Table, whole: int = 0) -> None:
+    """Print a table, if it has rows, and its note. Without vertical lines, the usual tables fit a terminal of 80 columns.
+
+    Args:
+        table: The table.
+        whole: As of `show_rows`.
+    """
     if table.rows:
-        show_rows(table.title, table.columns, table.rows, table.labels)
+        show_rows(table.title, table.columns, table.rows, table.labels, whole)
     if table.note:
         out.print(f"{table.title or 'table'}: does not count: {table.note}\n", soft_wrap=True)
 
@@ -165,7 +170,7 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],
         columns: Heads.
         rows: As many cells as heads each.
         labels: How many leading columns hold text; the others hold numbers, which are not broken.
-        whole: How many leading columns hold names that are not broken either.
+        whole: How many leading columns hold names that are not broken either, nor are the words of their heads.
     """
     from rich import box
     from rich.table import Table as RichTable
@@ -174,8 +179,10 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],
     gap = 1 if width + 2 * (len(columns) - 1) <= out.width else 0  # besides the column that rich leaves between cells
     shown = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False)
     for index, name in enumerate(columns):
-        widest = max(len(row[index]) for row in rows) if index >= labels or index < whole else None
-        shown.add_column(name, justify="left" if index < labels else "right", overflow="fold", min_width=widest)
+        widest = max(len(row[index]) for row in rows)
+        fixed = max(widest, *map(len, name.split())) if index < whole else None
+        least = widest if index >= labels else None
+        shown.add_column(name, justify="left" if index < labels else "right", overflow="fold", min_width=least, width=fixed)
     for row in rows:
         shown.add_row(*row)
     out.print(shown)

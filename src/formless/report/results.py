@@ -23,9 +23,9 @@ COLUMNS = (
 def results(folder: str | Path, *others: str | Path) -> pandas.DataFrame:
     """Return every metric of every complete run as one row of a long table.
 
-    Columns: model, method, target (its folder's name), seed, task, split, group, metric, value, ci_low, ci_high, n. The interval
-    and n are over items. A metric over several tasks, such as the form gap, has no task, and neither interval nor n. A method's
-    metrics of tasks on which its edit cannot act are left out. Every record is verified as it is read.
+    Columns: model, method, target (its folder's name), seed, task, split, group, metric, value, ci_low, ci_high, n. The
+    interval and n are over items. A metric over several tasks, such as the form gap, has no task, and neither interval nor n.
+    Metrics of tasks on which an edit cannot act are left out. Every record is verified as it is read.
 
     What has no row is in `attrs`: `failed` and `missing` name runs, `left_out` counts records that count nowhere. There is a
     warning if anything is.
