@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from formless.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from formless.experiment.attacks.attack import AttackSettings
+    from formless.report.attacks import AttackSummary
+    from formless.report.runs import Condition
 
 
 def attack_command(
@@ -35,6 +38,7 @@ def attack_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page; FOLDER/attacks.html unless given.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write plain numbers.")] = None,
     force: terminal.ForceOption = False,
+    json: terminal.JsonOption = False,
 ) -> None:
     """Attack the weights of edited models and measure what comes back. Repeat the command to resume it.
 
@@ -48,7 +52,7 @@ def attack_command(
     """
     from formless.experiment.attacks.measure import measure_attacks
     from formless.experiment.attacks.registry import choose_attacks
-    from formless.report.attack_page import attack_rows, attack_table, headline, removal, write_attack_page
+    from formless.report.attack_page import attack_rows, write_attack_page
     from formless.report.attacks import collect_attacks
     from formless.report.tables import as_csv
 
@@ -66,6 +70,33 @@ def attack_command(
     for title, reason in done.failed:
         terminal.log.print(f"failed: {title}: {reason}", soft_wrap=True)
     summaries, without = collect_attacks(folder, chosen, settings, labels)
+    if not json:
+        _show(summaries, without)
+    if csv:
+        store.write_text(csv, as_csv(attack_rows(summaries)))
+        terminal.say(f"written: {csv}", json=json)
+    page = out or store.ExperimentFolder(folder).attacks
+    command = shlex.join(["formless", *sys.argv[1:]])
+    write_attack_page(page, summaries, settings, without=without, failed=done.failed, command=command)
+    counts = f"{done.already} measured before, {done.now} now" + f", {len(done.failed)} failed" * bool(done.failed)
+    terminal.say(f"page: {page}; {counts}", json=json)
+    if json:
+        terminal.print_json(
+            {
+                "folder": str(folder), "settings": settings.model_dump(mode="json"), "values": attack_rows(summaries),
+                "without": [{**condition._asdict(), "reason": gaps} for condition, gaps in without.items()],
+                "failed": [{"run": title, "reason": reason} for title, reason in done.failed],
+                "measured_before": done.already, "measured_now": done.now, "page": str(page),
+            }
+        )  # fmt: skip
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _show(summaries: Sequence[AttackSummary], without: Mapping[Condition, str]) -> None:
+    """Print what attacks bring back of each method, and what was not attacked."""
+    from formless.report.attack_page import attack_table, headline, removal
+
     for summary in summaries:
         terminal.out.print(headline(summary), soft_wrap=True)
         terminal.show_table(attack_table(summary, f"{summary.condition.title}: attacks, the worst first"))
@@ -74,16 +105,6 @@ def attack_command(
         terminal.out.print(removal(first), soft_wrap=True)
     for condition, gaps in without.items():
         terminal.out.print(f"not attacked: {condition.title}: {gaps}", soft_wrap=True)
-    if csv:
-        store.write_text(csv, as_csv(attack_rows(summaries)))
-        terminal.out.print(f"written: {csv}", soft_wrap=True)
-    page = out or store.ExperimentFolder(folder).attacks
-    command = shlex.join(["formless", *sys.argv[1:]])
-    write_attack_page(page, summaries, settings, without=without, failed=done.failed, command=command)
-    counts = f"{done.already} measured before, {done.now} now" + f", {len(done.failed)} failed" * bool(done.failed)
-    terminal.out.print(f"page: {page}; {counts}", soft_wrap=True)
-    if done.failed:
-        raise typer.Exit(1)
 
 
 def _names(text: str) -> list[str]:

@@ -280,6 +280,7 @@ def check_command(
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Name the facts that are missing in each target's training texts.")
     ] = False,
+    json: terminal.JsonOption = False,
 ) -> None:
     """List what is missing, broken, duplicated, leaked or unbalanced in a data set; exit code 1 if anything is.
 
@@ -289,11 +290,15 @@ def check_command(
 
     Example: formless data check data/rwku
     """
+    from formless.cli.data_findings import findings_json
     from formless.data.check import KINDS, check_data
     from formless.data.coverage import check_coverage
 
     findings = check_data(data)
     serious = [finding for finding in findings if finding.is_serious]
+    if json:
+        terminal.print_json(findings_json(data, findings))
+        raise typer.Exit(1 if serious else 0)
     for finding in serious + [one for one in findings if one.kind == "unprotected"]:
         place = (finding.target, finding.file, f"row {finding.row}" if finding.row else None)
         kind = finding.kind if finding.is_serious else "warning"

@@ -45,6 +45,7 @@ def eval_command(
         str | None, typer.Option(help="'published': word prompts as the published code does where it differs.")
     ] = None,
     force: terminal.ForceOption = False,
+    json: terminal.JsonOption = False,
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
@@ -59,6 +60,7 @@ def eval_command(
     from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit, original_record
     from formless.models.settings import prompt_style
+    from formless.report.as_json import edit_json
     from formless.report.comparison import compare
     from formless.report.form_tables import independence_table
     from formless.report.independence import independence
@@ -98,6 +100,12 @@ def eval_command(
     if report and edited:
         write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}" + (f", strength {loaded.info.strength:g}" if loaded and strength is not None else "")
+    for name, path in (("record", out), ("report", report)) if json else ():
+        if path:
+            terminal.say(f"{name}: {path}", json=True)
+    if json:
+        terminal.print_json(edit_json(original, edited))
+        return
     if edited:
         comparison = compare(original, edited)
         terminal.out.print(str(verdict(original, edited)), soft_wrap=True)

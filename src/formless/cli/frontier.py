@@ -14,8 +14,9 @@ from formless.cli import terminal
 from formless.errors import UserError
 
 if TYPE_CHECKING:
-    from formless.report.frontier import Curves, Frontier
+    from formless.report.frontier import Frontier
     from formless.report.runs import Condition
+    from formless.report.selection import Choice
 
 
 def frontier_command(
@@ -35,6 +36,7 @@ def frontier_command(
         Path | None, typer.Option(help="With --choose: write the experiment of the chosen settings on the other targets.")
     ] = None,
     force: terminal.ForceOption = False,
+    json: terminal.JsonOption = False,
 ) -> None:
     """Compare methods at equal retention of neighbors: each edit at several strengths. Repeat the command to resume it.
 
@@ -51,8 +53,10 @@ def frontier_command(
     Example: formless frontier runs/tuning --choose 95 --chosen chosen.yaml
     """
     from formless.experiment.frontier import Measured, check_strengths, measure_strengths
+    from formless.report.as_json import choice_json
     from formless.report.frontier import Curves, collect_curves, frontiers
     from formless.report.frontier_page import curve_rows, level_rows, write_frontier_page
+    from formless.report.selection import choose as choose_settings
     from formless.report.tables import as_csv
 
     wanted = check_strengths(_numbers(strengths, "--strengths", "e.g. 0.5,1,2"))
@@ -80,18 +84,31 @@ def frontier_command(
         found.add(collect_curves(folder, wanted, labels, prefix))
     summaries = frontiers(found, reached)
     without = {condition: gaps for condition, gaps in found.clauses().items() if condition not in found.targets}
-    _show(summaries, reached, without)
+    if not json:
+        _show(summaries, reached, without)
     for target, rows in ((csv, level_rows(summaries)), (curves, curve_rows(summaries))):
         if target:
             store.write_text(target, as_csv(rows))
-            terminal.out.print(f"written: {target}", soft_wrap=True)
-    if wanted_level is not None:
-        _choose(found, wanted_level, folders[0], chosen)
+            terminal.say(f"written: {target}", json=json)
+    choices = None if wanted_level is None else choose_settings(found, wanted_level)
+    if choices is not None and wanted_level is not None:
+        _show_choices(choices, wanted_level, folders[0], chosen, json=json)
     page = out or store.ExperimentFolder(folders[0]).frontier
     command = shlex.join(["formless", *sys.argv[1:]])
     write_frontier_page(page, summaries, reached, wanted, without=without, failed=done.failed, command=command)
     counts = f"{done.already} measured before, {done.now} now" + f", {len(done.failed)} failed" * bool(done.failed)
-    terminal.out.print(f"page: {page}; {counts}", soft_wrap=True)
+    terminal.say(f"page: {page}; {counts}", json=json)
+    if json:
+        terminal.print_json(
+            {
+                "folders": list(map(str, folders)), "strengths": list(wanted), "levels": list(reached),
+                "forgetting": level_rows(summaries), "curves": curve_rows(summaries),
+                "choices": None if choices is None else [choice_json(one) for one in choices],
+                "without": [{**condition._asdict(), "reason": gaps} for condition, gaps in without.items()],
+                "failed": [{"run": title, "reason": reason} for title, reason in done.failed],
+                "measured_before": done.already, "measured_now": done.now, "page": str(page),
+            }
+        )  # fmt: skip
     if done.failed:
         raise typer.Exit(1)
 
@@ -124,20 +141,20 @@ def _show(found: list[Frontier], levels: tuple[float, ...], without: dict[Condit
         terminal.out.print(f"no curve: {condition.title}: {gaps}", soft_wrap=True)
 
 
-def _choose(curves: Curves, level: float, folder: Path, out: Path | None) -> None:
+def _show_choices(choices: list[Choice], level: float, folder: Path, out: Path | None, *, json: bool) -> None:
     """Print the chosen settings of each method, and write the experiment that reports them."""
-    from formless.report.selection import choice_table, choose, chosen_experiment
+    from formless.report.selection import choice_table, chosen_experiment
 
-    choices = choose(curves, level)
-    terminal.show_table(choice_table(choices, level))
+    if not json:
+        terminal.show_table(choice_table(choices, level))
     if lacking := [label for choice in choices for label in choice.incomplete]:
-        terminal.out.print(f"not compared, as a target is missing: {', '.join(lacking)}", soft_wrap=True)
+        terminal.say(f"not compared, as a target is missing: {', '.join(lacking)}", json=json)
     if len({choice.settings for choice in choices}) > 1:
         note = "warning: the methods have different numbers of settings, so the comparison favors those with more"
         terminal.log.print(note, soft_wrap=True)
     if out:
         store.write_text(out, chosen_experiment(folder, choices))
-        terminal.out.print(f"written: {out}", soft_wrap=True)
+        terminal.say(f"written: {out}", json=json)
 
 
 def _numbers(text: str, where: str, example: str) -> list[float]:

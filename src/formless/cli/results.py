@@ -34,6 +34,7 @@ def summarize_command(
         bool, typer.Option("--details", help="Also show each method's forms and mentions, and intervals.")
     ] = False,
     force: terminal.ForceOption = False,
+    json: terminal.JsonOption = False,
 ) -> None:
     """Show the means of metrics over targets in one table for each model, a row for each method.
 
@@ -45,6 +46,7 @@ def summarize_command(
 
     Example: formless summarize runs/sample --csv sample.csv
     """
+    from formless.report.as_json import summaries_json
     from formless.report.runs import collect
     from formless.report.summary import summarize
     from formless.report.tables import as_csv, as_latex, as_markdown, detail_table, overview_tables, plain_rows
@@ -61,16 +63,19 @@ def summarize_command(
     if not any(summary.targets for summary in compared):
         remedy = "evaluate without --edit too, with the same model, target and suite, or run the method original"
         raise DataError("no edited model's record has its original beside it", where=records[0], remedy=remedy)
-    for model in dict.fromkeys(summary.condition.model for summary in summaries):
+    models = dict.fromkeys(summary.condition.model for summary in summaries)
+    for model in () if json else models:
         _show_methods([summary for summary in summaries if summary.condition.model == model])
-    for summary in compared if details else ():
+    for summary in compared if details and not json else ():
         _show_summary(summary)
     tables = [*overview_tables(summaries), *map(detail_table, compared)]
     texts = ((csv, as_csv(plain_rows(summaries))), (markdown, as_markdown(tables)), (latex, as_latex(tables)))
     for chosen, text in texts:
         if chosen:
             store.write_text(chosen, text)
-            terminal.out.print(f"written: {chosen}", soft_wrap=True)
+            terminal.say(f"written: {chosen}", json=json)
+    if json:
+        terminal.print_json(summaries_json(summaries, collected, baseline))
 
 
 def _show_left_out(collected: CollectedRuns) -> None:
@@ -134,16 +139,21 @@ def report_command(
 def compare_command(
     first: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
+    json: terminal.JsonOption = False,
 ) -> None:
     """Show what differs between two folders of runs: settings, metrics of the targets and runs that both have, other runs.
 
     Example: formless compare runs/a runs/b
     """
+    from formless.report.as_json import folders_json
     from formless.report.folders import compare_folders
     from formless.report.tables import Table
 
     found = compare_folders(first, second)
     names = (str(first), str(second))
+    if json:
+        terminal.print_json(folders_json(found, names))
+        return
     rows = tuple((name, _shortened(one), _shortened(other)) for name, one, other in found.settings)
     terminal.show_table(Table("settings that differ", ("setting", *names), rows, labels=3))
     if not rows:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def status_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote.")],
+    json: terminal.JsonOption = False,
 ) -> None:
     """Show which runs of an experiment are complete, running, failed (and why) or missing, and the time left.
 
@@ -34,6 +35,9 @@ def status_command(
     from formless.experiment.status import read_status
 
     status = read_status(folder)
+    if json:
+        terminal.print_json(_as_json(status, folder))
+        return
     terminal.out.print(_counts(status))
     for run, progress in status.running:
         seconds = progress.at - progress.since
@@ -47,16 +51,44 @@ def status_command(
     terminal.out.print(_outlook(status, folder), soft_wrap=True)
 
 
-def _counts(status: Status) -> Table:
-    """Return a table of the numbers of runs by model, label and state."""
+def _as_json(status: Status, folder: Path) -> dict[str, Any]:
+    """Return the state of a folder as plain types."""
+    counts = _by_state(status)
+    return {
+        "folder": str(folder),
+        "counts": {state: counter.total() for state, counter in counts.items()},
+        "methods": [
+            {"model": model, "method": method, **{state: counter[model, method] for state, counter in counts.items()}}
+            for model, method in dict.fromkeys(key for counter in counts.values() for key in counter)
+        ],
+        "running": [
+            {"run": run.title, **progress.model_dump(exclude={"since", "at"}), "seconds": progress.at - progress.since}
+            for run, progress in status.running
+        ],
+        "failed": [{"run": result.run.title, "reason": result.reason} for result in status.failed],
+        "missing": [run.title for run in status.missing],
+        "damaged": [{"run": run.title, "reason": reason} for run, reason in status.damaged],
+        "other_runs": status.others,
+        "holder": status.holder.model_dump() if status.holder else None,
+        "seconds_left": status.seconds_left,
+    }
+
+
+def _by_state(status: Status) -> dict[str, Counter[tuple[str, str]]]:
+    """Return the numbers of runs by state, then by model and label."""
     states = {
         "complete": [result.run for result in status.complete],
         "running": [run for run, _ in status.running],
         "failed": [result.run for result in status.failed],
         "missing": list(status.missing),
     }
-    counts = {state: Counter(map(_row, runs)) for state, runs in states.items()}
-    table = Table(Column("model", overflow="fold"), Column("method", overflow="fold"), *states)
+    return {state: Counter(map(_row, runs)) for state, runs in states.items()}
+
+
+def _counts(status: Status) -> Table:
+    """Return a table of the numbers of runs by model, label and state."""
+    counts = _by_state(status)
+    table = Table(Column("model", overflow="fold"), Column("method", overflow="fold"), *counts)
     for row in dict.fromkeys(key for counter in counts.values() for key in counter):
         table.add_row(*row, *(str(counter[row]) for counter in counts.values()))
     table.add_section()

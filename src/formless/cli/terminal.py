@@ -138,6 +138,11 @@ def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
     yield print_line
 
 
+def say(line: str, *, json: bool) -> None:
+    """Print a line on standard output; on standard error where that is to hold JSON only."""
+    (log if json else out).print(line, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value of plain types as JSON; NaN and infinity are refused, since JSON has neither."""
     out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), soft_wrap=True)

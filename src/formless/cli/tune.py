@@ -56,6 +56,7 @@ def tune_command(
     dtype: terminal.DtypeOption = "auto",
     device: terminal.DeviceOption = "auto",
     trust_remote_code: terminal.TrustOption = False,
+    json: terminal.JsonOption = False,
 ) -> None:
     """Choose a method's layers and strength for a model on development concepts, and write them as a recipe with the evidence.
 
@@ -70,6 +71,7 @@ def tune_command(
     from formless.experiment.tune import DEVELOPMENT, Tuning, tuned_setting, windows
     from formless.models.loading import find_device, load_meta
     from formless.models.settings import settings_for
+    from formless.report.as_json import tried_json
     from formless.report.tuning import choose, read_tried, recipe, tuning_table
 
     setting = tuned_setting(method)
@@ -89,14 +91,22 @@ def tune_command(
     _check_settings(meta, settings, tuning)
     done = _sweep(tuning, out)
     for result in done.failed:
-        terminal.out.print(f"failed: {result.run.title}: {result.reason}", soft_wrap=True)
+        terminal.say(f"failed: {result.run.title}: {result.reason}", json=json)
     tried = read_tried(out)
     chosen = choose(tried)
-    terminal.show_table(tuning_table(tried, chosen))
     path = store.ExperimentFolder(out).recipe
     store.write_text(path, recipe(settings, chosen, tried, options, _about(tuning, done.runs)))
-    terminal.out.print(f"chosen: layers {list(chosen.layers)}, {setting.name} {chosen.value:g}; recipe: {path}", soft_wrap=True)
-    terminal.out.print(f"use it with --model {path} --method {method}, and report on other concepts than these", soft_wrap=True)
+    if json:
+        failed = [{"run": result.run.title, "reason": result.reason} for result in done.failed]
+        rows = [tried_json(one) for one in tried]
+        terminal.print_json(
+            {"method": method, "tried": rows, "chosen": tried_json(chosen), "recipe": str(path), "failed": failed}
+        )
+    else:
+        terminal.show_table(tuning_table(tried, chosen))
+    what = f"chosen: layers {list(chosen.layers)}, {setting.name} {chosen.value:g}; recipe: {path}"
+    terminal.say(what, json=json)
+    terminal.say(f"use it with --model {path} --method {method}, and report on other concepts than these", json=json)
     if done.failed:
         raise typer.Exit(1)
 
