@@ -48,7 +48,9 @@ def demo_command(
     found = find_target(SAMPLE, target)
     make_plan(found, suite, None)  # an unknown suite stops here, before the model is loaded
     lm = terminal.load_model(model, dtype, "auto")
-    edit = unlearn(lm, found)
+    terminal.announce_absent([found], suite)
+    with terminal.progress(f"unlearning {found.subject}") as bar:
+        edit = unlearn(lm, found, progress=bar)
     terminal.out.print(f"{found.subject} edited in {edit.info.seconds:.2f} s ({edit.info.method}, no training)")
     with terminal.progress(found.subject) as bar:
         outcome = measure_edit(lm, edit, found, suite, progress=bar)

@@ -87,6 +87,7 @@ def eval_command(
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
     lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
+    terminal.announce_absent([found], suite)
     with terminal.progress(found.subject) as bar:
         if loaded:
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
@@ -98,7 +99,8 @@ def eval_command(
     if out:
         (edited or original).save(out)
     if report and edited:
-        write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
+        with terminal.progress("report"):
+            write_report(report, original, edited, command=shlex.join(["formless", *sys.argv[1:]]))
     title = f"{found.subject}, {lm.name}" + (f", strength {loaded.info.strength:g}" if loaded and strength is not None else "")
     for name, path in (("record", out), ("report", report)) if json else ():
         if path:

@@ -56,7 +56,8 @@ def summarize_command(
         raise UserError("two outputs have the same path", where=outputs[0], remedy="choose another")
     for path in outputs:
         store.refuse_existing(path, force=force)
-    collected = collect(records)
+    with terminal.progress("reading records"):
+        collected = collect(records)
     _show_left_out(collected)
     summaries = summarize(collected, baseline)
     compared = [summary for summary in summaries if not summary.is_baseline]
@@ -129,7 +130,8 @@ def report_command(
     if out:
         store.refuse_existing(out, force=force)
     path = out or store.ExperimentFolder(folder).report
-    summaries = write_experiment_report(path, folder, baseline=baseline, command=shlex.join(["formless", *sys.argv[1:]]))
+    with terminal.progress(f"report of {folder}"):
+        summaries = write_experiment_report(path, folder, baseline=baseline, command=shlex.join(["formless", *sys.argv[1:]]))
     for summary in summaries:
         gaps = f" ({summary.gaps})" if summary.gaps else ""
         terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets{gaps}", soft_wrap=True)
@@ -149,7 +151,8 @@ def compare_command(
     from formless.report.folders import compare_folders
     from formless.report.tables import Table
 
-    found = compare_folders(first, second)
+    with terminal.progress("reading records"):
+        found = compare_folders(first, second)
     names = (str(first), str(second))
     if json:
         terminal.print_json(folders_json(found, names))

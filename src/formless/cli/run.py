@@ -286,7 +286,8 @@ def _write_report(folder: Path) -> None:
     from formless.report.page import write_experiment_report
 
     page = ExperimentFolder(folder).report
-    write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
+    with terminal.progress("report"):
+        write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
     terminal.out.print(f"report: {page}", soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 
 from formless.cli import terminal
+from formless.data.ort import find_target
 
 if TYPE_CHECKING:
     from formless.experiment.progress import RunProgress
@@ -117,7 +119,9 @@ def sweep_progress(folder: Path) -> Iterator[SweepCallback]:
         folder: The experiment's folder.
     """
     if not terminal.log.is_terminal:
-        yield _Lines(folder)
+        lines = _Lines(folder)
+        with terminal.repeated(lines.remind):
+            yield lines
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
     with Progress(*columns, console=terminal.log, transient=True) as bars:
@@ -140,7 +144,7 @@ def how_far(progress: RunProgress) -> str:
 
 
 class _Lines:
-    """Prints a line when a run begins or ends.
+    """Prints a line when a run begins or ends, and one for each running one after a silence.
 
     Args:
         folder: The experiment's folder.
@@ -154,6 +158,7 @@ class _Lines:
         self._running: dict[str, tuple[Run, RunProgress]] = {}
         self._durations = Durations()
         self._count = self._workers = 0
+        self._said = time.monotonic()
 
     def on_begin(self, runs: Sequence[Run], done: Sequence[RunResult], workers: int) -> None:
         """See `SweepCallback`."""
@@ -164,6 +169,10 @@ class _Lines:
             self._durations.add(result.run, result.timings["total"])
         already = f", {len(done)} of them complete" if done else ""
         self._print(f"{len(runs)} runs in {self._folder}{already}; {len(self._waiting)} to do")
+        waiting = {(run.data, run.target): run for run in self._waiting.values()}
+        if waiting:
+            suite = next(iter(waiting.values())).suite
+            terminal.announce_absent([find_target(data, target) for data, target in waiting], suite)
 
     def on_damage(self, run: Run, reason: str) -> None:
         """See `SweepCallback`."""
@@ -188,14 +197,24 @@ class _Lines:
         number = self._count - len(self._waiting) - len(self._running)
         self._print(f"[{number}/{self._count}] {result.run.title}: {ended} after {result.timings['total']:.1f} s{left}")
 
+    def remind(self) -> None:
+        """Say how far the running runs are, unless something has just been said."""
+        if time.monotonic() - self._said < terminal.SILENCE / 2:
+            return
+        for run, progress in list(self._running.values()):
+            self._print(f"{run.title}: {how_far(progress)}, for {time.time() - progress.since:.0f} s; {time_left(self._left)}")
+        if not self._running:
+            self._print(f"{self._folder}: starting")
+
     @property
     def _left(self) -> float | None:
-        return self._durations.left(self._waiting.values(), self._running.values(), self._workers)
+        return self._durations.left(list(self._waiting.values()), list(self._running.values()), self._workers)
 
     def _on_start(self, run: Run) -> None:
         self._print(f"{run.title}: begins")
 
     def _print(self, line: str) -> None:
+        self._said = time.monotonic()
         terminal.log.print(line, soft_wrap=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from formless.cli import completion
 from formless.errors import UserError
 
 if TYPE_CHECKING:
+    from formless.data.target import Target
     from formless.evaluation.record import Record
     from formless.models.lm import LM
     from formless.models.loading import MetaModel
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 # Text is printed as it is: paths, names and answers may hold what rich would read as markup or emoji codes.
 out = Console(highlight=False, markup=False, emoji=False)
 log = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+SILENCE = 10.0
+"""Seconds after which a log is told that work goes on."""
 
 ModelOption = Annotated[
     str,
@@ -54,13 +60,13 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False, check: C
         check: Called with the model as its configuration describes it, before weights are loaded; it raises a UserError if
             what follows cannot be done.
     """
-    from formless.models.loading import find_device, load, load_meta
-
-    quiet_transformers()
-    if device != "spread":
-        find_device(device)
     places: dict[str, Any] = {"device_map": "auto"} if device == "spread" else {"device": device}
     with progress(f"loading {name}", keep_first=True) as bar:
+        from formless.models.loading import find_device, load, load_meta
+
+        quiet_transformers()
+        if device != "spread":
+            find_device(device)
         if check:
             check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=bar))
         return load(name, dtype=dtype, trust_remote_code=trust, progress=bar, **places)
@@ -98,7 +104,9 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
-    """Show a progress bar with the time left on a terminal, a line per task elsewhere; a total of 0 is not known.
+    """Show a progress bar with the time left on a terminal; elsewhere a line per task, and one every `SILENCE` seconds.
+
+    A total of 0 is not known.
 
     Args:
         label: What is done; it stands before each task.
@@ -121,21 +129,76 @@ def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
 
             yield show
         return
-    start, last, before = time.monotonic(), "", 0
+    lines = _Lines(label)
+    with repeated(lines.remind):
+        yield lines.show
 
-    def print_line(task: str, done: int, total: int) -> None:
-        nonlocal start, last, before
-        if done < before:  # the next model's evaluation
-            start = time.monotonic()
-        before = done
-        if task != last:
-            last = task
-            spent = time.monotonic() - start
-            left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-            share = f", {100 * done // total} % done" if total else ""
-            log.print(f"{label}: {task}{share} after {spent:.0f} s{left}", soft_wrap=True)
 
-    yield print_line
+@contextmanager
+def repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call a function in a thread, every `SILENCE` seconds, until the block is left; so it speaks whatever the block does."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.wait(SILENCE):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+class _Lines:
+    """Prints a line when a task begins, and one after each silence.
+
+    Args:
+        label: What is done.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._start = self._said = time.monotonic()
+        self._task, self._done, self._total = "", 0, 0
+
+    def show(self, task: str, done: int, total: int) -> None:
+        """Take the progress; see `formless.progress.Progress`."""
+        if done < self._done:  # the next model's evaluation
+            self._start = time.monotonic()
+        is_new = task != self._task
+        self._task, self._done, self._total = task, done, total
+        if is_new:
+            self._print()
+
+    def remind(self) -> None:
+        """Say how far it is, unless something has just been said."""
+        if time.monotonic() - self._said >= SILENCE / 2:
+            self._print()
+
+    def _print(self) -> None:
+        self._said = time.monotonic()
+        task, done, total, spent = self._task, self._done, self._total, self._said - self._start
+        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        share = f"{100 * done // total} % done " if total else ""
+        what = ", ".join(part for part in (task, f"{share}after {spent:.0f} s") if part)
+        log.print(f"{self._label}: {what}{left}", soft_wrap=True)
+
+
+def announce_absent(targets: Iterable[Target], suite: str) -> None:
+    """Say which tasks of a suite are not asked, since targets lack their files."""
+    from formless.evaluation.plan import missing_files
+
+    lacking, count = Counter[tuple[str, str]](), 0
+    for target in targets:
+        count += 1
+        lacking.update(missing_files(target, suite).items())
+    if lacking:
+        some = {pair: f" in {number} of {count} targets" if number < count else "" for pair, number in lacking.items()}
+        listed = ", ".join(f"{task} (no {file}.json{some[task, file]})" for task, file in lacking)
+        log.print(f"not asked: {listed}", soft_wrap=True)
 
 
 def say(line: str, *, json: bool) -> None:

@@ -113,12 +113,34 @@ def make_plan(
     return Plan(target, suite, limit, tuple(jobs), questions, tuple(sorted(excluded)))
 
 
+def missing_files(target: Target, suite: str) -> dict[str, str]:
+    """Return the tasks of a suite that cannot be asked of a target, each with the first file that is missing.
+
+    A task that lacks only its neighbor files has "of neighbors" behind its name.
+
+    Raises:
+        UnknownNameError: No suite or task has such a name.
+    """
+    found = {}
+    for task in suite_tasks(suite):
+        missing = {split: _missing_file(target, task, split) for split in task.splits}
+        for split, file in missing.items():
+            if file and (split != "neighbor" or not missing.get("forget")):
+                found[f"{task.name} of neighbors" if split == "neighbor" else task.name] = file
+    return found
+
+
+def _missing_file(target: Target, task: Task, split: Split | None) -> str | None:
+    """Return the first file that a target lacks of those that it may lack."""
+    if not (task.optional or split == "neighbor"):
+        return None
+    return next((name for file in task.files if not target.has(name := file.format(split=split))), None)
+
+
 def _job(target: Target, task: Task, split: Split | None, limit: int | None, excluded: frozenset[str]) -> Job:
     files = [file.format(split=split) for file in task.files]
-    if task.optional or split == "neighbor":
-        missing = next((file for file in files if not target.has(file)), None)
-        if missing:
-            return Job(task, split, absent=f"the target has no {missing}.json")
+    if missing := _missing_file(target, task, split):
+        return Job(task, split, absent=f"the target has no {missing}.json")
     rows = {file: target.rows(file, FILES[file]) for file in files}
     if not (task.optional or split == "neighbor") and (empty := next((file for file in files if not rows[file]), None)):
         remedy = "add rows, or choose a suite without it"

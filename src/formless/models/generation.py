@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,19 @@ FINISHED_SHARE = 1 / 8
 """Finished texts leave the batch once they are this share of it."""
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Args:
+        text: The text, without special tokens.
+        is_cut: Whether it ended at the limit of tokens, and not by itself.
+    """
+
+    text: str
+    is_cut: bool
+
+
 def _most_probable(logits: Tensor, _prompts: Sequence[int]) -> Tensor:
     return logits.argmax(-1)
 
@@ -41,6 +55,23 @@ def generate(
     choose: Choose = _most_probable,
     progress: WorkProgress | None = None,
 ) -> list[str]:
+    """Return the texts of `continuations`."""
+    found = continuations(
+        lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, choose=choose, progress=progress
+    )
+    return [one.text for one in found]
+
+
+def continuations(
+    lm: TokenizedModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    one_line: bool = False,
+    until: re.Pattern[str] | None = None,
+    choose: Choose = _most_probable,
+    progress: WorkProgress | None = None,
+) -> list[Continuation]:
     """Return the continuations in order, decoded without special tokens; see `LM.generate` and `LM.sample`.
 
     Args:
@@ -57,7 +88,7 @@ def generate(
         if reason:
             raise ModelError(reason, where=lm.name, remedy="shorten the prompt, or ask for fewer tokens")
     ends = {*lm.end_ids, *(lm.newline_ids if one_line else [])}
-    results = [""] * len(prompts)
+    results = [Continuation("", is_cut=False)] * len(prompts)
     counter = Counter(len(prompts), progress)
 
     def text_of(new: list[int]) -> str:
@@ -75,7 +106,7 @@ def generate(
 
         for row, new in zip(rows, _continued(lm, given, cache, max_new_tokens, is_finished, chosen), strict=True):
             text = text_of(new)
-            results[row] = text.split("\n")[0] if one_line else text
+            results[row] = Continuation(text.split("\n")[0] if one_line else text, is_cut=not is_finished(new))
         counter.add(len(rows))
 
     # Without a full cache, whole prompts are encoded at once: padding inside a sliding window would use up the window.

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from formless.models import generation, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
+from formless.models.generation import Continuation
 from formless.models.overlay import Overlay, Updates
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
@@ -290,7 +291,25 @@ class LM(TokenizedModel):
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """Return the model's greedy answer to one user message."""
-        return self.generate([self.chat_prompt(message)], max_new_tokens=max_new_tokens)[0]
+        return self.reply(message, max_new_tokens=max_new_tokens).text
+
+    def reply(
+        self, message: str, *, earlier: Sequence[str] = (), system: str | None = None, max_new_tokens: int = 128
+    ) -> Continuation:
+        """Return the model's greedy answer in a conversation, and whether it was cut at `max_new_tokens`.
+
+        Args:
+            message: The user message.
+            earlier: The messages before, of the user and the assistant in turn.
+            system: The system prompt, for a model with `has_system_role`.
+            max_new_tokens: The most tokens of the answer.
+
+        Raises:
+            ModelError: The conversation is too long for the context, or the chat template fails.
+        """
+        prompt = self.chat_prompt(message, earlier=earlier, system=system)
+        (found,) = generation.continuations(self, [prompt], max_new_tokens=max_new_tokens)
+        return replace(found, text=found.text.strip())
 
 
 def fingerprint(model: PreTrainedModel) -> str:
