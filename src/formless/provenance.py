@@ -57,6 +57,33 @@ def hardware() -> dict[str, str]:
     return {"cpu": f"{os.cpu_count()} x {platform.machine()}", "gpu": gpu, "threads": str(torch.get_num_threads())}
 
 
+def environment() -> dict[str, str]:
+    """Return what a bug report should say: commit, versions, system and CPU. No torch is imported."""
+    found = code()
+    commit = f"{found.commit}{', changed since' if found.dirty else ''}" if found else "none, an installed package"
+    return {"commit": commit} | versions() | {"platform": platform.platform(), "cpu": _cpu()}
+
+
+_DTYPE_FLAGS = {
+    "bfloat16": ("amx_bf16", "avx512_bf16", "bf16", "svebf16"), "float16": ("amx_fp16", "avx512_fp16", "asimdhp"),
+}  # fmt: skip
+"""By dtype, the flags of x86 and ARM CPUs that multiply it in hardware."""
+
+
+def _cpu(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the cores and the dtypes that the CPU multiplies in hardware, as far as Linux says it."""
+    cores = f"{os.cpu_count()} x {platform.machine()}"
+    try:
+        lines = info.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return cores
+    flags = {
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.partition(":")[2].split()
+    }
+    able = {dtype: [flag for flag in known if flag in flags] for dtype, known in _DTYPE_FLAGS.items()}
+    return "; ".join([cores, *(f"{dtype} in hardware: {', '.join(found) or 'no'}" for dtype, found in able.items())])
+
+
 def now() -> str:
     """Return the time, UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

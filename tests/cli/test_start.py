@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from formless import __version__
+from formless import __version__, provenance
 from formless.cli import terminal
 from formless.cli.main import main
 from formless.models.lm import LM
@@ -112,7 +115,29 @@ def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"formless {__version__}\n"
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"formless {__version__}"
+    said = dict(line.split(" ", 1) for line in lines)
+    assert [*said] == ["commit", "python", *provenance.PACKAGES[1:], "platform", "cpu"]
+    assert said["torch"] == version("torch")
+    assert said["python"] == platform.python_version()
+    assert re.match(r"[0-9a-f]{40}(, changed since)?$|none, an installed package$", said["commit"])
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ("flags : fpu avx512_bf16 amx_bf16 avx2\n", "bfloat16 in hardware: amx_bf16, avx512_bf16; float16 in hardware: no"),
+        ("Features\t: asimd asimdhp bf16\n", "bfloat16 in hardware: bf16; float16 in hardware: asimdhp"),
+        ("flags : fpu avx2\n", "bfloat16 in hardware: no; float16 in hardware: no"),
+        (None, ""),
+    ],
+)
+def test_what_the_cpu_computes_by_itself(tmp_path: Path, info: str | None, said: str) -> None:
+    if info:
+        (tmp_path / "cpuinfo").write_text(info, "utf-8")
+    _, _, found = provenance._cpu(tmp_path / "cpuinfo").partition("; ")
+    assert found == said
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="no /proc")

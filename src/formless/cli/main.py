@@ -83,13 +83,19 @@ app = typer.Typer(pretty_exceptions_enable=False)
 def _show_version(asked: bool) -> None:
     if asked:
         terminal.out.print(f"formless {__version__}")
+        sys.stdout.flush()  # the rest asks git
+        from formless.provenance import environment
+
+        for name, found in environment().items():
+            if name != "formless":
+                terminal.out.print(f"{name} {found}", soft_wrap=True)
         raise typer.Exit
 
 
 @app.callback(help=INTRODUCTION)
 def _formless(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions, for a bug report.")
     ] = False,
 ) -> None:
     """Take the options that stand before a command."""
