@@ -96,3 +96,13 @@ def test_tasks_that_targets_lack_are_announced(log: io.StringIO, target_folder: 
     log.truncate(0)
     terminal.announce_absent([other], "fb,reverse")
     assert log.getvalue() == ""
+
+
+def test_work_is_done_where_no_thread_can_be_started(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with terminal.progress("Ada") as report:
+        report("scoring answers", 0, 0)
+    assert log.getvalue() == "Ada: scoring answers, after 0 s\n"

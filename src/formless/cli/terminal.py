@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,12 +144,14 @@ def repeated(action: Callable[[], None]) -> Iterator[None]:
             action()
 
     thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
+    with suppress(RuntimeError):  # no thread is to be had: the work is done all the same
+        thread.start()
     try:
         yield
     finally:
         is_over.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
 
 
 class _Lines:
