@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from formless.cli import terminal
+from formless.cli.status import sweep_progress
 from formless.data.ort import find_target, targets
 from formless.data.target import Target
+from formless.experiment.progress import RunProgress
+from tests.report.made_runs import made_run
 
 
 @pytest.mark.parametrize("keep_first", [True, False])
@@ -52,7 +55,7 @@ def test_a_log_hears_how_far_silent_work_is(log: io.StringIO) -> None:
         report("scoring answers", 50, 100)
         wait_for(log, 3)
     first, *later = log.getvalue().splitlines()
-    assert first == "Ada: scoring answers, 40 % done after 0 s, about 0 s left"
+    assert re.fullmatch(r"Ada: scoring answers, 40 % done after \d+ s, about \d+ s left", first)
     assert all(line.startswith("Ada: scoring answers, 50 % done after ") for line in later)
 
 
@@ -106,3 +109,17 @@ def test_work_is_done_where_no_thread_can_be_started(log: io.StringIO, monkeypat
     with terminal.progress("Ada") as report:
         report("scoring answers", 0, 0)
     assert log.getvalue() == "Ada: scoring answers, after 0 s\n"
+
+
+def test_a_log_hears_of_a_sweep_whose_runs_report_nothing(log: io.StringIO, tmp_path: Path) -> None:
+    run = made_run("rocr", "1_Albert_Einstein", suite="fb,mmlu")
+    with sweep_progress(tmp_path) as callback:
+        callback.on_begin([run], [], 1)
+        wait_for(log, 3)
+        callback.on_progress(run, RunProgress(phase="evaluating", task="blanks", done=4, total=10, since=time.time(), at=0))
+        wait_for(log, log.getvalue().count("\n") + 2)
+    first, absent, starting, *_, last = log.getvalue().splitlines()
+    assert first == f"1 runs in {tmp_path}; 1 to do"
+    assert absent == "not asked: mmlu (no retain_mmlu.json)"
+    assert starting == f"{tmp_path}: starting"
+    assert re.fullmatch(rf"{run.title}: evaluating 40 %: blanks, for \d+ s; time left not known yet", last)
