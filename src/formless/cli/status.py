@@ -198,8 +198,8 @@ class _Lines:
         self._print(f"[{number}/{self._count}] {result.run.title}: {ended} after {result.timings['total']:.1f} s{left}")
 
     def remind(self) -> None:
-        """Say how far the running runs are, unless something has just been said."""
-        if time.monotonic() - self._said < terminal.SILENCE / 2:
+        """Say how far the running runs are, if nothing has been said for a while."""
+        if time.monotonic() - self._said < terminal.SILENCE:
             return
         for run, progress in list(self._running.values()):
             self._print(f"{run.title}: {how_far(progress)}, for {time.time() - progress.since:.0f} s; {time_left(self._left)}")

@@ -136,11 +136,11 @@ def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
 
 @contextmanager
 def repeated(action: Callable[[], None]) -> Iterator[None]:
-    """Call a function in a thread, every `SILENCE` seconds, until the block is left; so it speaks whatever the block does."""
+    """Call a function in a thread, often, until the block is left; so it can speak whatever the block does."""
     is_over = threading.Event()
 
     def repeat() -> None:
-        while not is_over.wait(SILENCE):
+        while not is_over.wait(SILENCE / 10):
             action()
 
     thread = threading.Thread(target=repeat, daemon=True)
@@ -176,8 +176,8 @@ class _Lines:
             self._print()
 
     def remind(self) -> None:
-        """Say how far it is, unless something has just been said."""
-        if time.monotonic() - self._said >= SILENCE / 2:
+        """Say how far it is, if nothing has been said for `SILENCE` seconds."""
+        if time.monotonic() - self._said >= SILENCE:
             self._print()
 
     def _print(self) -> None:
