@@ -73,8 +73,17 @@ def _importance(key: MetricKey) -> int:
 
 
 def _cells(summaries: Sequence[MethodSummary], key: MetricKey, head: str, text: Callable[[Summary], str]) -> Cells:
-    found = (summary.metrics.get(key) for summary in summaries)
+    found = (summary.metrics.get(key) or _beside(summary, key, summaries) for summary in summaries)
     return head, *("–" if one is None else text(one) for one in found)
+
+
+def _beside(summary: MethodSummary, key: MetricKey, others: Sequence[MethodSummary]) -> Summary | None:
+    """Return the baseline's mean of a metric that only a pair has, such as recall, from a method with the same targets."""
+    if summary.is_baseline:
+        for other in others:
+            if other.targets == summary.targets and key in other.metrics and (known := other.metrics[key].baseline):
+                return Summary(known)
+    return None
 
 
 def _mean(found: Summary) -> str:
