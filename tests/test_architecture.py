@@ -7,8 +7,8 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "formless"
 PATH = [
-    "errors", "registry", "progress", "strict_json", "strict_yaml", "store", "provenance", "data", "models", "edits",
-    "methods", "evaluation", "experiment", "report", "cli",
+    "errors", "registry", "progress", "interrupts", "strict_json", "strict_yaml", "store", "provenance", "data", "models",
+    "edits", "methods", "evaluation", "experiment", "report", "cli",
 ]  # fmt: skip
 OUTSIDE = {"__init__", "__main__"}
 MODULES = sorted(SOURCE.rglob("*.py"))

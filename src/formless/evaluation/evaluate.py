@@ -24,6 +24,7 @@ from formless.evaluation.task import (
     ScoreText,
     SearchSuffix,
 )
+from formless.interrupts import without_leftover_hooks
 from formless.models.scores import FoundSuffix, Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
@@ -82,7 +83,8 @@ def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
     if lm.edits:  # what is known is asked of the original model alone
         queries = [[replace(query, foils=()) for query in own] for own in queries]
     requests = [request for own in queries for query in own for request in (*query.requests, *query.foils)]
-    responses = respond(lm, [*requests, *free], report)
+    with without_leftover_hooks(lm.model):
+        responses = respond(lm, [*requests, *free], report)
     tasks = [_task_result(job, own, responses, not lm.edits) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
     return Record(

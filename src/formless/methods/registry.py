@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from formless.data.target import Target
 from formless.errors import UserError
+from formless.interrupts import without_leftover_hooks
 from formless.methods import DEFAULT_METHOD
 from formless.methods.base import JointMethod, Method, MethodConfig, MethodEntry, ReportingMethod, ResumableMethod
 from formless.methods.direction.config import CDR
@@ -120,11 +121,12 @@ def with_progress(name: str, method: Method, report: Progress) -> Method:
 
 
 def compute_edit(name: str, method: Method, lm: LM, targets: Sequence[Target], keep: Edit | None = None) -> Edit:
-    """Compute the edit of targets that `check_request` has accepted."""
+    """Compute the edit of targets that `check_request` has accepted; an interrupt leaves the model as it was."""
     entry = METHODS[name]
-    if entry.takes_several_targets or entry.keeps_earlier_edits:
-        return cast(JointMethod, method).unlearn_together(lm, targets, keep=keep)
-    return method.unlearn(lm, targets[0])
+    with without_leftover_hooks(lm.model):
+        if entry.takes_several_targets or entry.keeps_earlier_edits:
+            return cast(JointMethod, method).unlearn_together(lm, targets, keep=keep)
+        return method.unlearn(lm, targets[0])
 
 
 def unlearn(
@@ -145,7 +147,7 @@ def unlearn(
             list.
         method: Short name of the method (`formless methods` lists them).
         keep: An earlier edit that becomes part of the new one; rocr alone takes one.
-        progress: A callback, or whether training, or rocr as it makes null spaces, shows a bar in a terminal or a notebook.
+        progress: A callback, or whether a bar is shown in a terminal or a notebook.
         options: Settings of the method, e.g. `budget=0.02` for cdr.
 
     Raises:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from formless.interrupts import uninterrupted
 from formless.models import generation, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
 from formless.models.generation import Continuation
@@ -106,13 +107,18 @@ class LM(TokenizedModel):
             updates: Low-rank factors by module name, or differences by parameter name.
             info: A description of the updates, which records of evaluations inside the block contain (`edits`).
         """
-        self.overlay.add(updates)
-        self.edits.append(info)
+        is_applied = False
         try:
+            with uninterrupted():
+                self.overlay.add(updates)
+                is_applied = True
+                self.edits.append(info)
             yield self
         finally:
-            self.edits[:] = [applied for applied in self.edits if applied is not info]
-            self.overlay.remove(updates)
+            if is_applied:
+                with uninterrupted():
+                    self.edits[:] = [applied for applied in self.edits if applied is not info]
+                    self.overlay.remove(updates)
 
     @contextmanager
     def prefixed(self, prefix: str, info: dict[str, Any]) -> Iterator[LM]:
@@ -122,15 +128,20 @@ class LM(TokenizedModel):
             prefix: The text.
             info: As in `overlaid`.
         """
-        self.prefixes = (prefix, *self.prefixes)
-        self.edits.append(info)
+        is_applied = False
         try:
+            with uninterrupted():
+                self.prefixes = (prefix, *self.prefixes)
+                is_applied = True
+                self.edits.append(info)
             yield self
         finally:
-            self.edits[:] = [applied for applied in self.edits if applied is not info]
-            left = list(self.prefixes)
-            left.remove(prefix)
-            self.prefixes = tuple(left)
+            if is_applied:
+                with uninterrupted():
+                    self.edits[:] = [applied for applied in self.edits if applied is not info]
+                    left = list(self.prefixes)
+                    left.remove(prefix)
+                    self.prefixes = tuple(left)
 
     @property
     def unprefixed(self) -> LM:

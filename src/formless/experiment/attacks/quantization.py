@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from formless.edits.edit import WeightEdit
 from formless.errors import ModelError
 from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Point
+from formless.interrupts import uninterrupted
 from formless.models.families import is_transposed
 from formless.models.overlay import WEIGHT, Factors, Updates
 
@@ -149,8 +150,9 @@ def quantized(lm: LM, scheme: str) -> Iterator[int]:
             raise ModelError(f"no projection has rows of whole blocks of {size} weights", where=lm.name, remedy=remedy)
         yield skipped
     finally:
-        for name, data in originals.items():
-            lm.model.get_parameter(name).data = data
+        with uninterrupted():
+            for name, data in originals.items():
+                lm.model.get_parameter(name).data = data
 
 
 @contextmanager

@@ -110,3 +110,22 @@ class Others:
 
     def _probabilities(self) -> list[float]:
         return [found.probability for found in self._lm.score(self._asked) if isinstance(found, Score)]
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the budget leaves of the redirecting part and of the part along the directions, by layer."""
+
+    parts: tuple[dict[int, Factors], dict[int, Factors]]
+    share: Share
+    redirect_share: float
+
+
+def what_is_allowed(said: Others, redirection: dict[int, Factors], whole: dict[int, Factors]) -> Allowed:
+    """Make the redirecting part smaller until the budget allows it, then add what it allows of the other."""
+    if share := said.allows(joined(redirection, whole)):
+        return Allowed((redirection, whole), share, 1.0)
+    redirect_share = said.largest_share(redirection).share if redirection else 1.0
+    redirection = {layer: found.scaled(redirect_share) for layer, found in redirection.items()}
+    share = said.largest_share(whole, redirection)
+    return Allowed((redirection, {layer: found.scaled(share.share) for layer, found in whole.items()}), share, redirect_share)

@@ -120,6 +120,7 @@ CDR = MethodEntry(
     build=_build,
     takes_several_targets=True,
     reads_names=True,
+    reports_progress=True,
     tuned=TunedSetting("budget", (0.01, 0.04, 0.16)),
     cost="seconds",
 )

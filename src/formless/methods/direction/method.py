@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from formless.data.spellings import naming
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter, of_one_rank
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
-from formless.methods.direction.budget import Others, Share
+from formless.methods.direction.budget import Others, Share, what_is_allowed
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import (
     first_words,
@@ -41,9 +41,13 @@ from formless.methods.keys.solve import Read, Solve, applied, residual_facts, so
 from formless.methods.keys.token_states import TokenStates
 from formless.models.lm import LM
 from formless.models.overlay import Factors, joined
+from formless.progress import Progress, silent
 
 KEPT_IN = 1
 """In how many chat contexts a kept name is read; there are ten times as many of them as of edited names."""
+
+STEPS = 4
+"""Steps of the computation, for the progress bar."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,16 @@ class DirectionRemoval:
     Args:
         config: Its settings.
         contexts: In which prompts a spelling of the target gets a key.
+        report: Called at each step.
     """
 
     config: DirectionConfig
     contexts: Contexts = up_to
+    report: Progress = silent
+
+    def reporting(self, report: Progress) -> DirectionRemoval:
+        """Return the same method, which reports its steps."""
+        return replace(self, report=report)
 
     def unlearn(self, lm: LM, target: Target) -> AdapterEdit:
         """Compute the edit of one target: `unlearn_together` of one."""
@@ -97,6 +107,7 @@ class DirectionRemoval:
         refuse_applied_edits(lm)
         self.config.check_model(lm)
         spelled = names_of(targets, "spelled")
+        self.report("choosing the redirect", 0, STEPS)
         choices = self._choices(lm, targets)
         concepts = [Concept(names, neighbor_names(target)) for names, target in zip(spelled, targets, strict=True)]
         entries = [naming(target)[0] for target in targets]
@@ -111,7 +122,7 @@ class DirectionRemoval:
         )
         redirects = [] if self.config.redirect == NOBODY else [self.config.redirect] * len(targets)
         redirects = [choice.redirect for choice in choices] or redirects
-        found = remove_directions(lm, concepts, kept, self.config, redirects, self.contexts)
+        found = remove_directions(lm, concepts, kept, self.config, redirects, self.contexts, self.report)
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         r = next(iter(updates.values())).down.shape[0]
         info = edit_info(
@@ -192,6 +203,7 @@ def remove_directions(
     config: DirectionConfig,
     redirects: Sequence[str] = (),
     contexts: Contexts = up_to,
+    report: Progress = silent,
 ) -> Removal:
     """Compute the updates of all targets, solved together.
 
@@ -202,6 +214,7 @@ def remove_directions(
         config: Layers, overshoot, budget and ridge.
         redirects: One per target, or none.
         contexts: In which prompts a spelling of a target gets a key.
+        report: Called at each step.
 
     Raises:
         EditError: A name is not found in its context, the budget allows no movement, or a key or value is not finite.
@@ -211,8 +224,10 @@ def remove_directions(
     prompts = _prompts(lm, concepts, kept, contexts)
     stay = (prompts.kept, prompts.questions)
     early = config.redirecting_layers(depth)
+    report("redirecting the name", 1, STEPS)
     redirected = redirect_spellings(lm, prompts.edited, redirects, stay, early, config.ridge) if redirects else None
     redirection = redirected.factors if redirected else {}
+    report("removing the direction", 2, STEPS)
     states = TokenStates(lm, [*prompts.ends, *prompts.kept], range(first, layers[-1] + 1), prompts.questions)
     start, count = states.values(first), len(prompts.ends)
     kept_values = slice(count, count + len(prompts.kept))
@@ -222,10 +237,12 @@ def remove_directions(
     whole, _ = solve_layers(lm, layers, read, start[:count] + movement, along)
     with applied(lm, whole):
         moved = states.values(layers[0])[:count] - start[:count]
-    allowed = _allowed(Others(lm, kept.openings, kept.own, config.budget), redirection, whole)
+    report("measuring what is said about others", 3, STEPS)
+    allowed = what_is_allowed(Others(lm, kept.openings, kept.own, config.budget), redirection, whole)
     factors = of_one_rank(dict(sorted(joined(*allowed.parts).items())))
     with applied(lm, factors):
         shifts = (states.values(first) - start)[kept_values].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
+    report("measuring what is said about others", STEPS, STEPS)
     is_owner = torch.eye(len(concepts))[prompts.owners].T  # [targets, edited]
     return Removal(
         factors,
@@ -306,25 +323,6 @@ def _movement(prompts: _Prompts, edited: Tensor, kept: Tensor, overshoot: float)
     directions = functional.normalize(means - middles, dim=1)
     lengths = ((edited - middles[owners]) * directions[owners]).sum(1, keepdim=True)  # u^T (h - m) [edited, 1]
     return directions, -overshoot * lengths * directions[owners]
-
-
-@dataclass(frozen=True)
-class _Allowed:
-    """What the budget leaves of the redirecting part and of the part along the directions, by layer."""
-
-    parts: tuple[dict[int, Factors], dict[int, Factors]]
-    share: Share
-    redirect_share: float
-
-
-def _allowed(said: Others, redirection: dict[int, Factors], whole: dict[int, Factors]) -> _Allowed:
-    """Make the redirecting part smaller until the budget allows it, then add what it allows of the other."""
-    if share := said.allows(joined(redirection, whole)):
-        return _Allowed((redirection, whole), share, 1.0)
-    redirect_share = said.largest_share(redirection).share if redirection else 1.0
-    redirection = {layer: found.scaled(redirect_share) for layer, found in redirection.items()}
-    share = said.largest_share(whole, redirection)
-    return _Allowed((redirection, {layer: found.scaled(share.share) for layer, found in whole.items()}), share, redirect_share)
 
 
 def _beside(lm: LM, read: Read, ends: Sequence[str], layers: Sequence[int], redirection: dict[int, Factors]) -> Read:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from formless.errors import EditError
+from formless.interrupts import uninterrupted
 from formless.methods.keys.contexts import Mentions, chat_contexts, first_value, mentions
 from formless.methods.rocr.config import TargetValueConfig
 from formless.methods.training.losses import IGNORED
@@ -162,10 +163,11 @@ def _log_probabilities(lm: LM, where: Mentions, layer: int, vector: Tensor, colu
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Switch off the gradients of all weights inside the block and restore `requires_grad` after it."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
     try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        with uninterrupted():
+            for parameter in trainable:
+                parameter.requires_grad_(True)

@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from formless.errors import UserError
+from formless.interrupts import uninterrupted
 from formless.methods.training.weights import as_loaded
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
@@ -113,15 +114,18 @@ def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
     Raises:
         EditError: A weight is quantized or offloaded.
     """
+    wrapped = None
     with as_loaded(lm, seed):
-        with warnings.catch_warnings():
-            # PEFT asks transformers for an attribute by its old name.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            wrapped = get_peft_model(lm.model, adapter)
         try:
+            with uninterrupted(), warnings.catch_warnings():
+                # PEFT asks transformers for an attribute by its old name.
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                wrapped = get_peft_model(lm.model, adapter)
             yield Adapter(wrapped)
         finally:
-            wrapped.unload()
+            if wrapped:
+                with uninterrupted():
+                    wrapped.unload()
 
 
 def _ends(name: str, last: str) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from formless.errors import EditError
+from formless.interrupts import uninterrupted
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Updates
 
@@ -57,7 +58,8 @@ class AllWeights:
             _put(self.module, self._originals)
             yield
         finally:
-            _put(self.module, trained)
+            with uninterrupted():
+                _put(self.module, trained)
 
     def updates(self) -> dict[str, Difference]:
         """Return trained minus original parameters, in the original dtype, without those that did not change."""
@@ -85,9 +87,10 @@ def unfrozen(lm: LM, seed: int) -> Iterator[AllWeights]:
                 parameter.requires_grad_(True)
             yield AllWeights(lm.model, originals)
         finally:
-            for parameter in lm.model.parameters():
-                parameter.grad = None
-            _put(lm.model, originals)
+            with uninterrupted():
+                for parameter in lm.model.parameters():
+                    parameter.grad = None
+                _put(lm.model, originals)
 
 
 @contextmanager
@@ -111,9 +114,10 @@ def as_loaded(lm: LM, seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            _restore(model, gradients, modes, settings)
-            for name in {"forward", "_original_forward"} - own:  # mixed precision wraps it
-                vars(model).pop(name, None)
+            with uninterrupted():
+                _restore(model, gradients, modes, settings)
+                for name in {"forward", "_original_forward"} - own:  # mixed precision wraps it
+                    vars(model).pop(name, None)
 
 
 def _put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
