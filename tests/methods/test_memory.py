@@ -29,14 +29,16 @@ import json, sys
 from pathlib import Path
 import formless
 from formless.experiment.run import Peak
+from formless.methods.direction import method
 from formless.methods.training import trainer
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-before = resident()
-lm = formless.load("smollm2", dtype="float32", device="cpu")
+before, peak = resident(), Peak()
+lm = formless.load("smollm2", dtype="float32", device="cpu", progress=False)
 target = formless.find_target("sample", "Albert Einstein")
-peak = Peak()
-formless.unlearn(lm, target, sys.argv[1], **json.loads(sys.argv[2]))
+edit = formless.unlearn(lm, target, sys.argv[1], progress=False, **json.loads(sys.argv[2]))
+with edit.applied(lm):
+    lm.chat("Who was Albert Einstein?", max_new_tokens=4)
 print(peak.read().resident - before)
 """
 
@@ -90,6 +92,24 @@ def test_a_redirection_by_hand(small: MetaModel) -> None:
     assert need(small, "rocr", layers=[1], mode="reject").activations == 7 * 64 * (3 * 4 * 2 * OUTPUTS + 16 * 100)
 
 
+def test_the_removal_of_a_direction_by_hand(small: MetaModel) -> None:
+    """Three layers that redirect and three that set the concept apart, one of them both, each with 256 prompts of 64 tokens."""
+    prompt = 64 * 32 * 4
+    solved, scored = 1024 * 48 * (3 * 4 + 2 * 8), 24 * 8 * 100 * 2 * 4
+    assert solved > max(scored, 16 * 64 * 4 * 2 * OUTPUTS)
+    found = need(small, "cdr", layers=[1, 2])
+    assert found.activations == (256 * 3 + 48 * 2) * prompt + solved  # layers 0 to 2
+    assert need(small, "cdr", layers=[1, 2], redirect="none").activations == 256 * 2 * prompt + solved
+    assert found.applied == 4 * 3 * 32 * 48 + 12 * 32 * 48
+
+
+def test_a_checkpoint_of_another_dtype_is_in_memory_while_it_is_cast(small: MetaModel, folder: str) -> None:
+    assert need(small, "original").loading == 0
+    half = need(load_meta(folder, dtype="bfloat16"), "original")
+    assert (half.loading, half.main) == (4 * WEIGHTS, 4 * WEIGHTS)
+    assert need(small, "ga", learning_rate=1e-4).main > 4 * WEIGHTS
+
+
 def test_what_is_read_counts(small: MetaModel) -> None:
     usual = need(small, "npo", per_device_train_batch_size=2).activations
     assert need(small, "dpo", per_device_train_batch_size=2).activations == 2 * usual
@@ -140,11 +160,19 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of one run is known on Linux only")
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("ga", {"max_rows": 8, "per_device_train_batch_size": 4, "max_length": 128, "learning_rate": 1e-3}), ("rocr", {})],
+    [
+        ("cdr", {}),
+        ("rocr", {}),
+        ("rmu", {"max_rows": 8, "per_device_train_batch_size": 4, "max_length": 128}),
+        ("ga", {"max_rows": 8, "per_device_train_batch_size": 4, "max_length": 128, "learning_rate": 1e-3}),
+    ],
 )
 def test_the_built_in_model_takes_about_that(method: str, settings: dict[str, Any]) -> None:
-    """Within a factor of 1.5, for texts as long as the cut-off."""
+    """Within 25 %: the peak of resident memory (VmHWM) from loading to an applied edit, less what is resident after imports.
+
+    The texts of the trained methods are as long as `max_length`. ru_maxrss would hold what this process has resident, too.
+    """
     command = [sys.executable, "-c", MEASURE, method, json.dumps(settings)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     found = need(load_meta("smollm2", dtype="float32"), method, **settings)
-    assert 1 / 1.5 < int(result.stdout) / (found.device + found.null_spaces) < 1.5
+    assert 0.75 < int(result.stdout) / found.main < 1.25

@@ -13,7 +13,9 @@ from formless.data.rows import Preference
 from formless.data.target import FILES
 from formless.errors import UserError
 from formless.methods.base import MethodConfig
+from formless.methods.direction.budget import CONTINUED
 from formless.methods.direction.config import DirectionConfig
+from formless.methods.direction.kept import MOST_OPENINGS
 from formless.methods.keys.contexts import STARTERS
 from formless.methods.keys.token_states import BATCH as PROMPT_BATCH
 from formless.methods.registry import METHODS
@@ -28,8 +30,10 @@ from formless.models.loading import MetaModel
 FLOAT32 = 4
 LOGIT_COPIES = 4
 CONTEXT_TOKENS = 64
-PROMPTS = 256
-"""About as many prompts as the removal of a direction reads: names in contexts, and questions that stay."""
+PROMPTS, NAMED = 256, 48
+"""About as many prompts as the removal of a direction reads, and those of them that name the target."""
+KEPT_KEYS, KEY_BYTES = 1024, 28
+"""About as many keys as it solves together, and what one number of a key takes: three copies in float32 and two in float64."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class MemoryEstimate:
 
     Args:
         weights: The model.
+        loading: The checkpoint, where it is cast to another dtype: its files are in memory until their weights are cast.
         trainable: Trainable weights in float32: an adapter, or a copy of all weights.
         gradients: Their gradients and the optimizer's two averages, in float32.
         activations: Activations that a forward pass keeps for its backward pass, with logits; for a method that does not train,
@@ -53,11 +58,17 @@ class MemoryEstimate:
     activations: int = 0
     applied: int = 0
     null_spaces: int = 0
+    loading: int = 0
 
     @property
     def device(self) -> int:
         """Peak on the model's device: the edit is first computed and then applied."""
         return self.weights + max(self.trainable + self.gradients + self.activations, self.applied)
+
+    @property
+    def main(self) -> int:
+        """Peak of main memory where the model is on the CPU: while it is loaded, or after that."""
+        return max(self.loading, self.device + self.null_spaces)
 
 
 def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> MemoryEstimate:
@@ -75,7 +86,8 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
         UserError: The memory of the method is not known, or the model's layers have no such projections.
     """
     size = meta.model.dtype.itemsize
-    bare = MemoryEstimate(weights=size * sum(parameter.numel() for parameter in meta.model.parameters()))
+    count = sum(parameter.numel() for parameter in meta.model.parameters())
+    bare = MemoryEstimate(weights=size * count, loading=0 if meta.stored == meta.model.dtype else meta.stored.itemsize * count)
     if isinstance(config, TrainingConfig):
         return _training(meta, method, config, bare)
     if isinstance(config, RocrConfig):
@@ -138,15 +150,22 @@ def _redirection(meta: MetaModel, config: RocrConfig, bare: MemoryEstimate) -> M
 
 
 def _removal(meta: MetaModel, config: DirectionConfig, bare: MemoryEstimate) -> MemoryEstimate:
-    """Estimate the cached inputs of the edited layers, for all prompts of an edit with a usual number of them."""
+    """Estimate the cached inputs of the edited layers, with the largest of what comes while they are kept.
+
+    That is a batch of prompts, the keys that are solved, or the logits of the texts by which the budget measures the edit.
+    """
     model, size = meta.model, meta.model.dtype.itemsize
     depth = meta.architecture.depth(model)
-    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in config.edited_layers(depth)]
-    hidden = shapes[0][0]
-    cached = PROMPTS * CONTEXT_TOKENS * hidden * size * len(config.edited_layers(depth))
+    layers, edited_layers = config.layers_of(depth), config.edited_layers(depth)
+    shapes = [projection_shape(meta.architecture.down_projection(model, layer)) for layer in edited_layers]
+    hidden, inner = shapes[0]
+    named = NAMED * len(layers) if config.redirecting_layers(depth) else 0  # read again beside the redirect
+    cached = (PROMPTS * len(edited_layers) + named) * CONTEXT_TOKENS * hidden * size
     passing = PROMPT_BATCH * CONTEXT_TOKENS * _activation_bytes(meta, 1)
+    solved = KEPT_KEYS * KEY_BYTES * inner
+    scored = MOST_OPENINGS * CONTINUED * 2 * FLOAT32 * _vocabulary(meta)
     edited = [rows * columns for rows, columns in shapes]
-    return replace(bare, activations=cached + passing, applied=_applied_bytes(edited, size))
+    return replace(bare, activations=cached + max(passing, solved, scored), applied=_applied_bytes(edited, size))
 
 
 def _activation_bytes(meta: MetaModel, layers: int, *, full: bool = False) -> int:
@@ -159,7 +178,11 @@ def _activation_bytes(meta: MetaModel, layers: int, *, full: bool = False) -> in
 
 def _logit_bytes(meta: MetaModel) -> int:
     """Return bytes per label: the logits, their log-probabilities and the gradients of both, in float32."""
-    return LOGIT_COPIES * FLOAT32 * int(meta.model.config.get_text_config().vocab_size)
+    return LOGIT_COPIES * FLOAT32 * _vocabulary(meta)
+
+
+def _vocabulary(meta: MetaModel) -> int:
+    return int(meta.model.config.get_text_config().vocab_size)
 
 
 def _applied_bytes(parameters: list[int], size: int) -> int:

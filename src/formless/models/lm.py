@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from formless.interrupts import uninterrupted
@@ -328,10 +329,13 @@ def fingerprint(model: PreTrainedModel) -> str:
 
     Offloaded parameters are left out, so a model with offloaded parameters has another fingerprint.
     """
+    return fingerprint_of({name: parameter for name, parameter in model.named_parameters() if not parameter.is_meta})
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of a model's parameters by name, in the model's order."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            continue
+    for name, parameter in weights.items():
         flat = parameter.detach().flatten()
         sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from formless.errors import ModelError
@@ -28,7 +29,7 @@ from formless.models.checkpoint import (
 from formless.models.families import Architecture, architecture_of
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
-from formless.models.lm import LM, fingerprint
+from formless.models.lm import LM, fingerprint, fingerprint_of
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.progress import Progress, can_show_bars
 
@@ -43,11 +44,15 @@ class MetaModel:
         model: The transformers model; its parameters have shapes and a dtype but take no memory.
         architecture: The architecture of its family.
         settings: The model's entry in configs/models.
+        stored: The dtype of the checkpoint.
+        source: The folder or hub id that is read.
     """
 
     model: PreTrainedModel
     architecture: Architecture
     settings: ModelSettings
+    stored: torch.dtype
+    source: str
 
 
 def load(
@@ -146,10 +151,41 @@ def load_meta(
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
-        precision = DTYPES[dtype] or config.get_text_config().dtype or torch.float32
+        stored = config.get_text_config().dtype or torch.float32
+        precision = DTYPES[dtype] or stored
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
-    return MetaModel(model, architecture, settings)
+    return MetaModel(model, architecture, settings, stored, source)
+
+
+def load_tokenizer(meta: MetaModel, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, without its weights.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    with transformers_errors("the tokenizer cannot be loaded", meta.source):
+        return AutoTokenizer.from_pretrained(meta.source, trust_remote_code=trust_remote_code)
+
+
+def stored_fingerprint(meta: MetaModel) -> str | None:
+    """Return the fingerprint of a model in a folder of safetensors, of which only the hashed values are read.
+
+    Returns:
+        None for a model of a hub, and where the files name or shape weights otherwise than the model does.
+    """
+    weights: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for path in Path(meta.source).glob("*.safetensors") if Path(meta.source).is_dir() else ():
+            tensors = stack.enter_context(safe_open(path, "pt"))
+            weights |= dict.fromkeys(tensors.keys(), tensors)
+        named = dict(meta.model.named_parameters())
+        if not named.keys() <= weights.keys():
+            return None
+        found = {name: weights[name].get_tensor(name) for name in named}  # mapped into memory, not read
+        if any(found[name].shape != parameter.shape for name, parameter in named.items()):
+            return None
+        return fingerprint_of(found)
 
 
 def read_model(folder: Path, like: LM) -> PreTrainedModel:
