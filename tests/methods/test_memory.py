@@ -95,11 +95,11 @@ def test_a_redirection_by_hand(small: MetaModel) -> None:
 def test_the_removal_of_a_direction_by_hand(small: MetaModel) -> None:
     """Three layers that redirect and three that set the concept apart, one of them both, each with 256 prompts of 64 tokens."""
     prompt = 64 * 32 * 4
-    solved, scored = 1024 * 48 * (3 * 4 + 2 * 8), 24 * 8 * 100 * 2 * 4
-    assert solved > max(scored, 16 * 64 * 4 * 2 * OUTPUTS)
+    largest = 16 * 64 * 4 * 2 * OUTPUTS  # a batch of prompts
+    assert largest > max(1024 * 48 * (3 * 4 + 2 * 8), 24 * 8 * 100 * 2 * 4)  # keys that are solved, logits of the budget
     found = need(small, "cdr", layers=[1, 2])
-    assert found.activations == (256 * 3 + 48 * 2) * prompt + solved  # layers 0 to 2
-    assert need(small, "cdr", layers=[1, 2], redirect="none").activations == 256 * 2 * prompt + solved
+    assert found.activations == (256 * 3 + 48 * 2) * prompt + largest  # layers 0 to 2
+    assert need(small, "cdr", layers=[1, 2], redirect="none").activations == 256 * 2 * prompt + largest
     assert found.applied == 4 * 3 * 32 * 48 + 12 * 32 * 48
 
 

@@ -17,6 +17,8 @@ from formless.evaluation.verification import refuse_other_items
 if TYPE_CHECKING:
     import pandas
 
+    from formless.report.heat_maps import HeatMaps
+
 _NOISE = 1e-6  # of a probability, where the same items go through the model in other batches
 
 
@@ -91,6 +93,21 @@ class Comparison:
         import pandas as pd
 
         return pd.DataFrame([_flat(change) for change in self.changes])
+
+    def heat_maps(self) -> HeatMaps:
+        """Return what was lost in each form by each mention and kind of question, for notebooks.
+
+        Raises:
+            DataError: No task was asked by mention or kind, or the original model knows too little there.
+        """
+        from formless.report.heat_maps import HeatMaps
+        from formless.report.mentions import comparison_maps
+
+        found = tuple(comparison_maps(self))
+        if not found:
+            remedy = "evaluate both with the suite mentions or kinds, or with a model that knows more"
+            raise DataError("there is nothing to draw a heat map of", where=self.edited.suite, remedy=remedy)
+        return HeatMaps(found)
 
     def __repr__(self) -> str:
         edits = " + ".join(edit["method"] for edit in self.edited.edits) or "no edit"
