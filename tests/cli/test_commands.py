@@ -98,7 +98,7 @@ def test_the_demo_prints_the_report_last(tmp_path: Path) -> None:
 
 def test_the_doctor_knows_what_is_ready(tmp_path: Path) -> None:
     output = formless("doctor", "--model", "smollm2", cwd=tmp_path)
-    assert "llama, 135 M parameters" in output
+    assert "bundled, 135 M parameters" in output
     assert re.search(r"^cdr +layers \[4, 5, 6, 7, 8\]$", output, re.MULTILINE)
     assert re.search(r"^rocr +layers \[4, 5, 6\], null spaces ready$", output, re.MULTILINE)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,28 +17,12 @@ from formless.methods.registry import method_config
 from formless.methods.training.lora import adapted, lora_config
 from formless.models.lm import LM
 from formless.models.loading import MetaModel, load_meta
+from tools.memory import CASES, Case
 
 # Hidden 32, MLP 48, keys and values 16, 4 layers, vocabulary 100, nothing tied.
 OUTPUTS = 32 + 16 + 16 + 32 + 48 + 48 + 32
 WEIGHTS = 2 * 100 * 32 + 32 + 4 * (2 * 32 + 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48)
 ADAPTER = 4 * 8 * ((32 + 32) + (32 + 16))
-MEASURE = """
-import json, sys
-from pathlib import Path
-import formless
-from formless.experiment.run import Peak
-from formless.methods.direction import method
-from formless.methods.training import trainer
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-before, peak = resident(), Peak()
-lm = formless.load("smollm2", dtype="float32", device="cpu", progress=False)
-target = formless.find_target("sample", "Albert Einstein")
-edit = formless.unlearn(lm, target, sys.argv[1], progress=False, **json.loads(sys.argv[2]))
-with edit.applied(lm):
-    lm.chat("Who was Albert Einstein?", max_new_tokens=4)
-print(peak.read().resident - before)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -158,21 +140,9 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of one run is known on Linux only")
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        ("cdr", {}),
-        ("rocr", {}),
-        ("rmu", {"max_rows": 8, "per_device_train_batch_size": 4, "max_length": 128}),
-        ("ga", {"max_rows": 8, "per_device_train_batch_size": 4, "max_length": 128, "learning_rate": 1e-3}),
-    ],
-)
-def test_the_built_in_model_takes_about_that(method: str, settings: dict[str, Any]) -> None:
-    """Within 25 %: the peak of resident memory (VmHWM) from loading to an applied edit, less what is resident after imports.
-
-    The texts of the trained methods are as long as `max_length`. ru_maxrss would hold what this process has resident, too.
-    """
-    command = [sys.executable, "-c", MEASURE, method, json.dumps(settings)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = need(load_meta("smollm2", dtype="float32"), method, **settings)
-    assert 0.75 < int(result.stdout) / found.main < 1.25
+@pytest.mark.parametrize("case", [case for case in CASES if case.model == "smollm2"], ids=lambda case: case.method)
+def test_the_built_in_model_takes_about_that(case: Case) -> None:
+    """Within 25 %: as `Case.measure` says; ru_maxrss of a child would hold what this process has resident, too."""
+    found, estimate = case.measure(), case.estimate()
+    assert 0.75 < (estimate.device + estimate.null_spaces) / found["edit"] < 1.25
+    assert 0.75 < estimate.weights / found["loading"] < 1.25
