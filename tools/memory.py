@@ -101,10 +101,11 @@ def page(out: Path) -> Result:
         if path.exists():
             found, need = json.loads(path.read_text("utf-8")), case.estimate()
             edit, loading = need.device + need.null_spaces, need.loading or need.weights
-            rows.append([
-                f"{case.model}, {case.dtype}", f"`{case.method}`", edit / GB, found["edit"] / GB,
-                100 * (edit / found["edit"] - 1), loading / GB, found["loading"] / GB, found["seconds"],
-            ])  # fmt: skip
+            numbers = (
+                edit / GB, found["edit"] / GB, 100 * (edit / found["edit"] - 1), loading / GB, found["loading"] / GB,
+                found["seconds"],
+            )  # fmt: skip
+            rows.append([f"{case.model}, {case.dtype}", f"`{case.method}`", *(round(number, 2) for number in numbers)])
     return Result(
         title="Estimated memory beside measured memory",
         topic="Speed and memory",

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -293,7 +293,7 @@ class Checkup:
         except EditError as error:
             return Finding("edit", str(error), True, error.remedy or "")
         if isinstance(found, str):
-            base = cast(str, self.meta.settings.source)
+            base = self.meta.settings.source
             if base == BUNDLED:
                 base = str(self.meta.model.config._name_or_path)
             text = f"the adapter's modules and shapes fit; it names the base {found}"
