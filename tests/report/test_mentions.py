@@ -1,6 +1,7 @@
 """Form by mention: maps by hand, their table, heat map, and the places where they are shown."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 import formless
 from formless.data.target import Target
+from formless.errors import UserError
 from formless.evaluation.record import ItemResult, TaskResult
 from formless.models.lm import LM
 from formless.report.comparison import Comparison
@@ -96,3 +98,16 @@ def test_the_page_about_an_edit_shows_the_maps(record: formless.Record, tmp_path
     assert "about its neighbors (to keep)</h2>\n<figure" not in page
     assert page.count(">2 of 2<") == 4  # in the map and in the table
     assert "<td>Question, by mention, full name</td>" in page
+
+
+def test_a_notebook_shows_the_maps_of_a_comparison(record: formless.Record) -> None:
+    values = {"alias": (0.4, 0.3, 1), "full name": (0.4, 0.1, 1)}
+    maps = compared(record, ("qa_mentions", "forget", values), ("fb_mentions", "neighbor", values)).heat_maps()
+    titles = ["form by mention, about the concept (to forget)", "form by mention, about its neighbors (to keep)"]
+    assert repr(maps) == f"HeatMaps({'; '.join(titles)})"
+    page = maps._repr_html_()
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == titles
+    assert page.count("<svg") == 2
+    assert "75 %" in page
+    with pytest.raises(UserError, match="nothing to draw a heat map of"):
+        compared(record).heat_maps()
