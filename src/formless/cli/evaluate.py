@@ -44,6 +44,13 @@ def eval_command(
     protocol: Annotated[
         str | None, typer.Option(help="'published': word prompts as the published code does where it differs.")
     ] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", help="Also run tasks of lm-evaluation-harness, hellaswag,arc_easy.")
+    ] = None,
+    lm_eval_tasks: Annotated[
+        Path | None, typer.Option("--lm-eval-tasks", help="With --lm-eval: a folder with more of its tasks.")
+    ] = None,
+    lm_eval_batch: Annotated[int, typer.Option("--lm-eval-batch", min=1, help="With --lm-eval: texts in one batch.")] = 8,
     force: terminal.ForceOption = False,
     json: terminal.JsonOption = False,
     dtype: terminal.DtypeOption = "auto",
@@ -53,10 +60,13 @@ def eval_command(
     """Measure a model on a target, before and after an edit.
 
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --out einstein.json --report einstein.html
+
+    Example: formless eval --edit edits/einstein --target "Albert Einstein" --lm-eval hellaswag,arc_easy --limit 100
     """
     from formless.data.ort import find_target
     from formless.edits.edit import refuse_other_shapes
     from formless.edits.loading import load_edit
+    from formless.evaluation.harness.run import load_harness
     from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit, original_record
     from formless.models.settings import prompt_style
@@ -73,6 +83,8 @@ def eval_command(
         raise UserError("a report compares an edit with the original", where="--report", remedy="give --edit too")
     if strength is not None and not edit:
         raise UserError("a strength is that of an edit", where="--strength", remedy="give --edit too")
+    if lm_eval_tasks and not lm_eval:
+        raise UserError("a folder of tasks, and none is named", where="--lm-eval-tasks", remedy="name tasks with --lm-eval")
     if out and report and out.resolve() == report.resolve():
         raise UserError("record and report have the same path", where="--report", remedy="choose another")
     for path in (out, report):
@@ -83,6 +95,7 @@ def eval_command(
     loaded = load_edit(edit) if edit else None
     if loaded and strength is not None:
         loaded = loaded.scaled(strength)
+    harness = load_harness(lm_eval, lm_eval_tasks, limit=limit, batch_size=lm_eval_batch) if lm_eval else None
     check = partial(refuse_other_shapes, edit=loaded) if loaded else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
@@ -93,6 +106,11 @@ def eval_command(
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
         original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
         edited = outcome.edited if loaded else None
+        if harness:
+            original = harness.added(lm, original, bar)
+        if harness and loaded and edited:
+            with loaded.applied(lm):
+                edited = harness.added(lm, edited, bar)
     if loaded and loaded.info.subjects and found.subject not in loaded.info.subjects:
         others = ", ".join(loaded.info.subjects)
         terminal.log.print(f"warning: the edit was made for {others}, not for {found.subject}", soft_wrap=True)

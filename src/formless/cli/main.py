@@ -29,6 +29,7 @@ from formless.cli.demo import demo_command
 from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.export import export_command
+from formless.cli.export_tasks import export_tasks_command
 from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.probe import probe_command
@@ -104,6 +105,7 @@ def _formless(
 app.command("unlearn")(unlearn_command)
 app.command("eval")(eval_command)
 app.command("probe")(probe_command)
+app.command("export-tasks")(export_tasks_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("summarize")(summarize_command)

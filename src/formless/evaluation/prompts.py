@@ -127,8 +127,9 @@ def scored_answer(
 
     requests = tuple(ScoreAnswer(prompt, shaped(foil)) for foil in foils)
     return Query(
-        item.query, (ScoreAnswer(prompt, text),), measure, expected=text, foils=requests, fact=item.fact_key, group=group
-    )
+        item.query, (ScoreAnswer(prompt, text),), measure, expected=text, foils=requests, fact=item.fact_key, group=group,
+        sums=None if without_blanks else "answer",
+    )  # fmt: skip
 
 
 def spelled_answer(
@@ -181,7 +182,7 @@ def scored_choice(item: Item, versions: Sequence[Version], others: Sequence[str]
         metrics = {"probability": right, "accuracy": sum(largest) / len(largest)}
         return Measured(metrics | preference(right, found), foils=found)
 
-    return Query(item.query, tuple(requests), measure, expected=versions[0].answers[0], fact=fact)
+    return Query(item.query, tuple(requests), measure, expected=versions[0].answers[0], fact=fact, sums="choice")
 
 
 def sampled_answer(

@@ -87,6 +87,7 @@ class TaskResult(BaseModel):
         metrics: Metrics over all items and over each group.
         skipped: Number of items without metrics; they are in no mean.
         items: In file order.
+        source: Of a task of lm-evaluation-harness, its name and version there; None for our own.
     """
 
     task: str = Field(pattern=r"^[\w-]+$")
@@ -96,6 +97,7 @@ class TaskResult(BaseModel):
     metrics: list[TaskMetric] = []
     skipped: int = Field(default=0, ge=0)
     items: list[ItemResult] = []
+    source: str | None = None
 
     def metric(self, name: str, group: str | None = None) -> Metric:
         """Return a metric; one without a value where the task has no such metric or group."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from formless.data.rows import Item, Row, Split
 from formless.evaluation.record import ItemResult, TaskMetric
@@ -147,6 +147,9 @@ class Query:
         group: The part of the task that the item belongs to, e.g. the type of an attack.
         groups: The groups of `Measured.by_group`, where these are known before; an item without a response is skipped in each.
         skipped: Why the item cannot be asked.
+        sums: How `probability` follows from the sums of log-probabilities of whole answers, as lm-evaluation-harness has them:
+            as the probability per token of one answer, or as the share of the first choice of each prompt. None where it needs
+            single tokens.
     """
 
     text: str
@@ -158,6 +161,7 @@ class Query:
     group: str | None = None
     groups: tuple[str, ...] = ()
     skipped: str | None = None
+    sums: Literal["answer", "choice"] | None = None
 
     @property
     def prompt(self) -> str:

@@ -229,6 +229,26 @@ def _checkpoint(source: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress: bool | Progress = False) -> LM:
+    """Load a model's tokenizer and configuration, to render and tokenize its prompts; it has no weights and cannot run.
+
+    Args:
+        name_or_path: As in `load`.
+        trust_remote_code: Whether code from the model's repository may run.
+        progress: As in `load_meta`.
+
+    Raises:
+        UserError: As `load_meta`, or the tokenizer cannot be loaded.
+    """
+    meta = load_meta(name_or_path, trust_remote_code=trust_remote_code, progress=progress)
+    source = _source(meta.settings, progress)
+    with transformers_errors("the tokenizer cannot be loaded", source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        check_tokenizer(tokenizer, meta.model, source)
+    name = meta.settings.name if is_recipe(name_or_path) else name_or_path
+    return LM(meta.model, tokenizer, name, settings=meta.settings)
+
+
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")

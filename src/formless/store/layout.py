@@ -275,6 +275,37 @@ class DemoFolder:
 
 
 @dataclass(frozen=True)
+class TasksFolder:
+    """Tasks for lm-evaluation-harness, as `formless export-tasks` writes them."""
+
+    path: Path
+
+    GROUP = "formless.yaml"
+    """The file that every such folder has: the group of all tasks."""
+
+    MODULE = "formless_tasks"
+    """The Python module beside the tasks."""
+
+    @property
+    def functions(self) -> Path:
+        """The documents and metrics of the tasks, in Python."""
+        return self.path / f"{self.MODULE}.py"
+
+    @property
+    def readme(self) -> Path:
+        """How to run the tasks, and what was left out."""
+        return self.path / "README.md"
+
+    def task(self, name: str) -> Path:
+        """The configuration of a task or a group."""
+        return self.path / f"{name}.yaml"
+
+    def documents(self, name: str) -> Path:
+        """The documents of a task."""
+        return self.path / f"{name}.jsonl"
+
+
+@dataclass(frozen=True)
 class StatisticsFolder:
     """Null spaces of a model's layers."""
 
