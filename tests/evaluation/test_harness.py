@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,9 +22,10 @@ from formless.evaluation.harness import export, run
 from formless.evaluation.harness.export import export_tasks
 from formless.evaluation.harness.run import load_harness
 from formless.evaluation.loading import DamagedRecordError, load_record
-from formless.evaluation.record import Record
+from formless.evaluation.record import HarnessSource, Record
 from formless.models.lm import LM
 from formless.models.overlay import Factors
+from formless.report.page import write_report
 from tests.conftest import byte_tokenizer, tiny_model
 
 SUITE = "statement,fb,qa,mcp,sub_qa,choices,qa_mentions,qa_alone,gen_qa,reverse,sample_qa,sub_qa_letters,mmlu"
@@ -177,19 +179,21 @@ def record(tiny: Callable[..., LM], target: Target) -> Record:
 
 
 def test_the_difference_of_a_task_has_an_interval_over_its_documents(
-    tiny: Callable[..., LM], target: Target, tasks: Path, tmp_path: Path
+    tiny: Callable[..., LM], target: Target, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lm = tiny(context=2048)
     before_weights, setup = lm.model.state_dict(), lm.setup_hash
     before_weights = {name: value.clone() for name, value in before_weights.items()}
+    capsys.readouterr()
     harness = load_harness("sums,texts", tasks, limit=6)
     seen: list[tuple[str, int, int]] = []
     original = harness.added(lm, formless.evaluate(lm, target, "qa", progress=False), lambda *step: seen.append(step))
     down = lm.model.get_submodule("model.layers.1.mlp.down_proj").weight
     updates = {"model.layers.1.mlp.down_proj": Factors(down[:, :2].detach().clone() * 40, 3 + down[:2].detach().clone())}
-    info = {"method": "cdr", "subject": "Ada Lovelace", "config": {}, "facts": {}, "seconds": 0.0, "created": "2026-01-01"}
+    info = {"method": "cdr", "subject": "Ada Lovelace", "config": {}, "facts": {}, "layers": [], "seconds": 0.0}
     with lm.overlaid(updates, info):
         edited = harness.added(lm, formless.evaluate(lm, target, "qa", progress=False), ignore)
+    assert capsys.readouterr() == ("", "")
     assert seen[0] == ("scoring lm-eval's answers", 0, 12)
     assert lm.setup_hash == setup
     assert all((before_weights[name] == value).all() for name, value in lm.model.state_dict().items())
@@ -207,7 +211,13 @@ def test_the_difference_of_a_task_has_an_interval_over_its_documents(
     assert perplexity.difference.value == pytest.approx(perplexity.edited.value - perplexity.original.value)
     assert perplexity.difference.value != 0
     assert perplexity.difference.ci is None
-    assert original.task("lm_eval_sums").source == f"sums of lm-eval {harness.version}, version 2, 0-shot"  # type: ignore[union-attr]
+    source = original.task("lm_eval_sums").harness  # type: ignore[union-attr]
+    assert str(source) == f"sums of lm-eval {harness.version} (version 2, 0-shot)"
+    assert source.higher_is_better == {"acc": True, "acc_norm": True}
+    write_report(tmp_path / "r.html", original, edited)
+    page = " ".join((tmp_path / "r.html").read_text("utf-8").split())
+    assert f"{source}; texts of lm-eval" in page
+    assert "lm_eval_sums, acc" in page
     assert original.probes_digest == edited.probes_digest
     assert original.probes_digest != load_harness("sums", tasks).added(lm, original, ignore).probes_digest
     original.save(tmp_path / "r.json")
@@ -275,19 +285,23 @@ def test_what_lm_eval_refuses_is_one_line(tiny: Callable[..., LM], record: Recor
 
 
 def test_a_record_with_a_false_source_is_refused(record: Record, tmp_path: Path) -> None:
-    for source in ("mmlu of lm-eval", "\x1b[31m"):
-        tasks = [record.tasks[0].model_copy(update={"source": source}), *record.tasks[1:]]
+    source = HarnessSource(name="qa", version="0.4.13", tasks={"qa": "version 1, 0-shot"})
+    hidden = source.model_copy(update={"name": "\x1b[31m"})
+    for name, update in (("qa", {"harness": source}), ("lm_eval_qa", {"harness": hidden})):
+        tasks = [record.tasks[0].model_copy(update={"task": name, **update}), *record.tasks[1:]]
         record.model_copy(update={"tasks": tasks}).save(tmp_path / "r.json")
-        with pytest.raises(DamagedRecordError, match="source"):
+        with pytest.raises(DamagedRecordError, match=r"harness: (the task is Formless's own|it holds the character)"):
             load_record(tmp_path / "r.json")
 
 
-def test_lm_eval_itself_stays_as_it_was(tasks: Path) -> None:
-    import logging
+def test_lm_eval_itself_stays_as_it_was() -> None:
+    from lm_eval.api import task
+    from lm_eval.models import huggingface
 
-    import lm_eval.api.task
+    def state() -> tuple[Any, ...]:
+        return task.tqdm, huggingface.tqdm, logging.getLogger("lm_eval").level
 
-    bar, level = lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level
+    before = state()
     with run._quiet():
-        assert lm_eval.api.task.tqdm is not bar
-    assert (lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level) == (bar, level)
+        assert all(one != other for one, other in zip(state(), before, strict=True))
+    assert state() == before

@@ -17,7 +17,7 @@ from formless.models.lm import LM
 from formless.report.comparison import Change, compare
 from formless.report.page import write_report
 from formless.report.plots import training_plot
-from formless.report.side_effects import tone
+from formless.report.side_effects import side_effects, tone
 from formless.report.tables import comparison_tables, number, percent, record_tables
 from tests.report.test_independence import pair
 
@@ -76,6 +76,17 @@ def test_a_change_has_the_color_of_its_interval(
     difference = Metric(value=sum(ci) / 2 if ci else -0.2, ci=ci, n=9)
     change = Change(MetricKey(task, split, metric), Metric(), Metric(), difference, None, 0)
     assert tone(change) == expected
+
+
+@pytest.mark.parametrize(("better", "expected"), [(True, "warned"), (False, ""), (None, "")])
+def test_what_lm_eval_says_of_a_direction_counts(better: bool | None, expected: str) -> None:
+    lower = Metric(value=-0.2, ci=(-0.3, -0.1), n=9)
+    change = Change(MetricKey("lm_eval_a", None, "acc"), Metric(value=0.5), Metric(value=0.3), lower, None, 0, True, better)
+    assert tone(change) == expected
+    lines, tested = side_effects([change])
+    assert tested == (better is not None)
+    found = ["Abilities, lm_eval_a, acc: 0.500 to 0.300 (difference -0.200, 95 % CI -0.300 … -0.100, 9 items)"]
+    assert lines == (found if expected else [])
 
 
 def test_tasks_are_on_the_page_with_what_could_not_be_measured(tiny: Tiny, target_folder: Path, tmp_path: Path) -> None:

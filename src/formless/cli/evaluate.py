@@ -95,7 +95,10 @@ def eval_command(
     loaded = load_edit(edit) if edit else None
     if loaded and strength is not None:
         loaded = loaded.scaled(strength)
-    harness = load_harness(lm_eval, lm_eval_tasks, limit=limit, batch_size=lm_eval_batch) if lm_eval else None
+    harness = None
+    if lm_eval:
+        with terminal.progress("lm-eval") as bar:
+            harness = load_harness(lm_eval, lm_eval_tasks, limit=limit, batch_size=lm_eval_batch, report=bar)
     check = partial(refuse_other_shapes, edit=loaded) if loaded else None
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
@@ -134,6 +137,8 @@ def eval_command(
         terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))
     else:
         terminal.show_tables(record_tables(original, title))
+    for source in (result.harness for result in original.tasks if result.harness):
+        terminal.out.print(str(source), soft_wrap=True)
     terminal.show_absent(edited or original)
     for name, path in (("record", out), ("report", report)):
         if path:

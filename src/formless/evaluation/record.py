@@ -76,6 +76,27 @@ class ItemResult(BaseModel):
         return self.metrics.get("known") == 1
 
 
+class HarnessSource(BaseModel):
+    """What lm-evaluation-harness says of one of its tasks.
+
+    Args:
+        name: The task, group or tag that the user named.
+        version: Of lm-eval.
+        tasks: Version and number of examples of each task, by its name there.
+        higher_is_better: By metric; one of which lm-eval does not say it is left out.
+    """
+
+    name: str
+    version: str
+    tasks: dict[str, str]
+    higher_is_better: dict[str, bool] = {}
+
+    def __str__(self) -> str:
+        """Return all of it in one line."""
+        kinds = dict.fromkeys(self.tasks.values())
+        return f"{self.name} of lm-eval {self.version} ({'; '.join(kinds)})"
+
+
 class TaskResult(BaseModel):
     """One task on one split.
 
@@ -87,7 +108,7 @@ class TaskResult(BaseModel):
         metrics: Metrics over all items and over each group.
         skipped: Number of items without metrics; they are in no mean.
         items: In file order.
-        source: Of a task of lm-evaluation-harness, its name and version there; None for our own.
+        harness: Where a task of lm-evaluation-harness is from; None for our own.
     """
 
     task: str = Field(pattern=r"^[\w-]+$")
@@ -97,7 +118,7 @@ class TaskResult(BaseModel):
     metrics: list[TaskMetric] = []
     skipped: int = Field(default=0, ge=0)
     items: list[ItemResult] = []
-    source: str | None = None
+    harness: HarnessSource | None = None
 
     def metric(self, name: str, group: str | None = None) -> Metric:
         """Return a metric; one without a value where the task has no such metric or group."""

@@ -53,10 +53,10 @@ def faults(record: Record) -> Iterator[tuple[str, str]]:
 def _task_faults(result: TaskResult) -> Iterator[tuple[str, str]]:
     if result.task in TASKS and result.split not in TASKS[result.task].splits:
         yield "split", f"the task has no split {result.split!r}"
-    if result.task in TASKS and result.source:
-        yield "source", "the task is Formless's own"
-    if hidden := hidden_character(result.source or ""):
-        yield "source", f"it holds the character {hidden}"
+    if result.task in TASKS and result.harness:
+        yield "harness", "the task is Formless's own"
+    if hidden := hidden_character(str(result.harness or "")):
+        yield "harness", f"it holds the character {hidden}"
     if result.status == "absent" and (result.items or result.metrics):
         yield "status", "the task is absent, yet has items or metrics"
     if result.skipped != (own := sum(not item.metrics for item in result.items)):

@@ -35,6 +35,7 @@ class Change:
         relative: edited / original - 1 over the same items; None where the original's mean is 0 or nothing is known.
         skipped: Number of items of the task, or of its group, without metrics in the edited model's record.
         applicable: Whether the edit can act on the task at all; see `acts_on`.
+        higher_is_better: What lm-eval says of a metric of its own; None for ours, whose entries say it.
     """
 
     key: MetricKey
@@ -44,6 +45,7 @@ class Change:
     relative: Metric | None
     skipped: int
     applicable: bool = True
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,7 +185,8 @@ def _changes(before: TaskResult, after: TaskResult, applicable: bool) -> Iterato
             difference = _metric(new.value - old.value, None, n)
             relative = _metric(new.value / old.value - 1 if old.value else None, None, n)
         known = relative if relative.value is not None else None
-        yield Change(key, old, new, difference, known, after.count_skipped(found.group), applicable)
+        better = before.harness.higher_is_better.get(found.metric) if before.harness else None
+        yield Change(key, old, new, difference, known, after.count_skipped(found.group), applicable, better)
 
 
 def _metric(value: float | None, ci: tuple[float, float] | None, n: int) -> Metric:

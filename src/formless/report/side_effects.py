@@ -15,10 +15,10 @@ def tone(change: Change) -> str:
         `fell` where the target's metric fell. `warned` where it rose, and where a neighbor's or an ability's got worse. Else
         nothing: also for a metric of which neither direction is better.
     """
-    spec, ci = metric_spec(change.key), change.difference.ci
-    if spec is None or spec.higher_is_better is None or ci is None or ci[0] <= 0 <= ci[1]:
+    better, ci = _higher_is_better(change), change.difference.ci
+    if better is None or ci is None or ci[0] <= 0 <= ci[1]:
         return ""
-    is_lower = (ci[1] < 0) == spec.higher_is_better
+    is_lower = (ci[1] < 0) == better
     if change.key.split == "forget":
         return "fell" if is_lower else "warned"
     return "warned" if is_lower else ""
@@ -34,10 +34,14 @@ def side_effects(changes: Iterable[Change]) -> tuple[list[str], int]:
 
 
 def _is_tested(change: Change) -> bool:
-    spec = metric_spec(change.key)
-    if spec is None or spec.higher_is_better is None or not is_headline(change.key):
+    if _higher_is_better(change) is None or not is_headline(change.key):
         return False
     return change.applicable and change.key.split != "forget" and change.difference.ci is not None
+
+
+def _higher_is_better(change: Change) -> bool | None:
+    spec = metric_spec(change.key)
+    return spec.higher_is_better if spec else change.higher_is_better
 
 
 def _line(change: Change) -> str:

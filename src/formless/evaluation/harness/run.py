@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formless.errors import DataError, UnknownNameError, UserError
-from formless.evaluation.record import ItemResult, Record, TaskMetric, TaskResult
+from formless.evaluation.record import HarnessSource, ItemResult, Record, TaskMetric, TaskResult
 from formless.evaluation.statistics import mean_metric
 
 if TYPE_CHECKING:
@@ -120,14 +120,27 @@ class Harness:
         pooled = dict.fromkeys(one.metric for one in metrics if one.metric.partition(",")[0] in entry.pooled)
         values = {metric: [item.metrics[metric] for item in items if metric in item.metrics] for metric in pooled}
         whole = [TaskMetric(metric=metric, **mean_metric(own).model_dump()) for metric, own in values.items() if own]
-        kinds = dict.fromkeys(f"version {found['versions'][leaf]}, {found['n-shot'].get(leaf, 0)}-shot" for leaf in entry.tasks)
+        kinds = {leaf: f"version {found['versions'][leaf]}, {found['n-shot'].get(leaf, 0)}-shot" for leaf in entry.tasks}
+        better = {key: value for leaf in entry.tasks for key, value in found["higher_is_better"].get(leaf, {}).items()}
+        directions = {one.metric: better.get(one.metric.partition(",")[0]) for one in metrics}
+        source = HarnessSource(
+            name=name, version=self.version, tasks=kinds,
+            higher_is_better={metric: value for metric, value in directions.items() if value is not None},
+        )  # fmt: skip
         return TaskResult(
             task=PREFIX + re.sub(r"[^\w-]", "_", name), status="complete", metrics=[*whole, *metrics], items=items,
-            skipped=sum(not item.metrics for item in items), source=f"{name} of lm-eval {self.version}, {'; '.join(kinds)}",
+            skipped=sum(not item.metrics for item in items), harness=source,
         )  # fmt: skip
 
 
-def load_harness(names: str, include: Path | None = None, *, limit: int | None = None, batch_size: int = BATCH) -> Harness:
+def load_harness(
+    names: str,
+    include: Path | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int = BATCH,
+    report: Progress = lambda *_: None,
+) -> Harness:
     """Find tasks of lm-eval and load their data.
 
     Args:
@@ -135,6 +148,7 @@ def load_harness(names: str, include: Path | None = None, *, limit: int | None =
         include: A folder with more tasks, whose YAML may name Python functions of the folder; they are run.
         limit: The most documents of a task.
         batch_size: Requests in one forward pass.
+        report: The progress callback, once the names are known to be right.
 
     Raises:
         UnknownNameError: lm-eval has no such task.
@@ -155,7 +169,11 @@ def load_harness(names: str, include: Path | None = None, *, limit: int | None =
             if name not in manager.all_tasks:
                 remedy = "`lm_eval ls tasks` lists them, --lm-eval-tasks adds a folder"
                 raise UnknownNameError("lm-eval task", name, manager.all_tasks, where=OPTION, remedy=remedy)
-        return Harness({name: _load(manager, name) for name in wanted}, limit, batch_size, version("lm_eval"))
+        entries = {}
+        for number, name in enumerate(wanted):
+            report(f"loading the data of {name}", number, len(wanted))
+            entries[name] = _load(manager, name)
+        return Harness(entries, limit, batch_size, version("lm_eval"))
 
 
 def _load(manager: Any, name: str) -> Entry:
@@ -204,18 +222,25 @@ def _model(lm: LM, batch_size: int, report: Progress) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide lm-eval's log and bars, which would stand between our own lines."""
-    import lm_eval.api.task as tasks
     from datasets import utils
+    from lm_eval.api import task
+    from lm_eval.models import huggingface
+    from tqdm import tqdm
 
-    logger, bar = logging.getLogger("lm_eval"), tasks.tqdm
-    level, had_bars = logger.level, not utils.are_progress_bars_disabled()
+    def hidden(*values: Any, **options: Any) -> Any:
+        return tqdm(*values, **{**options, "disable": True})
+
+    logger, had_bars = logging.getLogger("lm_eval"), not utils.are_progress_bars_disabled()
+    level, bars = logger.level, [(module, module.tqdm) for module in (task, huggingface)]
     logger.setLevel(logging.CRITICAL)
     utils.disable_progress_bars()
-    tasks.tqdm = lambda docs, **_: docs
+    for module, _ in bars:
+        module.tqdm = hidden
     try:
         yield
     finally:
-        tasks.tqdm = bar
+        for module, bar in bars:
+            module.tqdm = bar
         logger.setLevel(level)
         if had_bars:
             utils.enable_progress_bars()

@@ -1,0 +1,111 @@
+"""lm-eval and Formless measure the same, with the real small model and lm-eval's own command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import formless as package
+from formless.evaluation.loading import load_record
+from formless.evaluation.record import Record
+from formless.models.lm import LM
+from tests.cli.conftest import Formless
+
+SUITE = "statement,fb,sub_fb,mcp_choice,tf,qa_mentions,qa_kinds,qa_alone,gen_qa,reverse"
+
+
+def lm_eval(folder: Path, model: str) -> dict[str, dict[str, float]]:
+    """Run lm-eval's command and give its results by task."""
+    arguments = ["--model", "hf", "--model_args", f"{model},dtype=float32", "--include_path", "tasks", "--tasks", "formless"]
+    options = ("--batch_size", "8", "--output_path", "found.json")
+    command = [sys.executable, "-m", "lm_eval", *arguments, "--device", "cpu", *options]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (path,) = folder.glob("found_*.json")
+    results: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8"))["results"]
+    path.unlink()
+    return results
+
+
+def assert_same(record: Record, results: dict[str, dict[str, float]]) -> int:
+    """Compare every metric that lm-eval found, of tasks and of groups of a task."""
+    ours = {}
+    for result in record.tasks:
+        for one in result.metrics:
+            part = f"_{one.group.replace(' ', '_').lower()}" if one.group else ""
+            suffix = "_said" if (result.task, one.metric) == ("reverse", "recall") else ""
+            ours[f"formless_albert_einstein_{result.split}_{result.task}{suffix}{part}", one.metric] = one.value
+    found = {
+        (task, key.partition(",")[0]): value
+        for task, values in results.items()
+        for key, value in values.items()
+        if "," in key and "_stderr" not in key
+    }
+    assert found == {key: pytest.approx(ours[key], abs=1e-4) for key in found}
+    return len(found)
+
+
+@pytest.mark.slow
+def test_lm_eval_gives_our_numbers_before_and_after_an_edit(lm: LM, formless: Formless) -> None:
+    folder = Path.cwd()
+    lm.model.save_pretrained("model")
+    lm.tokenizer.save_pretrained("model")
+    model = package.load("model", dtype="float32", device="cpu", progress=False)
+    target = package.find_target("sample", "Albert Einstein")
+    edit = package.unlearn(model, target)
+    edit.save("edit")
+    code, output, errors = formless(
+        *("export-tasks", "--target", "1", "--model", "model", "--suite", SUITE, "--limit", "2", "--out", "tasks")
+    )
+    assert (code, errors.count("error")) == (0, 0)
+    assert "documents in tasks" in output
+    original = package.evaluate(model, target, SUITE, limit=2, progress=False)
+    assert assert_same(original, lm_eval(folder, "pretrained=model")) > 40
+    with edit.applied(model):
+        edited = package.evaluate(model, target, SUITE, limit=2, progress=False)
+    assert assert_same(edited, lm_eval(folder, "pretrained=model,peft=edit")) > 40
+    before, after = (record.task("statement", "forget").metric("probability").value for record in (original, edited))  # type: ignore[union-attr]
+    assert after < before - 0.05  # so the second run cannot have been of the original model
+
+
+@pytest.mark.slow
+def test_lm_evals_tasks_are_in_the_record_and_the_report(lm: LM, formless: Formless, target_folder: Path) -> None:
+    edit = package.unlearn(lm, package.Target("Albert Einstein"))
+    edit.save("edit")
+    Path("own").mkdir()
+    rows = [{"text": f"The capital of {place} is", "right": right} for place, right in (("France", "Paris"), ("Italy", "Rome"))]
+    Path("own/capitals.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    config = {
+        "task": "capitals", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "own/capitals.jsonl"}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "text", "doc_to_choice": ["Paris", "Rome"],
+        "doc_to_target": "{{['Paris', 'Rome'].index(right)}}",
+    }  # fmt: skip
+    Path("own/capitals.yaml").write_text(json.dumps(config), "utf-8")
+    options = ("--data", str(target_folder.parent), "--target", "1", "--suite", "qa", "--edit", "edit")
+    harness = ("--lm-eval", "capitals", "--lm-eval-tasks", "own")
+    code, output, errors = formless("eval", *options, *harness, "--out", "r.json", "--report", "r.html")
+    assert code == 0, errors
+    assert "lm_eval_capitals" in output
+    assert "capitals of lm-eval 0." in output
+    assert "it/s" not in errors  # none of lm-eval's bars
+    result = load_record("r.json").task("lm_eval_capitals")
+    assert result is not None
+    assert result.metric("acc").value == 1
+    assert [item.metrics["acc"] for item in result.items] == [1, 1]
+    assert "lm_eval_capitals, acc" in Path("r.html").read_text("utf-8")
+
+    for name, said in (
+        ("helaswag", "unknown lm-eval task 'helaswag' [--lm-eval]: did you mean hellaswag"),
+        ("hellaswag", "the data of hellaswag cannot be fetched: "),
+    ):
+        code, output, errors = formless("eval", *options, "--lm-eval", name)
+        assert (code, output) == (2, "")
+        (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert said in line
+        assert "Traceback" not in errors
