@@ -20,6 +20,7 @@
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
 <statistics>/layer_<l>.safetensors        StatisticsFolder
+<tasks>/formless.yaml, ...      TasksFolder: tasks for lm-evaluation-harness
 $FORMLESS_CACHE/                original records, bundled models, converted GGUF files, null spaces of sampled texts
 ```
 """

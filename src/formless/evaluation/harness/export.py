@@ -151,7 +151,7 @@ def _add_job(found: Export, lm: LM, job: Job, group: str) -> Iterator[str]:
             if isinstance(docs, str):
                 found.left_out[job.task.name, docs] += 1
             else:
-                documents.setdefault((function, query.group if job.task.groups else None), []).extend(docs)
+                documents.setdefault((function, (query.group or "other") if job.task.groups else None), []).extend(docs)
     for function, keys in groupby(sorted(documents, key=lambda key: list(METRICS).index(key[0])), key=lambda key: key[0]):
         name = f"{group}_{job.task.name}" + ("_said" if function is task_functions.said else "")
         specs = [spec for spec in job.task.metrics if spec.name in METRICS[function]]
