@@ -164,6 +164,7 @@ def tasks(tmp_path: Path) -> Path:
         (folder / f"{name}.yaml").write_text(json.dumps(config), "utf-8")
     rolling = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "text", "metadata": {"version": 1}}
     (folder / "texts.yaml").write_text(json.dumps({"task": "texts", **data, **rolling}), "utf-8")
+    (folder / "bare.yaml").write_text(json.dumps({"task": "bare", **data, **choice}), "utf-8")
     mean = [{"metric": "acc", "weight_by_size": True}]
     both = {"group": "both", "task": ["sums", "other_sums"], "aggregate_metric_list": mean}
     (folder / "both.yaml").write_text(json.dumps(both), "utf-8")
@@ -244,6 +245,9 @@ def test_a_group_has_its_tasks_apart_and_together(tiny: Callable[..., LM], recor
     ]  # fmt: skip
     assert result.metric("acc_norm").value is None
     assert math.isclose(result.metric("acc").value, result.metric("acc", "sums").value)
+    bare = load_harness("bare", tasks).added(tiny(), record, ignore).tasks[-1]
+    assert bare.harness is not None
+    assert bare.harness.tasks == {"bare": "no version, 0-shot"}
 
 
 @pytest.mark.parametrize(

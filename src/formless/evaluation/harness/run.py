@@ -120,7 +120,7 @@ class Harness:
         pooled = dict.fromkeys(one.metric for one in metrics if one.metric.partition(",")[0] in entry.pooled)
         values = {metric: [item.metrics[metric] for item in items if metric in item.metrics] for metric in pooled}
         whole = [TaskMetric(metric=metric, **mean_metric(own).model_dump()) for metric, own in values.items() if own]
-        kinds = {leaf: f"version {found['versions'][leaf]}, {found['n-shot'].get(leaf, 0)}-shot" for leaf in entry.tasks}
+        kinds = {leaf: f"{_version(found['versions'][leaf])}, {found['n-shot'].get(leaf, 0)}-shot" for leaf in entry.tasks}
         better = {key: value for leaf in entry.tasks for key, value in found["higher_is_better"].get(leaf, {}).items()}
         directions = {one.metric: better.get(one.metric.partition(",")[0]) for one in metrics}
         source = HarnessSource(
@@ -257,6 +257,10 @@ def _items(samples: Sequence[Mapping[str, Any]], group: str | None) -> list[Item
             if isinstance(sample[metric], Real) and math.isfinite(sample[metric]):
                 item.metrics[_metric_name(metric, sample["filter"])] = float(sample[metric])
     return list(found.values())
+
+
+def _version(value: Any) -> str:
+    return "no version" if value == "Yaml" else f"version {value}"  # what lm-eval gives where a task states none
 
 
 def _written(sample: Mapping[str, Any]) -> str | None:
