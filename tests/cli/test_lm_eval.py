@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import formless as package
+from formless.cli import terminal
 from formless.evaluation.loading import load_record
 from formless.evaluation.record import Record
 from formless.models.lm import LM
@@ -75,7 +76,10 @@ def test_lm_eval_gives_our_numbers_before_and_after_an_edit(lm: LM, formless: Fo
 
 
 @pytest.mark.slow
-def test_lm_evals_tasks_are_in_the_record_and_the_report(lm: LM, formless: Formless, target_folder: Path) -> None:
+def test_lm_evals_tasks_are_in_the_record_and_the_report(
+    lm: LM, formless: Formless, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "load_model", lambda *_: lm)
     edit = package.unlearn(lm, package.Target("Albert Einstein"))
     edit.save("edit")
     Path("own").mkdir()
