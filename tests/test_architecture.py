@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "formless"
 PATH = [
-    "errors", "registry", "progress", "interrupts", "strict_json", "strict_yaml", "store", "provenance", "data", "models",
+    "errors", "registry", "progress", "interrupts", "strict_json", "strict_yaml", "store", "hub", "provenance", "data", "models",
     "edits", "methods", "evaluation", "experiment", "report", "cli",
 ]  # fmt: skip
 OUTSIDE = {"__init__", "__main__"}

@@ -81,7 +81,7 @@ def test_subjects_that_are_no_target_are_named(prepare: Prepare, tmp_path: Path)
         ("--source data --out out --targets 2", "no target has the number 2"),
         ("--source data --out out --targets one", "'one' is no list of target numbers [--targets]: e.g. 1-100 or 1,5,9-12"),
         ("--source data --out out --train lama3", "unknown training texts 'lama3' [--train]: did you mean llama3?"),
-        ("--source rwku --out out", "the data set cannot be read [jinzhuoran/RWKU]"),
+        ("--source rwku --out out", "[jinzhuoran/RWKU]: load it once without it, or give a folder"),
         ("--source broken --out out", "the data set cannot be read"),
         ("--out out", "--source"),
         ("--source data", "--out"),

@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from formless import registry
+from formless import hub, registry
 from formless.data.formats import DATA_FORMATS, DataFormat, Prepared, Selection
 from formless.data.ort import targets
 from formless.data.prepare import prepare
@@ -333,7 +333,7 @@ def test_the_hub_out_of_reach_is_one_error(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "rwku" / "cache")
     (tmp_path / "rwku").mkdir()  # a folder of that name is not mistaken for the hub
-    with pytest.raises(DataError, match=rf"cannot be read \[{HUB}\]: ") as caught:
+    with pytest.raises(DataError, match=rf"the dataset is not in the cache .* \[{HUB}\]: ") as caught:
         prepare("rwku", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["rwku"]
@@ -345,22 +345,8 @@ def test_no_secret_of_an_address_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", fail)
     with pytest.raises(DataError, match=r"403 for https://host\.example/file\.parquet \(proxy\)") as caught:
-        prepare("rwku", tmp_path / "out")
+        prepare(str(write_copy(tmp_path / "copy", small_tables())), tmp_path / "out")
     assert "hunter2" not in str(caught.value)
-
-
-def hub_with(copy: Path, monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
-    """The hub as `datasets` shows it, served from a local copy."""
-    names, builders = datasets.get_dataset_config_names, datasets.load_dataset_builder
-
-    def load(path: str, name: str, cache_dir: str | None) -> Any:
-        assert (path, cache_dir) == (HUB, None)
-        builder = builders(str(copy), name, cache_dir=str(copy.parent / "cache"))
-        builder.hash = commit
-        return builder
-
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: names(str(copy)))
-    monkeypatch.setattr(datasets, "load_dataset_builder", load)
 
 
 def test_the_first_hundred_of_the_hub_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +354,8 @@ def test_the_first_hundred_of_the_hub_with_its_commit(tmp_path: Path, monkeypatc
     tables["forget_target"] += [{"target": f"Person {number}", "intro": "Somebody."} for number in range(3, 103)]
     for configuration in ("forget_level1", "forget_level2"):
         tables[configuration].append({"query": "Who is ___?", "answer": "Person 101", "subject": "Person 101"})
-    hub_with(write_copy(tmp_path / "copy", tables), monkeypatch, "0123456789" * 4)
+    copy = write_copy(tmp_path / ("0123456789" * 4), tables)
+    monkeypatch.setattr(hub, "fetch", lambda *_: copy)
     prepared = prepare("rwku", tmp_path / "out")
     assert list(prepared.files)[-1] == "100_Person_100"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))

@@ -31,7 +31,7 @@ def test_a_hub_id_finds_its_settings() -> None:
     [
         ("smollm", "unknown model 'smollm'.*did you mean smollm2"),
         ("../nowhere/at/all", "unknown model"),
-        ("no-such-owner/no-such-model", "the model cannot be loaded.*no-such-owner/no-such-model"),
+        ("no-such-owner/no-such-model", "the model is not in the cache.*no-such-owner/no-such-model"),
     ],
 )
 def test_unknown_models_are_named(name: str, message: str) -> None:

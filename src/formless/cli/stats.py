@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from formless.models.loading import MetaModel
 
 CORPORA = (
-    "A .txt, .json, .jsonl or .parquet file, a folder, hf:NAME[:CONFIG], or sampled[:SEED] for texts that the model samples."
+    "A .txt, .json, .jsonl or .parquet file, a folder, hf:NAME[@REVISION][:CONFIG], or sampled[:SEED] for texts that the model "
+    "samples."
 )
 
 
@@ -42,7 +43,7 @@ def stats_command(
 
     Example: formless stats --model smollm2 --layers 4,5,6 --corpus wiki.txt --samples 2000 --out stats/smollm2
     """
-    from formless.data.corpus import corpus_texts
+    from formless.data.corpus import corpus_texts, pinned_corpus
     from formless.methods.rocr.sampled import SAMPLES, cost
     from formless.methods.rocr.statistics import compute_statistics
     from formless.models.loading import DTYPES
@@ -59,6 +60,7 @@ def stats_command(
     seed = sampled_seed(corpus)
     texts: Iterator[str] = iter(())
     if seed is None:
+        corpus = pinned_corpus(corpus)
         texts = corpus_texts(corpus, pattern=pattern)
         texts = chain([next(texts)], texts)  # a corpus without text stops here, before the model is loaded
 

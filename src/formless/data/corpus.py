@@ -8,6 +8,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from formless import hub
 from formless.errors import DataError
 from formless.store import read_file
 from formless.strict_json import load_json
@@ -23,7 +24,7 @@ def corpus_texts(corpus: str, *, pattern: str = "**/*", samples: int | None = No
 
     Args:
         corpus: A `.txt` (one text per paragraph), `.json`, `.jsonl` or `.parquet` file (rows with `text`, or plain strings),
-            a folder of such files, or `hf:NAME[:CONFIG]`, the training split of a hub dataset with a column `text`.
+            a folder of such files, or `hf:NAME[@REVISION][:CONFIG]`, the training split of a hub dataset with a column `text`.
         pattern: A glob for the files of a folder.
         samples: The most texts to yield.
 
@@ -41,7 +42,7 @@ def corpus_texts(corpus: str, *, pattern: str = "**/*", samples: int | None = No
 
 def _all_texts(corpus: str, pattern: str) -> Iterator[str]:
     if corpus.startswith(HUB):
-        yield from _hub_texts(corpus.removeprefix(HUB))
+        yield from _hub_texts(corpus)
         return
     for path in _files(Path(corpus), pattern):
         try:
@@ -127,19 +128,51 @@ def _lines(path: Path) -> Iterator[str]:
             yield line
 
 
-def _hub_texts(name: str) -> Iterator[str]:
+def pinned_corpus(corpus: str) -> str:
+    """Return the name of a corpus with the commit that its revision stands for now; names of files and folders as they are.
+
+    Offline, where `datasets` reads what it has in its cache, a hub dataset keeps its name too.
+
+    Raises:
+        DataError: The hub has no such dataset or revision, or cannot be asked.
+    """
+    if not corpus.startswith(HUB) or _is_offline():
+        return corpus
+    repository, config = _hub_name(corpus)
+    return f"{HUB}{repository.name}@{hub.pinned(repository)}{f':{config}' if config else ''}"
+
+
+def _hub_name(corpus: str) -> tuple[hub.Repository, str | None]:
+    name, _, config = corpus.removeprefix(HUB).partition(":")
+    name, _, revision = name.partition("@")
+    return hub.Repository(name, "dataset", revision or None), config or None
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
+def _hub_texts(corpus: str) -> Iterator[str]:
+    from datasets import config as datasets_config
     from datasets import load_dataset
 
-    path, _, config = name.partition(":")
+    # Each request is repeated for half a minute already; datasets would do that twenty times.
+    datasets_config.STREAMING_READ_MAX_RETRIES = datasets_config.STREAMING_OPEN_MAX_RETRIES = 1
+    datasets_config.STREAMING_READ_RETRY_INTERVAL = datasets_config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    repository, config = _hub_name(pinned_corpus(corpus))
     try:
-        rows = iter(load_dataset(path, config or None, split="train", streaming=True))
+        rows = iter(load_dataset(repository.name, config, split="train", streaming=True, revision=repository.revision))
         first = next(rows, None)
         if isinstance(first, dict) and "text" not in first:
             raise ValueError(f"it has no column 'text' but {', '.join(first)}")
         yield from _row_texts(chain([first], rows))
     except Exception as error:  # datasets raises many types, those of its hosts and readers
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError("the hub dataset cannot be read", where=f"{HUB}{name}", remedy=reason) from error
+        if known := hub.explain(error, repository):
+            raise known from error
+        reason = hub.public_text(str(error) or type(error).__name__).splitlines()[0]
+        raise DataError("the hub dataset cannot be read", where=corpus, remedy=reason) from error
 
 
 def _row_texts(rows: Iterable[Any]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 import unicodedata
 from collections import defaultdict
@@ -14,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from formless import hub
 from formless.data.ort import folder_name
 from formless.data.rows import Row
 from formless.data.target import FILES, parse_row
 from formless.errors import DataError
+from formless.progress import silent
 
 if TYPE_CHECKING:
     from formless.data.formats import Prepared, Selection
@@ -53,9 +54,6 @@ MODEL_WRITTEN: Mapping[str, str] = {
 }
 """The same for texts that a model wrote; each model has its own configuration."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SECRET = re.compile(r"(?<=://)[^\s/@]*@|(?<=\w)\?[^\s'\")]*=[^\s'\")]*")  # user and query of a URL
-
 
 def is_rwku(folder: Path) -> bool:
     """Return whether a folder looks like a copy of the hub dataset: a README.md, or a folder per configuration."""
@@ -68,10 +66,20 @@ def write_rwku(source: Path | None, prepared: Prepared, selection: Selection) ->
     Raises:
         DataError: The source cannot be read, or a row does not fit its format.
     """
-    if source is None and selection.numbers is None:
-        selection = replace(selection, numbers=DEFAULT_NUMBERS)
+    where = str(source or HUB)
+    if source is None:
+        selection = replace(selection, numbers=selection.numbers or DEFAULT_NUMBERS)
+        source = hub.fetch(hub.Repository(HUB, "dataset"), _hub_files, selection.progress or silent)
+        prepared.revisions.add(source.name)
     with tempfile.TemporaryDirectory(dir=prepared.folder, prefix=".cache.") as cache:
-        _write_tables(Tables(source, cache), prepared, selection)
+        _write_tables(Tables(source, cache, where), prepared, selection)
+
+
+def _hub_files(names: Sequence[str]) -> list[str]:
+    """Return the files of the hub dataset; README.md, which lists the configurations, last."""
+    if "README.md" not in names:
+        raise DataError("the dataset has no README.md", remedy="fetch it again with a connection, or give a local copy")
+    return [*(name for name in names if name.endswith(SUFFIXES)), "README.md"]
 
 
 def _write_tables(tables: Tables, prepared: Prepared, selection: Selection) -> None:
@@ -103,30 +111,29 @@ def _write_tables(tables: Tables, prepared: Prepared, selection: Selection) -> N
         prepared.check_complete(file, place)
         if selection.progress:
             selection.progress(configuration, done, len(configurations))
-    prepared.revisions |= tables.revisions
 
 
 class Tables:
-    """The configurations of the hub dataset or of a local copy.
+    """The configurations of a copy of the dataset, in the hub's cache or elsewhere.
 
     Args:
-        folder: The local copy, or None for the hub.
-        cache: The folder where the tables of a local copy are unpacked; those of the hub go to the cache of `datasets`.
+        folder: The copy.
+        cache: The folder where the tables are unpacked.
+        where: What to call it in errors.
     """
 
-    def __init__(self, folder: Path | None, cache: str) -> None:
-        self.where = str(folder) if folder else HUB
-        self.revisions: set[str] = set()
-        self._folder, self._cache = folder, cache if folder else None
+    def __init__(self, folder: Path, cache: str, where: str) -> None:
+        self.where = where
+        self._folder, self._cache = folder, cache
         self._configurations: set[str] = set()
         with self._reading(None):
-            if folder is None or (folder / "README.md").is_file():
+            if (folder / "README.md").is_file():
                 from datasets import get_dataset_config_names
 
-                self._configurations = set(get_dataset_config_names(str(folder or HUB)))
-        if folder and LISTING not in self._configurations and not self._files(LISTING):
+                self._configurations = set(get_dataset_config_names(str(folder)))
+        if LISTING not in self._configurations and not self._files(LISTING):
             remedy = "give folders <N>_<Name>, or a copy of the hub dataset with its README.md"
-            raise DataError("the folder holds no data set", where=folder, remedy=remedy)
+            raise DataError("the folder holds no data set", where=where, remedy=remedy)
 
     def load(self, configuration: str) -> Any:
         """Return the rows of all splits as one `datasets.Dataset`, or None if the source has no such configuration.
@@ -137,29 +144,26 @@ class Tables:
         from datasets import concatenate_datasets, load_dataset_builder
 
         with self._reading(configuration):
-            if LISTING not in self._configurations and self._folder:  # without a README, each is a folder
+            if LISTING not in self._configurations:  # without a README, each is a folder
                 if not (files := self._files(configuration)):
                     return None
                 builder = load_dataset_builder("parquet", data_files=files, cache_dir=self._cache)
-            elif configuration in self._configurations or LISTING not in self._configurations:
-                # Without a connection, the cache of the hub does not list its configurations; each must exist then.
-                builder = load_dataset_builder(str(self._folder or HUB), configuration, cache_dir=self._cache)
+            elif configuration in self._configurations:
+                builder = load_dataset_builder(str(self._folder), configuration, cache_dir=self._cache)
             else:
                 return None
             self._refuse_foreign_files(builder.config.data_files, configuration)
             builder.download_and_prepare()
-            if not self._folder and _COMMIT.fullmatch(builder.hash or ""):
-                self.revisions.add(builder.hash)
             return concatenate_datasets(list(builder.as_dataset().values()))
 
     def _files(self, configuration: str) -> list[str]:
-        return sorted(str(path) for path in (self._folder or Path()).joinpath(configuration).rglob("*.parquet"))
+        return sorted(str(path) for path in self._folder.joinpath(configuration).rglob("*.parquet"))
 
     def _refuse_foreign_files(self, files: Mapping[str, Sequence[str]] | None, configuration: str) -> None:
         """Refuse a README that names files outside the copy; links are allowed, since the hub's cache consists of links."""
-        for file in (file for split in (files or {}).values() for file in split if self._folder):
+        for file in (file for split in (files or {}).values() for file in split):
             path = Path(os.path.normpath(file))
-            if not (path.is_relative_to(self._folder or path) and path.suffix in SUFFIXES):
+            if not (path.is_relative_to(self._folder) and path.suffix in SUFFIXES):
                 remedy = f"name files inside it that end in {', '.join(SUFFIXES)}"
                 raise DataError(f"the copy names another file, {file}", where=f"{self.where}, {configuration}", remedy=remedy)
 
@@ -172,7 +176,7 @@ class Tables:
             raise
         except Exception as error:  # datasets raises many types, those of its hosts and readers
             cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-            reason = _SECRET.sub("", (str(cause).strip() or type(cause).__name__).splitlines()[0])
+            reason = hub.public_text(str(cause).strip() or type(cause).__name__).splitlines()[0]
             where = f"{self.where}, {configuration}" if configuration else self.where
             raise DataError("the data set cannot be read", where=where, remedy=reason) from error
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from formless import hub
 from formless.data.ort import find_target, targets
 from formless.data.questions.edit_questions import FILE as EDIT_QUESTIONS
 from formless.data.retain import PROBES, TEXTS
@@ -132,7 +133,10 @@ def place_digest(place: Path) -> str:
 
 
 def model_digest(settings: ModelSettings, revision: str | None) -> str:
-    """Identify a model before it is loaded: by a folder's or file's content, a hub id's revision or a bundled version."""
+    """Identify a model before it is loaded: by a folder's or file's content, a hub id's commit or a bundled version.
+
+    Where the hub cannot say the commit, the revision stands for it; the model's runs fail then, with the reason.
+    """
     place = Path(settings.source)
     if settings.source == BUNDLED:
         return BUNDLED_MODELS[settings.name].release
@@ -140,7 +144,11 @@ def model_digest(settings: ModelSettings, revision: str | None) -> str:
         return place_digest(place)
     if is_gguf(place):
         return gguf_digest(place)[:16]
-    return f"{settings.source}@{revision or 'main'}"
+    repository = hub.Repository(settings.source, revision=revision or settings.revision)
+    try:
+        return f"{settings.source}@{hub.pinned(repository)}"
+    except UserError:
+        return f"{settings.source}@{repository.revision or 'main'}"
 
 
 def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:

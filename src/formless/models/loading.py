@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from formless import hub
 from formless.errors import ModelError
 from formless.models.bundled import BUNDLED_MODELS, bundled_model
 from formless.models.checkpoint import (
@@ -29,9 +30,10 @@ from formless.models.checkpoint import (
 from formless.models.families import Architecture, architecture_of
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
+from formless.models.hub_files import model_files
 from formless.models.lm import LM, fingerprint, fingerprint_of
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
-from formless.progress import Progress, can_show_bars
+from formless.progress import Progress, can_show_bars, progress_bar
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,7 +47,7 @@ class MetaModel:
         architecture: The architecture of its family.
         settings: The model's entry in configs/models.
         stored: The dtype of the checkpoint.
-        source: The folder or hub id that is read.
+        source: The folder that is read.
     """
 
     model: PreTrainedModel
@@ -68,15 +70,14 @@ def load(
     """Load a causal language model with its tokenizer.
 
     Args:
-        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, a hub id (`owner/name`), or a recipe
-            (`FILE.yaml`), which names one of them and its settings.
+        name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, a hub id (`owner/name`, or
+            `owner/name@revision`), or a recipe (`FILE.yaml`), which names one of them and its settings.
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
-        revision: The hub revision.
+        revision: The branch, tag or commit of a hub id; by default that of `name_or_path`.
         trust_remote_code: Whether code from the model's repository may run.
-        progress: Show bars while weights are downloaded and read. A callback is called while a bundled model is downloaded and
-            converted, or a GGUF file is converted.
+        progress: Show bars while weights are downloaded and read. A callback is called while they are downloaded or converted.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
@@ -91,8 +92,9 @@ def load(
     _check_dtype(dtype)
     place = find_device(device)
     settings = find_model(name_or_path)
-    source = _source(settings, progress)
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    files = partial(model_files, code=trust_remote_code)
+    source, commit = _source(settings, progress, revision, files)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with transformers_errors("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
         config = AutoConfig.from_pretrained(source, **common)
         architecture_of(config)  # fails before gigabytes of weights are read
@@ -118,9 +120,11 @@ def load(
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
         model.config._name_or_path = str(Path(settings.source).absolute())
+    elif source != settings.source:
+        model.config._name_or_path = settings.source  # the hub id, not what the cache has of it
+    model.config._commit_hash = commit
     name = settings.name if is_recipe(name_or_path) else name_or_path
-    checkpoint = _checkpoint(source, revision)
-    return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=checkpoint)
+    return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute())
 
 
 def load_meta(
@@ -136,9 +140,9 @@ def load_meta(
     Args:
         name_or_path: As in `load`.
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes the checkpoint's own.
-        revision: The hub revision.
+        revision: As in `load`.
         trust_remote_code: Whether code from the model's repository may run.
-        progress: As in `load`, for a model that is downloaded or converted first.
+        progress: As in `load`, for a model that is downloaded or converted first; of a hub id only small files are downloaded.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
@@ -146,9 +150,9 @@ def load_meta(
     """
     _check_dtype(dtype)
     settings = find_model(name_or_path)
-    source = _source(settings, progress)
+    source, _ = _source(settings, progress, revision, partial(model_files, code=trust_remote_code, weights=False))
     with transformers_errors("the model's configuration cannot be read", source):
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
         stored = config.get_text_config().dtype or torch.float32
@@ -172,11 +176,11 @@ def stored_fingerprint(meta: MetaModel) -> str | None:
     """Return the fingerprint of a model in a folder of safetensors, of which only the hashed values are read.
 
     Returns:
-        None for a model of a hub, and where the files name or shape weights otherwise than the model does.
+        None where the weights are not on this machine, and where the files name or shape them otherwise than the model does.
     """
     weights: dict[str, Any] = {}
     with ExitStack() as stack:
-        for path in Path(meta.source).glob("*.safetensors") if Path(meta.source).is_dir() else ():
+        for path in Path(meta.source).glob("*.safetensors"):
             tensors = stack.enter_context(safe_open(path, "pt"))
             weights |= dict.fromkeys(tensors.keys(), tensors)
         named = dict(meta.model.named_parameters())
@@ -221,14 +225,6 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
-def _checkpoint(source: str, revision: str | None) -> Path | None:
-    """Return the folder with the files of a model, of a hub's model that in the cache; None if it is not known."""
-    if Path(source).is_dir():
-        return Path(source).absolute()
-    found = try_to_load_from_cache(source, "config.json", revision=revision) if source.count("/") == 1 else None
-    return Path(found).parent if isinstance(found, str) else None
-
-
 def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress: bool | Progress = False) -> LM:
     """Load a model's tokenizer and configuration, to render and tokenize its prompts; it has no weights and cannot run.
 
@@ -241,10 +237,9 @@ def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress
         UserError: As `load_meta`, or the tokenizer cannot be loaded.
     """
     meta = load_meta(name_or_path, trust_remote_code=trust_remote_code, progress=progress)
-    source = _source(meta.settings, progress)
-    with transformers_errors("the tokenizer cannot be loaded", source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        check_tokenizer(tokenizer, meta.model, source)
+    tokenizer = load_tokenizer(meta, trust_remote_code=trust_remote_code)
+    with transformers_errors("the tokenizer cannot be loaded", meta.source):
+        check_tokenizer(tokenizer, meta.model, meta.source)
     name = meta.settings.name if is_recipe(name_or_path) else name_or_path
     return LM(meta.model, tokenizer, name, settings=meta.settings)
 
@@ -254,18 +249,25 @@ def _check_dtype(dtype: str) -> None:
         raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
 
 
-def _source(settings: ModelSettings, progress: bool | Progress) -> str:
-    """Return the folder or hub id to read; a bundled model is downloaded and a GGUF file converted first if needed."""
+def _source(
+    settings: ModelSettings, progress: bool | Progress, revision: str | None, files: hub.Files
+) -> tuple[str, str | None]:
+    """Return the folder to read, and the commit of a hub id; what is not on this machine yet is downloaded or converted."""
     place = Path(settings.source)
     if settings.source == BUNDLED:
         with _bars(False):
-            return str(bundled_model(settings.name, progress=progress))
+            return str(bundled_model(settings.name, progress=progress)), None
+    if is_gguf(place):
+        with _bars(False):
+            return str(gguf_model(place, progress=progress)), None
     if place.is_dir():
         check_folder(place)
-    elif is_gguf(place):
-        with _bars(False):
-            return str(gguf_model(place, progress=progress))
-    return settings.source
+        return settings.source, None
+    repository = hub.Repository(settings.source, revision=revision or settings.revision)
+    with progress_bar(progress) as report:
+        folder = hub.fetch(repository, files, report)
+    check_folder(folder)
+    return str(folder), folder.name
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -42,6 +43,7 @@ class ModelSettings(BaseModel):
     Args:
         name: Short name; of a user's recipe for a bundled model, the bundled model's.
         source: A hub id or `bundled`; in a user's recipe also a folder or a GGUF file.
+        revision: The branch, tag or commit of a hub id.
         about: One line.
         parameters: Number of weights as Formless loads them; None where it is not stated.
         prompt: The prompt format; the family's unless given.
@@ -53,6 +55,7 @@ class ModelSettings(BaseModel):
 
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
+    revision: str | None = None
     about: str = ""
     parameters: int | None = Field(default=None, gt=0)
     prompt: PromptStyle | None = None
@@ -75,6 +78,8 @@ def shipped_yaml(kind: str) -> list[tuple[str, str]]:
 def settings_for(name: str) -> ModelSettings:
     """Return the settings for a short name, a recipe or a hub id in configs/models, and empty settings for any other model.
 
+    A hub id may name its revision: `owner/name@revision`.
+
     Raises:
         UserError: A recipe cannot be read.
     """
@@ -84,7 +89,11 @@ def settings_for(name: str) -> ModelSettings:
     if name in shipped:
         return shipped[name]
     by_source = {row.source: row for row in shipped.values() if row.source != BUNDLED}
-    return by_source.get(name) or ModelSettings(name=name, source=name)
+    source, at, revision = name.partition("@")
+    if not (at and revision and is_hub_id(source)) or Path(name).exists():
+        source, revision = name, ""
+    found = by_source.get(source) or ModelSettings(name=source, source=source)
+    return found.model_copy(update={"revision": revision}) if revision else found
 
 
 def find_model(name: str) -> ModelSettings:
@@ -101,11 +110,16 @@ def find_model(name: str) -> ModelSettings:
         return settings
     if is_gguf(place):
         check_magic(place)
-    elif settings.source.count("/") != 1:
+    elif not is_hub_id(settings.source):
         remedy = "A hub id (owner/name), a folder, a GGUF file or a recipe (.yaml) works too"
         where = f"{name}, source" if is_recipe(name) else "--model"
         raise UnknownNameError("model", settings.source, model_settings(), where=where, remedy=remedy)
     return settings
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of a hub id, `owner/name`."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) is not None
 
 
 def is_recipe(name: str) -> bool:
