@@ -156,7 +156,8 @@ class TokenizedModel:
     def encode(self, prompt: str, answer: str = "") -> Encoded:
         """Tokenize prompt and answer as one text, with one BOS token if the model has one.
 
-        A token that spans the boundary belongs to the answer.
+        A token that spans the boundary belongs to the answer, unless it is one of a chat template's tokens: Phi-3's swallow the
+        space after them.
         """
         try:
             encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
@@ -166,6 +167,8 @@ class TokenizedModel:
         ids = cast(list[int], encoding["input_ids"])
         offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
         start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+        if start < len(ids) and offsets[start][0] < len(prompt) and ids[start] in self._added_ids:
+            start += 1
         prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
         return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
 
@@ -196,6 +199,11 @@ class TokenizedModel:
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = cast(list[int], self.tokenizer("a")["input_ids"])
         return whole[: whole.index(cast(list[int], bare)[0])]
+
+    @cached_property
+    def _added_ids(self) -> frozenset[int]:
+        """The ids of the tokens that are no pieces of text, such as those of a chat template."""
+        return frozenset(self.tokenizer.added_tokens_decoder)
 
     @cached_property
     def newline_ids(self) -> list[int]:

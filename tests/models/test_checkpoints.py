@@ -1,0 +1,98 @@
+"""Every family as its publisher ships it: loaded from a folder, asked, edited, evaluated, restored, and read by PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import formless
+from formless.errors import ModelError
+from formless.models.lm import LM
+from tests.models.checkpoints import CHECKPOINTS, build_tokenizer, save_checkpoint
+from tests.models.test_families import weights_hash
+
+NAME = "Albert Einstein"
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, LM]:
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    save_checkpoint(request.param, folder)
+    return request.param, folder, formless.load(str(folder), device="cpu", progress=False)
+
+
+def test_a_prompt_begins_with_one_bos_and_ends_where_the_answer_begins(loaded: tuple[str, Path, LM]) -> None:
+    name, _, lm = loaded
+    row, tokenizer = CHECKPOINTS[name], lm.tokenizer
+    own = build_tokenizer(row)  # what was saved; transformers may load it with another class
+    question, answer = f"Who was {NAME}?", " a physicist"
+    for prompt in (question, lm.chat_prompt(question)):
+        encoded = lm.encode(prompt, answer)
+        text = prompt + answer
+        assert "".join(text[start:end] for start, end in encoded.offsets[encoded.answer_start :]).strip() == answer.strip()
+        if row.adds_bos:
+            assert encoded.ids[0] == tokenizer.bos_token_id
+            assert encoded.ids.count(tokenizer.bos_token_id) == 1
+        assert tokenizer.unk_token_id is None or tokenizer.unk_token_id not in encoded.ids[1:]
+        starts = row.adds_bos and text.startswith(own.bos_token)  # the template wrote BOS
+        assert encoded.ids == own(text, add_special_tokens=not starts)["input_ids"]
+        assert tokenizer.decode(encoded.ids[encoded.answer_start :]).strip() == answer.strip()
+    assert lm.has_system_role is row.system
+    assert (tokenizer.chat_template is None) is (row.template is None)
+    if row.ends:
+        assert tokenizer.convert_tokens_to_ids(row.ends) in lm.end_ids
+    assert question in lm.chat_prompt(question)
+    if name == "qwen3":
+        assert lm.chat_prompt(question).endswith("<think>\n\n</think>\n\n")
+    if name == "gemma2":
+        with pytest.raises(ModelError, match="the chat template fails: System role not supported"):
+            lm.chat_prompt(question, system="Be brief.")
+    many = lm.chat_prompt("And Newton?", earlier=(question, "A physicist."))
+    assert many.count("physicist") == 1
+
+
+def test_generation_stops_and_scores_are_those_of_a_plain_forward_pass(loaded: tuple[str, Path, LM]) -> None:
+    _, _, lm = loaded
+    prompt, answer = lm.chat_prompt(f"Who was {NAME}?"), " a physicist"
+    encoded = lm.encode(prompt, answer)
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([encoded.ids])).logits[0].log_softmax(-1)
+    expected = [logits[place - 1, encoded.ids[place]].item() for place in range(encoded.answer_start, len(encoded.ids))]
+    [score] = lm.score([(prompt, answer)])
+    assert score.log_probabilities == pytest.approx(expected, abs=1e-4)
+    long = lm.score([(prompt, answer), (prompt + " word" * 40, answer)])  # past the sliding window
+    assert long[0].log_probabilities == pytest.approx(expected, abs=1e-4)
+    assert isinstance(lm.generate([prompt, "Newton"], max_new_tokens=4)[0], str)
+    assert len(lm.score_layers([(prompt, answer)])[0]) == 4
+
+
+@pytest.mark.parametrize("method", ["cdr", "rocr"])
+def test_an_edit_applies_restores_and_is_read_by_peft(loaded: tuple[str, Path, LM], method: str, tmp_path: Path) -> None:
+    _, folder, lm = loaded
+    before, query = weights_hash(lm), [(f"{NAME} was born in", " Ulm")]
+    plain = lm.score(query)
+    options = {"redirect": "Bob", "layers": [1, 2], "basis": "none"} if method == "rocr" else {}
+    edit = formless.unlearn(lm, NAME, method, progress=False, **options)
+    target = formless.find_target("sample", NAME)
+    with edit.applied(lm):
+        edited = lm.score(query)
+        ids = torch.tensor([lm.encode(query[0][0]).ids])
+        with torch.no_grad():
+            logits = lm.model(ids).logits
+        record = formless.evaluate(lm, target, "fb,qa,mcp_choice,sub_qa_letters,gen_qa,qa_system", limit=2, progress=False)
+    assert edited != plain
+    assert weights_hash(lm) == before
+    assert lm.score(query) == plain
+    assert record.task("qa", "forget").metric("probability").n == 2
+    edit.save(tmp_path / "edit")
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        served = PeftModel.from_pretrained(base, str(tmp_path / "edit"))(ids).logits
+    assert torch.allclose(served, logits, atol=1e-4)
+    again = formless.load_edit(tmp_path / "edit")
+    with again.applied(lm):
+        assert lm.score(query) == edited
