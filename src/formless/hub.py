@@ -166,7 +166,7 @@ def _problem(error: BaseException, repository: Repository) -> tuple[str, str] | 
 
     kind, host = repository.kind, public_text(constants.ENDPOINT)
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in str(error):  # datasets drops the cause
         if get_token():
             return f"the {kind} is gated, and the token has no access", f"ask for access on {repository.page}"
         return f"the {kind} is gated", f"ask for access on {repository.page}, then {log_in}"
@@ -186,7 +186,7 @@ def _problem(error: BaseException, repository: Repository) -> tuple[str, str] | 
         return _refusal(error.response.status_code, kind, host)
     if isinstance(error, errors.HFValidationError):
         return f"there is no such folder, and it is no id of a {kind}", "give a folder that is there, or owner/name"
-    if type(error).__name__ == "OfflineModeIsEnabled":  # huggingface_hub and datasets have a class each
+    if "OfflineModeIsEnabled" in f"{type(error).__name__} {error}":  # the same
         what = f"HF_HUB_OFFLINE is set, and the {kind} is not in the cache {constants.HF_HUB_CACHE}"
         return what, "load it once without it, or give a folder"
     if isinstance(error, errors.FileMetadataError):

@@ -7,8 +7,12 @@ import sys
 import time
 import warnings
 
+from huggingface_hub import constants
+
 import formless
 from formless.errors import UserError
+
+constants.DOWNLOAD_CHUNK_SIZE = 1024  # a download goes on after the last whole chunk, of 10 MB
 
 
 def attempt(name: str) -> dict[str, object]:

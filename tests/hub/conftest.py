@@ -28,7 +28,11 @@ def model_files(letters: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempP
     lm.model.save_pretrained(folder, max_shard_size="80KB")
     lm.tokenizer.save_pretrained(folder)
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    return folder_files(folder) | {"README.md": b"# Tiny", "original/weights.safetensors": b"other", "pytorch_model.bin": b"old"}
+    return folder_files(folder) | {
+        "README.md": b"# Tiny",
+        "original/weights.safetensors": b"other",
+        "pytorch_model.bin": b"old",
+    }
 
 
 @pytest.fixture

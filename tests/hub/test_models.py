@@ -58,7 +58,7 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(hub: Hub, load: Load,
     assert len(starts) == 3  # twice for the one, once for the other
     assert starts[0] == starts[2] == 0
     if kind == "cut":
-        assert starts[1] == len(model_files[file]) // 2
+        assert len(model_files[file]) // 2 - 1024 < starts[1] <= len(model_files[file]) // 2
     assert broken["template"]
 
 
@@ -84,7 +84,8 @@ def test_failures_are_one_line_with_a_remedy_within_seconds(hub: Hub, load: Load
         "org/private": f"{hub.endpoint} has no such model, or it is private [org/private]: {private}",
         "org/gated": f"the model is gated [org/gated]: ask for access on {page}/gated, then log in with `hf auth login`, or set"
         " HF_TOKEN",
-        "org/plain@v9": f"the model has no revision 'v9' [org/plain]: choose a branch, tag or commit of {page}/plain/commits/main",
+        "org/plain@v9": "the model has no revision 'v9' [org/plain]: choose a branch, tag or commit of"
+        f" {page}/plain/commits/main",
         "org/adapter": "it is an adapter, not a model [org/adapter]: load its base model, and give the adapter with --edit",
         "org/gguf": "the repository holds a GGUF file and no model of transformers [org/gguf]: download model-Q4_K_M.gguf with"
         " `hf download`, and give the file as the model",
@@ -142,8 +143,8 @@ def test_without_a_connection_the_cache_serves_and_says_so(hub: Hub, load: Load,
     assert cached["commit"] == pinned["commit"] == first
     assert cached["fingerprint"] == loaded["fingerprint"]
     cache = tmp_path / "hf" / "hub"
-    missing = f"HF_HUB_OFFLINE is set, and the model is not in the cache {cache} [org/other]: load it once without it, or give a folder"
-    assert other["error"] == missing
+    missing = f"HF_HUB_OFFLINE is set, and the model is not in the cache {cache} [org/other]"
+    assert other["error"] == f"{missing}: load it once without it, or give a folder"
     assert not hub.requests
 
     nowhere = "http://127.0.0.1:9"

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of every family, with the family's own tokenizer class and the shape of its chat template.
 
-The vocabularies are trained on the sample set. The special tokens, where BOS comes from, and what a template refuses are those of
-the published models: Llama 2 and 3, Mistral 7B, Qwen 2.5 and 3, Gemma 2 and 3, Phi 2 and 3, GPT-2, GPT-J, Pythia and OLMo 2.
+The vocabularies are trained on the sample set. The special tokens, where BOS comes from, and what a template refuses are those
+of the published models: Llama 2 and 3, Mistral 7B, Qwen 2.5 and 3, Gemma 2 and 3, Phi 2 and 3, GPT-2, GPT-J, Pythia, OLMo 2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,7 +29,9 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-_ALTERNATE = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+_ALTERNATE = (
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+)
 _CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
 _INST = "{{ bos_token }}{% for m in messages %}" + _ALTERNATE + (
     "{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}"
@@ -43,21 +45,23 @@ _GEMMA_TURNS = (
 
 TEMPLATES: dict[str, str | None] = {
     "llama": _INST,
-    "llama3": "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim"
-    " + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+    "llama3": "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
+    "{{ m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
     "mistral": _INST,
     "qwen2": "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}" + _CHATML
     + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "qwen3": _CHATML + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and"
     " enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
-    "gemma2": "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% set turns = messages %}{% set first = '' %}" + _GEMMA_TURNS,
+    "gemma2": "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% set turns = messages %}{% set first = '' %}" + _GEMMA_TURNS,
     "gemma3": "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
     "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}" + _GEMMA_TURNS,
     "phi3": "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
-    "olmo2": "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + (eos_token if m.role == 'assistant' else"
-    " '') + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    "olmo2": "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}"
+    "{{ (eos_token if m.role == 'assistant' else '') + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
 }  # fmt: skip
 """Base models (GPT-2, GPT-J, Pythia, Phi 2) have none."""
 
@@ -92,7 +96,8 @@ _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHECKPOINTS: dict[str, Checkpoint] = {
     "llama": Checkpoint("llama", "spaces", LlamaTokenizer, "llama", _SENTENCEPIECE, adds_bos=True, config=_GROUPED),
     "llama3": Checkpoint(
-        "llama", "bytes", PreTrainedTokenizerFast, "llama3", {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, _LLAMA3,
+        "llama", "bytes", PreTrainedTokenizerFast, "llama3",
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, _LLAMA3,
         adds_bos=True, ends="<|eot_id|>", config=_GROUPED | {"tie_word_embeddings": True}, system=True,
         published="PreTrainedTokenizerFast",
     ),
@@ -124,12 +129,15 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         "phi", "bytes", GPT2Tokenizer, None, _TEXT, config={"partial_rotary_factor": 0.5}, published="CodeGenTokenizer"
     ),
     "phi3": Checkpoint(
-        "phi3", "spaces", LlamaTokenizer, "phi3", _SENTENCEPIECE | {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}, _PHI3,
+        "phi3", "spaces", LlamaTokenizer, "phi3",
+        _SENTENCEPIECE | {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}, _PHI3,
         ends="<|end|>", config=_GROUPED | {"sliding_window": 16}, system=True,
     ),
     "gpt2": Checkpoint("gpt2", "bytes", GPT2Tokenizer, None, _TEXT),
     "gptj": Checkpoint("gptj", "bytes", GPT2Tokenizer, None, _TEXT, config={"rotary_dim": 4}),
-    "gpt_neox": Checkpoint("gpt_neox", "bytes", GPTNeoXTokenizer, None, _TEXT | {"pad_token": "<|padding|>"}, published="GPTNeoXTokenizerFast"),
+    "gpt_neox": Checkpoint(
+        "gpt_neox", "bytes", GPTNeoXTokenizer, None, _TEXT | {"pad_token": "<|padding|>"}, published="GPTNeoXTokenizerFast"
+    ),
     "olmo2": Checkpoint(
         "olmo2", "bytes", GPT2Tokenizer, "olmo2", _TEXT | {"pad_token": "<|pad|>"}, config=_GROUPED, system=True
     ),
@@ -143,18 +151,21 @@ def save_checkpoint(name: str, folder: Path, *, seed: int = 0) -> Checkpoint:
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(tokenizer) + 5,  # published embeddings are padded, too
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 1024,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "max_position_embeddings": 1024, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     if row.model_type == "gemma3":
         vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         config = AutoConfig.for_model("gemma3", text_config=sizes | row.config, vision_config=vision)
     elif row.model_type in ("gpt2", "gptj"):
         names = {
-            "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "n_inner",
-            "max_position_embeddings": "n_positions",
+            "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+            "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
         }  # fmt: skip
-        config = AutoConfig.for_model(row.model_type, **{names.get(key, key): value for key, value in sizes.items()}, **row.config)
+        config = AutoConfig.for_model(
+            row.model_type, **{names.get(key, key): value for key, value in sizes.items()}, **row.config
+        )
     else:
         config = AutoConfig.for_model(row.model_type, **sizes, **row.config)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -177,8 +188,6 @@ def build_tokenizer(row: Checkpoint) -> PreTrainedTokenizerBase:
     if row.tokenizer is PreTrainedTokenizerFast:  # Llama 3: bytes, and a BOS token that the post-processor adds
         backend = Tokenizer(models.BPE(vocab=numbered, merges=merges))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        from tokenizers import decoders
-
         backend.decoder = decoders.ByteLevel()
         bos = row.special["bos_token"]
         backend.add_special_tokens([bos, *map(str, row.added)])

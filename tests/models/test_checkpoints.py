@@ -67,7 +67,9 @@ def test_generation_stops_and_scores_are_those_of_a_plain_forward_pass(loaded: t
     long = lm.score([(prompt, answer), (prompt + " word" * 40, answer)])  # past the sliding window
     assert long[0].log_probabilities == pytest.approx(expected, abs=1e-4)
     assert isinstance(lm.generate([prompt, "Newton"], max_new_tokens=4)[0], str)
-    assert len(lm.score_layers([(prompt, answer)])[0]) == 4
+    layers = lm.score_layers([(prompt, answer)])[0]
+    assert len(layers) == 4
+    assert layers[-1].log_probabilities == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["cdr", "rocr"])
