@@ -229,7 +229,7 @@ def _listing(repository: Repository) -> tuple[str, dict[str, int]] | Path:
 
     if not constants.is_offline_mode():
         try:
-            info = _repeated(
+            info: Any = _repeated(
                 lambda: HfApi().repo_info(
                     repository.name, repo_type=repository.kind, revision=repository.revision, files_metadata=True,
                     timeout=constants.HF_HUB_ETAG_TIMEOUT,

@@ -146,33 +146,34 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(Request(self.command, path, self.range[0] if self.range else None, token))
         if path.startswith("/storage/"):  # the other host of large files: it knows no tokens and no repositories
             _, _, digest, name = path.split("/", 3)
-            for repository in hub.repositories.values():
-                for files in repository.commits.values():
-                    for data in files.values():
-                        if hashlib.sha256(data).hexdigest() == digest:
-                            return self._send_file(data, digest, name)
+            for repository in list(hub.repositories.values()):
+                for stored in (data for files in repository.commits.values() for data in files.values()):
+                    if hashlib.sha256(stored).hexdigest() == digest:
+                        return self._send_file(stored, digest, name)
             return self._refuse(404, "", "")
         match = _ROUTE.fullmatch(path)
         if not match:
             return self._refuse(404, "", "Not found")
         kind = match["api"] or match["kind"] or "models"
-        repository = hub.repositories.get((kind, match["api_name"] or match["name"]))
+        asked = hub.repositories.get((kind, match["api_name"] or match["name"]))
         if token and token not in (hub.granted, *hub.known):
             return self._refuse(401, "", "Invalid credentials in Authorization header")
-        if repository is None or (repository.private and token != hub.granted):
+        if asked is None or (asked.private and token != hub.granted):
             return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
         revision = match["api_revision"] or match["revision"] or "main"
-        commit = repository.refs.get(revision, revision)
-        if (files := repository.commits.get(commit)) is None:
+        commit = asked.refs.get(revision, revision)
+        if commit not in asked.commits:
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        files = asked.commits[commit]
         if match["api"]:
-            return self._send_listing(match, repository, commit, files, parse_qs(body.decode()))
-        if repository.gated and token != hub.granted:
+            return self._send_listing(match, asked, commit, files, parse_qs(body.decode()))
+        if asked.gated and token != hub.granted:
             name = match["name"]
             said = f"Access to {kind[:-1]} {name} is restricted. You must have access to it and be authenticated to access it."
             return self._refuse(403 if token else 401, "GatedRepo", said)
-        if (data := files.get(match["file"])) is None:
+        if match["file"] not in files:
             return self._refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
+        data = files[match["file"]]
         if match["file"].endswith(LARGE):
             return self._redirect(data, commit, match["file"])
         return self._send_file(data, hashlib.sha1(data).hexdigest(), match["file"], {"X-Repo-Commit": commit})

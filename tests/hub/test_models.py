@@ -179,3 +179,15 @@ def test_the_weights_come_last_and_in_one_format() -> None:
         chosen_files(old[:2], code=False)
     with pytest.raises(ModelError, match="the repository has no config.json"):
         chosen_files(["README.md"], code=False)
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_not_waited_for(hub: Hub, load: Load, model_files: Files) -> None:
+    hub.repository("models", "org/tiny").push(model_files)
+    short = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    for silent in ("info", "config.json", shard(model_files)):
+        hub.faults.clear()
+        hub.fault(silent, "silent")
+        [found] = load("org/tiny", **short)
+        assert found["error"].startswith(f"{hub.endpoint} does not answer [org/tiny]: try again later")
+        assert found["seconds"] < 40

@@ -98,3 +98,8 @@ def test_an_edit_applies_restores_and_is_read_by_peft(loaded: tuple[str, Path, L
     again = formless.load_edit(tmp_path / "edit")
     with again.applied(lm):
         assert lm.score(query) == edited
+    edit.save_merged(lm, tmp_path / "merged")
+    merged = formless.load(str(tmp_path / "merged"), device="cpu", progress=False)
+    assert merged.score(query)[0].log_probabilities == pytest.approx(edited[0].log_probabilities, abs=1e-4)
+    assert merged.chat_prompt("Who?") == lm.chat_prompt("Who?")
+    assert merged.end_ids == lm.end_ids

@@ -38,7 +38,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Short name, folder, GGUF file, hub id or recipe (.yaml).",
+        help="Short name, folder, GGUF file, hub id (owner/name[@revision]) or recipe (.yaml).",
         autocompletion=completion.models,
     ),
 ]

@@ -23,7 +23,7 @@ from formless.experiment.run import Session, run_log
 from formless.experiment.runs import Run
 
 LOCAL = "local"
-_PASSED_ON = ("FORMLESS_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
+_PASSED_ON = ("FORMLESS_CACHE", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
 _WAITING_SECONDS, _CONNECT_SECONDS = 60.0, 10.0
 _OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray takes, as messages are small
 
