@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_an_edit_applies_restores_and_is_read_by_peft(loaded: tuple[str, Path, L
     before, query = weights_hash(lm), [(f"{NAME} was born in", " Ulm")]
     plain = lm.score(query)
     options = {"redirect": "Bob", "layers": [1, 2], "basis": "none"} if method == "rocr" else {}
-    edit = formless.unlearn(lm, NAME, method, progress=False, **options)
+    edit: Any = formless.unlearn(lm, NAME, method, progress=False, **options)
     target = formless.find_target("sample", NAME)
     with edit.applied(lm):
         edited = lm.score(query)

@@ -122,7 +122,8 @@ def load(
         model.config._name_or_path = str(Path(settings.source).absolute())
     elif source != settings.source:
         model.config._name_or_path = settings.source  # the hub id, not what the cache has of it
-    model.config._commit_hash = commit
+    if commit:
+        model.config._commit_hash = commit
     name = settings.name if is_recipe(name_or_path) else name_or_path
     return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute())
 
