@@ -268,8 +268,9 @@ def _cache_folder(repository: Repository) -> Path:
 
 def _note(repository: Repository, commit: str) -> None:
     """Keep in the cache which commit a branch or tag stands for, now that all of its files are there."""
-    if (revision := repository.revision or "main") != commit:
-        ref = _cache_folder(repository) / "refs" / revision
+    revision = repository.revision or "main"
+    ref = _cache_folder(repository) / "refs" / revision
+    if revision != commit and not (ref.is_file() and ref.read_text("utf-8") == commit):  # the cache may be read-only
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit, "utf-8")
 

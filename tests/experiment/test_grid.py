@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from formless.errors import DataError, UnknownNameError, UserError
+from formless import hub
+from formless.errors import DataError, ModelError, UnknownNameError, UserError
 from formless.experiment.config import Experiment
 from formless.experiment.grid import grid
+from formless.experiment.run import Session
 from formless.experiment.runs import RESULTS_VERSION, Run
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
 
@@ -126,6 +128,31 @@ def test_a_setting_that_came_later_leaves_ids_alone(experiment: Build) -> None:
     earlier = {name: value for name, value in run.config.items() if name not in ("mentions", "protect")}
     assert Run.model_validate(run.model_dump() | {"config": earlier}).id == run.id
     assert Run.model_validate(run.model_dump() | {"config": earlier | {"l2": 3.0}}).id != run.id
+
+
+def test_a_model_of_the_hub_is_identified_and_loaded_by_its_commit(experiment: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = {None: "aaaa", "v1": "bbbb"}
+
+    def pinned(repository: hub.Repository) -> str:
+        if repository.name == "org/away":
+            raise ModelError("the hub cannot be reached")
+        return commits[repository.revision]
+
+    asked = []
+
+    def load(name: str, *, revision: str | None, **_: object) -> None:
+        asked.append((name, revision))
+        raise ModelError("no weights")
+
+    monkeypatch.setattr(hub, "pinned", pinned)
+    monkeypatch.setattr("formless.experiment.run.load", load)
+    names = ["org/tiny", "org/tiny@v1", "org/away"]
+    runs = [run for run in grid(experiment(models=names, targets="1")) if run.label == "original"]
+    assert [run.inputs["model"] for run in runs] == ["org/tiny@aaaa", "org/tiny@bbbb", "org/away@main"]
+    for run in runs:
+        with pytest.raises(ModelError, match="no weights"):
+            Session().model(run)
+    assert asked == list(zip(names, ["aaaa", "bbbb", "main"], strict=True))
 
 
 def test_changed_weights_are_another_model(experiment: Build, model_folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from formless.edits.edit import Edit
 from formless.errors import DataError, OutputError, UserError, system_remedy
 from formless.evaluation.evaluate import evaluate
 from formless.evaluation.record import Record
-from formless.experiment.config import ModelChoice
 from formless.experiment.grid import target_files
 from formless.experiment.measure import measure_edit, original_record
 from formless.experiment.progress import Heartbeat, Phase, ProgressCallback
@@ -36,7 +35,7 @@ from formless.methods.base import Method
 from formless.methods.registry import build_method, method_config, with_checkpoints, with_progress
 from formless.models.lm import LM
 from formless.models.loading import load
-from formless.models.settings import prompt_style
+from formless.models.settings import is_hub_id, prompt_style
 from formless.progress import Progress
 from formless.store import RunFolder, remove_file, remove_folder
 
@@ -170,14 +169,14 @@ class Session:
         Raises:
             UserError: The model cannot be loaded; a second try fails at once.
         """
-        key = (run.model, *sorted(run.style.items()))
+        key = (run.model, run.inputs.get("model"), *sorted(run.style.items()))
         if self._model and self._model[0] == key:
             return self._model[1]
         if key in self._refused:
             raise self._refused[key].with_traceback(None)
         self.forget_model()
         try:
-            lm = _load(run.model)
+            lm = _load(run)
             lm.style = prompt_style(lm.style, run.style)
         except UserError as error:
             self._refused[key] = error
@@ -199,8 +198,11 @@ class Session:
             clear_device_cache(garbage_collection=True)
 
 
-def _load(choice: ModelChoice) -> LM:
-    options: dict[str, Any] = {"revision": choice.revision, "trust_remote_code": choice.trust_remote_code, "progress": False}
+def _load(run: Run) -> LM:
+    choice = run.model
+    source, _, commit = run.inputs.get("model", "").partition("@")  # of a hub id, the commit that the run was planned with
+    revision = commit if is_hub_id(source) else choice.revision
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": choice.trust_remote_code, "progress": False}
     if choice.device == "spread":
         return load(choice.name, dtype=choice.dtype, device_map="auto", **options)
     return load(choice.name, dtype=choice.dtype, device=choice.device, **options)
