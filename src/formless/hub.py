@@ -116,7 +116,7 @@ def pinned(repository: Repository) -> str:
 
 @contextmanager
 def hub_errors(repository: Repository) -> Iterator[None]:
-    """Turn an error of the hub in the block into a ModelError or DataError; any other error passes.
+    """Turn every error in the block into a ModelError or DataError, but not that memory runs out.
 
     Raises:
         ModelError: The hub failed for a model.
@@ -128,9 +128,11 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         if error.where is not None:
             raise
         raise repository.error(error.what, error.remedy or "") from error
-    except Exception as error:  # huggingface_hub lets errors of its HTTP client pass
-        if (known := explain(error, repository)) is None:
-            raise
+    except MemoryError:
+        raise
+    except Exception as error:  # huggingface_hub lets errors of its HTTP client and of xet pass
+        reason = public_text(str(error).strip() or type(error).__name__).splitlines()[0]
+        known = explain(error, repository) or repository.error(f"the {repository.kind} cannot be fetched", reason)
         raise known from error
 
 
@@ -203,6 +205,8 @@ def _problem(error: BaseException, repository: Repository) -> tuple[str, str] | 
         if "CERTIFICATE" in str(error):
             return f"the certificate of {host} is not trusted", "name your organization's certificates in SSL_CERT_FILE"
         return f"{host} cannot be reached", "check the connection and HF_ENDPOINT, or give a folder"
+    if "xet" in f"{type(error).__name__} {error}".lower():
+        return "the download through xet fails", "repeat the command, or download without it: set HF_HUB_DISABLE_XET=1"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return "a file has not the size that the hub states", "repeat the command; a proxy may have changed the file"
     if isinstance(error, OSError) and (remedy := system_remedy(error)):
