@@ -32,6 +32,7 @@ from formless.cli.export import export_command
 from formless.cli.export_tasks import export_tasks_command
 from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
+from formless.cli.playground import playground_command
 from formless.cli.probe import probe_command
 from formless.cli.results import compare_command, report_command, summarize_command
 from formless.cli.run import run_command
@@ -73,6 +74,8 @@ Start with: formless demo
     formless data new --target "Ada Lovelace" --facts facts.csv --out my_data
 
     formless doctor --model MODEL
+
+    formless playground
 """
 
 # How torch's allocators, and the system through libraries, say that there is no memory.
@@ -117,6 +120,7 @@ app.command("stats")(stats_command)
 app.command("tune")(tune_command)
 app.command("chat")(chat_command)
 app.command("export")(export_command)
+app.command("playground")(playground_command)
 app.command("demo")(demo_command)
 app.command("models")(models_command)
 app.command("methods")(methods_command)
