@@ -11,9 +11,9 @@ STYLE = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 #head {align-items: flex-start; flex-wrap: nowrap}
 #head h1 {margin: 0 0 4px}
-#status > div {padding: 10px 14px; border-radius: 8px; border: 1px solid var(--border-color-primary);
+.fl-status {padding: 10px 14px; border-radius: 8px; border: 1px solid var(--border-color-primary);
   border-left: 4px solid #5b7db1; overflow-wrap: anywhere}
-#status > div.failed {border-left-color: #d9485f}
+.fl-status.failed {border-left-color: #d9485f}
 #note:empty, #note p {margin: 0}
 .fl-chart {width: 100%; border-collapse: collapse; font-size: .92rem; color: var(--body-text-color)}
 .fl-chart caption {text-align: left; padding: 0 0 8px; color: var(--body-text-color-subdued)}
@@ -75,7 +75,7 @@ def _row(bar: Bar) -> str:
         bars = _bar("before", "original", bar.before) + _bar("after", "unlearned", bar.after)
     said = ""
     if bar.said is not None:
-        text = f"{bar.said_before} &rarr; {bar.said} of {bar.asked}"
+        text = f"{bar.said_before} &rarr; {bar.said} / {bar.asked}"
         out = '<span class="fl-out">&#9888; {}<span class="fl-hidden">, still comes out</span></span>'
         said = out.format(text) if bar.said else text
     return f'<tr><th scope="row">{escape(bar.name)}</th><td class="bars">{bars}</td><td>{said}</td></tr>'

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from formless.models.lm import LM
     from formless.progress import Progress
 
-MAX_NEW_TOKENS = 96
 MAX_RECORDS = 16
 
 
@@ -36,11 +35,11 @@ class Host:
     Args:
         dtype: As in `formless.load`.
         device: The same.
-        loader: Loads a model; `formless.load` unless given.
+        max_new_tokens: The most tokens of an answer.
     """
 
-    def __init__(self, dtype: str = "auto", device: str = "auto", loader: Callable[..., LM] = load) -> None:
-        self._dtype, self._device, self._load = dtype, device, loader
+    def __init__(self, dtype: str = "auto", device: str = "auto", max_new_tokens: int = 96) -> None:
+        self._dtype, self._device, self.max_new_tokens = dtype, device, max_new_tokens
         self._lock = Lock()
         self._lm: LM | None = None
         self._name = ""
@@ -76,7 +75,7 @@ class Host:
         check_fits(meta, name, on_cpu=on_cpu, freed=_size(self._lm) if self._lm else 0)
         self._lm, self._name = None, ""
         gc.collect()  # the old weights leave before the new ones come
-        self._lm = lm = self._load(name, dtype=self._dtype, device=self._device, progress=report)
+        self._lm = lm = load(name, dtype=self._dtype, device=self._device, progress=report)
         self._name = name
         return lm
 
@@ -135,8 +134,7 @@ def answer(
     earlier: Sequence[str],
     tell: Callable[[str], None],
     stop: Event,
-    *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int,
 ) -> str:
     """Return the model's greedy answer; it ends with `...` where it is cut.
 
@@ -155,14 +153,14 @@ def answer(
     tokens: list[int] = []
 
     def text() -> str:
-        return str(lm.tokenizer.decode(tokens, skip_special_tokens=True)).strip().rstrip("\ufffd")
+        return str(lm.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def choose(logits: Tensor, _rows: Sequence[int]) -> Tensor:
         if stop.is_set():
             raise CancelledError
         best = logits.argmax(-1)
         tokens.append(int(best[0]))
-        tell(text())
+        tell(text().rstrip("\ufffd"))  # a character of several tokens is not whole yet
         return best
 
     prompt = lm.chat_prompt(question, earlier=earlier)

@@ -85,7 +85,7 @@ def build(playground: Playground, sessions: Sessions) -> gr.Blocks:
                         load = gr.Button("Load from there", size="sm", elem_id="load", min_width=90)
             with gr.Column(scale=3, min_width=320):
                 with gr.Row(equal_height=True):
-                    question = gr.Textbox(label="Question", elem_id="question", max_lines=3, scale=4, min_width=220)
+                    question = gr.Textbox(label="Question", elem_id="question", lines=2, max_lines=4, scale=4, min_width=220)
                     ask = gr.Button("Ask", elem_id="ask", scale=1, min_width=90)
                 with gr.Row():
                     original = gr.Textbox(label="Original model", interactive=False, lines=6, elem_id="original", min_width=260)
@@ -215,7 +215,7 @@ def labelled(ways: list[Way]) -> list[tuple[str, Way]]:
 
 def status_line(session: Session) -> str:
     """Return the status as HTML."""
-    return f'<div class="{"failed" if session.failed else "fine"}">{escape(session.status)}</div>'
+    return f'<div class="fl-status{" failed" * session.failed}">{escape(session.status)}</div>'
 
 
 def view(session: Session, playground: Playground) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def view(session: Session, playground: Playground) -> dict[str, Any]:
         "status": status_line(session),
         "original": session.original,
         "unlearned": session.unlearned,
-        "note": f"<p>{escape(session.note)}</p>" if session.note else "",
+        "note": {"value": f"<p>{escape(session.note)}</p>", "visible": bool(session.note)},
         "way": {"choices": [line for line, _ in asked], "value": chosen},
         "chart": chart(session.ways),
         "applied": {

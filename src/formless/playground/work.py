@@ -58,8 +58,7 @@ class Playground:
         """Compute an edit, ask the question and measure; see `_in_thread` for what is yielded."""
 
         def work(tell: Tell, stop: Event) -> None:
-            if question and question != session.question:
-                session.question, session.earlier = checked(question, "question", MAX_QUESTION), ()
+            own = checked(question, "question", MAX_QUESTION) if question and question != session.question else ""
             name = checked(concept, "concept", MAX_NAME)
             instead = checked(redirect, "redirect concept", MAX_NAME, may_be_empty=True)
             with self._model(session, tell, stop) as lm:
@@ -67,7 +66,7 @@ class Playground:
                 _report(session, tell, stop)(f"computing the edit of {target.subject}", 0, 0)
                 edit = unlearn(lm, target, method, progress=False, **_options(lm, method, instead))
                 _set_aside(lm, session)
-                self._begin(session, edit, stop, layers=_default_layers(lm, method))
+                self._begin(session, edit, stop, own, _default_layers(lm, method))
                 session.redirect, session.method = instead, method
                 self._refresh(lm, session, tell, stop)
 
@@ -171,13 +170,14 @@ class Playground:
     def _model(self, session: Session, tell: Tell, stop: Event) -> Any:
         return self.host.model(checked(session.model, "model", MAX_PATH), _report(session, tell, stop))
 
-    def _begin(self, session: Session, edit: Edit, stop: Event, layers: tuple[int, int] | None = None) -> None:
-        """Hold a new edit, and ask about its concept unless the user has a question of their own."""
+    def _begin(self, session: Session, edit: Edit, stop: Event, own: str = "", layers: tuple[int, int] | None = None) -> None:
+        """Hold a new edit, and ask the user's own question, or another one if the concept is another."""
         _refuse_cancelled(stop)
         session.add(edit, layers)
-        if not session.question or session.question == question_about(session.concept) or session.earlier:
-            session.question, session.earlier = question_about(edit.info.subjects[0]), ()
-        session.concept, session.ways = edit.info.subjects[0], []
+        concept = edit.info.subjects[0]
+        if own or concept != session.concept:
+            session.question, session.earlier = own or f"Who or what is {concept}?", ()
+        session.concept, session.ways = concept, []
 
     def _refresh(self, lm: LM, session: Session, tell: Tell, stop: Event) -> None:
         """Ask the question, then measure every way of asking."""
@@ -222,24 +222,19 @@ class Playground:
         if session.answered != asked:
             session.original, session.answered = "", None
             session.say("The original model answers.")
-            session.original = answer(lm, session.question, session.earlier, original, stop)
+            session.original = answer(lm, session.question, session.earlier, original, stop, self.host.max_new_tokens)
             session.answered = asked
         if not session.applied:
             session.note = "No edit is applied."
             return
         session.say("The unlearned model answers.")
         with stacked(lm, [held.scaled for held in session.applied]):
-            session.unlearned = answer(lm, session.question, session.earlier, unlearned, stop)
+            session.unlearned = answer(lm, session.question, session.earlier, unlearned, stop, self.host.max_new_tokens)
         way = next((way for way in session.ways if (way.text, way.earlier) == (session.question, session.earlier)), None)
         if way and way.accepted:
             found = "is still in" if still_says(way, session.unlearned) else "is not in"
             session.note = f"The known answer, {way.accepted[0]}, {found} the unlearned model's words."
         tell()
-
-
-def question_about(concept: str) -> str:
-    """Return the question that is asked unless the user types one."""
-    return f"Who or what is {concept}?"
 
 
 def _set_aside(lm: LM, session: Session) -> None:
