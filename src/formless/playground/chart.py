@@ -8,6 +8,7 @@ from html import escape
 from formless.playground.ways import Bar, Way, bars_of
 
 STYLE = """
+body {background: var(--body-background-fill) !important; color: var(--body-text-color) !important}
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 #head {align-items: flex-start; flex-wrap: nowrap}
 #head h1 {margin: 0 0 4px}
