@@ -18,13 +18,13 @@ from tests.conftest import tiny_model
 @pytest.fixture(scope="session")
 def folder(letters: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model with eight layers."""
-    return save(tiny_model(letters, num_hidden_layers=8, context=2048), tmp_path_factory.mktemp("models") / "tiny")
+    return save(tiny_model(letters, num_hidden_layers=8, context=1024), tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def other_folder(letters: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one."""
-    return save(tiny_model(letters, num_hidden_layers=8, context=2048, seed=1), tmp_path_factory.mktemp("models") / "other")
+    return save(tiny_model(letters, num_hidden_layers=8, context=1024, seed=1), tmp_path_factory.mktemp("models") / "other")
 
 
 def save(lm: LM, folder: Path) -> Path:
