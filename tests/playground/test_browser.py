@@ -224,8 +224,11 @@ def test_bad_input_is_answered_on_the_page(
 
     opened.unlearn("<img src=x onerror=alert(1)>", "No known facts about <img src=x onerror=alert(1)>")
     assert page.locator("img[src=x]").count() == 0
+    opened.unlearn("Charles Darwin", "model answers")
     page.get_by_role("button", name="Cancel").click()
     opened.status("Cancelled.")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    opened.status("Answered.")
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ def test_a_key_finds_its_session_again_and_no_other() -> None:
     assert two.key != "guessed"
     assert len({one.key, two.key, *(Session().key for _ in range(50))}) == 52
     assert len(one.key) >= 40
-    for key in (None, 1, ["x"], {}, one.key[:-1]):
+    wrong: tuple[object, ...] = (None, 1, ["x"], {}, one.key[:-1])
+    for key in wrong:
         with pytest.raises(UserError, match="ended: reload the page"):
             sessions.get(key)
 

@@ -23,7 +23,7 @@ from formless.playground.work import Playground
 HOST = "127.0.0.1"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
-UPLOADS = ".zip"
+EXAMPLES = 6
 MARKS = {"comes out": "⚠ comes out", "still likely": "◐ still likely", "gone": "gone", "not known": "not known before"}
 ORDER = ("comes out", "still likely", "not measured", "gone", "not known")
 METHODS = {"cdr: takes away more, seconds": "cdr", "rocr: as published, faster": "rocr"}
@@ -45,7 +45,8 @@ def build(playground: Playground, sessions: Sessions) -> gr.Blocks:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     with gr.Blocks(title="Formless playground", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        key = gr.BrowserState(None, storage_key="formless-session")
+        # The key is a secret by itself. With gradio's random secret, a browser could not read it after a restart.
+        key = gr.BrowserState(None, storage_key="formless-session", secret="formless")
         with gr.Row(elem_id="head"):
             gr.Markdown("# Formless playground\nMake a model forget a concept, and see in which ways of asking it did.")
             theme = gr.Button("Light or dark", size="sm", scale=0, min_width=110)
@@ -56,7 +57,8 @@ def build(playground: Playground, sessions: Sessions) -> gr.Blocks:
                     info="Bundled, or a folder, a GGUF file, or a hub id (owner/name).",
                 )  # fmt: skip
                 concept = gr.Textbox(label="Concept to forget", elem_id="concept", max_lines=1, placeholder="Marie Curie")
-                gr.Examples([[target.subject] for target in targets(playground.data)][:6], [concept], label="Examples")
+                if known := targets(playground.data)[:EXAMPLES]:
+                    gr.Examples([[target.subject] for target in known], [concept], label="Examples")
                 redirect = gr.Textbox(
                     label="Redirect concept", elem_id="redirect", max_lines=1, placeholder="chosen by the method",
                     info="Optional: what the name is read as instead.",
@@ -78,7 +80,7 @@ def build(playground: Playground, sessions: Sessions) -> gr.Blocks:
                     with gr.Row():
                         download = gr.DownloadButton("Download", size="sm", elem_id="download", min_width=90)
                         remove = gr.Button("Remove", size="sm", elem_id="remove", min_width=90)
-                        upload = gr.UploadButton("Load a zip", size="sm", elem_id="upload", min_width=90, file_types=[UPLOADS])
+                        upload = gr.UploadButton("Load a zip", size="sm", elem_id="upload", min_width=90, file_types=[".zip"])
                     folder = gr.Textbox(label="Folder on this machine", elem_id="folder", max_lines=1)
                     with gr.Row():
                         save = gr.Button("Save there", size="sm", elem_id="save", min_width=90)
