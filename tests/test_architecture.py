@@ -7,8 +7,8 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "formless"
 PATH = [
-    "errors", "registry", "progress", "interrupts", "strict_json", "strict_yaml", "store", "hub", "provenance", "data", "models",
-    "edits", "methods", "evaluation", "experiment", "report", "playground", "cli",
+    "errors", "registry", "progress", "interrupts", "strict_json", "strict_yaml", "store", "hub", "provenance", "data",
+    "models", "edits", "methods", "evaluation", "experiment", "report", "playground", "cli",
 ]  # fmt: skip
 OUTSIDE = {"__init__", "__main__"}
 MODULES = sorted(SOURCE.rglob("*.py"))

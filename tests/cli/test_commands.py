@@ -108,7 +108,23 @@ def test_listings(tmp_path: Path) -> None:
     assert "rocr" in formless("methods", cwd=tmp_path)
 
 
-VERBS = ["unlearn", "eval", "summarize", "stats", "tune", "chat", "demo", "models", "methods", "doctor", "attack", "export", "probe", "targets", "export-tasks"]
+VERBS = [
+    "unlearn",
+    "eval",
+    "summarize",
+    "stats",
+    "tune",
+    "chat",
+    "demo",
+    "models",
+    "methods",
+    "doctor",
+    "attack",
+    "export",
+    "probe",
+    "targets",
+    "export-tasks",
+]
 DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data check"]
 
 
