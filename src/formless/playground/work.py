@@ -80,7 +80,7 @@ class Playground:
             if strength != held.strength:
                 held.edit.scaled(strength)  # refuses what cannot be
                 held.strength = strength
-            if held.layers is None and layers != (0, 1):
+            if held.layers is None and layers != (0, 1):  # as the sliders stand for such an edit
                 raise UserError("the layers of a loaded edit stay as they are", where=name, remedy="unlearn the concept here")
             with self._model(session, tell, stop) as lm:
                 if held.layers is not None and layers != held.layers:
