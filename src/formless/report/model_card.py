@@ -23,7 +23,7 @@ LIMITS: Final = (
     "What was not asked was not measured. Other facts, languages and ways of asking may be as before.",
 )
 
-BUNDLED: Final = "The edit was made and measured on weights that had been quantized to 4 bits, not on those of the hub."
+BUNDLED: Final = "The edit was made on weights that had been quantized to 4 bits, not on those of the hub."
 
 _USE: Final = """```python
 from peft import PeftModel
