@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 
 import formless as package
@@ -20,7 +23,7 @@ from tests.cli.conftest import Formless
 SUITE = "statement,fb,sub_fb,mcp_choice,tf,qa_mentions,qa_kinds,qa_alone,gen_qa,reverse"
 
 
-def lm_eval(folder: Path, model: str) -> dict[str, dict[str, float]]:
+def run_lm_eval(folder: Path, model: str) -> dict[str, dict[str, float]]:
     """Run lm-eval's command and give its results by task."""
     arguments = ["--model", "hf", "--model_args", f"{model},dtype=float32", "--include_path", "tasks", "--tasks", "formless"]
     options = ("--batch_size", "8", "--output_path", "found.json")
@@ -67,21 +70,21 @@ def test_lm_eval_gives_our_numbers_before_and_after_an_edit(lm: LM, formless: Fo
     assert (code, errors.count("error")) == (0, 0)
     assert "documents in tasks" in output
     original = package.evaluate(model, target, SUITE, limit=2, progress=False)
-    assert assert_same(original, lm_eval(folder, "pretrained=model")) > 40
+    assert assert_same(original, run_lm_eval(folder, "pretrained=model")) > 40
     with edit.applied(model):
         edited = package.evaluate(model, target, SUITE, limit=2, progress=False)
-    assert assert_same(edited, lm_eval(folder, "pretrained=model,peft=edit")) > 40
+    assert assert_same(edited, run_lm_eval(folder, "pretrained=model,peft=edit")) > 40
     before, after = (record.task("statement", "forget").metric("probability").value for record in (original, edited))  # type: ignore[union-attr]
     assert after < before - 0.05  # so the second run cannot have been of the original model
 
 
-@pytest.mark.slow
 def test_lm_evals_tasks_are_in_the_record_and_the_report(
-    lm: LM, formless: Formless, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., LM], formless: Formless, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lm = tiny(context=2048)
     monkeypatch.setattr(terminal, "load_model", lambda *_: lm)
-    edit = package.unlearn(lm, package.Target("Albert Einstein"))
-    edit.save("edit")
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+    package.unlearn(lm, package.Target("Ada Lovelace"), "rocr", redirect="Bob", layers=[1], basis="none").save("edit")
     Path("own").mkdir()
     rows = [{"text": f"The capital of {place} is", "right": right} for place, right in (("France", "Paris"), ("Italy", "Rome"))]
     Path("own/capitals.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
@@ -98,18 +101,26 @@ def test_lm_evals_tasks_are_in_the_record_and_the_report(
     assert "lm_eval_capitals" in output
     assert "capitals of lm-eval 0." in output
     assert "it/s" not in errors  # none of lm-eval's bars
-    result = load_record("r.json").task("lm_eval_capitals")
+    record = load_record("r.json")
+    result = record.task("lm_eval_capitals")
     assert result is not None
-    assert result.metric("acc").value == 1
-    assert [item.metrics["acc"] for item in result.items] == [1, 1]
+    assert len(record.edits) == 1
+    assert [sorted(item.metrics) for item in result.items] == [["acc", "acc_norm"]] * 2
+    assert result.metric("acc").value == sum(item.metrics["acc"] for item in result.items) / 2
     assert "lm_eval_capitals, acc" in Path("r.html").read_text("utf-8")
 
-    for name, said in (
+
+@pytest.mark.slow  # lm-eval reads 14,000 YAML files
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
         ("helaswag", "unknown lm-eval task 'helaswag' [--lm-eval]: did you mean hellaswag"),
         ("hellaswag", "the data of hellaswag cannot be fetched: "),
-    ):
-        code, output, errors = formless("eval", *options, "--lm-eval", name)
-        assert (code, output) == (2, "")
-        (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-        assert said in line
-        assert "Traceback" not in errors
+    ],
+)
+def test_a_task_that_is_not_there_is_one_line(formless: Formless, name: str, said: str) -> None:
+    code, output, errors = formless("eval", "--target", "1", "--suite", "qa", "--lm-eval", name)
+    assert (code, output) == (2, "")
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "Traceback" not in errors
