@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import formless
 from formless.errors import ModelError
+from formless.models.families import known_model_types
 from formless.models.lm import LM
 from tests.models.checkpoints import CHECKPOINTS, build_tokenizer, save_checkpoint
 from tests.models.test_families import weights_hash
@@ -104,3 +105,7 @@ def test_an_edit_applies_restores_and_is_read_by_peft(loaded: tuple[str, Path, L
     assert merged.score(query)[0].log_probabilities == pytest.approx(edited[0].log_probabilities, abs=1e-4)
     assert merged.chat_prompt("Who?") == lm.chat_prompt("Who?")
     assert merged.end_ids == lm.end_ids
+
+
+def test_every_family_has_a_checkpoint() -> None:
+    assert {row.model_type for row in CHECKPOINTS.values()} == set(known_model_types())
