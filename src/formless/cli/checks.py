@@ -200,7 +200,7 @@ class Checkup:
         factor = measure_speed(self.meta, other, self.device).seconds / self.speed.seconds
         text = f"{_dtype_name(own)}, stored as {_dtype_name(self.meta.stored)}"
         compared = f"{_dtype_name(other)} takes {factor:.1f} times as long here, by products timed at the model's shapes"
-        remedy = f"--dtype {_dtype_name(other)} is faster" if factor < 0.8 else ""  # smaller differences are noise
+        remedy = f"--dtype {_dtype_name(other)} may be faster" if factor < 0.8 else ""  # smaller differences are noise
         return Finding("dtype", f"{text}; {compared}", remedy=remedy)
 
     def _estimate(self) -> list[Finding]:
@@ -291,7 +291,8 @@ class Checkup:
         try:
             found = check_fit(self.meta, folder)
         except EditError as error:
-            return Finding("edit", str(error), True, error.remedy or "")
+            text = f"{error.what} [{error.where}]" if error.where else error.what
+            return Finding("edit", text, True, error.remedy or "")
         if isinstance(found, str):
             base = self.meta.settings.source
             if base == BUNDLED:
