@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 SHORTER = {
-    "demo": "--suite qa,gen_qa", "eval": "--suite quick --limit 2", "probe": "--limit 3 --max-recall 100",
+    "demo": "--suite qa,gen_qa", "eval": "--suite quick --limit 2", "probe": "--limit 2 --max-recall 100",
     "run": "--targets 1 --limit 2", "frontier": "--strengths 0.5,1",
     "--method npo": "--set max_rows=8 --set num_train_epochs=1 --set warmup_steps=0 --set max_length=32",
 }  # fmt: skip
