@@ -70,10 +70,10 @@ def test_lm_eval_gives_our_numbers_before_and_after_an_edit(lm: LM, formless: Fo
     assert (code, errors.count("error")) == (0, 0)
     assert "documents in tasks" in output
     original = package.evaluate(model, target, SUITE, limit=2, progress=False)
-    assert assert_same(original, run_lm_eval(folder, "pretrained=model")) > 40
+    assert assert_same(original, run_lm_eval(folder, "pretrained=model")) > 30
     with edit.applied(model):
         edited = package.evaluate(model, target, SUITE, limit=2, progress=False)
-    assert assert_same(edited, run_lm_eval(folder, "pretrained=model,peft=edit")) > 40
+    assert assert_same(edited, run_lm_eval(folder, "pretrained=model,peft=edit")) > 30
     before, after = (record.task("statement", "forget").metric("probability").value for record in (original, edited))  # type: ignore[union-attr]
     assert after < before - 0.05  # so the second run cannot have been of the original model
 
