@@ -23,7 +23,8 @@ class BoundedConfig(TrainingConfig):
         floor: Negative log-probability (nats) beyond which a token is left alone, usually 5 to 10.
     """
 
-    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     warmup_steps: int = Field(default=0, ge=0)
     floor: float = Field(default=8.0, gt=0)
 
