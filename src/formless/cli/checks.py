@@ -12,8 +12,9 @@ import psutil
 import torch
 
 from formless import store
-from formless.edits.edit import Edit
-from formless.edits.fit import check_fit
+from formless.edits.edit import Edit, refuse_other_shapes
+from formless.edits.foreign import ForeignAdapter, WholeModel
+from formless.edits.loading import load_edit
 from formless.errors import EditError, UserError
 from formless.methods.base import MethodConfig
 from formless.methods.direction.config import DirectionConfig
@@ -289,17 +290,21 @@ class Checkup:
 
     def _edit(self, folder: Path) -> Finding:
         try:
-            found = check_fit(self.meta, folder)
+            edit = load_edit(folder)
+            refuse_other_shapes(self.meta, edit)
         except EditError as error:
             text = f"{error.what} [{error.where}]" if error.where else error.what
             return Finding("edit", text, True, error.remedy or "")
-        if isinstance(found, str):
+        if isinstance(edit, WholeModel):
+            return Finding("edit", "a whole model", remedy="it is compared with its base model when it is applied")
+        if isinstance(edit, ForeignAdapter):
             base = self.meta.settings.source
             if base == BUNDLED:
                 base = str(self.meta.model.config._name_or_path)
-            text = f"the adapter's modules and shapes fit; it names the base {found}"
-            return Finding("edit", text, remedy="" if found == base else "its base must have the same weights as this model")
-        return self._fingerprint(found)
+            text = f"the adapter's modules and shapes fit; it names the base {edit.info.model}"
+            is_named = edit.info.model == base
+            return Finding("edit", text, remedy="" if is_named else "its base must have the same weights as this model")
+        return self._fingerprint(edit)
 
     def _fingerprint(self, edit: Edit) -> Finding:
         info, own = edit.info, stored_fingerprint(self.meta)
