@@ -128,6 +128,19 @@ def test_an_edit_is_saved_loaded_downloaded_and_removed(
     assert edited.status == "there is no edit yet: unlearn a concept, or load an edit"
 
 
+def test_an_adapter_of_another_tool_is_loaded(
+    playground: Playground, edited: Session, session: Session, do: Do, tmp_path: Path
+) -> None:
+    playground.save(edited, str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "edit.json").unlink()
+    answer, edited.concept, edited.held = edited.unlearned, "", {}
+    do(playground.load(edited, str(tmp_path / "adapter")))
+    assert list(edited.held) == ["1: unknown (foreign)"]
+    assert edited.status == "The edit does not say what it makes a model forget. Type a question, and press Ask."
+    do(playground.ask(edited, "Who or what is Ada?"))
+    assert edited.unlearned == answer
+
+
 def test_an_edit_for_another_model_is_refused(
     playground: Playground, edited: Session, do: Do, other_folder: Path, tmp_path: Path
 ) -> None:

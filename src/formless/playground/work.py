@@ -10,6 +10,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from formless.edits.edit import Edit, refuse_other_model
+from formless.edits.foreign import ForeignEdit
 from formless.edits.loading import load_edit
 from formless.errors import OutputError, UserError
 from formless.evaluation.evaluate import run_plan
@@ -127,6 +128,7 @@ class Playground:
             else:
                 edit = load_edit(Path(checked(place, "folder", MAX_PATH)))
             with self._model(session, tell, stop) as lm:
+                edit = edit.on(lm) if isinstance(edit, ForeignEdit) else edit
                 refuse_other_model(lm, edit.info)
                 _set_aside(lm, session)
                 self._begin(session, edit, stop)
@@ -174,13 +176,16 @@ class Playground:
         """Hold a new edit, and ask the user's own question, or another one if the concept is another."""
         _refuse_cancelled(stop)
         session.add(edit, layers)
-        concept = edit.info.subjects[0]
+        concept = next(iter(edit.info.subjects), session.concept)  # an edit of another tool names none
         if own or concept != session.concept:
             session.question, session.earlier = own or f"Who or what is {concept}?", ()
         session.concept, session.ways = concept, []
 
     def _refresh(self, lm: LM, session: Session, tell: Tell, stop: Event) -> None:
         """Ask the question, then measure every way of asking."""
+        if not session.concept:
+            session.say("The edit does not say what it makes a model forget. Type a question, and press Ask.")
+            return
         self._answer(lm, session, tell, stop)
         target = find_known(self.data, session.concept)
         if not target.files:
