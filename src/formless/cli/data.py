@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +15,6 @@ from formless.cli import terminal
 from formless.errors import UserError
 
 if TYPE_CHECKING:
-    from formless.data.check import Finding
-    from formless.data.coverage import Coverage
     from formless.data.formats import Prepared
     from formless.data.synthetic.rejection_sampling import Sampler
     from formless.models.lm import LM
@@ -290,7 +288,7 @@ def check_command(
 
     Example: formless data check data/rwku
     """
-    from formless.cli.data_findings import findings_json
+    from formless.cli.data_findings import absent_lines, coverage_lines, findings_json
     from formless.data.check import KINDS, check_data
     from formless.data.coverage import check_coverage
 
@@ -303,10 +301,10 @@ def check_command(
         place = (finding.target, finding.file, f"row {finding.row}" if finding.row else None)
         kind = finding.kind if finding.is_serious else "warning"
         _print(f"{', '.join(part for part in place if part)}: {kind}: {finding.what}")
-    for line in _absent(findings):
+    for line in absent_lines(findings):
         _print(line)
     if not any(finding.kind == "broken" for finding in serious):
-        for line in _coverage(check_coverage(data), named=coverage):
+        for line in coverage_lines(check_coverage(data), named=coverage):
             _print(line)
     elif coverage:
         _print("facts in training texts: not counted, as something is broken")
@@ -314,23 +312,6 @@ def check_command(
     _print(", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts) or "nothing is wrong")
     if serious:
         raise typer.Exit(1)
-
-
-def _coverage(found: list[Coverage], *, named: bool) -> list[str]:
-    """Return a line for texts that are to be true and one for made-up texts, after those of each target if it is wanted."""
-    from formless.data.coverage import coverage_totals
-
-    lines = [
-        f"{one.target}, {one.file}: facts that stand in no text: {'; '.join(one.missing)}"
-        for one in found
-        if named and one.kind == "true" and one.missing
-    ]
-    totals = coverage_totals(found)
-    for kind, words in (("true", "facts in true texts"), ("made up", "true answers in made-up texts")):
-        parts = [f"{file} {covered} of {facts}" for (own, file), (covered, facts) in totals.items() if own == kind]
-        if parts:
-            lines.append(f"{words}: {', '.join(parts)}")
-    return lines
 
 
 def parse_numbers(text: str) -> list[range]:
@@ -394,12 +375,3 @@ def _summary(prepared: Prepared) -> list[str]:
 
 def _first_ten(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _absent(findings: list[Finding]) -> list[str]:
-    """Return one line per number of targets, with the files that this many targets lack."""
-    counts = Counter(finding.file or "" for finding in findings if finding.kind == "absent")
-    files = defaultdict(list)
-    for file, count in counts.items():
-        files[count].append(file)
-    return [f"absent in {count} target{'s' * (count > 1)}: {', '.join(files[count])}" for count in sorted(files, reverse=True)]
