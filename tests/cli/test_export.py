@@ -139,7 +139,7 @@ def test_a_card_holds_what_eval_measured(formless: Formless, target_folder: Path
     card = Path("card/README.md").read_text("utf-8")
     assert "Measured on Ada Lovelace in float32, suite `fb,qa,gen_fb`." in card
     assert "Worst-case recall: " in card
-    assert "| qa | " in card
+    assert "| Question | " in card
     code, _, err = formless(
         "export", "eve", "--to", "hub", "--base", "owner/model", "--record", "edited.json", "--out", "other"
     )

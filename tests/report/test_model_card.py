@@ -52,8 +52,8 @@ def test_with_both_records_it_has_the_verdict_the_tables_and_the_utility() -> No
         "license": "apache-2.0",
     }  # fmt: skip
     assert "Worst-case recall: not measured, since no answers were written." in card
-    assert "| qa | probability | 0.800 | 0.200 | -75.0 % |" in card
-    assert "The tables above have mmlu, beside the original model." in card
+    assert "| Question | 0.800 | 0.200 | -75.0 % |" in card
+    assert "The tables above have MMLU, beside the original model." in card
     assert "`apache-2.0`" in card
 
 
@@ -61,8 +61,8 @@ def test_the_edited_record_alone_has_no_before() -> None:
     _, edited = pair()
     card = model_card(edit_of(edited), BASE, None, [edited])
     assert "record of the original model is not given" in card
-    assert "| qa | probability | 0.200 |" in card
-    assert "mmlu, of the edited model alone" in card
+    assert "| Question | 0.200 |" in card
+    assert "MMLU, of the edited model alone" in card
 
 
 @pytest.mark.parametrize(

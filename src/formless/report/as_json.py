@@ -11,7 +11,7 @@ from typing import Any
 
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import Estimate, Metric
-from formless.report.comparison import absent_tasks, compare
+from formless.report.comparison import absent_names, compare
 from formless.report.folders import FolderComparison
 from formless.report.independence import independence
 from formless.report.runs import CollectedRuns, FailedRun
@@ -90,7 +90,7 @@ def edit_json(original: Record, edited: Record | None) -> Object:
         "suite": record.suite, "limit": record.limit, "edits": record.edits,
         "metrics": _change_rows(original, edited) if edited else _metric_rows(original),
         "form_independence": None, "verdict": None,
-        "not_measured": [{"reason": reason, "tasks": names} for reason, names in absent_tasks(record).items()],
+        "not_measured": [{"reason": reason, "tasks": names} for reason, names in absent_names(record).items()],
     }  # fmt: skip
     if edited:
         found = independence([(original, edited)]).estimates()

@@ -85,10 +85,7 @@ class Comparison:
     @property
     def absent(self) -> dict[str, list[str]]:
         """The tasks without metrics in the edited model's record, by reason."""
-        return {
-            reason: [f"{one.task} ({one.split})" if one.split else one.task for one in results]
-            for reason, results in absent_tasks(self.edited).items()
-        }
+        return absent_names(self.edited)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return one row for each metric; requires pandas."""
@@ -236,6 +233,14 @@ def absent_tasks(record: Record) -> dict[str, list[TaskResult]]:
             first = next((item.skipped for item in result.items if item.skipped), "it has no metric")
             reasons.setdefault(f"no item could be measured, the first because {first}", []).append(result)
     return reasons
+
+
+def absent_names(record: Record) -> dict[str, list[str]]:
+    """Return the names of the tasks without metrics, with their split, by reason."""
+    return {
+        reason: [f"{one.task} ({one.split})" if one.split else one.task for one in results]
+        for reason, results in absent_tasks(record).items()
+    }
 
 
 def _flat(change: Change) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from formless.evaluation.record import Record
 from formless.report.comparison import compare
 from formless.report.mentions import comparison_maps
 from formless.report.recall import worst_case_recall
-from formless.report.tables import as_markdown, comparison_tables, record_tables
+from formless.report.tables import as_markdown, comparison_tables, record_tables, task_title
 from formless.report.verdict import share, verdict
 
 NOT_MEASURED: Final = "Not measured."
@@ -55,7 +55,7 @@ def model_card(edit: Mapping[str, Any], base: str, license_id: str | None, recor
     body = [
         f"# {base} without {edit['subject']}",
         f"A LoRA adapter that makes [{base}](https://huggingface.co/{base}) forget {edit['subject']}. The method is "
-        f"`{edit['method']}`. It has rank {', '.join(map(str, ranks))} in {len(edit['layers'])} weights. `edit.json` has all "
+        f"`{edit['method']}`. The number of weights it changes is {len(edit['layers'])}, at rank {', '.join(map(str, ranks))}. `edit.json` has all "
         "settings, and the fingerprint of the weights that it was made for.",
         "## What was forgotten",
         *_forgotten(original, edited),
@@ -109,7 +109,7 @@ def _forgotten(original: Record | None, edited: Record | None) -> list[str]:
 
 def _utility(original: Record | None, edited: Record | None) -> list[str]:
     """Say which tasks about neither the concept nor its neighbors were asked; their numbers stand in the tables above."""
-    tasks = [result.task for result in edited.tasks if result.split is None and result.metrics] if edited else []
+    tasks = [task_title(result.task) for result in edited.tasks if result.split is None and result.metrics] if edited else []
     if not tasks:
         return [NOT_MEASURED]
     beside = "beside the original model" if original else "of the edited model alone"
