@@ -55,8 +55,8 @@ def model_card(edit: Mapping[str, Any], base: str, license_id: str | None, recor
     body = [
         f"# {base} without {edit['subject']}",
         f"A LoRA adapter that makes [{base}](https://huggingface.co/{base}) forget {edit['subject']}. The method is "
-        f"`{edit['method']}`. The number of weights it changes is {len(edit['layers'])}, at rank {', '.join(map(str, ranks))}. `edit.json` has all "
-        "settings, and the fingerprint of the weights that it was made for.",
+        f"`{edit['method']}`. The number of weights it changes is {len(edit['layers'])}, at rank {', '.join(map(str, ranks))}. "
+        "`edit.json` has all settings, and the fingerprint of the weights that it was made for.",
         "## What was forgotten",
         *_forgotten(original, edited),
         "## Utility",
