@@ -38,7 +38,7 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
     assert "formless eval --edit edits/einstein" in (tmp_path / "r.html").read_text()
 
     output = formless("eval", "--target", "Albert Einstein", "--suite", "qa", "--out", "original.json", cwd=tmp_path)
-    assert "probability" in output
+    assert "Values are probabilities of the right answer" in output
     assert json.loads((tmp_path / "original.json").read_text())["edits"] == []
 
     question = "Who was Albert Einstein?"

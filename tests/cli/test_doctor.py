@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -88,13 +89,14 @@ def test_missing_null_spaces_are_a_problem_of_rocr_alone(doctor: Doctor, made: t
 
 def test_a_bos_token_written_twice(doctor: Doctor, made: tuple[LM, Path]) -> None:
     lm, folder = made
+    tokenizer = copy.deepcopy(lm.tokenizer)  # others use it too
     assert doctor("--model", str(folder))[1]["BOS"] == "none is added"
-    bos = lm.tokenizer.bos_token_id
-    lm.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
-    lm.tokenizer.save_pretrained(folder)
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer.save_pretrained(folder)
     assert doctor("--model", str(folder))[1]["BOS"] == "<s> by the tokenizer"
-    lm.tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    lm.tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
     twice = doctor("--model", str(folder))[1]["BOS"]
     assert twice.startswith("<s> by the template and by the tokenizer; Formless writes it once -> elsewhere, tokenize ")
 

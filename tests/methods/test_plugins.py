@@ -52,8 +52,7 @@ def blocks(language: str) -> str:
 def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: object, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    group, entry = blocks("toml").splitlines()
-    assert group == '[project.entry-points."formless.methods"]'
+    entry = re.findall(r"^bounded = .*$", blocks("toml"), re.MULTILINE)[0].replace("formless_example.bounded", "forgetful")
     install(site, "forgetful", blocks("python"), f"[formless.methods]\n{entry.replace(chr(34), '')}\n")
     lm = tiny()
     lm.model.save_pretrained(tmp_path / "model")
@@ -61,7 +60,7 @@ def test_the_documented_method_works_as_it_stands(tiny: Callable[..., LM], ada: 
     said = run(site, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "data" / "1_Ada_Lovelace"))
     assert "bounded 7.5 True" in said
     listed = run(site, "-m", "formless", "methods")
-    assert re.search(r"bounded .*gradient.*positive\.json", listed)
+    assert re.search(r"bounded +positive\.json", listed)
     assert len(blocks("python").splitlines()) < 50
 
 

@@ -129,6 +129,7 @@ def eval_command(
     if json:
         terminal.print_json(edit_json(original, edited))
         return
+    terminal.out.print("Values are probabilities of the right answer where no other metric is named.", soft_wrap=True)
     if edited:
         comparison = compare(original, edited)
         terminal.out.print(str(verdict(original, edited)), soft_wrap=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,21 +138,23 @@ def progress(label: str, *, keep_first: bool = False) -> Iterator[Progress]:
 @contextmanager
 def repeated(action: Callable[[], None]) -> Iterator[None]:
     """Call a function in a thread, often, until the block is left; so it can speak whatever the block does."""
-    is_over = threading.Event()
+    is_over, has_ended = threading.Event(), threading.Event()
 
     def repeat() -> None:
         while not is_over.wait(SILENCE / 10):
             action()
+        has_ended.set()
 
-    thread = threading.Thread(target=repeat, daemon=True)
-    with suppress(RuntimeError):  # no thread is to be had: the work is done all the same
-        thread.start()
+    try:  # `Thread.start` would wait for ever for a thread whose first steps find no memory
+        is_started = bool(_thread.start_new_thread(repeat, ()))
+    except RuntimeError:  # no thread is to be had: the work is done all the same
+        is_started = False
     try:
         yield
     finally:
         is_over.set()
-        if thread.is_alive():
-            thread.join()
+        if is_started:
+            has_ended.wait(SILENCE / 10)
 
 
 class _Lines:

@@ -7,18 +7,20 @@ metric has the keys of `MetricKey`: task, split, metric and group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import Estimate, Metric
 from formless.report.comparison import absent_names, compare
-from formless.report.folders import FolderComparison
 from formless.report.independence import independence
 from formless.report.runs import CollectedRuns, FailedRun
-from formless.report.selection import Choice
 from formless.report.summary import MethodSummary, Summary
-from formless.report.tuning import Tried
 from formless.report.verdict import verdict
+
+if TYPE_CHECKING:  # they bring matplotlib, which summaries do without
+    from formless.report.folders import FolderComparison
+    from formless.report.selection import Choice
+    from formless.report.tuning import Tried
 
 Object = dict[str, Any]
 
