@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from formless.edits.edit import Edit, refuse_other_model
 from formless.edits.foreign import ForeignEdit
@@ -128,7 +128,7 @@ class Playground:
             else:
                 edit = load_edit(Path(checked(place, "folder", MAX_PATH)))
             with self._model(session, tell, stop) as lm:
-                edit = edit.on(lm) if isinstance(edit, ForeignEdit) else edit
+                edit = cast(Edit, edit.on(lm)) if isinstance(edit, ForeignEdit) else edit
                 refuse_other_model(lm, edit.info)
                 _set_aside(lm, session)
                 self._begin(session, edit, stop)
