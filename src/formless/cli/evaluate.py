@@ -14,6 +14,8 @@ from formless import store
 from formless.cli import completion, terminal
 from formless.errors import UserError
 
+_VALUES = "Values are probabilities of the right answer where no other metric is named."
+
 
 def eval_command(
     target: Annotated[
@@ -129,14 +131,15 @@ def eval_command(
     if json:
         terminal.print_json(edit_json(original, edited))
         return
-    terminal.out.print("Values are probabilities of the right answer where no other metric is named.", soft_wrap=True)
     if edited:
         comparison = compare(original, edited)
         terminal.out.print(str(verdict(original, edited)), soft_wrap=True)
+        terminal.out.print(_VALUES, soft_wrap=True)
         terminal.show_tables(comparison_tables(comparison, title))
         terminal.show_tables(found.table() for found in comparison_maps(comparison))
         terminal.show_table(independence_table(independence([(original, edited)]), "form independence"))
     else:
+        terminal.out.print(_VALUES, soft_wrap=True)
         terminal.show_tables(record_tables(original, title))
     for source in (result.harness for result in original.tasks if result.harness):
         terminal.out.print(str(source), soft_wrap=True)

@@ -81,7 +81,7 @@ def export_command(
     for note in target.write(edit, lm, out, ExportOptions(force=force, base=base, card=card)):
         terminal.out.print(note, soft_wrap=True)
     size = terminal.adapter_size(out) if out.is_dir() else out.stat().st_size
-    terminal.out.print(f"{edit.info.subject}: exported to {target.name}, {size / 2**20:,.1f} MB in {out}", soft_wrap=True)
+    terminal.out.print(f"{edit.info.subject}: exported to {target.name}, {size / 1024:,.0f} KB in {out}", soft_wrap=True)
     if push:
         if not yes and not typer.confirm(f"Upload {out} to {push} on the hub?"):
             terminal.out.print("nothing is uploaded")
