@@ -64,5 +64,5 @@ def row(parameter: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text for a Markdown table: bars escaped, and angle brackets as they stand."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Return text for a Markdown table: bars escaped, and brackets as they stand."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
