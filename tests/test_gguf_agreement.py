@@ -11,7 +11,7 @@ import formless
 from formless.models.lm import LM
 from tests.models.made_gguf import Q8_0, made_lm, write_gguf
 
-pytest.importorskip("xllamacpp")
+pytest.importorskip("xllamacpp", reason="llama.cpp has no wheel for this platform")
 from tools import gguf_agreement
 
 

@@ -45,23 +45,6 @@ def _most_probable(logits: Tensor, _prompts: Sequence[int]) -> Tensor:
     return logits.argmax(-1)
 
 
-def generate(
-    lm: TokenizedModel,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    one_line: bool = False,
-    until: re.Pattern[str] | None = None,
-    choose: Choose = _most_probable,
-    progress: WorkProgress | None = None,
-) -> list[str]:
-    """Return the texts of `continuations`."""
-    found = continuations(
-        lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, choose=choose, progress=progress
-    )
-    return [one.text for one in found]
-
-
 def continuations(
     lm: TokenizedModel,
     prompts: Sequence[str],
@@ -138,7 +121,8 @@ def sample(
         drawn = torch.cat([own.multinomial(1, generator=generators[row]) for own, row in zip(kept, rows, strict=True)])
         return tokens.gather(-1, drawn[:, None])[:, 0].to(logits.device)
 
-    return generate(lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, choose=choose, progress=progress)
+    found = continuations(lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, choose=choose, progress=progress)
+    return [one.text for one in found]
 
 
 @torch.no_grad()

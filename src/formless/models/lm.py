@@ -243,10 +243,10 @@ class LM(TokenizedModel):
         Raises:
             ModelError: A prompt is empty or too long for the context, or memory runs out for a single text.
         """
-        texts = generation.generate(
+        found = generation.continuations(
             self, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, progress=progress
         )
-        return [text.strip() for text in texts]
+        return [one.text.strip() for one in found]
 
     def sample(
         self,

@@ -164,6 +164,5 @@ def answer(
         return best
 
     prompt = lm.chat_prompt(question, earlier=earlier)
-    generation.generate(lm, [prompt], max_new_tokens=max_new_tokens, choose=choose)
-    is_cut = len(tokens) == max_new_tokens and tokens[-1] not in lm.end_ids
-    return text() + (" ..." if is_cut else "")
+    (found,) = generation.continuations(lm, [prompt], max_new_tokens=max_new_tokens, choose=choose)
+    return found.text.strip() + (" ..." if found.is_cut else "")
