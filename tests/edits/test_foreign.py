@@ -263,6 +263,17 @@ def test_another_architecture_is_one_clear_line(
     assert "load its own base model with --model" in str(error.value)
 
 
+def test_a_tokenizer_that_cannot_be_read_is_refused(lm: LM, tiny: Tiny, tmp_path: Path) -> None:
+    tuned = tiny(seed=3)
+    tuned.model.save_pretrained(tmp_path / "tuned")
+    tuned.tokenizer.save_pretrained(tmp_path / "tuned")
+    (tmp_path / "tuned" / "tokenizer.json").write_text('{"model": 1}', "utf-8")
+    edit = formless.load_edit(tmp_path / "tuned")
+    with pytest.raises(ModelError, match="the tokenizer cannot be read") as error, edit.applied(lm):
+        pass
+    assert str(tmp_path / "tuned") in str(error.value)
+
+
 def test_another_tokenizer_is_named(lm: LM, tiny: Tiny, tmp_path: Path) -> None:
     tuned = tiny(seed=3)
     tuned.model.save_pretrained(tmp_path / "tuned")

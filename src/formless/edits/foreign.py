@@ -27,6 +27,7 @@ from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import EditInfo, WeightEdit, layer_report, refuse_other_model, scaled_strength
 from formless.edits.summary import EditSummary
 from formless.errors import EditError
+from formless.models.checkpoint import transformers_errors
 from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.loading import read_model
@@ -154,16 +155,13 @@ class WholeModel(ForeignEdit):
         return DifferenceEdit(updates, _bound(self, lm, updates))
 
     def _refuse_other_tokenizer(self, lm: LM) -> None:
-        """Refuse a model whose tokenizer, if one lies beside it, has other tokens than the base model's."""
+        """Refuse a model whose tokenizer, if one lies beside it, has other tokens than the base model's, or cannot be read."""
         from transformers import AutoTokenizer
 
         if not any((self.folder / name).exists() for name in _TOKENIZERS):
             return
-        try:
+        with transformers_errors("the tokenizer cannot be read", self.folder):
             vocabulary = cast(Any, AutoTokenizer).from_pretrained(self.folder).get_vocab()
-        except Exception as error:  # transformers raises many types
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise EditError(f"the tokenizer cannot be read: {reason}", where=self.folder, remedy="remove its files") from error
         own = lm.tokenizer.get_vocab()
         if other := sorted(own.items() ^ vocabulary.items()):
             what = f"its tokenizer differs from that of {lm.name}, in {len(other):,} tokens such as {other[0][0]!r}"
