@@ -34,7 +34,7 @@ from formless.data.ort import data_folder, subject_of
 from formless.data.questions.mentions import alias_faults, bundled_aliases, mention_fault
 from formless.data.questions.question_kinds import asked_words, facts_of, kind_fault
 from formless.data.rows import Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row
-from formless.data.target import FILES, Target, parse_row
+from formless.data.target import FILES, QUESTION_SET, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
 
@@ -162,8 +162,10 @@ def _read(folder: Path, files: dict[str, dict[int, Row]]) -> Iterator[Finding]:
         try:
             path = target.path(file)
             if not path.exists():
-                is_required = file in REQUIRED and (has_neighbors or not file.startswith("neighbor"))
-                yield found(None, "missing" if is_required else "absent", "the file is not there")
+                if file not in QUESTION_SET or target.is_question_set:
+                    is_required = file in REQUIRED and (has_neighbors or not file.startswith("neighbor"))
+                    is_required = is_required and not target.is_question_set
+                    yield found(None, "missing" if is_required else "absent", "the file is not there")
                 continue
             entries = read_entries(path)
         except DataError as error:

@@ -291,3 +291,30 @@ class Preference(Row):
 
     prompt: str
     response: tuple[str, str]
+
+
+class QuestionAnswer(Row):
+    """A question of a question set with its whole answer, as TOFU has them; the answer may be a sentence.
+
+    Args:
+        aliases: Other answers that count as right when a model writes them.
+        subject: The concept that it is about; empty where it is not told.
+        paraphrased_question: The question in other words; empty where there is none.
+        paraphrased_answer: The answer in other words; empty where there is none.
+        perturbed_answer: Wrong answers, worded as `paraphrased_answer`, or as the answer where there is none.
+    """
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    subject: Name = ""
+    paraphrased_question: str = ""
+    paraphrased_answer: str = ""
+    perturbed_answer: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+class Verbatim(Row):
+    """A passage in two parts: a model that memorized it continues the first by the second (MUSE, verbatim memorization)."""
+
+    prompt: str = Field(min_length=1)
+    gt: str = Field(min_length=1)

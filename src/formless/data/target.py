@@ -24,11 +24,13 @@ from formless.data.rows import (
     Passage,
     Preference,
     Question,
+    QuestionAnswer,
     Reasoning,
     Reverse,
     Row,
     Trivia,
     Truthful,
+    Verbatim,
 )
 from formless.errors import DataError, UnknownNameError
 
@@ -40,6 +42,7 @@ FILES: Mapping[str, type[Row]] = {
     "forget_mcp": Item,
     "forget_tf": Item,
     "aliases": Aliases,
+    "concepts": Aliases,
     "edit_reverse": Reverse,
     "forget_mentions": MentionItem,
     "forget_reverse": Reverse,
@@ -52,6 +55,14 @@ FILES: Mapping[str, type[Row]] = {
     "neighbor_mentions": MentionItem,
     "neighbor_reverse": Reverse,
     "neighbor_kinds": KindItem,
+    "forget_qa": QuestionAnswer,
+    "forget_qa_examples": QuestionAnswer,
+    "forget_verbatim": Verbatim,
+    "forget_choices": Question,
+    "neighbor_qa": QuestionAnswer,
+    "neighbor_qa_examples": QuestionAnswer,
+    "real_authors_qa": QuestionAnswer,
+    "world_facts_qa": QuestionAnswer,
     "retain_mmlu": Question,
     "retain_bbh": Reasoning,
     "truthful": Truthful,
@@ -59,6 +70,7 @@ FILES: Mapping[str, type[Row]] = {
     "fluency": Instruction,
     "forget_mia": Passage,
     "retain_mia": Passage,
+    "holdout_mia": Passage,
     "passage": Passage,
     "positive": Passage,
     "negative": Passage,
@@ -68,6 +80,12 @@ FILES: Mapping[str, type[Row]] = {
     "counterfact": Instruction,
 }
 """The files that a target's folder may hold, `<name>.json`, with the type of their rows."""
+
+QUESTION_SET = (
+    "concepts", "forget_qa", "forget_qa_examples", "forget_verbatim", "forget_choices", "neighbor_qa", "neighbor_qa_examples",
+    "real_authors_qa", "world_facts_qa", "holdout_mia",
+)  # fmt: skip
+"""The files that only a question set has."""
 
 RowType = TypeVar("RowType", bound=Row)
 
@@ -126,6 +144,11 @@ class Target:
     def has(self, file: str) -> bool:
         """Return whether the folder holds a file, e.g. `forget_level1`, whether it can be read or not."""
         return self.folder is not None and os.path.lexists(self.path(file))
+
+    @property
+    def is_question_set(self) -> bool:
+        """Whether it is a set of questions, as TOFU's forget01, and not one concept; its subject is then the set's name."""
+        return any(self.has(file) for file in QUESTION_SET)
 
     def items(self, file: str) -> tuple[Item, ...]:
         """Return the probes of a file such as `forget_level1`, in file order."""

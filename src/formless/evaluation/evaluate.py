@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from formless import provenance
 from formless.data.target import Target
+from formless.errors import DataError
 from formless.evaluation.plan import Job, Plan, make_plan
 from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
+from formless.evaluation.registry import TASKS
 from formless.evaluation.task import (
     Generate,
     Query,
@@ -41,7 +43,13 @@ GENERATED_TOKEN_COST = 2
 
 
 def evaluate(
-    lm: LM, target: Target, suite: str = "ort", *, limit: int | None = None, progress: bool | Progress = True
+    lm: LM,
+    target: Target,
+    suite: str = "ort",
+    *,
+    limit: int | None = None,
+    retain_record: Record | None = None,
+    progress: bool | Progress = True,
 ) -> Record:
     """Question a model about a target, forget and neighbor items alike; the record notes the edits on the model.
 
@@ -52,6 +60,8 @@ def evaluate(
         target: The target with its files.
         suite: A suite's name, or a list of suites and tasks such as `fb,qa,mmlu`.
         limit: Most rows per file and task, evenly spread.
+        retain_record: The record, of the same questions, of a model that was trained without the forget set. Some metrics are
+            comparisons with it and are absent without it.
         progress: A callback, or whether a bar is shown in a terminal or a notebook.
 
     Examples:
@@ -67,7 +77,8 @@ def evaluate(
     """
     plan = make_plan(target, suite, limit, excluded_neighbors=trained_neighbors(lm.edits))
     with progress_bar(progress, target.subject) as report:
-        return run_plan(lm, plan, report)
+        record = run_plan(lm, plan, report)
+    return with_derived(record, retain_record) if retain_record else record
 
 
 def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -87,7 +98,7 @@ def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
         responses = respond(lm, [*requests, *free], report)
     tasks = [_task_result(job, own, responses, not lm.edits) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
-    return Record(
+    record = Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
         subject=target.subject, target=target.folder.name if target.folder else target.subject,
@@ -97,6 +108,39 @@ def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
         token_budget=lm.token_budget, seconds=time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
+    return with_derived(record)
+
+
+def with_derived(record: Record, retain_record: Record | None = None) -> Record:
+    """Return a record whose derived tasks are computed from its other tasks.
+
+    Args:
+        record: The record of a model.
+        retain_record: The record of a model that was trained without the forget set; without it, tasks that compare with it are
+            absent.
+
+    Raises:
+        DataError: The two records are of different questions.
+    """
+    if not any(result.task in TASKS and TASKS[result.task].derive for result in record.tasks):
+        return record
+    if retain_record and retain_record.probes_digest != record.probes_digest:
+        what = f"the retain model was asked other questions: {retain_record.target}, {retain_record.suite}"
+        raise DataError(
+            what, where=f"{record.target}, {record.suite}", remedy="evaluate it on the same target, suite and limit"
+        )
+    own = {(result.task, result.split): result for result in record.tasks}
+    retained = {(result.task, result.split): result for result in retain_record.tasks} if retain_record else None
+    tasks = []
+    for result in record.tasks:
+        derive = TASKS[result.task].derive if result.task in TASKS else None
+        found = derive(own, retained) if derive else result
+        if isinstance(found, str):
+            result = TaskResult(task=result.task, split=result.split, status="absent", reason=found)
+        elif isinstance(found, list):
+            result = TaskResult(task=result.task, split=result.split, status="complete", metrics=found)
+        tasks.append(result)
+    return record.model_copy(update={"tasks": tasks})
 
 
 def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:

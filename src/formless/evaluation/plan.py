@@ -138,6 +138,8 @@ def _missing_file(target: Target, task: Task, split: Split | None) -> str | None
 
 
 def _job(target: Target, task: Task, split: Split | None, limit: int | None, excluded: frozenset[str]) -> Job:
+    if task.derive:
+        return Job(task, split)
     files = [file.format(split=split) for file in task.files]
     if missing := _missing_file(target, task, split):
         return Job(task, split, absent=f"the target has no {missing}.json")

@@ -7,12 +7,12 @@ measured, so that the requests of all tasks of a target go through the model tog
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from formless.data.rows import Item, Row, Split
-from formless.evaluation.record import ItemResult, TaskMetric
+from formless.evaluation.record import ItemResult, TaskMetric, TaskResult
 from formless.evaluation.statistics import mean_metric
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 
@@ -211,6 +211,19 @@ class MetricSpec:
 
 Aggregate: TypeAlias = Callable[[Sequence[ItemResult]], list[TaskMetric]]
 
+Results: TypeAlias = Mapping[tuple[str, Split | None], TaskResult]
+"""The results of an evaluation, by task and split."""
+
+Derive: TypeAlias = Callable[[Results, Results | None], list[TaskMetric] | str]
+"""From the results of a model, and those of the retain model where there is one, to metrics, or why there are none.
+
+The retain model is one that was trained without the forget set."""
+
+
+def no_items(_lm: LM, _row: Any, _source: Source) -> Query:
+    """Stand for `ask` in a derived task, which has no items."""
+    return Query("", skipped="a derived task asks nothing")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -230,13 +243,15 @@ class Task:
         aggregate: From items to metrics, where they are not means over items and groups. A metric that is not a mean has a
             name that no item has, as `loss_auc`: what items have is compared as a mean over items.
         records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
+        derive: Of a derived task, how its metrics follow from the results of other tasks. It has no files, and it comes after
+            those tasks in a suite.
     """
 
     name: str
     title: str
     files: tuple[str, ...]
     metrics: tuple[MetricSpec, ...]
-    ask: Callable[[LM, Any, Source], Query]
+    ask: Callable[[LM, Any, Source], Query] = no_items
     splits: tuple[Split | None, ...] = (None,)
     optional: bool = True
     types: tuple[str, ...] = ()
@@ -244,6 +259,7 @@ class Task:
     grouped_by: str = ""
     aggregate: Aggregate | None = None
     records_prompts: bool = True
+    derive: Derive | None = None
 
     @property
     def knowledge(self) -> MetricSpec | None:
