@@ -124,6 +124,7 @@ VERBS = [
     "probe",
     "targets",
     "export-tasks",
+    "finetune",
 ]
 DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data check"]
 

@@ -30,6 +30,7 @@ from formless.cli.doctor import doctor_command
 from formless.cli.evaluate import eval_command
 from formless.cli.export import export_command
 from formless.cli.export_tasks import export_tasks_command
+from formless.cli.finetune import finetune_command
 from formless.cli.frontier import frontier_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.playground import playground_command
@@ -118,6 +119,7 @@ app.command("frontier")(frontier_command)
 app.command("attack")(attack_command)
 app.command("stats")(stats_command)
 app.command("tune")(tune_command)
+app.command("finetune")(finetune_command)
 app.command("chat")(chat_command)
 app.command("export")(export_command)
 app.command("playground")(playground_command)

@@ -108,7 +108,7 @@ def unlearn_command(
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
     for line in named:
         terminal.out.print(line, soft_wrap=True)
-    with _checkpoints(out) if entry.resumable else nullcontext((None, 0)) as (work, step):
+    with checkpoints_beside(out) if entry.resumable else nullcontext((None, 0)) as (work, step):
         built = build_method(method, config)
         if work is not None:
             built = with_checkpoints(method, built, work)
@@ -139,7 +139,7 @@ def unlearn_command(
 
 
 @contextmanager
-def _checkpoints(out: Path) -> Iterator[tuple[Path, int]]:
+def checkpoints_beside(out: Path) -> Iterator[tuple[Path, int]]:
     """Yield a folder for checkpoints beside `out`, and the step of the last checkpoint in it.
 
     The folder stays after a kill, and if the edit cannot be written. It is removed once the edit is saved, and if a training

@@ -5,9 +5,9 @@ An entry stands in the module of its method; to add one, write it there and name
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from formless.edits.edit import Edit
     from formless.models.lm import LM
 
+Settings = TypeVar("Settings", bound=MethodConfig)
+
 METHODS: Registry[MethodEntry] = Registry(
     kind="method",
     group="formless.methods",
@@ -54,8 +56,24 @@ def method_config(model: ModelSettings, name: str, options: dict[str, Any]) -> M
         UserError: An option is unknown, has a wrong value, or is given by an old and a new name.
     """
     config = METHODS.get_known(name).config
+    return checked_settings(name, config, model.methods.get(name, {}), options)
+
+
+def checked_settings(name: str, config: type[Settings], *given: Mapping[str, Any]) -> Settings:
+    """Return settings from their class: its defaults, then each of `given` in turn.
+
+    Args:
+        name: What has these settings, for errors.
+        config: The class.
+        given: Settings by name; old names are accepted with a warning.
+
+    Raises:
+        UserError: A setting is unknown, has a wrong value, or is given by an old and a new name.
+    """
     try:
-        merged = config.with_current_names(model.methods.get(name, {})) | config.with_current_names(options)
+        merged: dict[str, Any] = {}
+        for settings in given:
+            merged |= config.with_current_names(settings)
         return config.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]

@@ -30,6 +30,7 @@ from formless.store.files import (
 )
 from formless.store.layout import (
     EDIT_SCHEMA,
+    FINETUNING,
     PLAN_SCHEMA,
     RECORD_SCHEMA,
     RESULT_SCHEMA,
@@ -55,6 +56,7 @@ from formless.store.layout import (
 
 __all__ = [
     "EDIT_SCHEMA",
+    "FINETUNING",
     "MAX_BYTES",
     "PLAN_SCHEMA",
     "RECORD_SCHEMA",

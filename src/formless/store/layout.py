@@ -19,6 +19,7 @@
     log.txt
     progress.json               while the run is under way
     training/                   CheckpointsFolder, until the run is complete
+<model>/finetuning.json         FINETUNING: how `formless finetune` made the model
 <statistics>/layer_<l>.safetensors        StatisticsFolder
 <tasks>/formless.yaml, ...      TasksFolder: tasks for lm-evaluation-harness
 $FORMLESS_CACHE/                original records, bundled models, converted GGUF files, null spaces of sampled texts
@@ -43,6 +44,9 @@ RESULT_SCHEMA: Final = 2
 PLAN_SCHEMA: Final = 2
 EDIT_SCHEMA: Final = 2
 STATISTICS_SCHEMA: Final = 1
+
+FINETUNING: Final = "finetuning.json"
+"""The file that every model has which `formless finetune` wrote."""
 
 
 @dataclass(frozen=True)
