@@ -168,11 +168,14 @@ class _Lines:
         self._label = label
         self._start = self._said = time.monotonic()
         self._task, self._done, self._total = "", 0, 0
+        self._first: tuple[float, int] | None = None  # work that was done before, as in a resumed run, says nothing of the pace
 
     def show(self, task: str, done: int, total: int) -> None:
         """Take the progress; see `formless.progress.Progress`."""
         if done < self._done:  # the next model's evaluation
-            self._start = time.monotonic()
+            self._start, self._first = time.monotonic(), None
+        if self._first is None:
+            self._first = time.monotonic(), done
         is_new = task != self._task
         self._task, self._done, self._total = task, done, total
         if is_new:
@@ -186,7 +189,9 @@ class _Lines:
     def _print(self) -> None:
         self._said = time.monotonic()
         task, done, total, spent = self._task, self._done, self._total, self._said - self._start
-        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        begun, before = self._first or (self._said, 0)
+        pace = (self._said - begun) / (done - before) if done > before else 0.0
+        left = f", about {pace * (total - done):.0f} s left" if pace and done < total else ""
         share = f"{100 * done // total} % done " if total else ""
         what = ", ".join(part for part in (task, f"{share}after {spent:.0f} s") if part)
         log.print(f"{self._label}: {what}{left}", soft_wrap=True)
