@@ -44,7 +44,8 @@ def eval_command(
         str | None, typer.Option(help="Letter by letter zero-shot or one-shot; by family unless given.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="'published': word prompts as the published code does where it differs.")
+        str | None,
+        typer.Option(help="'published' or 'open-unlearning': ask as that code does where it differs."),
     ] = None,
     lm_eval: Annotated[
         str | None, typer.Option("--lm-eval", help="Also run tasks of lm-evaluation-harness, hellaswag,arc_easy.")

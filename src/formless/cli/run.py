@@ -45,7 +45,7 @@ class GridOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="The largest number of rows per task.")] = None
     protocol: Annotated[
         str | None,
-        typer.Option(help="'published': word prompts as the published code does."),
+        typer.Option(help="'published' or 'open-unlearning': ask as that code does where it differs."),
     ] = None
     save_edits: Annotated[
         bool | None,

@@ -72,7 +72,8 @@ class Experiment(BaseModel):
         limit: The largest number of rows per task.
         direct_answer: Add the direct-answer line to prompts; depends on the model's family unless given.
         sub_token: Ask letter by letter `zero-shot` or `one-shot`; depends on the model's family unless given.
-        protocol: `published` words prompts as the published code does where it differs.
+        protocol: `published` words prompts as the published code does where it differs; `open-unlearning` asks question sets
+            as open-unlearning does.
         save_edits: Keep every edit beside its record.
     """
 
@@ -88,7 +89,7 @@ class Experiment(BaseModel):
     limit: int | None = Field(default=None, ge=1, le=10**9)
     direct_answer: bool | None = None
     sub_token: Literal["zero-shot", "one-shot"] | None = None
-    protocol: Literal["ours", "published"] | None = None
+    protocol: Literal["ours", "published", "open-unlearning"] | None = None
     save_edits: bool = True
 
     @field_validator("targets", "seeds", "limit", mode="before")

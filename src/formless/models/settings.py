@@ -28,13 +28,14 @@ class PromptStyle(BaseModel):
         direct_answer: Put the benchmark's direct-answer line before FB, QA and MCP messages (all models but Llama).
         sub_token: Ask letter by letter with the bare instruction (Llama) or with one worked example (other models).
         protocol: `published` uses the prompts of the published code where they differ, for comparison with printed tables.
+            `open-unlearning` asks question sets as open-unlearning does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     direct_answer: bool
     sub_token: Literal["zero-shot", "one-shot"]
-    protocol: Literal["ours", "published"] = "ours"
+    protocol: Literal["ours", "published", "open-unlearning"] = "ours"
 
 
 class ModelSettings(BaseModel):
