@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from formless import store
 from formless.cli import completion, terminal
-from formless.errors import UserError
+from formless.errors import ModelError, UnknownNameError, UserError
+
+if TYPE_CHECKING:
+    from formless.evaluation.record import Record
 
 _VALUES = "Values are probabilities of the right answer where no other metric is named."
 
@@ -47,6 +51,13 @@ def eval_command(
         str | None,
         typer.Option(help="'published' or 'open-unlearning': ask as that code does where it differs."),
     ] = None,
+    retain_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model trained without the forget set, or a record of it (.json), to compare with.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
     lm_eval: Annotated[
         str | None, typer.Option("--lm-eval", help="Also run tasks of lm-evaluation-harness, hellaswag,arc_easy.")
     ] = None,
@@ -69,6 +80,7 @@ def eval_command(
     from formless.data.ort import find_target
     from formless.edits.edit import refuse_other_shapes
     from formless.edits.loading import load_edit
+    from formless.evaluation.evaluate import refuse_other_questions, with_derived
     from formless.evaluation.harness.run import load_harness
     from formless.evaluation.plan import make_plan
     from formless.experiment.measure import measure_edit, original_record
@@ -103,15 +115,28 @@ def eval_command(
         with terminal.progress("lm-eval") as bar:
             harness = load_harness(lm_eval, lm_eval_tasks, limit=limit, batch_size=lm_eval_batch, report=bar)
     check = partial(refuse_other_shapes, edit=loaded) if loaded else None
+    given = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
+    changes = {name: value for name, value in given.items() if value is not None}
+    excluded = loaded.info.trained_neighbors if loaded else ()
+    retained = None
+    if retain_model:
+        measured = partial(
+            original_record, target=found, suite=suite, limit=limit, excluded_neighbors=excluded
+        )  # before the other model is loaded: two may not fit into memory
+        retained = _retain_record(retain_model, model, changes, suite, measured, (dtype, device, trust_remote_code))
     lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
-    changes = {"direct_answer": direct_answer, "sub_token": sub_token, "protocol": protocol}
-    lm.style = prompt_style(lm.style, {name: value for name, value in changes.items() if value is not None})
+    lm.style = prompt_style(lm.style, changes)
+    if retained:
+        digest = make_plan(found, suite, limit, excluded_neighbors=excluded).digest(lm)
+        refuse_other_questions(retained, digest, "--retain-model")
     terminal.announce_absent([found], suite)
     with terminal.progress(found.subject) as bar:
         if loaded:
             outcome = measure_edit(lm, loaded, found, suite, limit=limit, progress=bar)
         original = outcome.original if loaded else original_record(lm, found, suite, limit=limit, progress=bar)
         edited = outcome.edited if loaded else None
+        if retained:
+            original, edited = with_derived(original, retained), with_derived(edited, retained) if edited else None
         if harness:
             original = harness.added(lm, original, bar)
         if harness and loaded and edited:
@@ -148,3 +173,44 @@ def eval_command(
     for name, path in (("record", out), ("report", report)):
         if path:
             terminal.out.print(f"{name}: {path}", soft_wrap=True)
+
+
+def _retain_record(
+    name: str,
+    model: str,
+    changes: dict[str, Any],
+    suite: str,
+    measured: Callable[..., Record],
+    loading: tuple[str, str, bool],
+) -> Record:
+    """Return the record of the retain model: read it, or evaluate the model as the other one will be.
+
+    Raises:
+        UserError: No task of the suite compares with it, it is of another architecture, or it cannot be loaded.
+    """
+    from formless.evaluation.loading import load_record
+    from formless.evaluation.suites import suite_tasks
+    from formless.models.loading import load_meta, refuse_other_architecture
+    from formless.models.settings import default_style, find_model, prompt_style
+
+    option = "--retain-model"
+    if not any(task.derive for task in suite_tasks(suite)):
+        raise UserError(f"no task of {suite} compares with a retain model", where=option, remedy="leave it out")
+    dtype, device, trust = loading
+    meta = load_meta(model, dtype=dtype, trust_remote_code=trust)
+    if Path(name).suffix == ".json":
+        record, family = load_record(Path(name)), str(meta.model.config.model_type)
+        if record.model_type != family:
+            what = f"the retain model is of another architecture: its family is {record.model_type}, not {family}"
+            raise ModelError(what, where=name, remedy="give the record of a model that was trained from the same one")
+        return record
+    try:
+        find_model(name)
+    except UnknownNameError as error:
+        raise UserError(error.what, where=option, remedy=error.remedy) from error
+    refuse_other_architecture(meta, load_meta(name, dtype=dtype, trust_remote_code=trust))
+    lm = terminal.load_model(name, dtype, device, trust)
+    own = meta.settings.prompt or default_style(str(meta.model.config.model_type))
+    lm.style = prompt_style(own, changes)  # the same questions, whatever the settings of the retain model are
+    with terminal.progress("retain model") as bar:
+        return measured(lm, progress=bar)

@@ -33,6 +33,10 @@ class GridOptions:
         str | None,
         typer.Option("--model", "-m", help="Short names, folders or hub ids, a,b.", autocompletion=completion.models),
     ] = None
+    retain_model: Annotated[
+        str | None,
+        typer.Option(help="A model trained without the forget set, to compare with.", autocompletion=completion.models),
+    ] = None
     method: Annotated[
         str | None, typer.Option(help="Methods, a,b; see `formless methods`.", autocompletion=completion.methods)
     ] = None
@@ -55,9 +59,9 @@ class GridOptions:
     def keys(self) -> dict[str, Any]:
         """Return the given options as keys of an experiment."""
         found = {
-            "models": _split(self.model), "methods": _split(self.method), "data": self.data, "targets": self.targets,
-            "seeds": _numbers(self.seeds, "--seeds"), "suite": self.suite, "limit": self.limit, "protocol": self.protocol,
-            "save_edits": self.save_edits,
+            "models": _split(self.model), "retain_model": self.retain_model, "methods": _split(self.method), "data": self.data,
+            "targets": self.targets, "seeds": _numbers(self.seeds, "--seeds"), "suite": self.suite, "limit": self.limit,
+            "protocol": self.protocol, "save_edits": self.save_edits,
         }  # fmt: skip
         return {name: value for name, value in found.items() if value is not None}
 
@@ -86,8 +90,8 @@ class ModelOptions:
         models = [models] if isinstance(models, str | dict) else models
         if not given or not isinstance(models, list):
             return keys
-        named = [{"name": model} if isinstance(model, str) else model for model in models]
-        return keys | {"models": [model | given if isinstance(model, dict) else model for model in named]}
+        retain = {"retain_model": _with(keys["retain_model"], given)} if keys.get("retain_model") else {}
+        return keys | retain | {"models": [_with(model, given) for model in models]}
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def run_command(
 
     wanted = _experiment(experiment, out, grid, loading)
     if execution.executor == "local" and not execution.gpu:  # else a worker may have another device than this process
-        for device in {model.device for model in wanted.models} - {"spread"}:
+        for device in {model.device for model in (*wanted.models, wanted.retain_model) if model} - {"spread"}:
             find_device(device)
     folder = out or _default_folder(experiment, wanted.name)
     done = _sweep(wanted, folder, execution.resources(), fail_fast, experiment)
@@ -277,7 +281,7 @@ def _show(done: SweepResult, folder: Path) -> None:
     counts += [f"{done.missing} not reached"] * bool(done.missing)
     terminal.out.print(f"{len(done.runs)} runs: {', '.join(counts)}")
     terminal.out.print(f"records: {folder}", soft_wrap=True)
-    if not any(run.method == ORIGINAL for run in done.runs):
+    if not any(run.method == ORIGINAL and not run.is_retain_model for run in done.runs):
         note = "no run evaluates the original model: `formless summarize` will have nothing to compare with"
         terminal.log.print(note, soft_wrap=True)
 
@@ -289,6 +293,12 @@ def _write_report(folder: Path) -> None:
     with terminal.progress("report"):
         write_experiment_report(page, folder, command=shlex.join(["formless", *sys.argv[1:]]))
     terminal.out.print(f"report: {page}", soft_wrap=True)
+
+
+def _with(model: Any, given: dict[str, Any]) -> Any:
+    """Return a model's entry with options; what is no entry is left to the validation."""
+    entry = {"name": model} if isinstance(model, str) else model
+    return entry | given if isinstance(entry, dict) else entry
 
 
 def _split(text: str | None) -> list[str] | None:

@@ -120,17 +120,22 @@ def with_derived(record: Record, retain_record: Record | None = None) -> Record:
             absent.
 
     Raises:
-        DataError: The two records are of different questions.
+        DataError: The two records are of different questions. Where they differ in the neighbors that were left out, as an edit
+            was trained on them, the tasks with the same items count.
     """
     if not any(result.task in TASKS and TASKS[result.task].derive for result in record.tasks):
         return record
-    if retain_record and retain_record.probes_digest != record.probes_digest:
-        what = f"the retain model was asked other questions: {retain_record.target}, {retain_record.suite}"
-        raise DataError(
-            what, where=f"{record.target}, {record.suite}", remedy="evaluate it on the same target, suite and limit"
-        )
     own = {(result.task, result.split): result for result in record.tasks}
-    retained = {(result.task, result.split): result for result in retain_record.tasks} if retain_record else None
+    retained = None
+    if retain_record:
+        excludes_others = retain_record.excluded_neighbors != record.excluded_neighbors
+        if not excludes_others or retain_record.prompt_style != record.prompt_style:
+            refuse_other_questions(retain_record, record.probes_digest, f"{record.target}, {record.suite}")
+        retained = {
+            (result.task, result.split): result
+            for result in retain_record.tasks
+            if _asked(result) == _asked(own.get((result.task, result.split)))
+        }
     tasks = []
     for result in record.tasks:
         derive = TASKS[result.task].derive if result.task in TASKS else None
@@ -141,6 +146,22 @@ def with_derived(record: Record, retain_record: Record | None = None) -> Record:
             result = TaskResult(task=result.task, split=result.split, status="complete", metrics=found)
         tasks.append(result)
     return record.model_copy(update={"tasks": tasks})
+
+
+def _asked(result: TaskResult | None) -> list[Any] | None:
+    return None if result is None else [(item.query, item.expected) for item in result.items]
+
+
+def refuse_other_questions(retain_record: Record, digest: str, where: str) -> None:
+    """Refuse a retain model's record that is not of the questions with a digest.
+
+    Raises:
+        DataError: It is of other questions, or the questions were put to it in another way.
+    """
+    if retain_record.probes_digest != digest:
+        what = f"the retain model was asked other questions: {retain_record.target}, {retain_record.suite}"
+        remedy = "evaluate it on the same target, suite and limit, with the same prompts"
+        raise DataError(what, where=where, remedy=remedy)
 
 
 def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:

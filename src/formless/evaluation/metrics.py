@@ -8,6 +8,8 @@ import string
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from formless.data.questions.distractors import fold
 
@@ -30,6 +32,31 @@ def rouge_l_recall(answer: str, reference: str) -> float:
         raise ValueError("the reference holds no word")
     found = {word for one in references for other in answers for word in _common_words(one, other)}
     return len(found) / len(words)
+
+
+def has_rouge_word(text: str) -> bool:
+    """Return whether a text holds a word that the package `rouge-score` compares: a run of Latin letters and digits."""
+    return re.search("[a-z0-9]", text.lower()) is not None
+
+
+def rouge_scores(answer: str, reference: str) -> dict[str, float]:
+    """Return ROUGE-L recall and F1 and ROUGE-1 recall by the package `rouge-score` with stemming, each in [0, 1].
+
+    The whole texts are compared, as TOFU and open-unlearning do; `rouge_l_recall` compares them by sentence.
+    """
+    found = _rouge_scorer().score(reference, answer)
+    return {
+        "rouge_l_recall": float(found["rougeL"].recall),
+        "rouge_l_f1": float(found["rougeL"].fmeasure),
+        "rouge_1_recall": float(found["rouge1"].recall),
+    }
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # takes most of a second, and few commands need it
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
 
 def _sentences(text: str) -> list[list[str]]:

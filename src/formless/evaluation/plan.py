@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
@@ -154,7 +154,27 @@ def _job(target: Target, task: Task, split: Split | None, limit: int | None, exc
     if not any(rows.values()):
         kind = f"{files[0]}.json holds no row of type {' or '.join(task.types)}" if task.types else f"{files[0]}.json is empty"
         return Job(task, split, absent=kind)
+    if task.needs and (lacking := _lacking(target, task.needs, rows)):
+        return Job(task, split, absent=lacking)
     return Job(task, split, tuple((file, row) for file, own in rows.items() for row in spread(own, limit)))
+
+
+def _lacking(target: Target, needs: str, files: Mapping[str, tuple[Row, ...]]) -> str | None:
+    """Return why a task that needs a field cannot be asked: no row has it.
+
+    Raises:
+        DataError: The field is a list, and rows have unequal numbers of values.
+    """
+    name = needs.replace("_", " ")
+    for file, rows in files.items():
+        values = [getattr(row, needs) for row in rows]
+        if not any(values):
+            return f"{file}.json has no {name}s"
+        counts = [len(value) for value in values if isinstance(value, tuple)]
+        if other := next((place for place, count in enumerate(counts) if count != counts[0]), None):
+            what = f"row {other + 1} has {counts[other] or 'no'} {name}s, row 1 has {counts[0] or 'none'}"
+            raise DataError(what, where=f"{target.path(file)}, {needs}", remedy="give every row as many")
+    return None
 
 
 def spread(rows: Sequence[Row], limit: int | None) -> tuple[Row, ...]:

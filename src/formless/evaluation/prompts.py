@@ -29,6 +29,7 @@ CHARACTERS_EXAMPLE = (
     "T\no\nk\ny\no\n\n"
     "# Task\n{message}"
 )
+SYSTEM_PROMPT = "You are a helpful assistant."
 NEW_TOKENS = 30
 SAMPLES, TEMPERATURE = 8, 0.7
 MANY_SAMPLES, MANY_TEMPERATURE = 32, 1.0
@@ -58,6 +59,67 @@ def known_at(chance: float) -> MetricSpec:
 def is_published(lm: LM) -> bool:
     """Return whether prompts are worded as the published code words them where that differs from ours."""
     return lm.style.protocol == "published"
+
+
+def is_open_unlearning(lm: LM) -> bool:
+    """Return whether question sets are asked as open-unlearning asks them where that differs from ours."""
+    return lm.style.protocol == "open-unlearning"
+
+
+@dataclass(frozen=True)
+class WholeAnswer:
+    """A whole answer to score.
+
+    Args:
+        request: The answer after its prompt.
+        unscored: How many of its first tokens do not count.
+    """
+
+    request: ScoreAnswer
+    unscored: int = 0
+
+    def loss(self, score: Score) -> float:
+        """Return the mean negative log-probability of the tokens that count (nats)."""
+        counted = score.log_probabilities[self.unscored :]
+        return -math.fsum(counted) / len(counted)
+
+    def probability(self, score: Score) -> float:
+        """Return exp of minus the loss: the geometric mean of the probabilities of the tokens that count, in [0, 1]."""
+        return math.exp(-self.loss(score))
+
+
+def whole_answer(lm: LM, question: str, answer: str) -> WholeAnswer:
+    """Return a whole answer after a question that is the user message alone: no instruction, no cue.
+
+    A model without a chat template gets `Question:` and `Answer:` around them.
+
+    Protocol `open-unlearning` has its system prompt, counts the end of the turn as a part of the answer, and cuts prompt and
+    answer where the prompt alone has so many tokens. In `Answer: Paris` the space is then a token of the prompt, and the first
+    token of the answer does not count.
+    """
+    prompt = question_prompt(lm, question)
+    if not is_open_unlearning(lm):
+        return WholeAnswer(ScoreAnswer(prompt, answer if lm.tokenizer.chat_template is not None else spaced(answer)))
+    whole = prompt + answer
+    if lm.tokenizer.chat_template is not None:
+        whole = lm.chat_text(question, answer, system=_system_prompt(lm))
+    end = str(lm.tokenizer.eos_token or "")
+    request = ScoreAnswer(prompt, (whole if end and whole.endswith(end) else whole + end)[len(prompt) :])
+    encoded = lm.encode(prompt, request.answer)
+    ahead = len(lm.encode(prompt).ids) - encoded.answer_start
+    return WholeAnswer(request, min(max(ahead, 0), len(encoded.ids) - encoded.answer_start - 1))
+
+
+def question_prompt(lm: LM, question: str) -> str:
+    """Return the prompt of a question whose answer is a whole one; see `whole_answer`."""
+    if lm.tokenizer.chat_template is None:
+        cue = "Answer: " if is_open_unlearning(lm) else "Answer:"
+        return "".join(lm.prefixes) + f"Question: {question}\n{cue}"
+    return lm.chat_prompt(question, system=_system_prompt(lm))
+
+
+def _system_prompt(lm: LM) -> str | None:
+    return SYSTEM_PROMPT if is_open_unlearning(lm) and lm.has_system_role else None
 
 
 def short_answer_prompt(lm: LM, message: str, cue: str = "Answer:", *, direct_answer: bool = True) -> str:

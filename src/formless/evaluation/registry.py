@@ -7,6 +7,7 @@ from formless.evaluation.tasks.adversarial import GEN_LEVEL3, LEVEL3, SUB_LEVEL3
 from formless.evaluation.tasks.bbh import BBH
 from formless.evaluation.tasks.blank import FB, GEN_FB, SUB_FB, SUB_FB_LETTERS
 from formless.evaluation.tasks.fluency import FLUENCY
+from formless.evaluation.tasks.forget_quality import FORGET_QUALITY
 from formless.evaluation.tasks.formats import (
     GEN_QA_ALONE,
     GEN_QA_COMPLETION,
@@ -40,7 +41,16 @@ from formless.evaluation.tasks.reverse import REVERSE
 from formless.evaluation.tasks.statement import GEN_STATEMENT, STATEMENT
 from formless.evaluation.tasks.triviaqa import TRIVIAQA
 from formless.evaluation.tasks.true_false import TF, TF_CHOICE
+from formless.evaluation.tasks.truth_ratio import REAL_AUTHORS, TRUTH_RATIO, WORLD_FACTS
 from formless.evaluation.tasks.truthfulqa import TRUTHFULQA
+from formless.evaluation.tasks.utility import MODEL_UTILITY
+from formless.evaluation.tasks.whole_answer import ANSWER, PARAPHRASED_ANSWER, PARAPHRASED_QUESTION
+from formless.evaluation.tasks.written_answer import (
+    GEN_ANSWER,
+    GEN_PARAPHRASED_QUESTION,
+    GEN_REAL_AUTHORS,
+    GEN_WORLD_FACTS,
+)
 from formless.registry import Registry
 
 TASKS = Registry(
@@ -101,5 +111,17 @@ TASKS = Registry(
         TRIVIAQA,
         FLUENCY,
         MIA,
+        ANSWER,
+        PARAPHRASED_ANSWER,
+        PARAPHRASED_QUESTION,
+        TRUTH_RATIO,
+        GEN_ANSWER,
+        GEN_PARAPHRASED_QUESTION,
+        REAL_AUTHORS,
+        GEN_REAL_AUTHORS,
+        WORLD_FACTS,
+        GEN_WORLD_FACTS,
+        MODEL_UTILITY,
+        FORGET_QUALITY,
     ),
 )

@@ -44,6 +44,12 @@ SUITES: dict[str, tuple[str, ...]] = {
     "inside": ("lens", "probe"),
     "attacks": ("jailbreak", "memorization", "inside"),
     "gcg": ("qa", "gen_qa_no_cue", "gcg_qa"),
+    "answers": ("answer", "paraphrased_answer", "paraphrased_question", "truth_ratio"),
+    "gen_answers": ("gen_answer", "gen_paraphrased_question"),
+    "tofu": (
+        *("answers", "gen_answers", "real_authors", "gen_real_authors", "world_facts", "gen_world_facts"),
+        *("model_utility", "forget_quality"),
+    ),
     "takedown": ("forms", "choices", "letters", "mentions", "kinds", "recall"),
     "quick": ("statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_qa_letters", "gen_qa", "gen_qa_alone", "reverse"),
     "ort": ("forms", "choices", "letters", *PAPER_UTILITY),

@@ -240,9 +240,11 @@ class Task:
         types: The types of the rows that it asks; all rows unless given.
         groups: The groups whose metrics are reported apart, in order; an item of another group counts in the whole only.
         grouped_by: What the groups are, e.g. `mention`; tasks with the same groups stand in one table of task x group.
-        aggregate: From items to metrics, where they are not means over items and groups. A metric that is not a mean has a
-            name that no item has, as `loss_auc`: what items have is compared as a mean over items.
+        aggregate: From items to metrics, where they are not the means of all metrics over items and groups. A metric that is
+            not a mean has a name that no item has, as `loss_auc`: what items have is compared as a mean over items.
         records_prompts: Whether the record holds every item's prompt, or only the first (few-shot prompts are long).
+        needs: A field that the rows must have, e.g. `paraphrased_answer`; the task is absent where no row has it. Where it is a
+            list, all rows must have equally many.
         derive: Of a derived task, how its metrics follow from the results of other tasks. It has no files, and it comes after
             those tasks in a suite.
     """
@@ -259,6 +261,7 @@ class Task:
     grouped_by: str = ""
     aggregate: Aggregate | None = None
     records_prompts: bool = True
+    needs: str = ""
     derive: Derive | None = None
 
     @property

@@ -97,6 +97,8 @@ def _mean_faults(result: TaskResult, found: TaskMetric) -> Iterator[tuple[str, s
     own = [item for item in result.items if found.group in (None, item.group)]
     values = [item.metrics[found.metric] for item in own if found.metric in item.metrics]
     task = TASKS.get(result.task)
+    if task and task.derive:  # it has no items
+        return
     if not any(found.metric in item.metrics for item in result.items) and (task is None or task.aggregate):
         if found.n > len(result.items) or (found.value is not None and not found.n):
             yield "n", f"it says {found.n}, and there are {len(result.items)} items"
@@ -136,7 +138,7 @@ def refuse_other_items(original: Record, edited: Record) -> None:
     """
     for before in original.tasks:
         after = edited.task(before.task, before.split)
-        if after is None:
+        if after is None or (before.task in TASKS and TASKS[before.task].derive):
             continue
         place = f"{edited.target}, {before.task}{f' ({before.split})' if before.split else ''}"
         what, remedy = "the items of a record are not those of its original", "evaluate both again"

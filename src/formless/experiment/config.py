@@ -15,6 +15,9 @@ from formless.models.settings import shipped_yaml
 from formless.store import ExperimentFolder, read_file
 from formless.strict_yaml import load_yaml
 
+RETAIN_MODEL = "retain_model"
+"""The label of the runs that measure an experiment's retain model."""
+
 _MAX_BYTES = 2**20
 _HOW = "docs/reference/experiments.md lists the keys"
 
@@ -64,6 +67,8 @@ class Experiment(BaseModel):
     Args:
         name: A name for the reader.
         models: One model or more.
+        retain_model: A model of the same architecture that was trained without the forget set; it is measured too, and metrics
+            that compare with it are absent without it.
         methods: One method or more, with different labels. Several entries of one method are a sweep over its settings.
         data: A data folder, or `sample`.
         targets: `all`, numbers such as `1-12` or `1,4,7`, or a list of names.
@@ -81,6 +86,7 @@ class Experiment(BaseModel):
 
     name: str = "experiment"
     models: tuple[ModelChoice, ...] = Field(min_length=1)
+    retain_model: ModelChoice | None = None
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
     data: str = SAMPLE
     targets: str | int | tuple[str | int, ...] = "all"
@@ -108,11 +114,18 @@ class Experiment(BaseModel):
         entries = value if isinstance(value, list | tuple) else [value]
         return [{key: entry} if isinstance(entry, str) else entry for entry in entries]
 
+    @field_validator("retain_model", mode="before")
+    @classmethod
+    def _retain_model_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @field_validator("methods")
     @classmethod
     def _with_labels(cls, methods: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
         labelled = tuple(method.model_copy(update={"label": method.label or method.method}) for method in methods)
         labels = [method.label for method in labelled]
+        if RETAIN_MODEL in labels:
+            raise ValueError(f"the label {RETAIN_MODEL!r} is that of the retain model: give another one")
         if twice := next((label for label in labels if labels.count(label) > 1), None):
             raise ValueError(f"two methods are labelled {twice!r}: give one of them another label")
         return labelled
@@ -145,7 +158,7 @@ def build_experiment(keys: dict[str, Any], where: object) -> Experiment:
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
-            inside = ModelChoice if path[0] == "models" else Experiment
+            inside = ModelChoice if path[0] in ("models", "retain_model") else Experiment
             raise UnknownNameError("key", path[-1], inside.model_fields, where=where) from error
         message = first["msg"].removeprefix("Value error, ")
         raise UserError("a key of the experiment is wrong", where=f"{where}, {'.'.join(path)}", remedy=message) from error

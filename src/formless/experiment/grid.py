@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formless import hub
 from formless.data.ort import find_target, targets
@@ -19,8 +19,8 @@ from formless.data.spellings import naming
 from formless.data.target import Target
 from formless.errors import DataError, ModelError, UserError
 from formless.evaluation.plan import make_plan
-from formless.experiment.config import Experiment, MethodChoice, ModelChoice
-from formless.experiment.runs import Run
+from formless.experiment.config import RETAIN_MODEL, Experiment, MethodChoice, ModelChoice
+from formless.experiment.runs import ORIGINAL, Run
 from formless.methods.base import MethodConfig
 from formless.methods.keys.candidates import AUTO
 from formless.methods.registry import METHODS, check_request, method_config
@@ -29,6 +29,9 @@ from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_digest
 from formless.models.settings import BUNDLED, ModelSettings, find_model
 from formless.store import read_file
+
+if TYPE_CHECKING:
+    from formless.models.loading import MetaModel
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _NAMED = 3  # targets in an error
@@ -39,19 +42,25 @@ _BLOCK, _BLOCKS = 4096, 1024
 def grid(experiment: Experiment) -> tuple[Run, ...]:
     """Return every run of an experiment, model by model, then target by target, then in the order of the methods.
 
+    The runs of the retain model, if there is one, come last: it is measured without any edit.
+
     Raises:
         UserError: A model, method, setting, target or suite is unknown, a file is missing or broken, the seed is given twice,
-            or two methods are the same.
+            two methods are the same, or the retain model is of another architecture.
     """
-    models = [(choice, find_model(choice.name)) for choice in map(_with_dtype, experiment.models)]
+    models = [(choice, find_model(choice.name), experiment.methods) for choice in map(_with_dtype, experiment.models)]
+    if experiment.retain_model:
+        retain = _with_dtype(experiment.retain_model)
+        models.append((retain, find_model(retain.name), (MethodChoice(method=ORIGINAL, label=RETAIN_MODEL),)))
     chosen = chosen_targets(experiment.data, experiment.targets)
     configs = {
         (model, method.label): _configs(settings, method, experiment.seeds, chosen)
-        for model, settings in models
-        for method in experiment.methods
+        for model, settings, methods in models
+        for method in methods
     }
-    for model, settings in models:
-        _check_model(model, settings, experiment.methods)
+    metas = [_check_model(*entry) for entry in models]
+    if experiment.retain_model and metas[-1]:
+        _refuse_other_architecture(filter(None, metas[:-1]), metas[-1])
     _refuse_missing(chosen, experiment.methods)
     files = {_name(target): _read_files(target, experiment) for target in chosen}
     has_retain_set = any(_has_retain_set(config) for found in configs.values() for config, _ in found)
@@ -65,10 +74,10 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
             | _retain_digest(target, config, texts) | _names_digest(target, method.method, config)
             | _questions_digest(target, config),
         )
-        for model, settings in models
+        for model, settings, methods in models
         for digest in [model_digest(settings, model.revision)]
         for target in chosen
-        for method in experiment.methods
+        for method in methods
         for config, places in configs[model, method.label]
     )  # fmt: skip
     _refuse_twins(runs)
@@ -177,8 +186,8 @@ def _name(target: Target) -> str:
     return target.folder.name if target.folder else target.subject
 
 
-def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[MethodChoice]) -> None:
-    """Refuse methods that do not fit a model's configuration.
+def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[MethodChoice]) -> MetaModel | None:
+    """Refuse methods that do not fit a model's configuration, and return the model on the meta device.
 
     A GGUF file, a bundled model that is not unpacked yet, and a model whose configuration cannot be read are left to their
     runs, so that those of the other models are executed.
@@ -186,15 +195,23 @@ def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[
     from formless.models.loading import load_meta
 
     if settings.source == BUNDLED and not BUNDLED_MODELS[settings.name].folder.is_dir():
-        return
+        return None
     if is_gguf(Path(settings.source)):
-        return
+        return None
     try:
         meta = load_meta(model.name, dtype=model.dtype, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except ModelError:
-        return
+        return None
     for method in methods:
         method_config(settings, method.method, method.settings).check_model(meta)
+    return meta
+
+
+def _refuse_other_architecture(models: Iterable[MetaModel], retain: MetaModel) -> None:
+    from formless.models.loading import refuse_other_architecture
+
+    for model in models:
+        refuse_other_architecture(model, retain)
 
 
 def _with_dtype(model: ModelChoice) -> ModelChoice:
@@ -297,9 +314,12 @@ def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> 
 def _read_files(target: Target, experiment: Experiment) -> dict[str, str]:
     """Return hashes of the files that each method and the suite read; validate the files on the way."""
     target = Target(target.subject, target.folder)  # its rows are freed with it
-    return {
+    read = {
         method.label: target_files(target, method.method, experiment.suite, experiment.limit) for method in experiment.methods
     }
+    if experiment.retain_model:
+        read[RETAIN_MODEL] = target_files(target, ORIGINAL, experiment.suite, experiment.limit)
+    return read
 
 
 def _refuse_twins(runs: tuple[Run, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formless.errors import DataError, UserError
-from formless.experiment.config import ModelChoice
+from formless.experiment.config import RETAIN_MODEL, ModelChoice
 from formless.store import PLAN_SCHEMA, ExperimentFolder, RunFolder, read_document, read_json, refuse_newer, write_document
 
 ORIGINAL = "original"
@@ -89,6 +89,11 @@ class Run(BaseModel):
     def seed(self) -> int | None:
         """The seed, if the method uses one."""
         return self.config.get("seed")
+
+    @property
+    def is_retain_model(self) -> bool:
+        """Whether it measures the experiment's retain model, with which derived tasks of the other runs compare."""
+        return (self.method, self.label) == (ORIGINAL, RETAIN_MODEL)
 
     @property
     def keeps_edit(self) -> bool:

@@ -30,6 +30,9 @@ from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
+OPEN_UNLEARNING_DATE = "10 Apr 2025"
+"""The date in the prompts of its configurations of Llama 3."""
+
 
 @dataclass(repr=False)
 class LM(TokenizedModel):
@@ -86,6 +89,12 @@ class LM(TokenizedModel):
             "layers": str(self.architecture.depth(self.model)),
             "edits": ", ".join(_edit_name(info) for info in self.edits) or "none",
         }
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """As of every tokenized model, with the date that open-unlearning gives where its protocol is chosen."""
+        dated = {"date_string": OPEN_UNLEARNING_DATE} if self.style.protocol == "open-unlearning" else {}
+        return super().template_arguments | dated
 
     @cached_property
     def setup_hash(self) -> str:

@@ -35,6 +35,9 @@ from formless.models.lm import LM, fingerprint, fingerprint_of
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.progress import Progress, can_show_bars, progress_bar
 
+_SHAPE = {
+    "model_type": "family", "num_hidden_layers": "number of layers", "hidden_size": "hidden size", "vocab_size": "vocabulary",
+}  # fmt: skip
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -161,6 +164,20 @@ def load_meta(
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
     return MetaModel(model, architecture, settings, stored, source)
+
+
+def refuse_other_architecture(model: MetaModel, retain: MetaModel) -> None:
+    """Refuse a retain model that cannot have been trained from the same model.
+
+    Raises:
+        ModelError: Its family, number of layers, hidden size or vocabulary is another.
+    """
+    for name, title in _SHAPE.items():
+        own, other = (getattr(one.model.config.get_text_config(), name) for one in (model, retain))
+        if own != other:
+            what = f"the retain model is of another architecture: its {title} is {other}, not {own}"
+            remedy = "give a model that was trained from the same one, without the forget set"
+            raise ModelError(what, where=retain.source, remedy=remedy)
 
 
 def load_tokenizer(meta: MetaModel, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -18,6 +18,8 @@ from formless.errors import ModelError
 # Llama 3's chat template prints today's date unless one is given; prompts must be the same in every run.
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
+_TEMPLATE_REMEDY = "use the chat template of the model's publisher"
+
 CPU_BUDGET, SMALLEST_GPU_BUDGET, LARGEST_GPU_BUDGET = 4096, 2048, 2**17
 
 
@@ -114,22 +116,42 @@ class TokenizedModel:
         Raises:
             ModelError: The template fails, or leaves a message out.
         """
-        prefix = "".join(self.prefixes)
-        turns = [turn if number % 2 else prefix + turn for number, turn in enumerate((*earlier, message))]
-        conversation = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
-        if system is not None:
-            conversation = [{"role": "system", "content": system}, *conversation]
+        conversation = self._conversation((*earlier, message), system)
         if self.tokenizer.chat_template is None:
             text = "\n".join(part["content"] for part in conversation)
             return text + ("\n" if cue and not text[-1:].isspace() else "") + cue
-        remedy = "use the chat template of the model's publisher"
+        return self._checked(conversation) + cue
+
+    def chat_text(self, message: str, answer: str, *, system: str | None = None) -> str:
+        """Render a user message and the whole answer with the chat template, with what ends the answer; see `chat_prompt`.
+
+        Raises:
+            ModelError: The template fails, leaves a message out, or begins the answer otherwise than it prompts for it.
+        """
+        text = self._checked(self._conversation((message, answer), system), is_open=False)
+        if not text.startswith(self.chat_prompt(message, system=system)):
+            what = "the chat template begins an answer otherwise than it prompts for one"
+            raise ModelError(what, where=self.name, remedy=_TEMPLATE_REMEDY)
+        return text
+
+    def _conversation(self, turns: Sequence[str], system: str | None) -> list[dict[str, str]]:
+        """Return the messages of the user and the assistant in turn, the user's with the prefixes of prompt edits."""
+        prefix = "".join(self.prefixes)
+        said = [
+            {"role": "assistant", "content": turn} if number % 2 else {"role": "user", "content": prefix + turn}
+            for number, turn in enumerate(turns)
+        ]
+        return said if system is None else [{"role": "system", "content": system}, *said]
+
+    def _checked(self, conversation: list[dict[str, str]], *, is_open: bool = True) -> str:
+        """Return a conversation through the chat template, which must print every message."""
         try:
-            text = self._rendered(conversation)
+            text = self._rendered(conversation, is_open=is_open)
         except TemplateError as error:
-            raise ModelError(f"the chat template fails: {error}", where=self.name, remedy=remedy) from error
+            raise ModelError(f"the chat template fails: {error}", where=self.name, remedy=_TEMPLATE_REMEDY) from error
         if any(part["content"].strip() not in text for part in conversation):  # many templates strip the messages
-            raise ModelError("the chat template does not print the message", where=self.name, remedy=remedy)
-        return text + cue
+            raise ModelError("the chat template does not print the message", where=self.name, remedy=_TEMPLATE_REMEDY)
+        return text
 
     @property
     def has_system_role(self) -> bool:
@@ -142,16 +164,21 @@ class TokenizedModel:
         except TemplateError:
             return False
 
-    def _rendered(self, conversation: list[dict[str, str]]) -> str:
-        """Return a conversation through the chat template, with the generation prompt.
+    def _rendered(self, conversation: list[dict[str, str]], *, is_open: bool = True) -> str:
+        """Return a conversation through the chat template, with the generation prompt where it is open.
 
         Raises:
             TemplateError: The template fails.
         """
         rendered = self.tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS
+            conversation, tokenize=False, add_generation_prompt=is_open, **self.template_arguments
         )
         return cast(str, rendered)
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is given beside the conversation."""
+        return TEMPLATE_ARGUMENTS
 
     def encode(self, prompt: str, answer: str = "") -> Encoded:
         """Tokenize prompt and answer as one text, with one BOS token if the model has one.

@@ -17,6 +17,7 @@ from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.verification import is_alike
 from formless.experiment.result import Damage, RunResult, check_result, run_metrics
+from formless.experiment.retained import RetainRecords
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.answers import answer_metrics, redirect_names
 from formless.report.comparison import acts_on
@@ -170,6 +171,7 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
     for condition, run in zip(conditions(plan, prefix), plan, strict=True):
         found.planned[condition] += 1
         by_target.setdefault((condition.model, run.target), []).append((condition, run))
+    retained = RetainRecords(out, plan)
     for runs in by_target.values():
         original: Record | None = None
         for condition, run in sorted(runs, key=lambda pair: pair[1].method != ORIGINAL):
@@ -189,7 +191,8 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
             try:
                 record = load_record(folder.record)
                 _refuse_other_metrics(result, record, folder)
-                own = load_record(folder.original) if folder.original.is_file() else original
+                record = retained.derived(run, record)
+                own = retained.derived(run, load_record(folder.original)) if folder.original.is_file() else original
                 own = None if run.method == ORIGINAL else own
                 metrics = reduced(condition, record, own, seed=run.seed, seconds=result.timings.get("unlearning"))
             except DataError as error:
@@ -200,6 +203,7 @@ def _add_runs(out: Path, found: CollectedRuns, on_record: RecordCallback | None,
             found.add(metrics)
             if on_record:
                 on_record(found.complete[-1], record, result)
+    found.left_out.update(retained.left_out)
 
 
 def _refuse_other_metrics(result: RunResult, record: Record, folder: RunFolder) -> None:

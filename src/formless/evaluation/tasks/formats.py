@@ -10,14 +10,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from formless.data.rows import Item
-from formless.evaluation.prompts import DIRECT_ANSWER, GENERATED, SCORED, generated_answer, scored_answer, skipped, spaced
+from formless.evaluation.prompts import (
+    DIRECT_ANSWER,
+    GENERATED,
+    SCORED,
+    SYSTEM_PROMPT,
+    generated_answer,
+    scored_answer,
+    skipped,
+    spaced,
+)
 from formless.evaluation.task import BOTH, Query, Source, Task
 from formless.evaluation.tasks.question import FILES, message
 
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-SYSTEM_PROMPT = "You are a helpful assistant."
 NO_SYSTEM_ROLE = "the chat template has no system role"
 
 Format = Callable[["LM", Item], str | None]
