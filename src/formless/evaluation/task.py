@@ -191,7 +191,7 @@ class MetricSpec:
 
     Args:
         name: Short name, as in records.
-        unit: `probability`, `share`, `nats`, `nats/byte`, `bits` or `z` (standard deviations).
+        unit: `probability`, `share`, `ratio`, `nats`, `nats/byte`, `bits`, `log10` or `z` (standard deviations).
         title: For people; the name unless given.
         higher_is_better: Whether a higher value shows more knowledge or ability; None where it shows neither. An edit is to
             lower such a metric on forget items and to keep it elsewhere.

@@ -156,6 +156,8 @@ def acts_on(edited: Record, before: TaskResult, after: TaskResult) -> bool:
     """
     if not edited.edits or any(edit.get("prefix") is None for edit in edited.edits):  # an edit of weights has no prefix
         return True
+    if not after.items:  # a derived task follows from others, or nothing was measured
+        return bool(after.metrics)
     pairs = zip(before.items, after.items, strict=True)
     return any((old.prompt, old.answer) != (new.prompt, new.answer) or _differ(old.metrics, new.metrics) for old, new in pairs)
 
