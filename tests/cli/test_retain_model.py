@@ -82,10 +82,10 @@ def test_records_of_other_questions_and_families(formless: Formless, place: Path
     code, _, err = formless(*EVAL, "--retain-model", "other.json")
     assert code == 2
     assert "error: the retain model was asked other questions: 1_Small, truth_ratio,forget_quality [--retain-model]" in err
-    record = json.loads((place / "other.json").read_text("utf-8"))
-    (place / "other.json").write_text(json.dumps(record | {"model_type": "gpt2"}), "utf-8")
-    code, _, err = formless(*EVAL, "--retain-model", "other.json")
-    assert (code, "another architecture: its family is gpt2, not llama [other.json]" in err) == (2, True)
+    load_record("other.json").model_copy(update={"model_type": "gpt2"}).save("gpt2.json")
+    code, _, err = formless(*EVAL, "--retain-model", "gpt2.json")
+    assert code == 2
+    assert "another architecture: its family is gpt2, not llama [gpt2.json]" in err
 
 
 def test_unequal_numbers_of_perturbed_answers(formless: Formless, place: Path) -> None:
