@@ -195,7 +195,7 @@ def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     probes = {file: cast(Mapping[int, Item], files.get(file, {})) for file in (*LEVELS, *CHOICES, *VERDICTS, *REVERSE)}
     for file, rows in probes.items():
         for number, item in rows.items():
-            for kind, what in _check_probe(file, item, subject_of(name)):
+            for kind, what in probe_faults(file, item, subject_of(name)):
                 yield found(file, number, kind, what)
     for group in (LEVELS, CHOICES, VERDICTS, REVERSE):
         yield from _check_repeats(name, {file: probes[file] for file in group})
@@ -208,8 +208,8 @@ def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     yield from _check_training(name, files, probes)
 
 
-def _check_probe(file: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
-    """Yield the problems of one probe, as kind and clause."""
+def probe_faults(file: str, item: Item, subject: str) -> Iterator[tuple[str, str]]:
+    """Yield the problems of one probe of a file, as kind and clause."""
     if not item.answer.strip():
         yield "broken", "the answer is blank"
     if item.neighbor and words_of(item.neighbor) == words_of(subject):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 
 NEAR = 0.75
 """Two questions are near-duplicates from this share of common words on, without function words and the subject's name."""
@@ -33,11 +34,23 @@ def whole_sentences(text: str) -> str:
 
     A full stop after an initial, an abbreviation such as `Dr` or a list number does not end a sentence.
     """
-    for match in reversed(list(_SENTENCE_END.finditer(text))):
-        before = text[: match.start()]
-        if match.group()[0] != "." or not (_ABBREVIATION.search(before) or _LIST_NUMBER.search(before)):
-            return text[: match.end()].strip()
-    return ""
+    ends = _sentence_ends(text)
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text; the last one may have no end."""
+    places = [0, *_sentence_ends(text), len(text)]
+    parts = (text[start:end].strip() for start, end in pairwise(places))
+    return [part for part in parts if part]
+
+
+def _sentence_ends(text: str) -> list[int]:
+    return [
+        match.end()
+        for match in _SENTENCE_END.finditer(text)
+        if match.group()[0] != "." or not (_ABBREVIATION.search(before := text[: match.start()]) or _LIST_NUMBER.search(before))
+    ]
 
 
 def flaw(text: str, *, at_least: int) -> str | None:

@@ -195,8 +195,8 @@ def _is_settled(item: Item) -> bool:
 
 
 def _about(item: Item, target: str) -> tuple[str, ...]:
-    """Return the concept that a probe is about."""
-    return fold(item.neighbor or item.subject or target)
+    """Return the concept that a probe is about; without a name, each question is about something else."""
+    return fold(item.neighbor or item.subject or target or item.query)
 
 
 def _malformed(text: str) -> str | None:
