@@ -21,6 +21,7 @@ from formless.cli.data import (
     check_command,
     edit_questions_command,
     forms_command,
+    import_command,
     new_command,
     prepare_command,
     train_command,
@@ -136,6 +137,7 @@ data_app.command("train")(train_command)
 data_app.command("aliases")(aliases_command)
 data_app.command("edit-questions")(edit_questions_command)
 data_app.command("new")(new_command)
+data_app.command("import")(import_command)
 data_app.command("check")(check_command)
 app.add_typer(data_app, name="data")
 

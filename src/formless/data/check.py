@@ -33,7 +33,7 @@ from formless.data.entries import hidden_character, read_entries
 from formless.data.ort import data_folder, subject_of
 from formless.data.questions.mentions import alias_faults, bundled_aliases, mention_fault
 from formless.data.questions.question_kinds import asked_words, facts_of, kind_fault
-from formless.data.rows import Aliases, Instruction, Item, KindItem, MentionItem, Preference, Row
+from formless.data.rows import Aliases, Instruction, Item, KindItem, MentionItem, Preference, QuestionAnswer, Row
 from formless.data.target import FILES, QUESTION_SET, Target, parse_row
 from formless.data.words import Words, holds, words_of
 from formless.errors import DataError
@@ -283,14 +283,17 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     subject = subject_of(name)
     naming = cast(Mapping[int, Aliases], files.get("aliases", {}))
     probes = [cast(Item, row) for file in (*LEVELS, *CHOICES, *VERDICTS) for row in files.get(file, {}).values()]
-    neighbors = {item.neighbor for item in probes if item.neighbor}
+    neighbors = {item.neighbor for item in probes if item.neighbor} | _subjects(files, "neighbor_qa")
     for number, kind, what in alias_faults(naming, subject, neighbors):
         yield Finding(name, "aliases", number, kind, what)
+    concepts = cast(Mapping[int, Aliases], files.get("concepts", {}))
+    for number, kind, what in alias_faults(concepts, subject, _subjects(files, "forget_qa")):
+        yield Finding(name, "concepts", number, kind, what)
     entries = _entries(subject, files)
     first: dict[tuple[str, str], tuple[str, int]] = {}
     for file in MENTIONS:
         for number, item in cast(Mapping[int, MentionItem], files.get(file, {})).items():
-            concept = item.neighbor or subject
+            concept = _concept(item, subject, files)
             fault = mention_fault(item, entries.get(concept, Aliases(name=concept)))
             if fault:
                 yield Finding(name, file, number, *fault)
@@ -302,7 +305,18 @@ def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
 def _entries(subject: str, files: Mapping[str, Rows]) -> dict[str, Aliases]:
     """Return how texts name each concept: as the target's own file says, else as the bundled one does."""
     own = cast(Mapping[int, Aliases], files["aliases"]).values() if "aliases" in files else bundled_aliases(subject)
-    return {entry.name: entry for entry in own}
+    concepts = cast(Mapping[int, Aliases], files.get("concepts", {})).values()
+    return {entry.name: entry for entry in (*own, *concepts)}
+
+
+def _concept(item: Item, subject: str, files: Mapping[str, Rows]) -> str:
+    """Return what an item is about; in a question set, each forget item names its own concept."""
+    return item.neighbor or ("forget_qa" in files and item.subject) or subject
+
+
+def _subjects(files: Mapping[str, Rows], file: str) -> set[str]:
+    """Return the concepts that the questions of a file are about, as far as they are told."""
+    return {row.subject for row in cast(Mapping[int, QuestionAnswer], files.get(file, {})).values() if row.subject}
 
 
 def _check_kinds(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
@@ -316,7 +330,7 @@ def _check_kinds(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     for file in ASKED:
         level2 = cast(Mapping[int, Item], files.get(file.replace("kinds", "level2"), {}))
         for number, item in cast(Mapping[int, KindItem], files.get(file, {})).items():
-            concept = item.neighbor or subject
+            concept = _concept(item, subject, files)
             if fault := kind_fault(item, facts_of(level2, item), entries.get(concept, Aliases(name=concept))):
                 yield Finding(name, file, number, *fault)
             other, row = first.setdefault(asked_words(item), (file, number))

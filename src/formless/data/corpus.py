@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from formless import hub
+from formless.data.table_files import json_lines, lines_of, parquet_rows
 from formless.errors import DataError
 from formless.store import read_file
 from formless.strict_json import load_json
 
 HUB = "hf:"
 MAX_JSON = 2**32  # bytes of a .json file, which is read as a whole
-MAX_LINE = 64 * 2**20  # characters of a line
 SUFFIXES = (".txt", ".json", ".jsonl", ".parquet")
 
 
@@ -76,56 +75,20 @@ def _file_texts(path: Path) -> Iterator[str]:
     if suffix not in SUFFIXES:
         raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
     if suffix == ".parquet":
-        yield from _parquet_texts(path)
+        yield from _row_texts(parquet_rows(path))
     elif suffix == ".json":
         data = load_json(read_file(path, limit=MAX_JSON))
         yield from _row_texts(data if isinstance(data, list) else [data])
     elif suffix == ".jsonl":
-        yield from _row_texts(_json_lines(path))
+        yield from _row_texts(json_lines(path))
     else:
         yield from _paragraphs(path)
 
 
-def _parquet_texts(path: Path) -> Iterator[str]:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from _row_texts(batch.to_pylist())
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            try:
-                yield load_json(line)
-            except JSONDecodeError as error:
-                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
-            except ValueError as error:
-                raise ValueError(f"line {number}: {str(error).splitlines()[0]}") from error
-
-
 def _paragraphs(path: Path) -> Iterator[str]:
-    for filled, group in groupby(_lines(path), key=lambda line: bool(line.strip())):
+    for filled, group in groupby(lines_of(path), key=lambda line: bool(line.strip())):
         if filled:
             yield "".join(group)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file.
-
-    Raises:
-        ValueError: A line is too long to be text, or holds a NUL character.
-    """
-    with path.open(encoding="utf-8") as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise ValueError(f"line {number} is longer than {MAX_LINE >> 20} million characters")
-            if "\0" in line:
-                raise ValueError(f"line {number} holds a NUL character: it is no text")
-            yield line
 
 
 def pinned_corpus(corpus: str) -> str:
@@ -138,11 +101,12 @@ def pinned_corpus(corpus: str) -> str:
     """
     if not corpus.startswith(HUB) or _is_offline():
         return corpus
-    repository, config = _hub_name(corpus)
+    repository, config = hub_name(corpus)
     return f"{HUB}{repository.name}@{hub.pinned(repository)}{f':{config}' if config else ''}"
 
 
-def _hub_name(corpus: str) -> tuple[hub.Repository, str | None]:
+def hub_name(corpus: str) -> tuple[hub.Repository, str | None]:
+    """Return the repository and the configuration of `hf:NAME[@REVISION][:CONFIG]`."""
     name, _, config = corpus.removeprefix(HUB).partition(":")
     name, _, revision = name.partition("@")
     return hub.Repository(name, "dataset", revision or None), config or None
@@ -161,7 +125,7 @@ def _hub_texts(corpus: str) -> Iterator[str]:
     # Each request is repeated for half a minute already; datasets would do that twenty times.
     datasets_config.STREAMING_READ_MAX_RETRIES = datasets_config.STREAMING_OPEN_MAX_RETRIES = 1
     datasets_config.STREAMING_READ_RETRY_INTERVAL = datasets_config.STREAMING_OPEN_RETRY_INTERVAL = 0
-    repository, config = _hub_name(pinned_corpus(corpus))
+    repository, config = hub_name(pinned_corpus(corpus))
     try:
         rows = iter(load_dataset(repository.name, config, split="train", streaming=True, revision=repository.revision))
         first = next(rows, None)

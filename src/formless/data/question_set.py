@@ -127,12 +127,13 @@ def _fact(
     about = {"subject": row.subject} if split == "forget" else {"neighbor": row.subject or None}
     aliases = tuple(dict.fromkeys(text for text in (*row.aliases, *found.others) if text != found.text))
     question = Item(query=row.question, answer=found.text, level="2", type="simple question", aliases=aliases, **about)
-    if fault := next(probe_faults(f"{split}_level2", question, row.subject or UNNAMED), None):
+    concept = row.subject if split == "forget" and row.subject else UNNAMED
+    if fault := next(probe_faults(f"{split}_level2", question, concept), None):
         return Dropped(fault[0] if fault[0] != "leaked" else "the question gives the answer away")
     taken.add(words)
     cloze = _cloze(row, question)
     if isinstance(cloze, Item):
-        if words_of(cloze.query) in taken or next(probe_faults(f"{split}_level1", cloze, row.subject or UNNAMED), None):
+        if words_of(cloze.query) in taken or next(probe_faults(f"{split}_level1", cloze, concept), None):
             cloze = Dropped("the statement gives the answer away, or another row has it")
         else:
             taken.add(words_of(cloze.query))

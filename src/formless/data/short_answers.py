@@ -81,7 +81,7 @@ def short_answer(row: QuestionAnswer) -> ShortAnswer | Dropped:
     else:
         rule = next((extract for pattern, extract in _RULES if pattern.search(question)), None)
         found = list(dict.fromkeys(rule(answer))) if rule else []
-        found = [text for text in found if not (prose.contains(question, text) or prose.contains(text, row.subject))]
+        found = [text for text in found if not prose.contains(question, text)]
         if not found or (len(found) > 1 and not _asks_several(question)):
             return NO_RULE
     if not prose.words(found[0]) or prose.contains(question, found[0]):
