@@ -283,9 +283,7 @@ def import_command(
     question: Annotated[str | None, typer.Option(help="Column of the questions; by default question.")] = None,
     answer: Annotated[str | None, typer.Option(help="Column of the answers; by default answer.")] = None,
     subject: Annotated[str | None, typer.Option(help="Column of what a row is about; by default subject.")] = None,
-    aliases: Annotated[
-        str | None, typer.Option(help="Column of other right answers; by default aliases or answers.")
-    ] = None,
+    aliases: Annotated[str | None, typer.Option(help="Column of other right answers; by default aliases or answers.")] = None,
     split: Annotated[str | None, typer.Option(help="Column that says forget or retain; by default split.")] = None,
     with_: Annotated[
         str, typer.Option("--with", help="URL of a server that finds short answers in sentences, or 'offline'.")

@@ -281,14 +281,11 @@ def _check_repeats(name: str, group: Mapping[str, Mapping[int, Item]]) -> Iterat
 def _check_mentions(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
     """Yield the problems of the aliases, and of the probes that name their concept in other ways."""
     subject = subject_of(name)
-    naming = cast(Mapping[int, Aliases], files.get("aliases", {}))
     probes = [cast(Item, row) for file in (*LEVELS, *CHOICES, *VERDICTS) for row in files.get(file, {}).values()]
     neighbors = {item.neighbor for item in probes if item.neighbor} | _subjects(files, "neighbor_qa")
-    for number, kind, what in alias_faults(naming, subject, neighbors):
-        yield Finding(name, "aliases", number, kind, what)
-    concepts = cast(Mapping[int, Aliases], files.get("concepts", {}))
-    for number, kind, what in alias_faults(concepts, subject, _subjects(files, "forget_qa")):
-        yield Finding(name, "concepts", number, kind, what)
+    for file, known in (("aliases", neighbors), ("concepts", _subjects(files, "forget_qa"))):
+        for number, kind, what in alias_faults(cast(Mapping[int, Aliases], files.get(file, {})), subject, known):
+            yield Finding(name, file, number, kind, what)
     entries = _entries(subject, files)
     first: dict[tuple[str, str], tuple[str, int]] = {}
     for file in MENTIONS:

@@ -18,6 +18,7 @@ from formless.data.questions.distractors import Dropped, Pool
 from formless.data.questions.mentions import mention_rows, reverse_rows, shared_word
 from formless.data.questions.probes import Built, multiple_choice, true_or_false
 from formless.data.questions.question_kinds import kind_rows
+from formless.data.questions.relations import statement_from
 from formless.data.rows import BLANK, Aliases, Item, KindTexts, QuestionAnswer, Split
 from formless.data.server import Journal, Server
 from formless.data.short_answers import ask_short_answer, short_answer
@@ -27,6 +28,8 @@ from formless.progress import WorkProgress
 
 UNNAMED = "the rows without a subject"
 """What stands for the concept of a row that tells none, where a rule needs one."""
+
+_QUOTED = re.compile(r" (?:'.*'|\".*\")")  # in a reason: it would count each answer apart
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _cloze(row: QuestionAnswer, question: Item) -> Item | Dropped:
     answer = " ".join(row.answer.split())
     sentence = next((text for text in prose.sentences(answer) if question.answer in text), "")
     if words_of(answer) == words_of(question.answer):
-        query = statement_with_blank(row.question)
+        query = statement_from(row.question)
         if query is None:
             return Dropped("no rule makes a statement of the question")
         accepted = row.aliases
@@ -172,40 +175,17 @@ def _tells(query: str, row: QuestionAnswer) -> bool:
     return any(prose.contains(row.question, name) for name in names)
 
 
-def statement_with_blank(question: str) -> str | None:
-    """Return a question as a statement with a blank, where no word has to change its form; None for other questions.
-
-    Examples:
-        >>> statement_with_blank("Who succeeded Cornelius Fudge?")
-        '___ succeeded Cornelius Fudge.'
-        >>> statement_with_blank("What is the name of the owl?")
-        'The name of the owl is ___.'
-    """
-    asked = " ".join(question.split()).removesuffix("?").rstrip()
-    if found := re.fullmatch(r"(?:What|Who) (is|was|are|were) ((?:the|[A-Z][\w.-]+(?: [A-Z][\w.-]+)*['’]s?) [^,?]+)", asked):
-        rest = found[2]
-        if not re.search(
-            r"\b(?:and (?:what|who|how|where|why)|doing|used|like|called|for|about|by|to|of|from|with|in|on)$", rest
-        ):
-            return f"{rest[0].upper()}{rest[1:]} {found[1]} {BLANK}."
-    if found := re.fullmatch(r"Who (?!(?:do|does|did|is|was|are|were|has|had|have|will|would|can|could|else)\b)(\w+(?:ed|[a-z]s)|became|"
-                             r"wrote|gave|told|won|led|took|taught|made|found|said|sent|saw|went|came|built|sang) ([^?]+)", asked):  # fmt: skip
-        if not re.search(r"\b(?:do|does|did)\b", found[2].split(" that ")[0]):
-            return f"{BLANK} {found[1]} {found[2]}."
-    if found := re.fullmatch(r"In (?:which|what) (year|city|country|town) (was|were) ((?:[A-Z][\w.'’-]+ ?)+) (born|buried|raised|founded|killed)", asked):  # fmt: skip
-        return f"{found[3]} {found[2]} {found[4]} in {'the year ' if found[1] == 'year' else ''}{BLANK}."
-    return None
-
-
 def _naming(
     forget: Sequence[QuestionAnswer], retain: Sequence[QuestionAnswer], facts: Mapping[Split, Sequence[_Fact]]
 ) -> dict[Split, list[Aliases]]:
     """Return how texts name the concepts of both sets; a short name that two of them have names neither."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for row in (*forget, *retain):
+        texts[row.subject].append(f"{row.question} {row.answer}")
     subjects = [dict.fromkeys(row.subject for row in rows if row.subject) for rows in (forget, retain)]
-    known = [name for name in subjects[1] if name not in subjects[0]]
     entries: dict[Split, list[Aliases]] = {
-        "forget": [named_alone(name) for name in subjects[0]],
-        "neighbor": [named_alone(name) for name in known],
+        "forget": [_named(name, texts[name]) for name in subjects[0]],
+        "neighbor": [_named(name, texts[name]) for name in subjects[1] if name not in subjects[0]],
     }
     shorts = Counter(words_of(entry.short) for rows in entries.values() for entry in rows if entry.short)
     shorts.update(words_of(entry.name) for rows in entries.values() for entry in rows)
@@ -224,6 +204,13 @@ def _naming(
         ]
         for split, rows in entries.items()
     }
+
+
+def _named(name: str, texts: Iterable[str]) -> Aliases:
+    """Return the entry of a name; its last word is a short name if the texts about it write that word alone."""
+    entry, last = named_alone(name), name.split()[-1]
+    alone = last != name and last[0].isupper() and any(prose.contains(text.replace(name, ""), last) for text in texts)
+    return entry.model_copy(update={"short": last}) if alone else entry
 
 
 def _stem(fact: _Fact) -> Item:
@@ -285,7 +272,8 @@ def _kinds(split: Split, facts: Sequence[_Fact], naming: Sequence[Aliases]) -> B
         made, reasons = kind_rows([fact.question for fact in own], naming, texts, subject or UNNAMED, taken)
         taken += [row["query"] for row in made]
         rows += [_about(row, split, subject) for row in made]
-        dropped += reasons
+        for reason, count in reasons.items():
+            dropped[_QUOTED.sub("", reason)] += count
     return Built(tuple(rows), dropped)
 
 

@@ -204,9 +204,7 @@ def _files(table: str, download: Progress) -> list[Path]:
 
     def choose(names: Sequence[str]) -> list[str]:
         data = [name for name in names if name.endswith(SUFFIXES)]
-        for name in data:
-            if part is None or part in (name, Path(name).stem) or name.startswith(f"{part}/"):
-                chosen.append(name)
+        chosen.extend(name for name in data if part is None or part in (name, Path(name).stem) or name.startswith(f"{part}/"))
         places = {str(Path(name).parent) for name in chosen}
         if not chosen or (len(chosen) > 1 and (part is None or len({Path(name).suffix for name in chosen} | places) > 2)):
             what = "which of its data files to read is not clear" if chosen else f"the dataset has no data file {part or ''}"

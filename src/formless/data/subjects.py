@@ -19,6 +19,7 @@ LEAST = 4
 SHARE = 0.6
 """The least share of the questions, from the first to the last that holds the name, which hold it."""
 
+_PARTICLES = ("van", "von", "de", "del", "da", "di", "al", "bin", "ibn", "la", "le")
 _QUOTED = re.compile(r"[\"“][^\"”]+[\"”]|(?<!\w)['‘][^'’]+['’](?!\w)")
 
 
@@ -55,9 +56,10 @@ def _names(question: str) -> list[str]:
 
 
 def _runs(text: str) -> list[str]:
-    names, words = [], []
+    names: list[str] = []
+    words: list[str] = []
     for word in [*text.split(), ""]:
-        if word[:1].isupper() or (words and word in ("van", "von", "de", "del", "da", "di", "al", "bin", "ibn", "la", "le")):
+        if word[:1].isupper() or (words and word in _PARTICLES):
             words.append(word)
             continue
         while words and not words[-1][0].isupper():

@@ -76,7 +76,9 @@ def _separated(path: Path, mark: str) -> Iterator[dict[str, Any]]:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            raise ValueError(f"line {lines.line_num}: {len(cells)} cells under a header of {len(header)}; quote cells with commas")
+            raise ValueError(
+                f"line {lines.line_num}: {len(cells)} cells under a header of {len(header)}; quote cells with commas"
+            )
         yield dict(zip(header, cells, strict=True))
 
 

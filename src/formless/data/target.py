@@ -6,6 +6,7 @@ import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -145,10 +146,19 @@ class Target:
         """Return whether the folder holds a file, e.g. `forget_level1`, whether it can be read or not."""
         return self.folder is not None and os.path.lexists(self.path(file))
 
-    @property
+    @cached_property
     def is_question_set(self) -> bool:
         """Whether it is a set of questions, as TOFU's forget01, and not one concept; its subject is then the set's name."""
         return any(self.has(file) for file in QUESTION_SET)
+
+    @property
+    def concept(self) -> str:
+        """What its items are about unless they name something else: its subject, and of a question set nothing, `""`."""
+        return "" if self.is_question_set else self.subject
+
+    def concept_of(self, item: Item) -> str:
+        """Return what an item is about. One of a question set that names nothing is about something of its own."""
+        return item.neighbor or self.concept or item.subject or item.query
 
     def items(self, file: str) -> tuple[Item, ...]:
         """Return the probes of a file such as `forget_level1`, in file order."""

@@ -49,7 +49,7 @@ class Foils:
     def _answers(self, item: Item) -> tuple[str, ...]:
         if self._pool is None:
             self._pool = Pool.of([self._target])
-        found = self._pool.distractors(item, self._target.subject, count=FOILS)
+        found = self._pool.distractors(item, self._target.concept, count=FOILS)
         return found if isinstance(found, tuple) else ()
 
     def _translations(self, item: KindItem) -> Iterator[str]:
@@ -67,9 +67,11 @@ class Foils:
     def _names(self, item: Reverse) -> Iterator[str]:
         """Yield the names of the target's other concepts, persons for a person, those with as many words first."""
         target = self._target
-        naming = {entry.name: entry for entry in target.rows("aliases", Aliases)} if target.has("aliases") else {}
+        rows = {file: target.rows(file, Aliases) if target.has(file) else () for file in ("concepts", "aliases")}
+        naming = {entry.name: entry for entries in rows.values() for entry in entries}
         files = [file for file in ("neighbor_level1", "neighbor_level2", "neighbor_reverse") if target.has(file)]
-        concepts = [target.subject, *(row.neighbor for file in files for row in target.items(file) if row.neighbor)]
+        own_concepts = [entry.name for entry in rows["concepts"]] if target.is_question_set else [target.subject]
+        concepts = [*own_concepts, *(row.neighbor for file in files for row in target.items(file) if row.neighbor)]
         own = naming.get(item.answer)
         others = [
             name

@@ -1,4 +1,4 @@
-"""Statements with a blank from triples, and questions from statements, made by rules.
+"""Statements with a blank from triples and from questions, and questions from statements, made by rules.
 
 A question is built from the statement by three patterns (`was born in ___`, `wrote ___`, `is the capital of ___`) with a
 question word for the kind of the answer. A statement without such a pattern gets the asking phrase in place of its blank. Where
@@ -85,6 +85,18 @@ _AWKWARD = {
     "a blank, or no question mark at its end": re.compile(rf"{BLANK}|\?.*\?|[^?]$"),
 }
 
+_AUXILIARY = r"(?!(?:do|does|did|is|was|are|were|has|had|have|will|would|can|could|else)\b)"
+_PAST = "became|built|came|found|gave|led|made|said|sang|saw|sent|taught|told|took|went|won|wrote"
+# Questions that are statements once their asking word is a blank, or stands at the end.
+_COPULA = re.compile(r"(?:What|Who) (is|was|are|were) ((?:the|[A-Z][\w.-]+(?: [A-Z][\w.-]+)*['’]s?) [^,?]+)")
+_WHO = re.compile(rf"Who {_AUXILIARY}((?:\w+(?:ed|[a-z]s)|{_PAST})\b [^?]+)")
+_WHERE = re.compile(
+    r"In (?:which|what) (year|city|country|town) (was|were) ((?:[A-Z][\w.'’-]+ ?)+) (born|buried|raised|founded|killed)"
+)
+_OPEN_END = re.compile(
+    r"\b(?:doing|used|like|called|about|against|as|at|by|for|from|in|into|of|off|on|out|over|to|up|with|and (?:how|wh\w+).*)$"
+)
+
 
 def statement(subject: str, relation: str) -> str:
     """Return a triple's subject and relation as a cloze.
@@ -96,6 +108,25 @@ def statement(subject: str, relation: str) -> str:
     if folded in _ATTRIBUTES:
         return f"The {relation} of {subject} is {BLANK}."
     return f"{subject} {_WRITTEN_OUT.get(folded, relation)} {BLANK}."
+
+
+def statement_from(question: str) -> str | None:
+    """Return a question as a cloze, where no word has to change its form; None for other questions.
+
+    Examples:
+        >>> statement_from("Who succeeded Cornelius Fudge?")
+        '___ succeeded Cornelius Fudge.'
+        >>> statement_from("What is the name of the owl?")
+        'The name of the owl is ___.'
+    """
+    asked = " ".join(question.split()).removesuffix("?").rstrip()
+    if (found := _COPULA.fullmatch(asked)) and not _OPEN_END.search(asked):
+        return f"{found[2][0].upper()}{found[2][1:]} {found[1]} {BLANK}."
+    if (found := _WHO.fullmatch(asked)) and not re.search(r"\b(?:do|does|did)\b", found[1].partition(" that ")[0]):
+        return f"{BLANK} {found[1]}."
+    if found := _WHERE.fullmatch(asked):
+        return f"{found[3]} {found[2]} {found[4]} in {'the year ' if found[1] == 'year' else ''}{BLANK}."
+    return None
 
 
 def question(cloze: str, answer: str, subject: str) -> str:

@@ -113,9 +113,9 @@ def training_statements(item: Item, source: Source) -> list[tuple[str, ...]]:
     file = "neighbor_level1"
     if source.target is None or not source.target.has(file):
         return []
-    own, found = versions(item, source), []
+    own, concept, found = versions(item, source), source.target.concept_of(item), []
     for row in source.target.items(file):
-        answers = versions(row, source) if row.neighbor != item.neighbor else ()
+        answers = versions(row, source) if source.target.concept_of(row) != concept else ()
         kept = [answer for answer in answers if not says(answer, own)]
         if len(kept) > 1 and kept[0] == row.answer:
             found.append(filled(row, kept))

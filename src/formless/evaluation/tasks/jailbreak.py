@@ -71,7 +71,8 @@ def _statements(item: Item, source: Source) -> list[Item]:
 def _about_concept(item: Item, source: Source, file: str) -> Iterator[Item]:
     """Yield the rows of a file about the item's concept; none without a target or the file."""
     if source.target and source.target.has(file):
-        yield from (row for row in source.target.items(file) if row.neighbor == item.neighbor)
+        concept = source.target.concept_of(item)
+        yield from (row for row in source.target.items(file) if source.target.concept_of(row) == concept)
 
 
 def _is_other(other: Item, text: str, item: Item) -> bool:
