@@ -30,7 +30,8 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # the machin
 hypothesis.settings.load_profile("no deadline")
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"
+SHARED = Path(__file__).parents[2] / "shared"
+RWKU = SHARED / "rwku" / "Target"
 
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2}, "mistral": {"num_key_value_heads": 2}, "qwen2": {"num_key_value_heads": 2},
@@ -76,6 +77,22 @@ def rwku() -> Path:
     if not RWKU.is_dir():
         pytest.skip("RWKU data does not lie beside the project (../shared/rwku/Target)")
     return RWKU
+
+
+@pytest.fixture
+def tofu() -> Path:
+    """A part of TOFU."""
+    if not (SHARED / "tofu").is_dir():
+        pytest.skip("TOFU does not lie beside the project (../shared/tofu)")
+    return SHARED / "tofu"
+
+
+@pytest.fixture
+def muse() -> Path:
+    """The questions of MUSE-Books."""
+    if not (SHARED / "muse").is_dir():
+        pytest.skip("MUSE does not lie beside the project (../shared/muse)")
+    return SHARED / "muse"
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ VERBS = [
     "export-tasks",
     "finetune",
 ]
-DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data check"]
+DATA_VERBS = ["data prepare", "data forms", "data train", "data new", "data import", "data check"]
 
 
 @pytest.mark.parametrize("verb", VERBS + DATA_VERBS)

@@ -209,7 +209,9 @@ def _naming(
 def _named(name: str, texts: Iterable[str]) -> Aliases:
     """Return the entry of a name; its last word is a short name if the texts about it write that word alone."""
     entry, last = named_alone(name), name.split()[-1]
-    alone = last != name and last[0].isupper() and any(prose.contains(text.replace(name, ""), last) for text in texts)
+    places = re.compile(rf"(?:(\S+) |^|\W){re.escape(last)}(?!\w)")
+    before = (found[1] or "a" for text in texts for found in places.finditer(text.replace(name, "")))
+    alone = last != name and last[0].isupper() and any(not word[0].isupper() for word in before)
     return entry.model_copy(update={"short": last}) if alone else entry
 
 

@@ -125,7 +125,8 @@ def _bare(text: str) -> str:
     """Return a text without quotes around it and the stop at its end; that of an initial or abbreviation stays."""
     quoted = _QUOTED.fullmatch(text)
     text = next(part for part in quoted.groups() if part) if quoted else text
-    text = text.replace('"', "", 1) if text.count('"') % 2 else text
+    if text.count('"') % 2:  # one of a pair is missing
+        text = text.removeprefix('"') if text.startswith('"') else text.removesuffix('"')
     return text.strip(" ,;") if re.search(r"\b[A-Z]\.$|\b(?:Jr|Sr|etc)\.$", text) else text.strip(" .,;")
 
 
