@@ -304,3 +304,37 @@ def test_a_long_line_is_not_wrapped_and_brackets_are_kept(refused: Refused) -> N
 def test_a_name_that_the_file_system_does_not_take(refused: Refused, target_folder: Path, option: str) -> None:
     name = "x" * 300
     assert name in refused("eval", "-t", "1", "--data", str(target_folder.parent), option, name)
+
+
+QUESTIONS = "question,answer,split\nWho rules?,Ada,forget\nWho sings?,Bo,retain\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        ("question,answer,split\nWho sings?,Bo,retain\n", "", "the forget set is empty"),
+        (QUESTIONS + "who rules,Cy,retain\n", "", "the question is in the forget set and in the retain set: 'who rules'"),
+        ("query,answer\nWho?,Ada\n", "", "unknown column 'question'"),
+        (QUESTIONS, "--question questoin", "unknown column 'questoin' [q.csv]: did you mean question?"),
+        (QUESTIONS, "--subject topic", "unknown column 'topic'"),
+        (QUESTIONS + "Who plays?,,forget\n", "", "the row has no answer [q.csv, row 3, answer]"),
+        (QUESTIONS + ",Di,forget\n", "", "the row has no question [q.csv, row 3, question]"),
+        (QUESTIONS + "Who plays?,Di,forgot\n", "", "unknown split 'forgot' [q.csv, row 3]: did you mean forget?"),
+        ("question,answer,perturbed_answer\nA?,B,C|D\nE?,F,G|H\nI?,J,K\n", "", "the row has 1 perturbed answers"),
+        (QUESTIONS + "Who plays?,Di\n", "", "line 4: 2 cells under a header of 3"),
+        (QUESTIONS + '"Who plays?,Di,forget\n', "", "the file cannot be read [q.csv]: unexpected end of data"),
+        ("", "", "the first line names no columns"),
+        (QUESTIONS, "--retain broken.parquet", "the file cannot be read [broken.parquet]"),
+        (QUESTIONS, "--retain absent.json", "there is no such file [absent.json]"),
+        (QUESTIONS, "--retain corpus.txt", "the file's format is unknown [corpus.txt]"),
+        (QUESTIONS, "--name a/b", "cannot be used for a folder"),
+        (QUESTIONS, "--name taken", "the output exists"),
+        (QUESTIONS, "--server-model m", "--server-model needs a server"),
+    ],
+)
+def test_a_question_set_that_cannot_be_imported(refused: Refused, content: str, options: str, said: str) -> None:
+    taken = Path("data/1_taken")
+    taken.mkdir(parents=True)
+    (taken / "intro.json").write_text("[]", "utf-8")
+    Path("q.csv").write_text(content, "utf-8")
+    assert said in refused("data", "import", "--from", "q.csv", "--out", "data", *options.split())

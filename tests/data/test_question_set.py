@@ -14,8 +14,8 @@ from formless.data.rows import QuestionAnswer
 from formless.data.target import FILES, Target, parse_row
 from formless.evaluation.foils import Foils
 from formless.evaluation.plan import make_plan
-from formless.evaluation.tasks.jailbreak import _about_concept
 from formless.evaluation.task import Source
+from formless.evaluation.tasks.jailbreak import _about_concept
 from formless.models.lm import LM
 
 ADA, BO, CY = "Ada Marie Berg", "Bo Lund", "Cy Moe"
@@ -120,8 +120,8 @@ def test_a_written_set_passes_the_check_and_is_asked(tmp_path: Path, tiny: Calla
 def test_a_sets_items_are_each_about_their_own_concept(tmp_path: Path) -> None:
     forget, retain = write(tmp_path / "forget.json", FORGET), write(tmp_path / "retain.json", RETAIN)
     target = Target("s", import_questions(str(forget), tmp_path / "out", name="s", retain=str(retain)).folder)
-    first = target.items("forget_level1")[0]
-    assert [found.subject for found in _about_concept(first, Source(target, "forget"), "forget_level1")] == [ADA, ADA]
+    first, source = target.items("forget_level1")[0], Source("forget_level1", "forget", target=target)
+    assert [found.subject for found in _about_concept(first, source, "forget_level1")] == [ADA, ADA]
     (reverse,) = target.items("forget_reverse")
     names = Foils(target)._names(reverse)  # type: ignore[arg-type]
     assert set(names) == {BO, CY}

@@ -299,6 +299,8 @@ def import_command(
     from formless.data.server import Server
 
     given = {"question": question, "answer": answer, "subject": subject, "aliases": aliases, "split": split}
+    if with_ == OFFLINE and server_model is not None:
+        raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
     server = None if with_ == OFFLINE else Server(with_, server_model)
     with terminal.progress("reading") as bar, terminal.log.status("making forms"):
         imported = import_questions(

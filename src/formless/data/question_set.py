@@ -206,13 +206,24 @@ def _naming(
     }
 
 
-def _named(name: str, texts: Iterable[str]) -> Aliases:
-    """Return the entry of a name; its last word is a short name if the texts about it write that word alone."""
+def _named(name: str, texts: Sequence[str]) -> Aliases:
+    """Return the entry of a name, with what the texts about it tell.
+
+    Somebody who was born, or has parents or a gender, is a person, whose last word is the surname. Of anything else, the last
+    word is a short name if the texts write it alone.
+    """
     entry, last = named_alone(name), name.split()[-1]
+    if last == name or not last[0].isupper():
+        return entry
+    own = re.escape(name)
+    human = re.compile(
+        rf"(?<!\w){own}(?:['’]s?)? (?:was )?(?:born|father|mother|parents|date of birth)\b|\bgender (?:is|of) {own}"
+    )
     places = re.compile(rf"(?:(\S+) |^|\W){re.escape(last)}(?!\w)")
     before = (found[1] or "a" for text in texts for found in places.finditer(text.replace(name, "")))
-    alone = last != name and last[0].isupper() and any(not word[0].isupper() for word in before)
-    return entry.model_copy(update={"short": last}) if alone else entry
+    is_person = any(human.search(text) for text in texts)
+    short = last if is_person or any(not word[0].isupper() for word in before) else entry.short
+    return entry.model_copy(update={"person": entry.person or is_person, "short": short})
 
 
 def _stem(fact: _Fact) -> Item:
