@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from formless import hub
-from formless.data.question_table import MARK, default_name, import_questions, read_questions
+from formless.data.question_table import MARK, default_name, hub_source, import_questions, read_questions
 from formless.data.rows import QuestionAnswer
 from formless.data.subjects import with_subjects
 from formless.data.table_files import table_rows
@@ -76,6 +76,15 @@ def test_a_folder_appears_whole_beside_others(tmp_path: Path) -> None:
     assert {path.stem for path in first.folder.iterdir()} == {*first.made.files, Path(MARK).stem}
     assert json.loads((first.folder / MARK).read_text("utf-8"))["source"] == source
     assert default_name("hf:me/my_set@main:easy/part") == "my set easy part"
+
+
+def test_a_hub_id_is_told_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "here").write_text("", "utf-8")
+    asked = ["me/set", "me/set@v1:easy/part", "me/set.json", "me/here", "a/b/c.csv", "hf:me/set"]
+    told = ["hf:me/set", "hf:me/set@v1:easy/part", "me/set.json", "me/here", "a/b/c.csv", "hf:me/set"]
+    assert [hub_source(source) for source in asked] == told
 
 
 def test_a_part_of_a_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

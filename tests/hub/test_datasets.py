@@ -105,3 +105,19 @@ def test_a_stream_that_is_cut_off_again_and_again_ends_in_one_line(hub: Hub, pyt
     ran = python("stream", f"hf:{WIKIPEDIA}:20231101.en")
     said = f"the connection to {hub.endpoint} is cut off again and again [{WIKIPEDIA}]: repeat the command later"
     assert json.loads(ran.stdout).startswith(said)
+
+
+@pytest.mark.slow
+def test_a_question_set_is_imported_from_one_commit(hub: Hub, python: Python, tmp_path: Path) -> None:
+    def run(name: str, *more: str) -> Ran:
+        return python("formless", "data", "import", "--from", name, "--out", "out", *more)
+
+    refused = run("me/none")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {hub.endpoint} has no such dataset, or it is private [me/none]: ")
+    rows = json.dumps([{"question": "Who succeeded the old king?", "answer": "Berta Hall"}])
+    commit = hub.repository("datasets", "me/set").push({"easy.json": rows.encode(), "set.py": b"raise SystemExit"})
+    assert run("me/set").returncode == 0
+    assert not hub.asked("set.py")
+    told = json.loads((tmp_path / "out" / "1_set" / "questions.json").read_text("utf-8"))
+    assert (told["source"], told["commits"]) == ("hf:me/set", [commit])

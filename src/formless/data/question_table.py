@@ -7,6 +7,7 @@ left out.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -46,11 +47,13 @@ class Questions:
         forget: The forget set.
         retain: The retain set.
         unused: Columns of the tables that were not read.
+        commits: The commits of tables of the hub.
     """
 
     forget: tuple[QuestionAnswer, ...]
     retain: tuple[QuestionAnswer, ...] = ()
     unused: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def import_questions(
         OutputError: The data set has such a target already, or the folder cannot be written.
         ServerError: The server stopped answering; its answers so far are kept.
     """
+    source, retain = hub_source(source), hub_source(retain)
     subject = " ".join(name.replace("_", " ").split()) or default_name(source)
     folder = place_of(subject, out)
     store.refuse_existing(folder, force=False, mark=MARK)
@@ -120,13 +124,20 @@ def import_questions(
         for number, row in enumerate(rows, 1):
             parse_row(row, FILES[file], f"{source}, made for {file}, row {number}")
     with store.new_folder(folder, mark=MARK) as new:
-        told = {"source": source, "retain": retain, "columns": dict(columns or {}), "seed": seed}
+        told = {"source": source, "retain": retain, "commits": questions.commits, "columns": dict(columns or {}), "seed": seed}
         store.write_text(new / MARK, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         for file, rows in made.files.items():
             store.write_text(new / f"{file}.json", json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     if journal:
         journal.remove()
     return Imported(folder, made, questions)
+
+
+def hub_source(source: str) -> str:
+    """Return a source with `hf:` before a hub id that is written without it, and is no file."""
+    path = Path(source.partition(":")[0])
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?(?::.+)?", source) and path.suffix.lower() not in SUFFIXES
+    return f"{HUB}{source}" if is_id and not path.exists() else source
 
 
 def default_name(source: str) -> str:
@@ -159,21 +170,24 @@ def read_questions(
     """
     splits: dict[str, _Split] = {split: _Split() for split in SPLITS}
     unused: list[str] = []
-    named = dict(columns or {})
+    commits: list[str] = []
     for table, split in ((source, "forget"), (retain, "retain")):
         if table:
-            unused += _read(table, split, named, splits, download)
+            files, commit = _files(table, download)
+            commits += [commit] if commit else []
+            unused += _read(table, files, split, columns or {}, splits)
     for found in splits.values():
         _check_perturbed(found)
     if not splits["forget"].rows:
         raise DataError("the forget set is empty", where=source, remedy="give rows to forget")
     _check_apart(splits["forget"], splits["retain"])
-    return Questions(tuple(splits["forget"].rows), tuple(splits["retain"].rows), tuple(dict.fromkeys(unused)))
+    forget, kept = (tuple(splits[split].rows) for split in SPLITS)
+    return Questions(forget, kept, tuple(dict.fromkeys(unused)), tuple(commits))
 
 
-def _read(table: str, split: str, columns: Mapping[str, str], splits: Mapping[str, _Split], download: Progress) -> list[str]:
+def _read(table: str, files: Sequence[Path], split: str, columns: Mapping[str, str], splits: Mapping[str, _Split]) -> list[str]:
     """Add the rows of a table to their splits, and return the columns that were not read."""
-    rows = [row for path in _files(table, download) for row in table_rows(path)]
+    rows = [row for path in files for row in table_rows(path)]
     if not rows:
         return []
     given = list(dict.fromkeys(name for _, row in rows for name in row))
@@ -195,10 +209,10 @@ def _read(table: str, split: str, columns: Mapping[str, str], splits: Mapping[st
     return [name for name in given if name not in named.values()]
 
 
-def _files(table: str, download: Progress) -> list[Path]:
-    """Return the files of a table."""
+def _files(table: str, download: Progress) -> tuple[list[Path], str]:
+    """Return the files of a table, and the commit of a hub dataset."""
     if not table.startswith(HUB):
-        return [Path(table)]
+        return [Path(table)], ""
     repository, part = hub_name(table)
     chosen: list[str] = []
 
@@ -213,7 +227,7 @@ def _files(table: str, download: Progress) -> list[Path]:
         return chosen
 
     folder = hub.fetch(repository, choose, download)
-    return [folder / name for name in chosen]
+    return [folder / name for name in chosen], folder.name
 
 
 def _question(cells: Mapping[str, Any], named: Mapping[str, str], where: str) -> QuestionAnswer:
