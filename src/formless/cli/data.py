@@ -51,8 +51,8 @@ def prepare_command(
     with terminal.progress("preparing") as bar:
         prepared = prepare(source, out, numbers=numbers, train=train, force=force, progress=bar)
     for line in _summary(prepared):
-        _print(line)
-    _print(f"saved in {out}")
+        print_line(line)
+    print_line(f"saved in {out}")
 
 
 def forms_command(
@@ -86,7 +86,7 @@ def forms_command(
         done = build_forms(data, names=target or (), forms=names, seed=seed, force=force, server=server, progress=bar)
     for name, built in done.items():
         dropped = "".join(f"; dropped {count}: {' '.join(reason.split())}" for reason, count in sorted(built.dropped.items()))
-        _print(f"{name}: {len(built.rows)} rows{dropped}")
+        print_line(f"{name}: {len(built.rows)} rows{dropped}")
 
 
 def train_command(
@@ -126,11 +126,11 @@ def train_command(
             progress=bar,
         )
     for name, count in written.rows.items():
-        _print(f"{name}: {count} rows")
+        print_line(f"{name}: {count} rows")
     for kind, reasons in written.missing.items():
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        _print(f"{kind} rejected: {reasons.total()} ({why})")
-    _print(f"saved in {folder}")
+        print_line(f"{kind} rejected: {reasons.total()} ({why})")
+    print_line(f"saved in {folder}")
 
 
 def edit_questions_command(
@@ -168,8 +168,8 @@ def edit_questions_command(
     path = save_questions(found, written.rows, force=force)
     own = sum(row.neighbor is None for row in written.rows)
     dropped = "".join(f"; dropped {number}: {reason}" for reason, number in sorted(written.dropped.items()))
-    _print(f"{own} questions about {found.subject}, {len(written.rows) - own} about neighbors{dropped}")
-    _print(f"saved in {path}")
+    print_line(f"{own} questions about {found.subject}, {len(written.rows) - own} about neighbors{dropped}")
+    print_line(f"saved in {path}")
 
 
 def aliases_command(
@@ -208,12 +208,12 @@ def aliases_command(
     with terminal.log.status("asking for names"):
         found = propose_names(entries, answer, [redirect] if redirect else [])
     path = save_aliases(folder, entries, found.names, force=force)
-    _print(f"{subject}: the model proposes {', '.join(found.names) or 'no other name'}")
+    print_line(f"{subject}: the model proposes {', '.join(found.names) or 'no other name'}")
     for reason in dict.fromkeys(found.dropped.values()):
-        _print(f"left out, as {reason}: {'; '.join(text for text, why in found.dropped.items() if why == reason)}")
+        print_line(f"left out, as {reason}: {'; '.join(text for text, why in found.dropped.items() if why == reason)}")
     known = ", ".join(entry.name for entry in entries[1:]) or "none, so none will stay: add some"
-    _print(f"neighbors: {known}")
-    _print(f"saved in {path}; edit it before `formless unlearn --data {out}` uses it")
+    print_line(f"neighbors: {known}")
+    print_line(f"saved in {path}; edit it before `formless unlearn --data {out}` uses it")
 
 
 def new_command(
@@ -265,63 +265,12 @@ def new_command(
         reasons = created.dropped.get(name, {})
         why = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
         dropped = f", {sum(reasons.values())} dropped ({why})" if reasons else ""
-        _print(f"{name}: {rows} rows{dropped}")
+        print_line(f"{name}: {rows} rows{dropped}")
     for name in created.dropped.keys() - created.rows.keys():
-        _print(f"{name}: no rows, not written ({', '.join(created.dropped[name])})")
+        print_line(f"{name}: no rows, not written ({', '.join(created.dropped[name])})")
     if not others:
-        _print("warning: no facts about neighbors, so nothing will show what an edit costs them; give --neighbors")
-    _print(f"saved in {created.folder}")
-
-
-def import_command(
-    from_: Annotated[
-        str, typer.Option("--from", help="A .json, .jsonl, .csv, .tsv or .parquet file, or hf:OWNER/NAME[@REVISION][:FILE].")
-    ],
-    out: OutOption,
-    name: Annotated[str, typer.Option(help="Name of the set; by default that of the file.")] = "",
-    retain: Annotated[str, typer.Option(help="Another such table with the rows to keep.")] = "",
-    question: Annotated[str | None, typer.Option(help="Column of the questions; by default question.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column of the answers; by default answer.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Column of what a row is about; by default subject.")] = None,
-    aliases: Annotated[str | None, typer.Option(help="Column of other right answers; by default aliases or answers.")] = None,
-    split: Annotated[str | None, typer.Option(help="Column that says forget or retain; by default split.")] = None,
-    with_: Annotated[
-        str, typer.Option("--with", help="URL of a server that finds short answers in sentences, or 'offline'.")
-    ] = OFFLINE,
-    server_model: ServerModelOption = None,
-    seed: Annotated[int, typer.Option(help="Seed for the choice and order of wrong options.")] = 0,
-) -> None:
-    """Make a target of a set of questions, with probes in every form that the rules can make.
-
-    Example: formless data import --from questions.csv --retain others.csv --name "My set" --out my_data
-    """
-    from formless.data.question_table import import_questions
-    from formless.data.server import Server
-
-    given = {"question": question, "answer": answer, "subject": subject, "aliases": aliases, "split": split}
-    if with_ == OFFLINE and server_model is not None:
-        raise UserError("--server-model needs a server", where="--server-model", remedy="add --with URL")
-    server = None if with_ == OFFLINE else Server(with_, server_model)
-    with terminal.progress("reading") as bar, terminal.log.status("making forms"):
-        imported = import_questions(
-            from_, out, name=name, retain=retain, columns={column: value for column, value in given.items() if value},
-            seed=seed, server=server, download=bar,
-        )  # fmt: skip
-    made, rows = imported.made, (*imported.questions.forget, *imported.questions.retain)
-    for file in dict.fromkeys((*made.files, *made.dropped)):
-        reasons = made.dropped.get(file, Counter())
-        why = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
-        dropped = f", {reasons.total()} dropped ({why})" if reasons else ""
-        _print(f"{file}: {len(made.files.get(file, ()))} rows{dropped}")
-    if imported.questions.unused:
-        _print(f"columns left out: {', '.join(imported.questions.unused)}")
-    named = sum(bool(row.get("subject")) for file in ("forget_qa", "neighbor_qa") for row in made.files.get(file, ()))
-    if named < len(rows):
-        what = "they have no mentions and no reverse questions, and rocr and cdr do not edit them"
-        _print(f"warning: of {len(rows) - named} of {len(rows)} rows the subject is not known: {what}; give --subject")
-    if not imported.questions.retain:
-        _print("warning: no retain set, so nothing will show what an edit costs; give --retain")
-    _print(f"saved in {imported.folder}")
+        print_line("warning: no facts about neighbors, so nothing will show what an edit costs them; give --neighbors")
+    print_line(f"saved in {created.folder}")
 
 
 def check_command(
@@ -351,16 +300,16 @@ def check_command(
     for finding in serious + [one for one in findings if one.kind == "unprotected"]:
         place = (finding.target, finding.file, f"row {finding.row}" if finding.row else None)
         kind = finding.kind if finding.is_serious else "warning"
-        _print(f"{', '.join(part for part in place if part)}: {kind}: {finding.what}")
+        print_line(f"{', '.join(part for part in place if part)}: {kind}: {finding.what}")
     for line in absent_lines(findings):
-        _print(line)
+        print_line(line)
     if not any(finding.kind == "broken" for finding in serious):
         for line in coverage_lines(check_coverage(data), named=coverage):
-            _print(line)
+            print_line(line)
     elif coverage:
-        _print("facts in training texts: not counted, as something is broken")
+        print_line("facts in training texts: not counted, as something is broken")
     counts = Counter(finding.kind for finding in serious)
-    _print(", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts) or "nothing is wrong")
+    print_line(", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts) or "nothing is wrong")
     if serious:
         raise typer.Exit(1)
 
@@ -398,7 +347,8 @@ def _as_written(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line with single spaces."""
     shown = line.encode("utf-8", "backslashreplace").decode("utf-8")  # a folder's name may be invalid Unicode
     terminal.out.print(" ".join(shown.split()), soft_wrap=True)
 

@@ -21,7 +21,6 @@ from formless.cli.data import (
     check_command,
     edit_questions_command,
     forms_command,
-    import_command,
     new_command,
     prepare_command,
     train_command,
@@ -33,6 +32,7 @@ from formless.cli.export import export_command
 from formless.cli.export_tasks import export_tasks_command
 from formless.cli.finetune import finetune_command
 from formless.cli.frontier import frontier_command
+from formless.cli.import_questions import import_command
 from formless.cli.listings import methods_command, models_command
 from formless.cli.playground import playground_command
 from formless.cli.probe import probe_command
