@@ -16,12 +16,14 @@ from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import (
     Generate,
+    GradientNorm,
     Query,
     ReadLayers,
     Request,
     Response,
     Sample,
     ScoreAnswer,
+    ScoreContinuation,
     ScoreLayers,
     ScoreText,
     SearchSuffix,
@@ -40,6 +42,9 @@ CHARACTERS_PER_TOKEN = 4
 SAMPLING_SEED = 0
 GENERATED_TOKEN_COST = 2
 """Number of prompt tokens that take about as long as one generated token."""
+
+GRADIENT_COST = 3
+"""Number of forward passes that take about as long as a gradient."""
 
 
 def evaluate(
@@ -180,6 +185,10 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     unique = list(dict.fromkeys(requests))
     answers = [request for request in unique if isinstance(request, ScoreAnswer)]
     texts = [request for request in unique if isinstance(request, ScoreText)]
+    differentiated: dict[tuple[float, tuple[int, int]], list[GradientNorm]] = {}
+    for request in unique:
+        if isinstance(request, GradientNorm):
+            differentiated.setdefault((request.p, request.left_out), []).append(request)
     written: dict[tuple[Any, ...], list[Generate]] = {}
     for request in unique:
         if isinstance(request, Generate):
@@ -191,7 +200,8 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     layered = [request for request in unique if isinstance(request, ScoreLayers)]
     read = [request for request in unique if isinstance(request, ReadLayers)]
     searched = [request for request in unique if isinstance(request, SearchSuffix)]
-    every: list[Sequence[Request]] = [answers, texts, layered, read, *written.values(), *drawn.values(), searched]
+    grouped = [*differentiated.values(), layered, read, *written.values(), *drawn.values(), searched]
+    every: list[Sequence[Request]] = [answers, texts, *grouped]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
     if answers:
@@ -200,7 +210,16 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
         found |= dict(zip(answers, lm.score(pairs, progress=advance), strict=True))
     if texts:
         advance = steps.begin("scoring texts")
-        found |= dict(zip(texts, lm.score_texts([request.text for request in texts], progress=advance), strict=True))
+        prompts = [request.prompt if isinstance(request, ScoreContinuation) else "" for request in texts]
+        scores = lm.score_texts([request.text for request in texts], prompts=prompts, progress=advance)
+        found |= dict(zip(texts, scores, strict=True))
+    for (p, left_out), sloped in differentiated.items():
+        advance = steps.begin("taking gradients")
+        norms = lm.gradient_norms(
+            [request.text for request in sloped], prompts=[request.prompt for request in sloped], p=p,
+            left_out=left_out, progress=advance,
+        )  # fmt: skip
+        found |= dict(zip(sloped, norms, strict=True))
     if layered:
         advance = steps.begin("scoring answers in every layer")
         pairs = [(request.prompt, request.answer) for request in layered]
@@ -363,7 +382,13 @@ def cost(request: Request) -> int:
         return 1 + len(request.text) // CHARACTERS_PER_TOKEN
     if isinstance(request, ScoreAnswer | ScoreLayers):
         return 1 + (len(request.prompt) + len(request.answer)) // CHARACTERS_PER_TOKEN
-    if isinstance(request, SearchSuffix):  # a gradient takes as long as three passes
-        return request.budget.steps * (request.budget.candidates + 3) * (1 + len(request.prompt) // CHARACTERS_PER_TOKEN)
+    if isinstance(request, GradientNorm):
+        return GRADIENT_COST * (1 + (len(request.prompt) + len(request.text)) // CHARACTERS_PER_TOKEN)
+    if isinstance(request, SearchSuffix):
+        return (
+            request.budget.steps
+            * (request.budget.candidates + GRADIENT_COST)
+            * (1 + len(request.prompt) // CHARACTERS_PER_TOKEN)
+        )
     once = 1 + len(request.prompt) // CHARACTERS_PER_TOKEN + GENERATED_TOKEN_COST * request.max_new_tokens
     return once * (request.count if isinstance(request, Sample) else 1)

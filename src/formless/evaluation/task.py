@@ -43,6 +43,34 @@ class ScoreText:
 
 
 @dataclass(frozen=True)
+class ScoreContinuation(ScoreText):
+    """Score every token of a text after a prompt; the response is a `TextScore`, which says more than a `Score`.
+
+    Args:
+        prompt: What precedes the text.
+    """
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """Take the norm of the gradient of a text's loss with respect to the parameters; the response is a number.
+
+    Args:
+        text: The text.
+        prompt: What precedes the text.
+        p: 1, 2 or infinity.
+        left_out: How many tokens of the text, first ones and last ones, do not count.
+    """
+
+    text: str
+    prompt: str = ""
+    p: float = 2.0
+    left_out: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
 class Generate:
     """Continue a prompt greedily; the response is the text.
 
@@ -110,8 +138,10 @@ class SearchSuffix:
     budget: SuffixBudget
 
 
-Request: TypeAlias = ScoreAnswer | ScoreText | Generate | Sample | ScoreLayers | ReadLayers | SearchSuffix
-Response: TypeAlias = "Score | TextScore | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32] | FoundSuffix"
+Request: TypeAlias = ScoreAnswer | ScoreText | GradientNorm | Generate | Sample | ScoreLayers | ReadLayers | SearchSuffix
+Response: TypeAlias = (
+    "Score | TextScore | float | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32] | FoundSuffix"
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +199,8 @@ class Query:
         if not self.requests:
             return ""
         first = self.requests[0]
+        if isinstance(first, ScoreContinuation | GradientNorm):
+            return first.prompt + first.text
         return first.text if isinstance(first, ScoreText | ReadLayers) else first.prompt
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from formless.interrupts import uninterrupted
-from formless.models import generation, layers, scoring, suffix_search
+from formless.models import generation, gradients, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
 from formless.models.generation import Continuation
 from formless.models.overlay import Overlay, Updates
@@ -179,22 +179,57 @@ class LM(TokenizedModel):
         """
         return scoring.score(self, queries, progress)
 
-    def score_texts(self, texts: Sequence[str], *, progress: WorkProgress | None = None) -> list[TextScore | Skipped]:
-        """Score every token of plain texts from the second on (with a BOS token: from the text's first on).
+    def score_texts(
+        self, texts: Sequence[str], *, prompts: Sequence[str] | None = None, progress: WorkProgress | None = None
+    ) -> list[TextScore | Skipped]:
+        """Score every token of texts: after a prompt, all; without one, from the second on (from the first with a BOS token).
 
         Texts are truncated to the model's context.
 
         Args:
             texts: The texts.
+            prompts: What precedes each text; empty prompts unless given.
             progress: Called with the texts done and all texts.
 
         Returns:
-            One entry per text, in order: `Skipped` if the text has fewer than two tokens.
+            One entry per text, in order: `Skipped` if the text has no token to score.
 
         Raises:
             ModelError: The model gives NaN, or memory runs out for a single text.
         """
-        return scoring.score_texts(self, texts, progress)
+        return scoring.score_texts(self, texts, prompts, progress)
+
+    def gradient_norms(
+        self,
+        texts: Sequence[str],
+        *,
+        prompts: Sequence[str] | None = None,
+        p: float = 2.0,
+        left_out: tuple[int, int] = (0, 0),
+        progress: WorkProgress | None = None,
+    ) -> list[float | Skipped]:
+        """Return the norm of the gradient of each text's loss with respect to the parameters, as OpenUnlearning computes it.
+
+        The loss is the mean negative log-probability of the tokens that `score_texts` scores. The norm is the mean over
+        parameter tensors of the p-norm of each one's gradient; tied weights are one tensor. Texts are computed one by one.
+        Beside the model, memory holds the text's activations in every layer and the gradient of one parameter at a time.
+        The model is unchanged afterwards. Applied edits take part, since they are in the weights.
+
+        Args:
+            texts: The texts.
+            prompts: As in `score_texts`.
+            p: 1, 2 or infinity.
+            left_out: How many tokens of each text, first ones and last ones, do not count.
+            progress: Called with the texts done and all texts.
+
+        Returns:
+            One entry per text, in order: `Skipped` if the text has no token to score, or its gradient is not finite.
+
+        Raises:
+            ValueError: p is another number.
+            ModelError: A weight is quantized or offloaded, or memory runs out for a single text.
+        """
+        return gradients.gradient_norms(self, texts, prompts, p, left_out, progress)
 
     def score_layers(
         self, queries: Sequence[tuple[str, str]], *, progress: WorkProgress | None = None

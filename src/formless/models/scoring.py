@@ -77,25 +77,42 @@ def _score_several(lm: TokenizedModel, encoded: Sequence[Encoded], prompts: Sequ
     in_batches(lm, costs, work)
 
 
-def score_texts(lm: TokenizedModel, texts: Sequence[str], progress: WorkProgress | None) -> list[TextScore | Skipped]:
-    """Score every token of plain texts from the second on; see `LM.score_texts`."""
-    ids = [lm.encode(text).ids[: lm.context_length] for text in texts]
-    results: list[TextScore | Skipped] = [Skipped("the text has fewer than two tokens") for _ in texts]
-    kept = [i for i, row in enumerate(ids) if len(row) > 1]
+def score_texts(
+    lm: TokenizedModel, texts: Sequence[str], prompts: Sequence[str] | None, progress: WorkProgress | None
+) -> list[TextScore | Skipped]:
+    """Score every token of plain texts; see `LM.score_texts`."""
+    rows = encoded_texts(lm, texts, prompts)
+    results: list[TextScore | Skipped] = [row if isinstance(row, Skipped) else Skipped("not scored") for row in rows]
+    kept = [(i, *row) for i, row in enumerate(rows) if not isinstance(row, Skipped)]
     counter = Counter(len(kept), progress)
 
     @torch.no_grad()
-    def work(rows: list[int]) -> None:
-        chosen = [kept[row] for row in rows]
-        batch = lm.pad([ids[i] for i in chosen])
-        logits = cast(Any, lm.model)(**batch, use_cache=False).logits
-        for i, row_logits in zip(chosen, logits, strict=True):
-            results[i] = _text_score(lm, ids[i], row_logits[: len(ids[i]) - 1])
+    def work(batch: list[int]) -> None:
+        chosen = [kept[place] for place in batch]
+        logits = cast(Any, lm.model)(**lm.pad([ids for _, ids, _ in chosen]), use_cache=False).logits
+        for (i, ids, first), row_logits in zip(chosen, logits, strict=True):
+            results[i] = _text_score(lm, ids[first:], row_logits[first - 1 : len(ids) - 1])
         counter.add(len(chosen))
 
     # Every position keeps its logits, their logarithms and squares, so a batch gets a quarter of the tokens.
-    in_batches(lm, [len(ids[i]) for i in kept], work, share=4, even=True)
+    in_batches(lm, [len(ids) for _, ids, _ in kept], work, share=4, even=True)
     return results
+
+
+def encoded_texts(
+    lm: TokenizedModel, texts: Sequence[str], prompts: Sequence[str] | None
+) -> list[tuple[list[int], int] | Skipped]:
+    """Return the token ids of each text after its prompt, with the index of the first token to score, or why there is none.
+
+    Texts are truncated to the model's context. Without a prompt, the first token that another one precedes is scored first.
+    """
+    found: list[tuple[list[int], int] | Skipped] = []
+    for text, prompt in zip(texts, prompts or [""] * len(texts), strict=True):
+        item = lm.encode(prompt, text)
+        ids, first = item.ids[: lm.context_length], max(item.answer_start, 1) if prompt else 1
+        reason = "no token of the text is behind its prompt" if prompt else "the text has fewer than two tokens"
+        found.append((ids, first) if first < len(ids) else Skipped(reason))
+    return found
 
 
 def _prefix(lm: TokenizedModel, ids: list[int]) -> DynamicCache | None:
@@ -183,9 +200,9 @@ def answer_score(lm: TokenizedModel, item: Encoded, logits: Tensor) -> Score:
 
 
 def _text_score(lm: TokenizedModel, ids: list[int], logits: Tensor) -> TextScore:
-    """Return the score of one text from its logits `[tokens - 1, vocab]`."""
+    """Return the score of tokens from the logits that predict them, `[tokens, vocab]`."""
     log_probabilities = logits.float().log_softmax(-1)
-    chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0])
+    chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids, device=logits.device)[:, None])[:, 0])
     probabilities = log_probabilities.exp()
     log_probabilities = log_probabilities.where(probabilities > 0, 0.0)  # 0 log 0 = 0
     means = (probabilities * log_probabilities).sum(-1)

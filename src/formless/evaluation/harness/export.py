@@ -22,12 +22,14 @@ from formless.evaluation.plan import Job, make_plan
 from formless.evaluation.prompts import NEW_TOKENS
 from formless.evaluation.task import (
     Generate,
+    GradientNorm,
     MetricSpec,
     Query,
     ReadLayers,
     Request,
     Sample,
     ScoreAnswer,
+    ScoreContinuation,
     ScoreLayers,
     ScoreText,
     SearchSuffix,
@@ -46,6 +48,7 @@ METRICS = {
 }
 INEXPRESSIBLE: dict[type[Request], str] = {
     Sample: "it samples with our seeds", ScoreText: "it needs every token of a text", ScoreLayers: "it reads hidden layers",
+    ScoreContinuation: "it needs every token of a text", GradientNorm: "it takes gradients",
     ReadLayers: "it reads hidden layers", SearchSuffix: "it searches a suffix by gradients",
 }  # fmt: skip
 NO_SPLIT = "it is about neither the concept nor its neighbors"
