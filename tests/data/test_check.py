@@ -121,6 +121,12 @@ def test_texts_for_membership_inference_on_both_sides(data: Path) -> None:
     assert serious(data) == []
 
 
+def test_held_out_texts_are_the_other_side_of_a_question_set(data: Path) -> None:
+    write(data / NAME, "forget_mia", [{"text": "Ada"}])
+    write(data / NAME, "holdout_mia", [{"text": "Byron"}])
+    assert places(data) == []
+
+
 def copy_target(data: Path, name: str) -> None:
     shutil.copytree(data / NAME, data / name)
 

@@ -1,19 +1,22 @@
 """Memorization by hand: extraction strength, exact memorization and truth ratio."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import formless
 from formless.data.rows import Item
 from formless.data.target import Target
 from formless.evaluation.registry import TASKS
-from formless.evaluation.task import ScoreAnswer, Source
+from formless.evaluation.task import Measured, ScoreAnswer, Source
 from formless.evaluation.tasks.memorization import exact_memorization, extraction_strength, truth_metrics
 from formless.models.lm import LM
 from formless.models.scores import Score
+from formless.models.settings import prompt_style
 
 Tiny = Callable[..., LM]
 
@@ -104,3 +107,55 @@ def test_greedy_decoding_writes_the_rest_that_the_strength_says(lm: LM) -> None:
     given = lm.tokenizer.decode(ids.ids[: len(ids.ids) - written])
     (text,) = lm.generate([given], max_new_tokens=written)
     assert text == lm.tokenizer.decode(ids.ids[len(ids.ids) - written :]).strip()
+
+
+@pytest.mark.parametrize(
+    ("greedy", "strength"), [("1111", 1), ("0111", 3 / 4), ("1011", 1 / 2), ("1110", 1 / 4), ("0", 1), ("00", 1 / 2)]
+)
+def test_the_strength_as_open_unlearning_has_it(greedy: str, strength: float) -> None:
+    tokens = [mark == "1" for mark in greedy]
+    assert extraction_strength(tokens, exact=True) == strength == by_published_loop(tokens)
+
+
+def by_published_loop(tokens: list[bool]) -> float:
+    """OpenUnlearning: the first k of range(m) from which on all predictions are right, else the last k."""
+    k = next((k for k in range(len(tokens)) if all(tokens[k:])), len(tokens) - 1)
+    return 1 - k / len(tokens)
+
+
+@pytest.mark.parametrize("protocol", ["ours", "open-unlearning"])
+def test_whole_answers_have_the_published_values(tiny: Tiny, tmp_path: Path, protocol: str) -> None:
+    lm = tiny()
+    lm.style = prompt_style(lm.style, {"protocol": protocol})
+    exact = protocol == "open-unlearning"
+    folder = tmp_path / "1_A_set"
+    folder.mkdir()
+    answers = ["A long answer about Ada Lovelace.", "x"]
+    rows = [{"question": "Who wrote programs?", "answer": answer} for answer in answers]
+    (folder / "neighbor_qa.json").write_text(json.dumps([*rows, {"question": "Who?", "answer": " "}]), "utf-8")
+    record = formless.evaluate(lm, Target("A set", folder), "answer_memorization", progress=False)
+    result = record.task("answer_memorization", "neighbor")
+    assert result is not None
+    assert result.items[2].skipped == "the answer is empty"
+    prompt = lm.chat_prompt("Who wrote programs?", system="You are a helpful assistant." if exact else None)
+    for item, answer in zip(result.items, answers, strict=False):
+        text = answer + ("[assistant]</s>" if exact else "")
+        before, ids = lm.encode(prompt).ids, lm.encode(prompt + text).ids
+        with torch.no_grad():
+            predicted = lm.model(input_ids=torch.tensor([ids])).logits[0, len(before) - 1 : -1].argmax(-1).tolist()
+        right = [a == b for a, b in zip(predicted, ids[len(before) :], strict=True)]
+        right = right[:-1] if exact else right  # the end of the text
+        strength = by_published_loop(right) if exact or right[-1] else 0
+        assert item.metrics == pytest.approx({"extraction_strength": strength, "exact_memorization": sum(right) / len(right)})
+
+
+def test_an_item_has_the_published_strength_in_that_protocol(tiny: Tiny) -> None:
+    lm = tiny()
+    item, source, wrong = Item(query="Who?", answer="x"), Source("forget_level2", "forget"), [Score((-1.0,), (False,))] * 2
+    values = []
+    for protocol in ("ours", "open-unlearning"):
+        lm.style = prompt_style(lm.style, {"protocol": protocol})
+        found = TASKS["qa_memorization"].ask(lm, item, source).measure(wrong)
+        assert isinstance(found, Measured)
+        values.append(found.metrics["extraction_strength"])
+    assert values == [0, 1]

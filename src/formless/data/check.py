@@ -201,7 +201,8 @@ def _check_target(name: str, files: Mapping[str, Rows]) -> Iterator[Finding]:
         yield from _check_repeats(name, {file: probes[file] for file in group})
     for file in CHOICES:
         yield from _check_letters(name, file, _letters(probes[file]))
-    if len(sides := [file for file in TEXTS if file in files]) == 1:
+    sides = [file for file in TEXTS if file in files]
+    if len(sides) == 1 and not ("forget_mia" in sides and "holdout_mia" in files):
         yield found(sides[0], None, "unbalanced", f"membership inference needs {' and '.join(TEXTS)}")
     yield from _check_mentions(name, files)
     yield from _check_kinds(name, files)

@@ -200,7 +200,7 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     layered = [request for request in unique if isinstance(request, ScoreLayers)]
     read = [request for request in unique if isinstance(request, ReadLayers)]
     searched = [request for request in unique if isinstance(request, SearchSuffix)]
-    grouped = [*differentiated.values(), layered, read, *written.values(), *drawn.values(), searched]
+    grouped: list[Sequence[Request]] = [*differentiated.values(), layered, read, *written.values(), *drawn.values(), searched]
     every: list[Sequence[Request]] = [answers, texts, *grouped]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}

@@ -31,11 +31,13 @@ from formless.evaluation.tasks.jailbreak import (
     QA_ROLE,
 )
 from formless.evaluation.tasks.kinds import GEN_QA_KINDS, QA_KINDS
-from formless.evaluation.tasks.membership import MIA
-from formless.evaluation.tasks.memorization import QA_MEMORIZATION, STATEMENT_MEMORIZATION
+from formless.evaluation.tasks.membership import MIA, MIA_GRADNORM, MIA_HOLDOUT, MIA_QA, MIA_QA_GRADNORM
+from formless.evaluation.tasks.memorization import ANSWER_MEMORIZATION, QA_MEMORIZATION, STATEMENT_MEMORIZATION
 from formless.evaluation.tasks.mentions import FB_MENTIONS, GEN_QA_MENTIONS, QA_MENTIONS, STATEMENT_MENTIONS
 from formless.evaluation.tasks.mmlu import MMLU
 from formless.evaluation.tasks.multiple_choice import MCP, MCP_CHOICE
+from formless.evaluation.tasks.muse import KNOWMEM, VERBMEM
+from formless.evaluation.tasks.privacy import MIA_REFERENCE, PRIVLEAK
 from formless.evaluation.tasks.question import GEN_QA, QA, SAMPLE_QA, SAMPLE_QA_MANY, SUB_QA, SUB_QA_LETTERS
 from formless.evaluation.tasks.reverse import REVERSE
 from formless.evaluation.tasks.statement import GEN_STATEMENT, STATEMENT
@@ -45,6 +47,7 @@ from formless.evaluation.tasks.truth_ratio import REAL_AUTHORS, TRUTH_RATIO, WOR
 from formless.evaluation.tasks.truthfulqa import TRUTHFULQA
 from formless.evaluation.tasks.utility import MODEL_UTILITY
 from formless.evaluation.tasks.whole_answer import ANSWER, PARAPHRASED_ANSWER, PARAPHRASED_QUESTION
+from formless.evaluation.tasks.wmdp import WMDP
 from formless.evaluation.tasks.written_answer import (
     GEN_ANSWER,
     GEN_PARAPHRASED_QUESTION,
@@ -102,6 +105,10 @@ TASKS = Registry(
         SAMPLE_QA_MANY,
         STATEMENT_MEMORIZATION,
         QA_MEMORIZATION,
+        ANSWER_MEMORIZATION,
+        VERBMEM,
+        KNOWMEM,
+        WMDP,
         GCG_QA,
         LENS,
         PROBE,
@@ -123,5 +130,11 @@ TASKS = Registry(
         GEN_WORLD_FACTS,
         MODEL_UTILITY,
         FORGET_QUALITY,
+        MIA_HOLDOUT,
+        MIA_QA,
+        MIA_GRADNORM,
+        MIA_QA_GRADNORM,
+        MIA_REFERENCE,
+        PRIVLEAK,
     ),
 )

@@ -15,6 +15,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "generation": ("gen_fb", "gen_qa", "gen_level3"),
     "utility": (*PAPER_UTILITY, "bbh"),
     "membership": ("mia",),
+    "muse": ("verbmem", "knowmem", "mia_holdout", "mia_reference", "privleak"),
+    "wmdp": ("wmdp_questions", "mmlu"),
     "mentions": ("statement_mentions", "fb_mentions", "qa_mentions", "reverse"),
     "kinds": ("qa_kinds",),
     "formats": ("qa_alone", "qa_no_cue", "qa_system", "qa_completion"),

@@ -25,7 +25,12 @@ NORMS = (1.0, 2.0, math.inf)
 
 
 def gradient_norms(
-    lm: LM, texts: Sequence[str], prompts: Sequence[str] | None, p: float, left_out: tuple[int, int], progress: WorkProgress | None
+    lm: LM,
+    texts: Sequence[str],
+    prompts: Sequence[str] | None,
+    p: float,
+    left_out: tuple[int, int],
+    progress: WorkProgress | None,
 ) -> list[float | Skipped]:
     """Return the gradient norm of each text's loss; see `LM.gradient_norms`."""
     if p not in NORMS:

@@ -26,14 +26,21 @@ def message(row: Question) -> str:
 
 
 def _lettered(row: Question) -> str:
-    options = "".join(f"\n{LETTERS[i]}. {choice}" for i, choice in enumerate(row.choices))
-    return f"Question: {row.question}{options}"
+    return f"Question: {row.question}{options(row)}"
+
+
+def options(row: Question) -> str:
+    """Return the choices with their letters, each on a line of its own."""
+    return "".join(f"\n{LETTERS[i]}. {choice}" for i, choice in enumerate(row.choices))
 
 
 def ask(lm: LM, row: Question, _source: Source) -> Query:
-    """Score the letters: `accuracy`, whether the right one is the most probable, and `probability`, its share."""
-    prompt = lm.chat_prompt(message(row), "Answer:")
-    letters = LETTERS[: len(row.choices)]
+    """Score the letters after the examples."""
+    return scored_letters(row, lm.chat_prompt(message(row), "Answer:"))
+
+
+def scored_letters(row: Question, prompt: str, group: str | None = None) -> Query:
+    """Return a query that scores letters: `accuracy`, whether the right one is the most probable; `probability`, its share."""
 
     def measure(scores: Sequence[Any]) -> Measured:
         logs = [score.log_probability for score in scores]
@@ -41,18 +48,21 @@ def ask(lm: LM, row: Question, _source: Source) -> Query:
         share = math.exp(logs[row.answer] - log_sum(logs))
         return Measured({"accuracy": float(best == row.answer), "probability": share}, LETTERS[best])
 
+    letters = LETTERS[: len(row.choices)]
     requests = tuple(ScoreAnswer(prompt, f" {letter}") for letter in letters)
-    return Query(row.question, requests, measure, expected=LETTERS[row.answer])
+    return Query(row.question, requests, measure, expected=LETTERS[row.answer], group=group)
 
+
+METRICS = (
+    MetricSpec("accuracy", "share", chance=1 / 4),
+    MetricSpec("probability", "share", "the right letter's share", chance=1 / 4),
+)
 
 MMLU = Task(
     name="mmlu",
     title="MMLU",
     files=("retain_mmlu",),
-    metrics=(
-        MetricSpec("accuracy", "share", chance=1 / 4),
-        MetricSpec("probability", "share", "the right letter's share", chance=1 / 4),
-    ),
+    metrics=METRICS,
     ask=ask,
     records_prompts=False,
 )
