@@ -12,6 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from formless.data.rwku import HUB as RWKU
+from formless.data.tofu import HUB as TOFU
+from formless.data.wmdp import HUB as WMDP
+from formless.data.wmdp import MMLU
+from tests.data.benchmark_sources import write_mmlu, write_tofu, write_wmdp
 from tests.data.test_prepare import small_tables, write_copy
 from tests.hub.server import Hub, Repository, folder_files
 
@@ -67,6 +71,26 @@ def test_rwku_is_prepared_at_one_commit_and_again_from_the_cache(hub: Hub, pytho
     assert [(manifest["source"], manifest["revisions"]) for manifest in manifests] == [(RWKU, [commit])] * 2
     assert manifests[0]["targets"] == manifests[1]["targets"]
     assert "2_Beyoncé" in manifests[0]["targets"]
+
+
+@pytest.mark.slow
+def test_benchmarks_are_prepared_at_one_commit_of_each_dataset(hub: Hub, python: Python, tmp_path: Path) -> None:
+    tofu = folder_files(write_tofu(tmp_path / "tofu")) | {"full.json": b"{}", "code.py": b"raise SystemExit"}
+    commit = hub.repository("datasets", TOFU).push(tofu)
+    ran = python("formless", "data", "prepare", "--source", "tofu", "--out", "a")
+    assert ran.returncode == 0, ran.stderr
+    assert not hub.asked("full.json")
+    assert not hub.asked("code.py")
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
+    assert (manifest["source"], manifest["revisions"], len(manifest["targets"])) == (TOFU, [commit], 2)
+    choices = hub.repository("datasets", WMDP).push(folder_files(write_wmdp(tmp_path / "wmdp")))
+    write_mmlu(tmp_path / "mmlu" / "all")
+    general = hub.repository("datasets", MMLU).push(folder_files(tmp_path / "mmlu"))
+    ran = python("formless", "data", "prepare", "--source", WMDP, "--out", "b")
+    assert ran.returncode == 0, ran.stderr
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text("utf-8"))
+    assert manifest["revisions"] == sorted([choices, general])
+    assert all("retain_mmlu.json" in files for files in manifest["targets"].values())
 
 
 @pytest.mark.slow

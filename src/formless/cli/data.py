@@ -29,11 +29,14 @@ ServerModelOption = Annotated[str | None, typer.Option(help="Model of the server
 
 def prepare_command(
     source: Annotated[
-        str, typer.Option(help="'rwku' (jinzhuoran/RWKU on the hub), a local copy of it, or a folder in a known data format.")
+        str,
+        typer.Option(
+            help="A data set on the hub (rwku, tofu, muse-books, muse-news, wmdp), a local copy, or a folder of targets."
+        ),
     ],
     out: OutOption,
     targets: Annotated[
-        str | None, typer.Option(help="Numbers, e.g. 1-100 or 1,5,9-12; by default 1-100 of rwku, all of a folder.")
+        str | None, typer.Option(help="Numbers, e.g. 1-100 or 1,5,9-12; by default 1-100 of rwku, else all.")
     ] = None,
     train: Annotated[str, typer.Option(help="Training texts written by llama3 or phi3, or none.")] = "llama3",
     force: terminal.ForceOption = False,
@@ -41,6 +44,8 @@ def prepare_command(
     """Convert a data set to the ORT layout: one folder per target, every row validated, with a manifest.
 
     Example: formless data prepare --source rwku --out data/rwku
+
+    Example: formless data prepare --source tofu --out data/tofu
     """
     from formless import store
     from formless.data.prepare import MANIFEST, prepare
@@ -371,7 +376,19 @@ def _summary(prepared: Prepared) -> list[str]:
     if prepared.unlisted:
         names = _first_ten(sorted(prepared.unlisted))
         lines.append(f"left out: {prepared.unlisted.total():,} rows of {names}, not in the list of targets")
-    return lines
+    for file, reasons in _dropped(prepared).items():
+        why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        lines.append(f"not made: {reasons.total():,} rows of {file}.json ({why})")
+    return [*lines, *(f"note: {note}" for note in prepared.notes)]
+
+
+def _dropped(prepared: Prepared) -> dict[str, Counter[str]]:
+    """Return how many rows of each file could not be made in all targets together, by reason."""
+    counts: dict[str, Counter[str]] = {}
+    for files in prepared.dropped.values():
+        for file, reasons in files.items():
+            counts[file] = counts.get(file, Counter()) + reasons
+    return counts
 
 
 def _first_ten(names: list[str]) -> str:

@@ -7,14 +7,19 @@ its own with an entry point of the group `formless.data_formats` that gives a `D
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from formless.data import muse, tofu, wmdp
 from formless.data.ort import is_ort, write_ort
+from formless.data.rows import Row
 from formless.data.rwku import HUB, is_rwku, write_rwku
+from formless.data.target import QUESTION_SET
 from formless.errors import DataError
 from formless.progress import Progress
 from formless.registry import Registry
@@ -32,6 +37,8 @@ class Prepared:
         files: `{"rows": ..., "sha256": ...}` of each file, by target folder and file.
         absent: For each file, the target folders that have no row in it.
         unlisted: The number of rows of subjects that are no targets, by subject.
+        dropped: For each target folder and file, the number of rows that could not be made, by reason.
+        notes: What else the reader should know, a clause each.
         revisions: The commits of a hub source.
     """
 
@@ -40,6 +47,8 @@ class Prepared:
     files: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     absent: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     unlisted: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: defaultdict(dict))
+    notes: list[str] = field(default_factory=list)
     revisions: set[str] = field(default_factory=set)
 
     def add_target(self, name: str) -> None:
@@ -59,13 +68,29 @@ class Prepared:
         (self.folder / target / f"{file}.json").write_bytes(content)
         self.files[target][f"{file}.json"] = {"rows": rows, "sha256": hashlib.sha256(content).hexdigest()}
 
+    def add_rows(self, target: str, file: str, rows: Sequence[Row] | Sequence[dict[str, Any]]) -> None:
+        """Write rows as a file of a target, or note that it is absent if there are none.
+
+        Args:
+            target: The target's folder name.
+            file: One of `formless.data.target.FILES`.
+            rows: Validated rows; fields that hold their default are left out.
+        """
+        if not rows:
+            self.absent[file].append(target)
+            return
+        entries = [row.model_dump(mode="json", exclude_defaults=True) if isinstance(row, Row) else row for row in rows]
+        self.add_file(target, file, (json.dumps(entries, ensure_ascii=False, indent=2) + "\n").encode("utf-8"), len(rows))
+
     def check_complete(self, file: str, where: object) -> None:
-        """Refuse a source in which no target has a required file.
+        """Refuse a source in which no target has a required file; question sets are not asked for it.
 
         Raises:
             DataError: The file is required and absent everywhere.
         """
-        if file in REQUIRED and len(self.absent.get(file, ())) == len(self.files):
+        questions = {f"{name}.json" for name in QUESTION_SET}
+        concepts = {name for name, files in self.files.items() if questions.isdisjoint(files)}
+        if file in REQUIRED and concepts and concepts <= set(self.absent.get(file, ())):
             raise DataError(f"no target has a {file}.json", where=where, remedy="every data set needs this file")
 
 
@@ -108,6 +133,7 @@ class DataFormat:
         recognizes: Whether a folder holds a data set in this format.
         write: Writes the selected targets of a folder, or of the hub (None), into `Prepared`.
         hub: The hub id of the data set.
+        model_written: Whether it has training texts that a model wrote, of which `--train` chooses some.
     """
 
     name: str
@@ -115,6 +141,7 @@ class DataFormat:
     recognizes: Callable[[Path], bool]
     write: Callable[[Path | None, Prepared, Selection], None]
     hub: str | None = None
+    model_written: bool = True
 
 
 DATA_FORMATS: Registry[DataFormat] = Registry(
@@ -134,6 +161,33 @@ DATA_FORMATS: Registry[DataFormat] = Registry(
             recognizes=is_rwku,
             write=write_rwku,
             hub=HUB,
+        ),
+        DataFormat(
+            name="tofu",
+            title="TOFU on the hub, or a folder with its files such as forget01.json",
+            recognizes=tofu.is_tofu,
+            write=tofu.write_tofu,
+            hub=tofu.HUB,
+            model_written=False,
+        ),
+        *(
+            DataFormat(
+                name=name.lower(),
+                title=f"{name} on the hub, or a folder with its files such as knowmem/forget_qa.parquet",
+                recognizes=partial(muse.is_muse, name=name),
+                write=partial(muse.write_muse, name=name),
+                hub=f"muse-bench/{name}",
+                model_written=False,
+            )
+            for name in muse.NAMES
+        ),
+        DataFormat(
+            name="wmdp",
+            title="WMDP on the hub, or a folder with its configurations such as wmdp-bio",
+            recognizes=wmdp.is_wmdp,
+            write=wmdp.write_wmdp,
+            hub=wmdp.HUB,
+            model_written=False,
         ),
     ),
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from formless import provenance, store
 from formless.data.formats import DATA_FORMATS, Prepared, Selection, format_of
-from formless.data.ort import data_folder
-from formless.errors import OutputError, UnknownNameError
+from formless.data.ort import SAMPLE, data_folder
+from formless.errors import DataError, OutputError, UnknownNameError
 from formless.progress import Progress
 
 MANIFEST = "manifest.json"
@@ -29,9 +29,9 @@ def prepare(
     """Write a data set in the ORT layout with a manifest, completely or not at all; every row is validated.
 
     Args:
-        source: The name of a format with a data set on the hub (`rwku`), or a folder in a known format.
+        source: The name or hub id of a data set on the hub (`rwku`, `locuslab/TOFU`), or a folder in a known format.
         out: The new folder.
-        numbers: Ranges of target numbers; by default the first 100 of the hub, all of a folder.
+        numbers: Ranges of target numbers; by default the first 100 of RWKU on the hub, else all.
         train: The model that wrote the training texts, or `none` to leave them out.
         force: Replace an older data set that this function wrote.
         progress: Called with the file or target, the work done and all work.
@@ -42,8 +42,8 @@ def prepare(
     """
     if train not in TRAIN:
         raise UnknownNameError("training texts", train, TRAIN, where="--train")
-    by_hub = {row.name: row for row in DATA_FORMATS.values() if row.hub}
-    folder = None if source in by_hub else data_folder(source).resolve()
+    by_hub = {name: row for row in DATA_FORMATS.values() if row.hub for name in (row.name, row.hub)}
+    folder = None if source in by_hub else _source_folder(source, [row.name for row in by_hub.values()])
     if folder and (out.resolve().is_relative_to(folder) or folder.is_relative_to(out.resolve())):
         raise OutputError("the output and the source overlap", where=out, remedy="choose another --out")
     data_format = format_of(folder) if folder else by_hub[source]
@@ -52,8 +52,17 @@ def prepare(
     with store.new_folder(out, mark=MANIFEST, force=force) as new:
         prepared = Prepared(folder.name if folder else str(data_format.hub), new)
         data_format.write(folder, prepared, Selection(numbers, train, progress))
-        (new / MANIFEST).write_text(_manifest(prepared, train), "utf-8")
+        (new / MANIFEST).write_text(_manifest(prepared, train if data_format.model_written else "none"), "utf-8")
     return prepared
+
+
+def _source_folder(source: str, names: Sequence[str]) -> Path:
+    """Return the folder of a source that is no data set on the hub."""
+    try:
+        return data_folder(source).resolve()
+    except DataError as error:
+        remedy = f"give a folder, or one of {', '.join(sorted({*names, SAMPLE}))}"
+        raise DataError(error.what, where=error.where, remedy=remedy) from None
 
 
 def _manifest(prepared: Prepared, train: str) -> str:
@@ -68,6 +77,8 @@ def _manifest(prepared: Prepared, train: str) -> str:
         "targets": prepared.files,
         "absent": {f"{file}.json": folders for file, folders in prepared.absent.items()},
         "unlisted": dict(sorted(prepared.unlisted.items())),
+        "dropped": prepared.dropped,
+        "notes": prepared.notes,
     }
     return json.dumps(entries, ensure_ascii=False, indent=2) + "\n"
 

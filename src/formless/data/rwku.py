@@ -56,8 +56,10 @@ MODEL_WRITTEN: Mapping[str, str] = {
 
 
 def is_rwku(folder: Path) -> bool:
-    """Return whether a folder looks like a copy of the hub dataset: a README.md, or a folder per configuration."""
-    return (folder / "README.md").is_file() or any(folder.joinpath(LISTING).rglob("*.parquet"))
+    """Return whether a folder looks like a copy of the hub dataset: a README.md that lists the targets, or their folder."""
+    readme = folder / "README.md"
+    listed = readme.is_file() and LISTING in readme.read_text("utf-8", errors="replace")
+    return listed or any(folder.joinpath(LISTING).rglob("*.parquet"))
 
 
 def write_rwku(source: Path | None, prepared: Prepared, selection: Selection) -> None:
