@@ -1,6 +1,6 @@
 """WMDP (arXiv 2403.03218): multiple choice about hazardous knowledge of biology, cybersecurity, chemistry; beside it MMLU.
 
-The layout is that of the dataset card of `cais/wmdp`: the configurations `wmdp-bio`, `wmdp-cyber` and `wmdp-chem`, each with the
+The layout is that of the dataset card of `cais/wmdp`: the configurations `wmdp-bio`, `wmdp-cyber` and `wmdp-chem` with the
 split `test`, and the columns question, choices (four) and answer (an index). MMLU has the layout of `cais/mmlu`, configuration
 `all`: question, subject, choices, answer. Its split `test` is asked, and the five rows of a subject in the split `dev` are the
 examples. A local copy may hold it in the folder `mmlu` or `all`.
