@@ -116,7 +116,7 @@ def test_nothing_is_claimed_of_how_an_adapter_was_made(lm: LM, tmp_path: Path) -
     ("settings", "said"),
     [
         ({"use_dora": True}, "use_dora is True"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+        ({"trainable_token_indices": [1]}, r"trainable_token_indices is \[1\]"),
         ({"bias": "lora_only"}, "bias is 'lora_only'"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "layer_replication is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
@@ -162,8 +162,8 @@ def test_unexpected_tensors_are_named(lm: LM, tmp_path: Path) -> None:
     assert lm.fingerprint
     adapter(tmp_path / "edit", tmp_path / "base", r=2, target_modules=["down_proj"])
     path = tmp_path / "edit" / "adapter_model.safetensors"
-    save_file(load_file(path) | {"base_model.model.lm_head.weight": torch.ones(2)}, path)
-    with pytest.raises(EditError, match=r"unexpected tensor base_model.model.lm_head.weight.*LoRA adapter that PEFT saved"):
+    save_file(load_file(path) | {"base_model.model.lm_head.lora_magnitude_vector": torch.ones(2)}, path)
+    with pytest.raises(EditError, match=r"unexpected tensor .*lora_magnitude_vector.*LoRA adapter that PEFT saved"):
         formless.load_edit(tmp_path / "edit")
 
 

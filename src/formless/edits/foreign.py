@@ -1,5 +1,7 @@
 """Edits that other tools made: a PEFT LoRA adapter or a whole model, without an edit.json.
 
+open-unlearning and EasyEdit write such folders; `training_output` says which weights of a training run count.
+
 Nothing is known of them but their weights, so that no method, concept or setting stands in their provenance. What they change
 is worked out on the base model: `ForeignEdit.on` gives the edit of that model.
 """
@@ -10,7 +12,7 @@ import json
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from formless import store
-from formless.edits import verification
+from formless.edits import training_output, verification
 from formless.edits.adapter import PREFIX, AdapterEdit, exact_adapter, of_one_rank
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import EditInfo, WeightEdit, layer_report, refuse_other_model, scaled_strength
@@ -31,7 +33,7 @@ from formless.models.checkpoint import transformers_errors
 from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.loading import read_model
-from formless.models.overlay import WEIGHT, Difference, Factors, check_shape
+from formless.models.overlay import WEIGHT, Difference, Factors, check_shape, dense_update
 
 FOREIGN: Final = "foreign"
 """The method of an edit that another tool made."""
@@ -42,12 +44,14 @@ _MERGE: Final = "merge the adapter with PEFT's merge_and_unload(), save the whol
 # Keys of adapter_config.json that are followed, and those that change nothing once the adapter is trained.
 _FOLLOWED: Final = (
     "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "modules_to_save",
 )  # fmt: skip
 _FREE: Final = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "lora_dropout",
                 "megatron_core", "qalora_group_size", "runtime_config")  # fmt: skip
 # Of the ways to begin a training, those that leave the base model's weights as they are.
 _PLAIN_STARTS: Final = (True, False, "gaussian", "eva", "orthogonal")
+_UNTIE: Final = "untie a copy of the base model, and give it as --model: how-to/other_tools.md"
+_RESIZED: Final = "resize a copy of the base model to the tokens of the training, and give it as --model"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -113,14 +117,24 @@ class ForeignAdapter(ForeignEdit):
 
     Args:
         updates: By module name, with the scale.
+        whole: Whole weights by parameter name: those of `modules_to_save`, and of the embeddings that PEFT stores beside an
+            adapter of the output matrix.
     """
 
     updates: dict[str, Factors] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
 
-    def _on(self, lm: LM) -> AdapterEdit:
+    def _on(self, lm: LM) -> AdapterEdit | DifferenceEdit:
         for name, change in self.updates.items():
+            _refuse_resized(lm, name + WEIGHT, self.whole)
             check_shape(lm.model, name, change)
-            _refuse_tied(lm, name)
+            _refuse_tied(lm, name + WEIGHT)
+        if differences := dict(self._differences(lm)):
+            for name, change in self.updates.items():
+                update = dense_update(lm.model, name + WEIGHT, change)
+                before = differences.get(name + WEIGHT)
+                differences[name + WEIGHT] = Difference(update + before.values.float() if before else update)
+            return DifferenceEdit(differences, _bound(self, lm, differences))
         base, known = self.info.model, {lm.name, lm.settings.source, str(lm.model.config._name_or_path)}
         if base != UNKNOWN and not {base, str(Path(base).absolute())} & known:
             warnings.warn(f"the adapter names {base} as its base model, and is applied to {lm.name}", stacklevel=2)
@@ -132,6 +146,16 @@ class ForeignAdapter(ForeignEdit):
         )
         return AdapterEdit(self.updates, _bound(self, lm, self.updates), adapter)
 
+    def _differences(self, lm: LM) -> Iterator[tuple[str, Difference]]:
+        """Yield the whole weights that differ from the model's; those that PEFT only stored do not."""
+        for name, saved in self.whole.items():
+            _refuse_resized(lm, name, self.whole)
+            check_shape(lm.model, name, Difference(saved))
+            base = lm.overlay.original(name).cpu()
+            if not _is_rounded(base, saved):
+                _refuse_tied(lm, name)
+                yield name, Difference(_difference(base, saved))
+
 
 @dataclass(frozen=True, repr=False)
 class WholeModel(ForeignEdit):
@@ -141,6 +165,7 @@ class WholeModel(ForeignEdit):
         if self.info.method != FOREIGN:  # a model that Formless merged
             refuse_other_model(lm, self.info)
         self._refuse_other_tokenizer(lm)
+        training_output.refuse_wrapped(self.folder)
         other = dict(read_model(self.folder, lm).named_parameters())
         updates = {}
         for name, parameter in lm.model.named_parameters():
@@ -148,10 +173,11 @@ class WholeModel(ForeignEdit):
                 remedy = "load the base model on one device"
                 raise EditError("a difference to offloaded weights cannot be computed", where=name, remedy=remedy)
             base, edited = lm.overlay.original(name).cpu(), other.pop(name).detach()
-            if not torch.equal(base.float(), edited.float()):
+            if not _is_rounded(base, edited):
                 updates[name] = Difference(_difference(base, edited))
         if not updates:
-            raise EditError(f"no weight differs from those of {lm.name}", where=self.folder, remedy="give the edited model")
+            remedy = "give the edited model; EasyEdit keeps its edits with sequential_edit=True"
+            raise EditError(f"no weight differs from those of {lm.name}", where=self.folder, remedy=remedy)
         return DifferenceEdit(updates, _bound(self, lm, updates))
 
     def _refuse_other_tokenizer(self, lm: LM) -> None:
@@ -172,8 +198,10 @@ def foreign_edit(folder: Path) -> ForeignEdit | None:
     """Return the edit in a folder without edit.json; None if it holds neither an adapter nor a model.
 
     Raises:
-        EditError: The adapter has what Formless does not apply, or cannot be read.
+        EditError: The adapter has what Formless does not apply, or cannot be read; or the folder is one of a training run
+            whose weights are not joined or not chosen.
     """
+    folder = training_output.weights_folder(folder)
     if store.EditFolder(folder).adapter_config.exists():
         return _read_adapter(folder)
     return WholeModel(_info(folder), folder) if is_model(folder) else None
@@ -189,7 +217,7 @@ def _info(folder: Path, base: str | None = None, revision: str | None = None) ->
     return EditInfo(
         method=FOREIGN, subject=UNKNOWN, config={}, model=base or UNKNOWN, model_source=base or UNKNOWN,
         model_revision=revision, model_fingerprint=UNKNOWN, dtype=UNKNOWN, layers=[],
-        facts={"subjects": [], "folder": folder.absolute().name}, seconds=None, created=UNKNOWN, versions={},
+        facts={"subjects": [], "folder": training_output.title(folder)}, seconds=None, created=UNKNOWN, versions={},
     )  # fmt: skip
 
 
@@ -217,11 +245,26 @@ def _difference(base: Tensor, edited: Tensor) -> Tensor:
     return short if is_enough else exact
 
 
+def _is_rounded(base: Tensor, edited: Tensor) -> bool:
+    """Return whether two weights are equal but for the rounding to the dtype of one of them."""
+    return torch.equal(base.to(edited.dtype), edited) or torch.equal(base, edited.to(base.dtype))
+
+
 def _refuse_tied(lm: LM, name: str) -> None:
     """Refuse an adapter on the output matrix where that is the embedding too: PEFT changes one of them, an edit both."""
-    weight = lm.model.get_parameter(f"{name}{WEIGHT}")
-    if weight is next(lm.model.get_input_embeddings().parameters()):
-        raise EditError("the adapter changes an output matrix that is tied to the embedding", where=name, remedy=_MERGE)
+    ends = [getattr(end, "weight", None) for end in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings())]
+    if ends[0] is ends[1] is lm.model.get_parameter(name):
+        where = name.removesuffix(WEIGHT)
+        raise EditError("the adapter changes an output matrix that is tied to the embedding", where=where, remedy=_UNTIE)
+
+
+def _refuse_resized(lm: LM, name: str, whole: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter of a model whose embeddings were resized, as the whole weights that PEFT stored beside it show."""
+    own = dict(lm.model.named_parameters(remove_duplicate=False)).get(name)
+    saved = whole.get(name)
+    if own is not None and saved is not None and own.dim() == 2 and len(own) != len(saved):
+        what = f"the adapter is for {len(saved):,} tokens, and {lm.name} has {len(own):,}"
+        raise EditError(what, where=name, remedy=_RESIZED)
 
 
 # --- Reading an adapter
@@ -235,7 +278,11 @@ def _read_adapter(folder: Path) -> ForeignAdapter:
     try:
         content = verification.read_json(files.adapter_config)
         _check_keys(content, files.adapter_config)
-        factors = verification.paired_factors(verification.read_tensors(files.weights), PREFIX, files.weights)
+        tensors = verification.read_tensors(files.weights)
+        whole = _whole_weights(tensors)
+        _check_saved(content.get("modules_to_save") or [], whole, files.weights)
+        pairs = {name: tensor for name, tensor in tensors.items() if _whole_name(name) not in whole}
+        factors = verification.paired_factors(pairs, PREFIX, files.weights)
     except EditError as error:
         what = error.what.removeprefix("the edit ").removeprefix("is damaged: ")
         remedy = error.remedy if error.remedy == _MERGE else "give a LoRA adapter that PEFT saved as safetensors"
@@ -243,16 +290,32 @@ def _read_adapter(folder: Path) -> ForeignAdapter:
     config = LoraConfig.from_pretrained(str(folder))
     updates = {name: _scaled(name, found, config, files.adapter_config) for name, found in factors.items()}
     base, revision = content.get("base_model_name_or_path"), content.get("revision")
-    return ForeignAdapter(_info(folder, base and str(base), revision and str(revision)), folder, updates=of_one_rank(updates))
+    info = _info(folder, base and str(base), revision and str(revision))
+    return ForeignAdapter(info, folder, updates=of_one_rank(updates), whole=whole)
+
+
+def _whole_name(tensor: str) -> str:
+    """Return the parameter that a tensor of an adapter's file would be, if it is a whole weight."""
+    return tensor.removeprefix(PREFIX).replace(".base_layer.", ".")
+
+
+def _whole_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that are whole weights, by parameter name; `lora_A` and the like are parts."""
+    return {
+        _whole_name(name): tensor for name, tensor in tensors.items()
+        if name.startswith(PREFIX) and name.endswith((WEIGHT, ".bias")) and ".lora_" not in name
+    }  # fmt: skip
+
+
+def _check_saved(modules: Sequence[str], whole: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse an adapter that lacks the weights of one of its `modules_to_save`."""
+    for module in modules:
+        if not any(name.rpartition(".")[0].endswith(module) for name in whole):
+            raise EditError(f"it lacks the weights of {module}, one of modules_to_save", where=path, remedy=_MERGE)
 
 
 def _check_keys(content: Mapping[str, Any], path: Path) -> None:
     """Refuse settings of PEFT that change numbers and that are not followed here, such as DoRA."""
-    defaults = json.loads(json.dumps(cast(Any, LoraConfig()).to_dict(), default=str))
-    for key, value in content.items():
-        is_default = not value if key not in defaults else value == defaults[key]
-        if key not in (*_FOLLOWED, *_FREE) and value and not is_default:
-            raise EditError(f"{key} is {value!r}, which Formless does not apply", where=path, remedy=_MERGE)
     wrong = [
         key
         for key, allowed in (
@@ -265,6 +328,11 @@ def _check_keys(content: Mapping[str, Any], path: Path) -> None:
     if wrong or "peft_type" not in content:
         key = wrong[0] if wrong else "peft_type"
         raise EditError(f"{key} is {content.get(key)!r}, which Formless does not apply", where=path, remedy=_MERGE)
+    defaults = json.loads(json.dumps(cast(Any, LoraConfig()).to_dict(), default=str))
+    for key, value in content.items():
+        is_default = not value if key not in defaults else value == defaults[key]
+        if key not in (*_FOLLOWED, *_FREE) and value and not is_default:
+            raise EditError(f"{key} is {value!r}, which Formless does not apply", where=path, remedy=_MERGE)
 
 
 def _scaled(name: str, factors: Factors, config: LoraConfig, path: Path) -> Factors:

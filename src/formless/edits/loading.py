@@ -25,7 +25,8 @@ def load_edit(folder: str | Path, *, foreign: bool = True) -> Edit:
     and norms are compared.
 
     A folder without edit.json may hold an edit of another tool: a PEFT LoRA adapter, or a whole model. What a whole model
-    changes is read when it is applied to its base model.
+    changes is read when it is applied to its base model. Of a training run's folder the final weights count, or its only
+    checkpoint.
 
     Args:
         folder: A folder that `Edit.save`, `formless unlearn --out` or `formless export` wrote, an adapter or a model.

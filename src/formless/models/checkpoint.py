@@ -182,14 +182,14 @@ def check_dtypes(model: PreTrainedModel, source: str) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         return
     names = {name for name, _ in model.named_parameters()}
-    for path, stored in _stored_dtypes(Path(source)):
+    for path, stored in stored_dtypes(Path(source)):
         for name, dtype in stored.items():
             is_parameter = name in names or f"{model.base_model_prefix}.{name}" in names  # masks of GPT-2 are bytes
             if is_parameter and not dtype.startswith(("F", "BF", "float", "bfloat")):
                 raise ModelError(f"the weight {name} has the dtype {dtype}, which is no float", where=path, remedy=REMEDY)
 
 
-def _stored_dtypes(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def stored_dtypes(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the files of a model's weights with the dtype of every tensor; no values are read."""
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:
