@@ -15,6 +15,7 @@ from formless.data.rows import Split
 from formless.experiment.runs import read_plan
 from formless.models.lm import LM
 from tests.cli.conftest import Formless
+from tests.report.evaluations import tofu, write
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
@@ -91,6 +92,20 @@ def test_few_targets_have_their_values_and_no_interval(as_json: AsJson, tmp_path
     _, rocr = as_json("summarize", tmp_path / "runs")["methods"]
     mean = metric(rocr["metrics"], "probability", "fb", "forget")["mean"]
     assert (mean["ci_low"], mean["values"]) == (None, [1 / 3, 1 / 3])
+
+
+def test_summarize_with_evaluations_of_open_unlearning(as_json: AsJson, tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", ("original", "rocr"), targets=2, values=thirds)
+    path = write(tmp_path / "saves" / "NPO" / "evals", tofu())
+    assert as_json("summarize", tmp_path / "runs")["evaluations"] == []
+    (one,) = as_json("summarize", tmp_path / "runs", path)["evaluations"]
+    assert (one["tool"], one["name"], one["folder"], one["benchmarks"]) == (
+        "open-unlearning", "NPO", str(path.parent), ["TOFU"],
+    )  # fmt: skip
+    row = metric(one["metrics"], "probability", "answer", "forget")
+    assert (row["name"], row["value"], row["n"], row["ci_low"] < 0.25 < row["ci_high"]) == ("forget_Q_A_Prob", 0.25, 4, True)
+    row = metric(one["metrics"], "model_utility", "model_utility")
+    assert (row["value"], row["n"], row["ci_low"], row["ci_high"]) == (0.6, None, None, None)
 
 
 def test_compare(as_json: AsJson, tmp_path: Path) -> None:

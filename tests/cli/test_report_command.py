@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from formless.cli.main import main
+from tests.report.evaluations import tofu, write
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 
 
@@ -57,3 +58,16 @@ def test_what_is_no_experiment_is_one_line(
     code, _, err = run(monkeypatch, capsys, tmp_path, "--baseline", "rockr")
     assert code == 2
     assert "did you mean rocr?" in err
+
+
+def test_evaluations_of_open_unlearning_stand_beside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_runs(tmp_path / "runs", ("original", "rocr"), targets=1)
+    write(tmp_path / "saves" / "NPO", tofu())
+    code, _, err = run(monkeypatch, capsys, tmp_path / "runs", "--beside", tmp_path / "saves")
+    assert code == 0, err
+    assert "NPO [open-unlearning]" in (tmp_path / "runs" / "report.html").read_text("utf-8")
+    code, _, err = run(monkeypatch, capsys, tmp_path / "runs", "--beside", tmp_path / "none")
+    assert code == 2
+    assert "no evaluations of open-unlearning" in err.splitlines()[-1]

@@ -9,6 +9,7 @@ from formless.cli import terminal
 from formless.cli.main import main
 from formless.evaluation.loading import load_record
 from formless.report.tables import Table
+from tests.report.evaluations import tofu, write
 from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_independence import pair
 
@@ -174,3 +175,45 @@ def test_what_does_not_count_is_said_even_without_rows(capsys: pytest.CaptureFix
     assert "form independence: does not count: Question (1 of 11 items known)" in capsys.readouterr().out
     terminal.show_table(Table("empty", ("metric",), ()))
     assert capsys.readouterr().out == ""
+
+
+def test_evaluations_of_open_unlearning_are_rows_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_runs(tmp_path / "runs", ("original", "rocr"), targets=2)
+    folder = write(tmp_path / "saves" / "NPO" / "evals", tofu()).parent
+    files = [tmp_path / name for name in ("s.csv", "s.md", "s.tex")]
+    options = [part for name, file in zip(("--csv", "--markdown", "--latex"), files, strict=True) for part in (name, file)]
+    monkeypatch.setattr(terminal.out, "_width", 400)
+    code, out, _ = run(monkeypatch, capsys, tmp_path / "runs", tmp_path / "saves", *options)
+    assert code == 0
+    assert out.count("means over targets") == 1
+    assert re.search(r"^runs/rocr +2 ", out, re.MULTILINE)
+    assert re.search(r"^NPO \[open-unlearning\] +1 .*0\.600", out, re.MULTILINE)
+    assert f"NPO [open-unlearning]: {folder}" in out
+    assert "Rows of open-unlearning are over the items of one forget set" in out
+    *ours, theirs = csv.DictReader(files[0].open(encoding="utf-8"))
+    assert [row["tool"] for row in ours] == ["formless", "formless"]
+    assert (theirs["tool"], theirs["folder"], theirs["model"]) == ("open-unlearning", str(folder), "")
+    assert (theirs["answer.forget.probability"], theirs["answer.forget.probability.n"]) == ("0.25", "4")
+    assert (theirs["model_utility.model_utility"], theirs["model_utility.model_utility.n"]) == ("0.6", "")
+    assert [row["answer.forget.probability"] for row in ours] == ["", ""]
+    assert all("NPO [open-unlearning]" in file.read_text("utf-8") for file in files[1:])
+    code, out, _ = run(monkeypatch, capsys, tmp_path / "saves")
+    assert code == 0
+    assert "open-unlearning: means over targets" in out
+
+
+def test_a_broken_evaluation_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_runs(tmp_path / "runs", ("original", "rocr"), targets=2)
+    broken = write(tmp_path / "saves", '{"forget_Q_A_Prob": {"agg_value": NaN}}')
+    for place in (broken, broken.parent):
+        code, _, err = run(monkeypatch, capsys, tmp_path / "runs", place)
+        assert code == 2
+        assert "the evaluation cannot be read: " in err.splitlines()[-1]
+    write(tmp_path / "saves" / "NPO", tofu())
+    code, _, err = run(monkeypatch, capsys, tmp_path / "runs", tmp_path / "saves")
+    assert code == 0
+    assert "left out: 1 unreadable evaluation of open-unlearning: the evaluation cannot be read: " in err

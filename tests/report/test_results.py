@@ -34,7 +34,7 @@ def test_every_metric_of_every_run_is_a_row(tmp_path: Path) -> None:
     (probability,) = row[row.metric == "probability"].to_dict("records")
     assert probability == {
         "model": "tiny", "method": "rocr", "target": "2_Person_2", "seed": 2, "task": "fb", "split": "forget", "group": None,
-        "metric": "probability", "value": 0.2, "ci_low": 0.2, "ci_high": 0.2, "n": 2,
+        "metric": "probability", "value": 0.2, "ci_low": 0.2, "ci_high": 0.2, "n": 2, "tool": "formless",
     }  # fmt: skip
     gap = table[(table.metric == "form_gap") & (table.method == "rocr")]
     assert gap.value.tolist() == pytest.approx([0] * 4)

@@ -25,7 +25,10 @@ BaselineOption = Annotated[str, typer.Option(help="The method that the others ar
 
 
 def summarize_command(
-    records: Annotated[list[Path], typer.Argument(help="Folders of `formless run`, or records of `formless eval --out`.")],
+    records: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of `formless run`, records of `formless eval --out`, or open-unlearning's."),
+    ],
     csv: Annotated[Path | None, typer.Option(help="Write plain numbers, a row for each model and method.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write tables in Markdown.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write tables in LaTeX.")] = None,
@@ -43,13 +46,21 @@ def summarize_command(
     that the baseline has too. A target's seeds are averaged first. Of a folder of runs, those of its last experiment count. The
     original model's loose records (evaluations without --edit) are found by model, target and items, and only what was measured
     alike is averaged: the same model, dtype, suite, limit and settings. What failed, is missing or left out is counted.
+    The *_EVAL.json and *_SUMMARY.json of open-unlearning, or folders with them, give rows of their own that count in no mean.
 
-    Example: formless summarize runs/sample --csv sample.csv
+    Example: formless summarize runs/sample saves/unlearn --csv sample.csv
     """
     from formless.report.as_json import summaries_json
     from formless.report.runs import collect
-    from formless.report.summary import summarize
-    from formless.report.tables import as_csv, as_latex, as_markdown, detail_table, overview_tables, plain_rows
+    from formless.report.summary import evaluation_rows, source_notes, summarize
+    from formless.report.tables import (
+        as_csv,
+        as_latex,
+        as_markdown,
+        detail_table,
+        overview_tables,
+        plain_rows,
+    )
 
     outputs = [path for path in (csv, markdown, latex) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
@@ -60,17 +71,25 @@ def summarize_command(
         collected = collect(records)
     _show_left_out(collected)
     summaries = summarize(collected, baseline)
+    beside = evaluation_rows(collected)
     compared = [summary for summary in summaries if not summary.is_baseline]
-    if not any(summary.targets for summary in compared):
+    if not beside and not any(summary.targets for summary in compared):
         remedy = "evaluate without --edit too, with the same model, target and suite, or run the method original"
         raise DataError("no edited model's record has its original beside it", where=records[0], remedy=remedy)
-    models = dict.fromkeys(summary.condition.model for summary in summaries)
-    for model in () if json else models:
-        _show_methods([summary for summary in summaries if summary.condition.model == model])
+    rows = [*summaries, *beside]
+    notes = source_notes(rows)
+    for model in () if json else dict.fromkeys(summary.condition.model for summary in rows):
+        _show_methods([summary for summary in rows if summary.condition.model == model])
+    for line in () if json else notes:
+        terminal.out.print(line, soft_wrap=True)
     for summary in compared if details and not json else ():
         _show_summary(summary)
-    tables = [*overview_tables(summaries), *map(detail_table, compared)]
-    texts = ((csv, as_csv(plain_rows(summaries))), (markdown, as_markdown(tables)), (latex, as_latex(tables)))
+    tables = [*overview_tables(rows), *map(detail_table, [*compared, *beside])]
+    texts = (
+        (csv, as_csv(plain_rows(rows))),
+        (markdown, as_markdown(tables) + "".join(f"\n- {line}\n" for line in notes)),
+        (latex, as_latex(tables) + "".join(f"% {line}\n" for line in notes)),
+    )
     for chosen, text in texts:
         if chosen:
             store.write_text(chosen, text)
@@ -117,6 +136,9 @@ def report_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `formless run --out` wrote.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; FOLDER/report.html unless given.")] = None,
     baseline: BaselineOption = "original",
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Evaluations of open-unlearning, or a folder with them, to show too; repeatable.")
+    ] = None,
     force: terminal.ForceOption = False,
 ) -> None:
     """Write one HTML page about a whole experiment, finished or not: metrics, plots, answers, failures, how to repeat it.
@@ -131,7 +153,8 @@ def report_command(
         store.refuse_existing(out, force=force)
     path = out or store.ExperimentFolder(folder).report
     with terminal.progress(f"report of {folder}"):
-        summaries = write_experiment_report(path, folder, baseline=baseline, command=shlex.join(["formless", *sys.argv[1:]]))
+        command = shlex.join(["formless", *sys.argv[1:]])
+        summaries = write_experiment_report(path, folder, baseline=baseline, beside=beside or (), command=command)
     for summary in summaries:
         gaps = f" ({summary.gaps})" if summary.gaps else ""
         terminal.out.print(f"{summary.condition.title}: {len(summary.targets)} targets{gaps}", soft_wrap=True)

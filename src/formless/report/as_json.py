@@ -13,6 +13,7 @@ from formless.evaluation.record import MetricKey, Record
 from formless.evaluation.statistics import Estimate, Metric
 from formless.report.comparison import absent_names, compare
 from formless.report.independence import independence
+from formless.report.open_unlearning import TOOL, Evaluation
 from formless.report.runs import CollectedRuns, FailedRun
 from formless.report.summary import MethodSummary, Summary
 from formless.report.verdict import verdict
@@ -35,7 +36,7 @@ def estimate_json(found: Estimate | Metric | None) -> Object | None:
 
 
 def summaries_json(summaries: Sequence[MethodSummary], collected: CollectedRuns, baseline: str) -> Object:
-    """Return every metric of every method, and what does not count."""
+    """Return every metric of every method, what open-unlearning measured, and what does not count."""
     return {
         "baseline": baseline,
         "methods": [
@@ -47,9 +48,22 @@ def summaries_json(summaries: Sequence[MethodSummary], collected: CollectedRuns,
             }
             for one in summaries
         ],
+        "evaluations": [_evaluation(one) for one in collected.evaluations],
         "failed": [_failed(run) for run in collected.failed],
         "missing": [title for _, title in collected.missing],
         "left_out": dict(collected.left_out),
+    }  # fmt: skip
+
+
+def _evaluation(one: Evaluation) -> Object:
+    """Return what open-unlearning measured; n is null where its file does not tell the items."""
+    return {
+        "tool": TOOL, "name": one.name, "folder": str(one.folder), "benchmarks": list(one.benchmarks),
+        "metrics": [
+            {**key._asdict(), "name": one.names[key], "value": found.value,
+             **dict(zip(("ci_low", "ci_high"), found.ci or (None, None), strict=True)), "n": found.n or None}
+            for key, found in one.metrics.items()
+        ],
     }  # fmt: skip
 
 

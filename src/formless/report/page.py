@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from formless.report.independence import independence, mean_over_seeds
 from formless.report.items import expected, item_tables
 from formless.report.layers import layer_plots
 from formless.report.mentions import MentionMap, comparison_maps, summary_maps
+from formless.report.open_unlearning import read_evaluations
 from formless.report.plots import (
     TrainingCurves,
     curves_plot,
@@ -42,9 +43,10 @@ from formless.report.ratios import COMBINED, FORGETTING, FORM_GAP, NOISE_GAP, RE
 from formless.report.recall import WORST_CASE_RECALL, Recall, recall_by_task, worst_case_recall
 from formless.report.runs import SECONDS, CollectedRuns, Condition, RunMetrics, RunsProvenance, collect_folder
 from formless.report.side_effects import side_effects, tone
-from formless.report.summary import MethodSummary, summarize
+from formless.report.summary import MethodSummary, evaluation_rows, metric_keys, source_notes, summarize
 from formless.report.tables import (
     absent_text,
+    as_html,
     ci_text,
     column_name,
     detail_table,
@@ -53,6 +55,7 @@ from formless.report.tables import (
     item_count,
     metric_title,
     number,
+    overview_tables,
     percent,
     percent_ci,
     spread_text,
@@ -210,7 +213,9 @@ class HeatMap:
         return column_name(self.key)
 
 
-def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, command: str = "") -> list[MethodSummary]:
+def write_experiment_report(
+    path: Path, out: Path, *, baseline: str = ORIGINAL, beside: Sequence[Path] = (), command: str = ""
+) -> list[MethodSummary]:
     """Write the page about a folder that `formless run` wrote and return its summaries.
 
     The page's size is bounded by targets x methods: metrics, a few answers per target, and no items.
@@ -219,14 +224,16 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
         path: The HTML file.
         out: The folder of runs.
         baseline: As for `summarize`.
+        beside: Evaluations of open-unlearning, or folders with them, to show beside the metrics that they share.
         command: How to write the page again.
 
     Raises:
-        DataError: No experiment was started there.
+        DataError: No experiment was started there, or an evaluation cannot be read.
         UnknownNameError: No method has the baseline's name.
     """
     content = PageContent()
     collected = collect_folder(out, content.add)
+    collected.evaluations = read_evaluations(beside, collected.left_out, required=True)
     summaries = summarize(collected, baseline)
     keys = experiment_keys(str(out))
     names = dict.fromkeys(summary.condition.model for summary in summaries)
@@ -244,10 +251,19 @@ def write_experiment_report(path: Path, out: Path, *, baseline: str = ORIGINAL, 
         counts=_counts(collected),
         provenance=provenance, mebibytes={"memory": provenance.resident // _BYTES, "GPU": provenance.gpu // _BYTES},
         listed=LISTED, is_cut=content.is_cut, answers_shown=ANSWERS, baseline=baseline, command=command,
+        others=_others(summaries, evaluation_rows(collected)),
         form_colors=form_colors(), min_targets=MIN_TARGETS, reversed_map=column_name(FORM_GAP),
     )  # fmt: skip
     store.write_text(path, page)
     return summaries
+
+
+def _others(summaries: Sequence[MethodSummary], rows: Sequence[MethodSummary]) -> dict[str, Any] | None:
+    """Return tables of open-unlearning's rows beside ours, of the metrics that theirs have; None without theirs."""
+    keys = metric_keys(rows)
+    own = [replace(one, metrics={key: one.metrics[key] for key in keys if key in one.metrics}) for one in summaries]
+    both = [*(one for one in own if one.metrics), *rows]
+    return {"tables": as_html(overview_tables(both)), "notes": source_notes(rows)} if rows else None
 
 
 def _counts(collected: CollectedRuns) -> dict[str, int]:

@@ -21,6 +21,7 @@ from formless.experiment.retained import RetainRecords
 from formless.experiment.runs import ORIGINAL, OTHER_RUNS, Run, count_others, read_plan
 from formless.report.answers import answer_metrics, redirect_names
 from formless.report.comparison import acts_on
+from formless.report.open_unlearning import Evaluation, is_evaluation, read_evaluations
 from formless.report.ratios import Ratios, ratios
 from formless.report.recall import recall_metrics
 from formless.store import ExperimentFolder, RunFolder
@@ -100,6 +101,7 @@ class CollectedRuns:
         missing: Condition and title of each run that is not done yet.
         left_out: Number of files and records that count nowhere, by reason.
         cells: Condition, target and seed of the complete runs; each may occur once.
+        evaluations: What open-unlearning measured; they count in no mean.
     """
 
     planned: Counter[Condition] = field(default_factory=Counter)
@@ -108,6 +110,7 @@ class CollectedRuns:
     missing: list[tuple[Condition, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     cells: set[tuple[Condition, str, int | None]] = field(default_factory=set)
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     def add(self, run: RunMetrics) -> None:
         """Add a complete run.
@@ -130,7 +133,7 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
     """Reduce the runs of folders that `formless run` wrote, and the records of files and of other folders, to their metrics.
 
     Of a folder of runs, those of the experiment that was last started there count. Only one target's original record and one
-    other are in memory at a time.
+    other are in memory at a time. Evaluations of open-unlearning among the files and in other folders are read too.
 
     Args:
         paths: Files and folders; where several are given, the names of methods start with that of their folder.
@@ -147,7 +150,8 @@ def collect(paths: Sequence[Path], on_record: RecordCallback | None = None) -> C
             _add_runs(path, found, on_record, f"{path.resolve().name}/" if len(paths) > 1 else "")
         else:
             loose.append(path)
-    _add_records(loose, found, on_record)
+    found.evaluations = read_evaluations(loose, found.left_out)
+    _add_records([path for path in loose if not is_evaluation(path)], found, on_record)
     return found
 
 
@@ -310,6 +314,9 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[Pa
             continue
         is_empty = True
         for file in sorted(path.rglob("*.json")):
+            if is_evaluation(file):
+                is_empty = False
+                continue
             try:
                 yield file, load_record(file)
                 is_empty = False
@@ -319,7 +326,8 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[Pa
             except DataError:
                 left_out["JSON files that are no records"] += 1
         if is_empty:
-            raise DataError("no records", where=path, remedy="give files that `formless eval --out` wrote, or a folder of runs")
+            remedy = "give files that `formless eval --out` or open-unlearning wrote, or a folder of runs"
+            raise DataError("no records", where=path, remedy=remedy)
 
 
 def _described(record: Record) -> tuple[Condition, int | None]:

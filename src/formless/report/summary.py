@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from formless.errors import UnknownNameError
 from formless.evaluation.record import MetricKey
 from formless.evaluation.statistics import Estimate, change_estimate, mean_estimate
 from formless.experiment.runs import ORIGINAL
 from formless.report.independence import Independence, independence_of, mean_over_seeds
+from formless.report.open_unlearning import TOOL, Evaluation
 from formless.report.runs import CollectedRuns, Condition, RunMetrics
+
+TOOL_NOTE: Final = (
+    f"Rows of {TOOL} are over the items of one forget set, with its own prompts; the model is not stated. The AUC of "
+    "membership inference is 1 - theirs. Ours are asked as they are with --protocol open-unlearning."
+)
 
 K = TypeVar("K")
 Values = Mapping[MetricKey, float]
@@ -52,6 +58,7 @@ class MethodSummary:
         skipped: Number of items without metrics, of the runs that count.
         metrics: The summary of each metric.
         independence: Forgetting and retention by form, with tests; None without an original.
+        evaluation: What open-unlearning measured, of a row that is not ours; its numbers are over items.
     """
 
     condition: Condition
@@ -66,6 +73,7 @@ class MethodSummary:
     skipped: int
     metrics: Mapping[MetricKey, Summary]
     independence: Independence | None
+    evaluation: Evaluation | None = None
 
     @property
     def gaps(self) -> str:
@@ -171,6 +179,36 @@ def _compared(pairs: Sequence[tuple[float, float]], p: float | None) -> Summary:
     return Summary(
         mean_estimate(values, p), mean_estimate(before), change_estimate(pairs), change_estimate(pairs, relative=True)
     )
+
+
+def evaluation_rows(collected: CollectedRuns) -> list[MethodSummary]:
+    """Return a row for each evaluation of open-unlearning, of one forget set and without a baseline.
+
+    They stand beside the one model of ours that was summarized. The files do not name theirs, so that beside several models,
+    or none, they stand apart.
+    """
+    models = {condition.model for condition in collected.planned}
+    model = models.pop() if len(models) == 1 else TOOL
+    return [
+        MethodSummary(
+            Condition(model, one.title), is_baseline=False, targets=(" + ".join(one.benchmarks),), seeds=1, runs=1, complete=1,
+            failed=0, missing=0, left_out=(), skipped=0, independence=None, evaluation=one,
+            metrics={key: Summary(Estimate(found.value, found.ci, found.n)) for key, found in one.metrics.items()
+                     if found.value is not None},
+        )
+        for one in collected.evaluations
+    ]  # fmt: skip
+
+
+def source(summary: MethodSummary) -> tuple[str, str | None]:
+    """Return the tool that measured a row, and the folder of its files if that is not Formless."""
+    return (TOOL, str(summary.evaluation.folder)) if summary.evaluation else ("formless", None)
+
+
+def source_notes(summaries: Iterable[MethodSummary]) -> list[str]:
+    """Return what a reader of a table with rows of open-unlearning has to know, a line each; none without such rows."""
+    lines = [f"{summary.condition.method}: {summary.evaluation.folder}" for summary in summaries if summary.evaluation]
+    return [*lines, TOOL_NOTE] if lines else []
 
 
 def metric_keys(summaries: Iterable[MethodSummary]) -> list[MetricKey]:

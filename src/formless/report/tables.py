@@ -15,7 +15,7 @@ from formless.evaluation.statistics import CI, Estimate
 from formless.evaluation.task import MetricSpec
 from formless.report.comparison import Change, Comparison, absent_tasks
 from formless.report.ratios import DERIVED, FORGETTING_ALL
-from formless.report.summary import MethodSummary, Summary, metric_keys
+from formless.report.summary import MethodSummary, Summary, metric_keys, source
 
 Plain = dict[str, str | int | float | None]
 
@@ -240,7 +240,7 @@ def overview_tables(summaries: Sequence[MethodSummary]) -> list[Table]:
             body = tuple(
                 (summary.condition.method, str(len(summary.targets)), *(_short(summary.metrics.get(key)) for key in keys))
                 for summary in own
-                if not summary.is_baseline or any(key in summary.metrics for key in keys)
+                if not (summary.is_baseline or summary.evaluation) or any(key in summary.metrics for key in keys)
             )
             heads = (metric_title(key, short=True) for key in keys)
             tables.append(Table(f"{model}: {title}", ("method", "targets", *heads), body, note))
@@ -254,7 +254,10 @@ def gaps_note(summaries: Iterable[MethodSummary]) -> str:
 
 def detail_table(summary: MethodSummary) -> Table:
     """Return every metric of one method: baseline, mean, difference and relative change with intervals, p, targets."""
-    columns = ("metric", "baseline", "mean", "95 % CI", "difference", "95 % CI", "change", "95 % CI", "p", "targets")
+    columns = (
+        "metric", "baseline", "mean", "95 % CI", "difference", "95 % CI", "change", "95 % CI", "p",
+        "items" if summary.evaluation else "targets",
+    )  # fmt: skip
     body = tuple((metric_title(key), *_details(found)) for key, found in summary.metrics.items())
     return Table(f"{summary.condition.title}: {len(summary.targets)} targets", columns, body, summary.gaps)
 
@@ -282,6 +285,8 @@ def plain_rows(summaries: Sequence[MethodSummary]) -> list[Plain]:
     empty throughout are left out.
     """
     rows = [_counts(summary) for summary in summaries]
+    for row, summary in zip(rows, summaries, strict=True) if any(summary.evaluation for summary in summaries) else ():
+        row["tool"], row["folder"] = source(summary)
     for key in metric_keys(summaries):
         found = [_plain(summary.metrics.get(key)) for summary in summaries]
         for ending in _ENDINGS:
@@ -292,8 +297,10 @@ def plain_rows(summaries: Sequence[MethodSummary]) -> list[Plain]:
 
 
 def _counts(summary: MethodSummary) -> Plain:
+    """Return what a row is of; the files of another tool do not name the model."""
     return {
-        "model": summary.condition.model, "method": summary.condition.method, "targets": len(summary.targets),
+        "model": None if summary.evaluation else summary.condition.model, "method": summary.condition.method,
+        "targets": len(summary.targets),
         "seeds": summary.seeds, "runs": summary.runs, "complete": summary.complete, "failed": summary.failed,
         "missing": summary.missing, "targets_left_out": len(summary.left_out), "skipped": summary.skipped,
     }  # fmt: skip
@@ -306,7 +313,7 @@ def _plain(found: Summary | None) -> dict[str, float | None]:
     baseline = found.baseline.value if found.baseline else None
     return {
         **_parts("", found.value), ".baseline": baseline, **_parts(".difference", found.difference),
-        **_parts(".relative", found.relative), ".p": found.value.p, ".n": found.value.n,
+        **_parts(".relative", found.relative), ".p": found.value.p, ".n": found.value.n or None,
     }  # fmt: skip
 
 
