@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import formless
 from formless.errors import DataError
 from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
-from formless.evaluation.statistics import mean_metric
+from formless.evaluation.statistics import Estimate, mean_metric
 from formless.report.open_unlearning import COUNTERPARTS, TOOL, read_evaluations
+from formless.report.overview import methods_table
 from formless.report.page import write_experiment_report
 from formless.report.runs import collect
-from formless.report.summary import evaluation_rows, source_notes, summarize
+from formless.report.summary import Summary, evaluation_rows, source_notes, summarize
+from formless.report.tables import metric_title
 from tests.report.evaluations import summary, tofu, write
 from tests.report.made_runs import write_runs
 
@@ -132,6 +135,16 @@ def test_every_counterpart_is_a_metric_of_ours() -> None:
         assert own.split in task.splits, name
 
 
+def test_the_reference_lists_every_counterpart() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "tasks.md").read_text("utf-8")
+    section = page.partition("## Names in open-unlearning")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    for (benchmark, name), own in COUNTERPARTS.items():
+        (row,) = [row for row in rows if benchmark in row[0] and f"`{name}`" in row[1]]
+        assert f"`{own.task}`" in row[2], name
+        assert f"`{own.metric}`" in row[4] or row[4] in ("the same", "as of TOFU"), name
+
+
 def test_they_count_in_no_mean_and_say_where_they_are_from(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     write_runs(runs, ("original", "rocr"), targets=2)
@@ -170,3 +183,14 @@ def test_the_page_shows_both(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no evaluations of open-unlearning"):
         write_experiment_report(tmp_path / "page.html", runs, beside=[tmp_path / "empty"])
+
+
+def test_metrics_that_both_have_come_first_in_a_narrow_table(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", ("original", "rocr"), targets=2)
+    write(tmp_path / "saves" / "NPO", tofu())
+    both = collect([tmp_path / "runs", tmp_path / "saves"])
+    shared = MetricKey("answer", "forget", "probability")
+    ours = [replace(one, metrics={**one.metrics, shared: Summary(Estimate(0.5, None, 2))}) for one in summarize(both)]
+    table = methods_table([*ours, *evaluation_rows(both)], 80)
+    place = next(place for place, head in enumerate(table.columns) if head == metric_title(shared))
+    assert [row[place] for row in table.rows] == ["0.500", "0.500", "0.250"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from formless.evaluation.record import MetricKey
+from formless.report.open_unlearning import TOOL
 from formless.report.ratios import COMBINED, FORGETTING, FORM_GAP, RETENTION
 from formless.report.recall import WORST_CASE_RECALL
 from formless.report.summary import MethodSummary, Summary, metric_keys
@@ -25,7 +26,8 @@ Cells: TypeAlias = tuple[str, ...]
 def methods_table(summaries: Sequence[MethodSummary], width: int) -> Table:
     """Return the means over targets of one model's methods, a row for each method.
 
-    Where there is not room for all, form independence and worst-case recall come first, then abilities, then intervals.
+    Where there is not room for all, form independence and worst-case recall come first, then abilities, then intervals. Beside
+    rows of open-unlearning, the metrics that both have come first too, and then the others of theirs that we have a name for.
 
     Args:
         summaries: Of one model.
@@ -58,8 +60,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _columns(summaries: Sequence[MethodSummary]) -> Iterator[tuple[int, Cells]]:
     """Yield each possible column in the order of the table, with a number that is larger for one that is left out sooner."""
     keys = [key for key in metric_keys(summaries) if is_headline(key)]
+    theirs = {key for one in summaries if one.evaluation for key in one.metrics if key.task != TOOL}
+    ours = {key for one in summaries if not one.evaluation for key in one.metrics}
     for key in (*(key for key in _FIRST if key in keys), *(key for key in keys if key not in _FIRST)):
-        yield _importance(key), _cells(summaries, key, metric_title(key), _mean)
+        importance = (-1 if key in ours else 1) if key in theirs else _importance(key)
+        yield importance, _cells(summaries, key, metric_title(key), _mean)
         if key in _FIRST:
             yield 2, _cells(summaries, key, "95 % CI", lambda found: spread_text(found.value))
 
