@@ -78,7 +78,7 @@ def eval_command(
     Example: formless eval --edit edits/einstein --target "Albert Einstein" --lm-eval hellaswag,arc_easy --limit 100
     """
     from formless.data.ort import find_target
-    from formless.edits.edit import refuse_other_shapes
+    from formless.edits.edit import refuse_other_shapes, was_made_for
     from formless.edits.loading import load_edit
     from formless.evaluation.evaluate import refuse_other_questions, with_derived
     from formless.evaluation.harness.run import load_harness
@@ -142,7 +142,7 @@ def eval_command(
         if harness and loaded and edited:
             with loaded.applied(lm):
                 edited = harness.added(lm, edited, bar)
-    if loaded and loaded.info.subjects and found.subject not in loaded.info.subjects:
+    if loaded and loaded.info.subjects and not was_made_for(loaded.info.model_dump(), found.subject):
         others = ", ".join(loaded.info.subjects)
         terminal.log.print(f"warning: the edit was made for {others}, not for {found.subject}", soft_wrap=True)
     if out:

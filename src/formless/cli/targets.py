@@ -44,7 +44,7 @@ def _facts(target: Target) -> dict[str, Any]:
     from formless.evaluation.registry import TASKS
     from formless.methods.registry import METHODS
 
-    trained = {name: entry.trains_on for name, entry in METHODS.items() if entry.trains_on}
+    trained = {name: file for name, entry in METHODS.items() if (file := entry.file_for(target))}
     return {
         "number": int(target.folder.name.split("_")[0]) if target.folder else None,
         "subject": target.subject, "folder": target.folder.name if target.folder else None, "files": list(target.files),
@@ -88,7 +88,7 @@ def _show_target(target: Target, found: dict[str, Any]) -> None:
     terminal.out.print(f"{found['number']}, {target.subject}: {target.folder}", style="bold", soft_wrap=True)
     used: dict[str, list[str]] = {}
     for name in found["training_methods"]:
-        used.setdefault(METHODS[name].trains_on or "", []).append(name)
+        used.setdefault(METHODS[name].file_for(target) or "", []).append(name)
     rows = [(f"{file}.json", f"{len(target.rows(file, Row)):,}", ", ".join(used.get(file, ()))) for file in target.files]
     terminal.show_rows("", ("file", "rows", "trains the methods"), rows, labels=3, whole=2)
     for kind, words in (("tasks", "tasks"), ("training_methods", "methods that can train on it")):

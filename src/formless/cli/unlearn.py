@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from formless.methods.base import MethodConfig
     from formless.models.loading import MetaModel
 
-MAX_NORMS = 8
+MAX_NORMS, MAX_NAMES = 8, 24
 _SHARES = {"redirect": "redirect_share", "whole way": "share"}
 LOW_REDUCTION = 0.5
 """The residual reduction below which an edit of a name has failed for the most part."""
@@ -93,7 +93,7 @@ def unlearn_command(
     if merge and not entry.edits_weights:
         raise UserError(f"{method} changes no weight to merge", where="--merge", remedy="save it without --merge")
     if entry.trains_on:
-        targets[0].rows(entry.trains_on, Row)
+        targets[0].rows(entry.file_for(targets[0], getattr(config, "trains_on", "auto")) or "", Row)
     named = _named(config, targets)
     if dry_run:
         for line in (*named, f"{method} would edit {', '.join(target.subject for target in targets)}; nothing is computed"):
@@ -221,8 +221,9 @@ def _details(info: EditInfo) -> list[str]:
 
 
 def _counted(names: Sequence[str], kind: str) -> str:
-    """Return how many names there are, and which."""
-    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({', '.join(names)})"
+    """Return how many names there are, and which; of many, the first."""
+    shown = [*names[:MAX_NAMES], *([f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else [])]
+    return f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({', '.join(shown)})"
 
 
 def _warnings(info: EditInfo) -> list[str]:

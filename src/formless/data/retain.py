@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from formless.data.ort import targets
-from formless.data.rows import BLANK, Intro, Item, Passage
+from formless.data.rows import BLANK, Intro, Item, Passage, QuestionAnswer
 from formless.data.target import FILES, Target
 from formless.errors import DataError
 
@@ -17,6 +17,7 @@ TEXTS = ("positive", "passage")
 LEAST_TARGETS = 8
 PROBES = tuple(file for file, row in FILES.items() if issubclass(row, Item))
 NEIGHBORS = tuple(file for file in PROBES if file.startswith("neighbor"))
+RETAIN_QUESTIONS = "neighbor_qa"
 ABOUT = ("forget_level1", "forget_level2", "forget_level3")
 
 
@@ -100,6 +101,42 @@ def half_of_the_neighbors(target: Target, seed: int) -> RetainSet:
         source="half of the neighbors",
         neighbors=tuple(sorted(half)),
     )
+
+
+def retain_questions(target: Target, count: int, seed: int) -> RetainSet:
+    """Return retain questions of a question set with their answers, a seeded choice in seeded order.
+
+    The evaluation asks them too: benchmarks such as TOFU measure what is retained on the rows that training retains.
+
+    Args:
+        target: The question set.
+        count: The most questions.
+        seed: Seed of the choice.
+
+    Raises:
+        DataError: There are none, or the file is broken.
+    """
+    check_retain_questions(target)
+    rows = target.rows(RETAIN_QUESTIONS, QuestionAnswer)
+    if not rows:
+        raise DataError("the retain set holds no question", where=target.path(RETAIN_QUESTIONS), remedy=_NO_RETAIN_QUESTIONS)
+    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
+    source = "the retain questions, which the evaluation asks too"
+    return RetainSet(questions=tuple((row.question, row.answer) for row in chosen), source=source)
+
+
+def check_retain_questions(target: Target) -> None:
+    """Refuse a question set without a file of retain questions.
+
+    Raises:
+        DataError: It has none.
+    """
+    if not target.has(RETAIN_QUESTIONS):
+        what = f"the question set has no retain questions, {RETAIN_QUESTIONS}.json"
+        raise DataError(what, where=target.folder, remedy=_NO_RETAIN_QUESTIONS)
+
+
+_NO_RETAIN_QUESTIONS = "import a retain set too (`formless data import`), or take retain=none"
 
 
 def _secrets(target: Target) -> re.Pattern[str]:

@@ -15,11 +15,16 @@ def naming(target: Target) -> tuple[Aliases, ...]:
     """Return how the target and its neighbors are named, the target's entry first.
 
     They are the rows of `aliases.json`, or else those that come with the package for a known target, or else what the name
-    alone tells: a person, by a common forename, has a surname.
+    alone tells: a person, by a common forename, has a surname. Of a concept of a question set, the neighbors are the rows of
+    `aliases.json` that are none of the set's concepts.
 
     Raises:
         DataError: `aliases.json` cannot be read, or a row does not fit its format.
     """
+    if target.concept:
+        together = {entry.name for entry in target.rows("concepts", Aliases)}
+        others = target.rows("aliases", Aliases) if target.has("aliases") else ()
+        return (target.concept, *(entry for entry in others if entry.name not in together))
     rows = target.rows("aliases", Aliases) if target.has("aliases") else bundled_aliases(target.subject)
     own = [entry for entry in rows if entry.name == target.subject] or [named_alone(target.subject)]
     return (*own, *(entry for entry in rows if entry.name != target.subject))

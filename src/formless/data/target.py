@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
@@ -98,6 +98,7 @@ class Target:
     Args:
         subject: The concept's name as texts spell it.
         folder: The folder with the files of `FILES`; none for a concept that is only a name.
+        concept: Of a concept of a question set, how it is named; the folder is then that of the set.
 
     Examples:
         >>> from formless import Target, find_target
@@ -111,6 +112,7 @@ class Target:
     subject: str
     folder: Path | None = None
     _rows: dict[str, tuple[Row, ...]] = field(default_factory=dict, repr=False, compare=False)
+    concept: Aliases | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse a name that is blank or not what it looks like.
@@ -149,16 +151,31 @@ class Target:
     @cached_property
     def is_question_set(self) -> bool:
         """Whether it is a set of questions, as TOFU's forget01, and not one concept; its subject is then the set's name."""
-        return any(self.has(file) for file in QUESTION_SET)
+        return self.concept is None and any(self.has(file) for file in QUESTION_SET)
 
     @property
-    def concept(self) -> str:
+    def concepts(self) -> tuple[Target, ...]:
+        """The target itself; of a question set the concepts of `concepts.json`, each of which has the files of the set.
+
+        Raises:
+            DataError: A question set names no concept, or the file is broken.
+        """
+        if not self.is_question_set:
+            return (self,)
+        rows = self.rows("concepts", Aliases) if self.has("concepts") else ()
+        if not rows:
+            remedy = "name each in concepts.json, in rows as those of aliases.json, or choose a method that trains"
+            raise DataError("the question set does not say which concepts it is about", where=self.folder, remedy=remedy)
+        return tuple(replace(self, subject=row.name, concept=row) for row in rows)
+
+    @property
+    def shared_concept(self) -> str:
         """What its items are about unless they name something else: its subject, and of a question set nothing, `""`."""
         return "" if self.is_question_set else self.subject
 
     def concept_of(self, item: Item) -> str:
         """Return what an item is about. One of a question set that names nothing is about something of its own."""
-        return item.neighbor or self.concept or item.subject or item.query
+        return item.neighbor or self.shared_concept or item.subject or item.query
 
     def items(self, file: str) -> tuple[Item, ...]:
         """Return the probes of a file such as `forget_level1`, in file order."""

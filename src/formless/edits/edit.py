@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,6 +163,15 @@ class EditInfo(BaseModel):
     def save(self, folder: Path) -> None:
         """Write edit.json into a folder."""
         store.write_document(store.EditFolder(folder).info, self.model_dump(mode="json"))
+
+
+def was_made_for(edit: Mapping[str, Any], subject: str) -> bool:
+    """Return whether an edit, as edit.json states it, was made for a concept or question set.
+
+    The edit of a question set by a method that takes keys has the set's name as its subject, and the concepts as `subjects`.
+    """
+    whole = edit["subject"]
+    return subject in (whole, *whole.split(" + "), *edit.get("facts", {}).get("subjects", ()))
 
 
 class Edit(Protocol):

@@ -49,7 +49,7 @@ class Foils:
     def _answers(self, item: Item) -> tuple[str, ...]:
         if self._pool is None:
             self._pool = Pool.of([self._target])
-        found = self._pool.distractors(item, self._target.concept, count=FOILS)
+        found = self._pool.distractors(item, self._target.shared_concept, count=FOILS)
         return found if isinstance(found, tuple) else ()
 
     def _translations(self, item: KindItem) -> Iterator[str]:

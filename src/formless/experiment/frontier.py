@@ -227,7 +227,7 @@ def refuse_other_files(run: Run, target: Target) -> None:
     Raises:
         DataError: They have changed.
     """
-    if target_files(target, run.method, run.suite, run.limit) != run.inputs["target"]:
+    if target_files(target, run.method, run.config, run.suite, run.limit) != run.inputs["target"]:
         raise DataError("the target's files have changed since the run", where=target.folder, remedy="repeat `formless run`")
 
 

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formless import hub
 from formless.data.ort import find_target, targets
 from formless.data.questions.edit_questions import FILE as EDIT_QUESTIONS
-from formless.data.retain import PROBES, TEXTS
+from formless.data.retain import PROBES, RETAIN_QUESTIONS, TEXTS
 from formless.data.rows import Row
 from formless.data.spellings import naming
 from formless.data.target import Target
@@ -62,7 +62,11 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
     if experiment.retain_model and metas[-1]:
         _refuse_other_architecture(filter(None, metas[:-1]), metas[-1])
     _refuse_missing(chosen, experiment.methods)
-    files = {_name(target): _read_files(target, experiment) for target in chosen}
+    trained = dict.fromkeys(
+        (method.method, _trains_on(config)) for model, _, methods in models for method in methods
+        for config, _ in configs[model, method.label]
+    )  # fmt: skip
+    files = {_name(target): _read_files(target, experiment, trained) for target in chosen}
     has_retain_set = any(_has_retain_set(config) for found in configs.values() for config, _ in found)
     texts = files_digest(_retain_files(experiment.data)) if has_retain_set else ""
     runs = tuple(
@@ -70,7 +74,7 @@ def grid(experiment: Experiment) -> tuple[Run, ...]:
             model=model, method=method.method, label=method.label, config=config, data=experiment.data,
             target=_name(target), subject=target.subject, suite=experiment.suite, limit=experiment.limit,
             style=experiment.style, save_edit=experiment.save_edits,
-            inputs={"model": digest, "target": files[_name(target)][method.label]} | places
+            inputs={"model": digest, "target": files[_name(target)][method.method, _trains_on(config)]} | places
             | _retain_digest(target, config, texts) | _names_digest(target, method.method, config)
             | _questions_digest(target, config),
         )
@@ -160,11 +164,11 @@ def model_digest(settings: ModelSettings, revision: str | None) -> str:
         return f"{settings.source}@{repository.revision or 'main'}"
 
 
-def target_files(target: Target, method: str, suite: str, limit: int | None) -> str:
-    """Return a hash of the target's files that a method and a suite read; validate the files on the way."""
+def target_files(target: Target, method: str, config: Mapping[str, Any], suite: str, limit: int | None) -> str:
+    """Return a hash of the target's files that a method with its settings and a suite read; validate the files on the way."""
     plan = make_plan(target, suite, limit)
     files = {file for job in plan.jobs for file, _ in job.rows} | ({"forget_level2"} if plan.questions else set())
-    if file := METHODS[method].trains_on:
+    if file := METHODS[method].file_for(target, _trains_on(config)):
         target.rows(file, Row)
         files.add(file)
     return files_digest(target.path(file) for file in files)
@@ -278,9 +282,14 @@ def _retain_files(data: str) -> list[Path]:
 
 
 def _retain_digest(target: Target, config: dict[str, Any], texts: str) -> dict[str, str]:
-    """Return a hash of what determines the retain set, if there is one: the target's probes and the other targets' texts."""
+    """Return a hash of what determines the retain set, if there is one.
+
+    It is of the retain questions of a question set, else of the target's probes and the other targets' texts.
+    """
     if not _has_retain_set(config):
         return {}
+    if target.is_question_set and config.get("retain_rows") == "targets":
+        return {"retained": files_digest([target.path(RETAIN_QUESTIONS)])}
     probes = files_digest(target.path(file) for file in PROBES if target.has(file))
     return {"retained": probes if config.get("retain_rows") == "neighbors" else probes + texts}
 
@@ -289,9 +298,11 @@ def _names_digest(target: Target, method: str, config: dict[str, Any]) -> dict[s
     """Return a hash of how the target and its neighbors are named, if the method takes keys or its redirect from it."""
     chosen = config.get("mentions", "name") != "name" or config.get("protect", "none") != "none"
     redirected = config.get("redirect") == AUTO and config.get("mode") == "unrelated"
-    if not (METHODS[method].reads_names or chosen or redirected):
+    named = target.has("concepts") and not METHODS[method].trains_on
+    if not (METHODS[method].reads_names or chosen or redirected or named):
         return {}
-    names = json.dumps([entry.model_dump(mode="json") for entry in naming(target)], sort_keys=True)
+    entries = [entry for concept in target.concepts for entry in naming(concept)]
+    names = json.dumps([entry.model_dump(mode="json") for entry in entries], sort_keys=True)
     return {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}
 
 
@@ -301,25 +312,30 @@ def _questions_digest(target: Target, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _refuse_missing(chosen: list[Target], methods: tuple[MethodChoice, ...]) -> None:
-    """Refuse targets that lack the file that a method trains on."""
+    """Refuse targets that lack the file that a method trains on; `check_request` has refused such question sets."""
     for method in methods:
         file = METHODS[method.method].trains_on
-        lacking = [_name(target) for target in chosen if file and not target.has(file)]
+        lacking = [_name(target) for target in chosen if file and not (target.is_question_set or target.has(file))]
         if lacking:
             shown = ", ".join(lacking[:_NAMED]) + (" ..." if len(lacking) > _NAMED else "")
             what = f"{method.label} trains on {file}.json, which {len(lacking)} of {len(chosen)} targets lack"
             raise DataError(what, where=shown, remedy="write it with `formless data train`, or choose other targets")
 
 
-def _read_files(target: Target, experiment: Experiment) -> dict[str, str]:
-    """Return hashes of the files that each method and the suite read; validate the files on the way."""
+def _trains_on(config: Mapping[str, Any]) -> str:
+    return str(config.get("trains_on", "auto"))
+
+
+def _read_files(target: Target, experiment: Experiment, trained: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return hashes of the files that each method and the suite read, by method and its setting `trains_on`.
+
+    The files are validated on the way.
+    """
     target = Target(target.subject, target.folder)  # its rows are freed with it
-    read = {
-        method.label: target_files(target, method.method, experiment.suite, experiment.limit) for method in experiment.methods
+    return {
+        (method, choice): target_files(target, method, {"trains_on": choice}, experiment.suite, experiment.limit)
+        for method, choice in trained
     }
-    if experiment.retain_model:
-        read[RETAIN_MODEL] = target_files(target, ORIGINAL, experiment.suite, experiment.limit)
-    return read
 
 
 def _refuse_twins(runs: tuple[Run, ...]) -> None:

@@ -94,7 +94,7 @@ def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, a
         lm = session.model(run)
     peak = Peak()
     target = session.target(run)
-    if target_files(target, run.method, run.suite, run.limit) != run.inputs["target"]:
+    if target_files(target, run.method, run.config, run.suite, run.limit) != run.inputs["target"]:
         remedy = "start the sweep again, which reads them anew"
         raise DataError("the target's files have changed since the sweep began", where=target.folder, remedy=remedy)
     with steps.heartbeat.watching(lm):

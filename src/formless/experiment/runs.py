@@ -32,6 +32,7 @@ OTHER_RUNS = "runs in the folder are not part of the experiment that was started
 
 _ADDED = (
     ("mentions", "name"), ("protect", "none"), ("reverse_layers", None), ("reverse_strength", 2.0), ("reverse_ridge", 0.05),
+    ("trains_on", "auto"),
 )  # fmt: skip
 """Settings that methods got later, with the value that changes nothing: runs keep the ids that they had."""
 

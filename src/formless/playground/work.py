@@ -177,6 +177,8 @@ class Playground:
         _refuse_cancelled(stop)
         session.add(edit, layers)
         concept = next(iter(edit.info.subjects), session.concept)  # an edit of another tool names none
+        if edit.info.subjects and find_known(self.data, edit.info.subject).is_question_set:
+            concept = edit.info.subject  # its concepts have no facts of their own
         if own or concept != session.concept:
             session.question, session.earlier = own or f"Who or what is {concept}?", ()
         session.concept, session.ways = concept, []

@@ -12,6 +12,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
+from formless.edits.edit import was_made_for
 from formless.errors import DataError
 from formless.evaluation.loading import DamagedRecordError, load_record
 from formless.evaluation.record import MetricKey, Record
@@ -283,7 +284,7 @@ def _add_records(paths: Sequence[Path], found: CollectedRuns, on_record: RecordC
     for path, record in _records(paths, found.left_out):
         if any("attack" in edit for edit in record.edits):
             found.left_out["records of attacked models, which `formless attack` reports"] += 1
-        elif any(record.subject not in _subjects(edit) for edit in record.edits):
+        elif any(not was_made_for(edit, record.subject) for edit in record.edits):
             found.left_out["records of an edit about another concept"] += 1
         elif record.edits:
             edited.setdefault(_items(record), []).append(path)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from formless.data.rows import SPLITS, Split
+from formless.edits.edit import was_made_for
 from formless.evaluation.known import known_facts
 from formless.evaluation.prompts import KNOWN, RECALL
 from formless.evaluation.record import Record
@@ -130,14 +131,14 @@ def edit_warning(edited: Record) -> str:
     """Return what a reader has to know of the edits first: there is none, or one was made for another concept."""
     if not edited.edits:
         return "No edit is applied: both are the original model."
-    found = [(edit["method"], edit["facts"].get("subjects", [edit["subject"]])) for edit in edited.edits]
-    others = [(f"The edit {method}" if len(found) > 1 else "This edit", names) for method, names in found]
+    wrong = [edit for edit in edited.edits if not was_made_for(edit, edited.subject)]
+    found = [(edit["method"], edit["facts"].get("subjects", [edit["subject"]])) for edit in wrong]
+    others = [(f"The edit {method}" if len(edited.edits) > 1 else "This edit", names) for method, names in found]
     return " ".join(
         f"{edit} was made for {', '.join(names)}, not for {edited.subject}."
         if names
         else f"{edit} was made by another tool; it does not say what for."
         for edit, names in others
-        if edited.subject not in names
     )
 
 

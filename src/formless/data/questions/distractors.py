@@ -104,7 +104,7 @@ class Pool:
         for target in targets:
             for file in ("forget_level1", "neighbor_level1", "forget_level2", "neighbor_level2", "forget_level3"):
                 if target.has(file):
-                    pool.add(target.concept, target.items(file), offered=file.endswith("1"))
+                    pool.add(target.shared_concept, target.items(file), offered=file.endswith("1"))
         return pool
 
     def add(self, target: str, items: Iterable[Item], *, offered: bool = True) -> None:

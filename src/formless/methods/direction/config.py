@@ -12,7 +12,7 @@ from formless.errors import EditError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.direction.kept import reference_names
 from formless.methods.keys.candidates import AUTO, NOBODY, check_redirect
-from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
+from formless.methods.keys.names import Names, concepts_of, folded, names_of, neighbor_names, protected
 
 if TYPE_CHECKING:
     from formless.data.target import Target
@@ -65,7 +65,7 @@ class DirectionConfig(MethodConfig):
         """Refuse an earlier edit, a redirect that does not serve, shared names, and a target with nothing to set it apart from.
 
         Raises:
-            DataError: A target's `aliases.json` cannot be read.
+            DataError: A target's `aliases.json` cannot be read, or a question set does not name its concepts.
             EditError: There is no target, a target is given twice, an earlier edit is given, the redirect is a mention of a
                 target or of a neighbor, no candidate of `auto` is left, every spelling of a target also names a neighbor or
                 another target, or neither a neighbor nor a well-known name is left to keep.
@@ -74,6 +74,7 @@ class DirectionConfig(MethodConfig):
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
         if keep is not None:
             raise EditError("an earlier edit cannot be kept", where=keep.info.subject, remedy="compute one edit of all targets")
+        targets = concepts_of(targets)
         names = [folded(target.subject) for target in targets]
         for target, name in zip(targets, names, strict=True):
             if names.count(name) > 1:
@@ -93,6 +94,7 @@ class DirectionConfig(MethodConfig):
             DataError: A target's `aliases.json` cannot be read.
             EditError: A target has no spelling of its own.
         """
+        targets = concepts_of(targets)
         return names_of(targets, "spelled"), protected(targets)
 
     def check_model(self, model: LM | MetaModel) -> None:

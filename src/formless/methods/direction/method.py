@@ -36,7 +36,7 @@ from formless.methods.keys.candidates import AUTO, NOBODY
 from formless.methods.keys.choice import Choice, choose_redirects
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import ASKED, Contexts, up_to
-from formless.methods.keys.names import Names, folded, names_of, neighbor_names, protected
+from formless.methods.keys.names import Names, concepts_of, folded, names_of, neighbor_names, protected
 from formless.methods.keys.solve import Read, Solve, applied, residual_facts, solve_layers
 from formless.methods.keys.token_states import TokenStates
 from formless.models.lm import LM
@@ -94,7 +94,7 @@ class DirectionRemoval:
 
         Args:
             lm: The model, without any edit.
-            targets: The targets, each once.
+            targets: The targets, each once; a question set stands for its concepts.
             keep: None; an earlier edit cannot be kept.
 
         Raises:
@@ -106,6 +106,8 @@ class DirectionRemoval:
         self.config.check_targets(targets, keep)
         refuse_applied_edits(lm)
         self.config.check_model(lm)
+        subject = " + ".join(target.subject for target in targets)
+        targets = concepts_of(targets)
         spelled = names_of(targets, "spelled")
         self.report("choosing the redirect", 0, STEPS)
         choices = self._choices(lm, targets)
@@ -126,7 +128,7 @@ class DirectionRemoval:
         updates = {lm.architecture.down_projection_name(layer): factors for layer, factors in found.factors.items()}
         r = next(iter(updates.values())).down.shape[0]
         info = edit_info(
-            lm, "cdr", " + ".join(target.subject for target in targets), self.config, time.perf_counter() - start,
+            lm, "cdr", subject, self.config, time.perf_counter() - start,
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
             facts={"subjects": [target.subject for target in targets]} | _facts(found, concepts, choices), seed=None,
         )  # fmt: skip

@@ -37,6 +37,15 @@ class Names:
     dropped: dict[str, str] = field(default_factory=dict)
 
 
+def concepts_of(targets: Sequence[Target]) -> list[Target]:
+    """Return the targets with the concepts of every question set in its place.
+
+    Raises:
+        DataError: A question set does not name its concepts.
+    """
+    return [concept for target in targets for concept in target.concepts]
+
+
 def names_of(targets: Sequence[Target], mentions: MentionKeys) -> list[Names]:
     """Return the names of every target.
 

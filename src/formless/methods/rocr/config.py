@@ -10,7 +10,7 @@ from pydantic import Field
 from formless.errors import EditError, UserError
 from formless.methods.base import JointMethod, Layers, MethodConfig, MethodEntry, TunedSetting
 from formless.methods.keys.candidates import AUTO, check_redirect
-from formless.methods.keys.names import MentionKeys, Names, Protect, folded, names_of, protected_names
+from formless.methods.keys.names import MentionKeys, Names, Protect, concepts_of, folded, names_of, protected_names
 from formless.methods.rocr.questions import edit_questions
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class RocrConfig(TargetValueConfig):
         """Refuse targets or an earlier edit that one solve cannot take.
 
         Raises:
-            DataError: A target's `aliases.json` is needed and cannot be read.
+            DataError: A target's `aliases.json` is needed and cannot be read, or a question set does not name its concepts.
             EditError: There is no target, a target is given twice or is forgotten by `keep` already, `keep` is no ROCR edit of
                 the same layers or forgets the redirect concept, the redirect is a mention of a target or of a neighbor, no
                 candidate of `auto` is left, a target has no spelling of its own, or there is no neighbor to protect; or
@@ -140,6 +140,7 @@ class RocrConfig(TargetValueConfig):
             raise EditError("no target is given", where="--target", remedy="name at least one concept")
         if keep is not None:
             self._check_earlier_edit(keep)
+        targets = concepts_of(targets)
         forgotten = {folded(subject) for subject in keep.info.subjects} if keep else set()
         if self.mode == "unrelated":
             check_redirect(self.redirect, targets, keep.info.subjects if keep else ())
@@ -160,6 +161,7 @@ class RocrConfig(TargetValueConfig):
             DataError: A target's `aliases.json` is needed and cannot be read.
             EditError: A target has no spelling of its own, or there is no neighbor to protect.
         """
+        targets = concepts_of(targets)
         return names_of(targets, self.mentions), protected_names(targets, self.protect, self.mentions)
 
     def _check_reverse(self, targets: Sequence[Target], keep: Edit | None) -> None:

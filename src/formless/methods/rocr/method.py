@@ -16,7 +16,7 @@ from formless.errors import EditError
 from formless.methods.keys.candidates import AUTO
 from formless.methods.keys.choice import Choice, choose_redirects
 from formless.methods.keys.closed_form import Projection
-from formless.methods.keys.names import Names, names_of, protected_names
+from formless.methods.keys.names import Names, concepts_of, names_of, protected_names
 from formless.methods.keys.solve import residual_facts
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.questions import edit_questions
@@ -51,7 +51,7 @@ class Rocr:
 
         Args:
             lm: The model, without any edit.
-            targets: The targets, each once.
+            targets: The targets, each once; a question set stands for its concepts.
             keep: An earlier ROCR edit of the same layers. It is applied while the new one is computed, its concepts' keys join
                 the solve with residual zero, and the result holds both: the ranks of `keep` first, then one per key.
 
@@ -71,6 +71,8 @@ class Rocr:
         _check_weights(lm, list(names.values()))
         preserved = load_projections(lm, self.config, self.report)
         start = time.perf_counter()  # null spaces may be made at their first use, which is no part of the edit
+        given = [target.subject for target in targets]
+        targets = concepts_of(targets)
         subjects = [target.subject for target in targets]
         spelled = names_of(targets, self.config.mentions)
         protected = protected_names(targets, self.config.protect, self.config.mentions)
@@ -88,11 +90,11 @@ class Rocr:
             facts |= {"reverse": _reverse_facts(reverse)}
         if keep is not None:
             updates = stack(keep, updates)
-            subjects = keep.info.subjects + subjects
+            subjects, given = keep.info.subjects + subjects, [keep.info.subject, *given]
             facts |= {"earlier_edit": keep.info.model_dump(mode="json")}
         r = next(iter(updates.values())).down.shape[0]
         info = edit_info(
-            lm, "rocr", " + ".join(subjects), self.config, time.perf_counter() - start,
+            lm, "rocr", " + ".join(given), self.config, time.perf_counter() - start,
             layers=[layer_report(lm, name, factors) for name, factors in updates.items()],
             facts={"subjects": subjects} | facts, seed=self.config.seed if self.config.mode == "noise" else None,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from formless.methods.training.config import Retain, TrainingConfig
 from formless.methods.training.losses import count_labels, cross_entropy
-from formless.methods.training.preprocessing import preprocess_text
+from formless.methods.training.preprocessing import preprocess_text, question_answer
 from formless.methods.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ GA = TrainingSpec(
     config=GradientAscentConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, _: gradient_ascent(batch.policy, batch.labels),
 )
 GA_PASSAGE = TrainingSpec(
@@ -93,6 +94,7 @@ GA_PASSAGE = TrainingSpec(
     config=GradientAscentConfig,
     trains_on="passage",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, _: gradient_ascent(batch.policy, batch.labels),
 )
 # NPO with a retain loss needs no entry of its own: it is `npo` with `retain`.
@@ -103,6 +105,7 @@ GRAD_DIFF = TrainingSpec(
     config=GradientDifferenceConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, _: gradient_ascent(batch.policy, batch.labels),
 )
 WGA = TrainingSpec(
@@ -112,6 +115,7 @@ WGA = TrainingSpec(
     config=WeightedAscentConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, config: weighted_gradient_ascent(batch.policy, batch.labels, config.alpha_weight),
 )
 TASK_VECTOR = TrainingSpec(
@@ -121,6 +125,7 @@ TASK_VECTOR = TrainingSpec(
     config=TaskVectorConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, _: cross_entropy(batch.policy, batch.labels),
     scale=lambda config: -config.negation,
 )

@@ -33,7 +33,7 @@ class Batch:
             in the batch (0 where a text has no label), logits `[texts, tokens, vocab]` there, or activations
             `[texts, seq, width]`.
         labels: `[texts, tokens]`, `IGNORED` where there is no label.
-        mask: `[texts, seq]`, 1 at tokens.
+        mask: `[texts, seq]`, 1 at tokens that are learned: all of a plain text, and of a question its answer.
         reference_output: The same as `policy`, by the model before training; None if the loss needs no reference.
     """
 
@@ -133,6 +133,7 @@ class ForwardPass:
     def __init__(self, lm: LM, objective: Objective, inputs: Mapping[str, Tensor]) -> None:
         self._lm, self.objective = lm, objective
         self._texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        self._mask = (inputs["labels"] != IGNORED).long()
         labels = inputs["labels"][:, 1:]  # [texts, seq - 1]: the token at position t is predicted at t - 1
         # On the CPU, it may index states on whatever device the last layer is.
         self._columns = (labels != IGNORED).any(0).nonzero()[:, 0].cpu()
@@ -173,7 +174,7 @@ class ForwardPass:
 
     def loss(self, policy: Tensor, reference: Tensor | None) -> Tensor:
         """Compute the objective's loss from the outputs of the model in training and of the model before training."""
-        labels, mask = (found.to(policy.device) for found in (self._labels, self._texts["attention_mask"]))
+        labels, mask = (found.to(policy.device) for found in (self._labels, self._mask))
         before = None if reference is None else reference.to(policy.device)
         return self.objective.loss(Batch(policy, labels, mask, before))
 

@@ -11,6 +11,7 @@ from formless.errors import UserError
 from formless.methods.base import MAX_LAYER, Layers, MethodConfig
 
 if TYPE_CHECKING:
+    from formless.data.target import Target
     from formless.models.lm import LM
     from formless.models.loading import MetaModel
 
@@ -27,12 +28,14 @@ class TrainingConfig(MethodConfig):
         gradient_accumulation_steps: Forward passes per optimizer step, usually 1 to 8.
         warmup_steps: Steps until the peak learning rate; then it falls as a cosine to 0.
         max_length: Maximum number of tokens of a text; longer texts are truncated.
+        trains_on: What is trained on: `texts`, the method's own file, of a question set also passages; `questions`, those of a
+            question set; `auto`, the texts where there are any, else the questions.
         max_rows: Maximum number of rows, chosen by the seed; all rows if None.
         retain: Retain loss that is added to the forget loss: none, cross-entropy, KL divergence from the model before training,
             or the squared distance of a layer's activations from that model's.
         retain_weight: Weight of the retain loss.
-        retain_rows: Retain set: texts of other targets of the data set, or half of the neighbors, which the evaluation then
-            leaves out.
+        retain_rows: Retain set: `targets`, texts of other targets of the data set, of a question set its retain questions; or
+            half of the neighbors, which the evaluation then leaves out.
         layer: Layer whose output a loss on activations compares; by default a quarter of the way up.
         full: Whether all weights are trained instead of an adapter; the edit is then as large as the model.
         r: Rank of the LoRA adapter, usually 4 to 64.
@@ -66,6 +69,7 @@ class TrainingConfig(MethodConfig):
     gradient_accumulation_steps: int = Field(default=2, ge=1, le=65_536)
     warmup_steps: int = Field(default=20, ge=0, le=10**9)
     max_length: int = Field(default=512, ge=2, le=10**9)
+    trains_on: Literal["auto", "texts", "questions"] = "auto"
     max_rows: int | None = Field(default=None, ge=1, le=10**9)
     retain: Retain = "none"
     retain_weight: float = Field(default=1.0, gt=0, le=1e6)
@@ -86,6 +90,10 @@ class TrainingConfig(MethodConfig):
     def _as_list(cls, value: object) -> object:
         """Accept a single value in place of a list with one value."""
         return (value,) if isinstance(value, str | int) else value
+
+    def retains_questions(self, target: Target) -> bool:
+        """Return whether the retain set is the retain questions of a question set."""
+        return self.retain != "none" and self.retain_rows == "targets" and target.is_question_set
 
     def refuse_unused(self, given: Collection[str]) -> None:
         """Refuse settings of a retain loss or of the adapter in training without them.

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.losses import IGNORED, soft_cross_entropy
-from formless.methods.training.preprocessing import preprocess_text
+from formless.methods.training.preprocessing import preprocess_text, question_answer, question_answer_without_start
 from formless.methods.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def cross_entropy_unlearning(logits: Tensor, labels: Tensor) -> Tensor:
 
     It needs no reference. Its gradient on the label's logit is p(y_t), so that it fades as the label grows improbable.
 
-    Differs from the paper: it trains on answers to questions and leaves out each answer's first token, where all else that the
-    model could say begins. Here the texts are plain, their first token has no prediction anyway, and every other one counts.
+    As in the paper, the first token of an answer is left out, where all else that the model could say begins. The first token
+    of a plain text has no prediction anyway.
 
     Args:
         logits: `[batch, seq, vocab]`.
@@ -77,6 +77,7 @@ UNDIAL = TrainingSpec(
     config=SelfDistillationConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, config: self_distillation(batch.policy, batch.reference, batch.labels, config.gamma),
     loss_input="logits",
     needs_reference=True,
@@ -88,6 +89,7 @@ CE_U = TrainingSpec(
     config=CrossEntropyUnlearningConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer_without_start,
     loss=lambda batch, _: cross_entropy_unlearning(batch.policy, batch.labels),
     loss_input="logits",
 )

@@ -7,11 +7,20 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from formless.data.retain import RetainSet, half_of_the_neighbors, introductions, texts_of_others
+from formless.data.retain import (
+    RETAIN_QUESTIONS,
+    RetainSet,
+    half_of_the_neighbors,
+    introductions,
+    retain_questions,
+    texts_of_others,
+)
+from formless.data.rows import QuestionAnswer
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit
 from formless.edits.difference import DifferenceEdit
@@ -23,7 +32,7 @@ from formless.methods.training.config import TrainingConfig
 from formless.methods.training.lora import lora_config
 from formless.methods.training.monitor import MonitoredTexts
 from formless.methods.training.preprocessing import Example, TrainingSet, load_training_set, tokenize_answer, tokenize_text
-from formless.methods.training.spec import LossInput, TrainingSpec, default_layer
+from formless.methods.training.spec import QUESTIONS, LossInput, TrainingSpec, default_layer
 from formless.methods.training.trainer import Checkpoints, RetainLoss, train
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors, Updates
@@ -70,7 +79,7 @@ class TrainingMethod:
         return replace(self, report=report)
 
     def unlearn(self, lm: LM, target: Target) -> Edit:
-        """Train on the target's file; the model itself stays as it is.
+        """Train on the target's file, or on the questions of a question set; the model itself stays as it is.
 
         Raises:
             DataError: A file is missing, broken or empty, a row has nothing to learn, or the retain set is empty.
@@ -80,19 +89,26 @@ class TrainingMethod:
         start = time.perf_counter()
         spec, config = self.spec, self._prepared(lm)
         refuse_applied_edits(lm)
+        file = spec.file_for(target, config.trains_on)
+        preprocess = spec.preprocess
+        if spec.on_questions and file == QUESTIONS:
+            preprocess = partial(spec.on_questions, seed=config.seed)
         training_set = load_training_set(
-            lm, target, spec.trains_on, spec.preprocess,
+            lm, target, file, preprocess,
             max_rows=config.max_rows, max_length=config.max_length, seed=config.seed,
         )  # fmt: skip
         examples = training_set.examples
-        retain_set = _retain_set(target, config, len(examples))
+        # Of a question set, each epoch takes other retain questions, as its benchmarks do.
+        wanted = len(examples) * (config.num_train_epochs if config.retains_questions(target) else 1)
+        retain_set = _retain_set(target, config, wanted)
         objective = Objective(
             lambda batch: spec.loss(batch, config), spec.loss_input, spec.needs_reference, layer=config.layer or 0
         )
         result = train(
             lm, examples, objective, config,
-            retain_loss=_retain_loss(lm, retain_set, config, len(examples)),
-            monitored=None if spec.scale else _monitored_texts(lm, target, examples, retain_set),  # not of what is subtracted
+            retain_loss=_retain_loss(lm, retain_set, config, len(examples), wanted),
+            # What is subtracted has no curves.
+            monitored=None if spec.scale else _monitored_texts(lm, target, config.max_length, examples, retain_set),
             checkpoints=self._checkpoints(lm, training_set, target, retain_set), report=self.report,
         )  # fmt: skip
         updates = _scaled(result.updates, spec.scale(config) if spec.scale else 1.0)
@@ -127,13 +143,15 @@ class TrainingMethod:
 def _retain_set(target: Target, config: TrainingConfig, count: int) -> RetainSet | None:
     if config.retain == "none":
         return None
+    if config.retains_questions(target):
+        return retain_questions(target, count, config.seed)
     if config.retain_rows == "neighbors":
         return half_of_the_neighbors(target, config.seed)
     return texts_of_others(target, count, config.seed)
 
 
-def _retain_loss(lm: LM, retain_set: RetainSet | None, config: TrainingConfig, count: int) -> RetainLoss | None:
-    """Tokenize one retain text for each training row; fewer texts are repeated in turn."""
+def _retain_loss(lm: LM, retain_set: RetainSet | None, config: TrainingConfig, count: int, wanted: int) -> RetainLoss | None:
+    """Tokenize at least one retain text for each training row, and at most those wanted; fewer texts are repeated in turn."""
     if retain_set is None:
         return None
     max_length = min(config.max_length, lm.context_length)
@@ -145,11 +163,25 @@ def _retain_loss(lm: LM, retain_set: RetainSet | None, config: TrainingConfig, c
         raise UserError(what, where="max_length", remedy="raise max_length")
     loss_input, loss = RETAIN_LOSSES[config.retain]
     objective = Objective(loss, loss_input, config.retain != "ce", layer=config.layer or 0)
-    return RetainLoss([texts[i % len(texts)] for i in range(count)], objective, config.retain_weight)
+    shown = [texts[i % len(texts)] for i in range(max(count, min(wanted, len(texts))))]
+    return RetainLoss(shown, objective, config.retain_weight)
 
 
-def _monitored_texts(lm: LM, target: Target, examples: list[Example], retain_set: RetainSet | None) -> MonitoredTexts:
-    """Take introductions of the target and of others; without one of the target, the first training text."""
+def _monitored_texts(
+    lm: LM, target: Target, max_length: int, examples: list[Example], retain_set: RetainSet | None
+) -> MonitoredTexts:
+    """Take introductions of the target and of others; without one of the target, the first training text.
+
+    Of a question set, take the first question to forget and the first ones to retain, with their answers.
+    """
+    if target.has(QUESTIONS):
+        asked = [target.rows(file, QuestionAnswer) if target.has(file) else () for file in (QUESTIONS, RETAIN_QUESTIONS)]
+        length = min(max_length, lm.context_length)
+        own, others = (
+            tuple(tokenize_answer(lm, row.question, row.answer, length) for row in rows[:most])
+            for rows, most in zip(asked, (1, MONITORED_OTHERS), strict=True)
+        )
+        return MonitoredTexts(*(tuple(text for text in found if text.is_learnable) for found in (own, others)))
     forget, retain = introductions(target, MONITORED_OTHERS, retain_set.texts if retain_set else ())
     texts = tuple(tokenize_text(lm, text, MONITORED_TOKENS) for text in forget) or (examples[0][-1],)
     return MonitoredTexts(texts, tuple(tokenize_text(lm, text, MONITORED_TOKENS) for text in retain))

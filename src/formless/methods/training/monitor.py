@@ -29,7 +29,7 @@ MAX_LOSSES, MAX_MEASUREMENTS = 100, 50
 
 @dataclass(frozen=True)
 class MonitoredTexts:
-    """Texts whose probability is measured during training; none of them is trained on.
+    """Texts whose probability is measured during training; none but those of a question set is trained on.
 
     Args:
         forget: Texts about the target.

@@ -8,7 +8,12 @@ from pydantic import Field
 
 from formless.methods.training.config import Retain, TrainingConfig
 from formless.methods.training.losses import IGNORED, sequence_log_probabilities
-from formless.methods.training.preprocessing import preprocess_preference, preprocess_text
+from formless.methods.training.preprocessing import (
+    preprocess_preference,
+    preprocess_text,
+    question_answer,
+    question_refusal_and_answer,
+)
 from formless.methods.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -139,6 +144,7 @@ NPO = TrainingSpec(
     config=NegativePreferenceConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=_npo,
     needs_reference=True,
 )
@@ -149,6 +155,7 @@ SIMNPO = TrainingSpec(
     config=SimpleNegativePreferenceConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=lambda batch, config: simple_negative_preference(batch.policy, batch.labels, config.beta, config.gamma),
 )
 DPO = TrainingSpec(
@@ -158,6 +165,7 @@ DPO = TrainingSpec(
     config=DirectPreferenceConfig,
     trains_on="pair",
     preprocess=preprocess_preference,
+    on_questions=question_refusal_and_answer,
     loss=_dpo,
     needs_reference=True,
 )
@@ -168,6 +176,7 @@ DPO_REJECT = TrainingSpec(
     config=DirectPreferenceConfig,
     trains_on="pair_reject",
     preprocess=preprocess_preference,
+    on_questions=question_refusal_and_answer,
     loss=_dpo,
     needs_reference=True,
 )
@@ -178,6 +187,7 @@ IDK_DPO = TrainingSpec(
     config=RetainingPreferenceConfig,
     trains_on="pair_reject",
     preprocess=preprocess_preference,
+    on_questions=question_refusal_and_answer,
     loss=_dpo,
     needs_reference=True,
 )

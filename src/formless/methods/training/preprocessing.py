@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from formless.data.rows import Instruction, Passage, Preference, Row
+from formless.data.refusals import REFUSALS
+from formless.data.rows import Instruction, Passage, Preference, QuestionAnswer, Row
 from formless.data.target import Target
 from formless.errors import DataError, ModelError
 from formless.methods.training.losses import IGNORED
@@ -42,6 +43,14 @@ Example = tuple[TokenizedText, ...]
 
 Preprocess = Callable[["LM", Any, int], Example]
 """Function from a model, a row of the file's own type and a maximum length in tokens to an example."""
+
+
+class PreprocessQuestion(Protocol):
+    """Function from a model, a question with its answer and a maximum length in tokens to an example."""
+
+    def __call__(self, lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:
+        """Tokenize one row; the seed draws a refusal or a wrong answer, the same for a question in every run."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,44 @@ def preprocess_preference(lm: LM, row: Preference, max_length: int) -> Example:
     """Tokenize a prompt in the chat template with two answers, the chosen one first."""
     chosen, rejected = row.response
     return tokenize_answer(lm, row.prompt, chosen, max_length), tokenize_answer(lm, row.prompt, rejected, max_length)
+
+
+def question_answer(lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:  # noqa: ARG001 - nothing is drawn
+    """Tokenize a question in the chat template and its answer, which alone is learned."""
+    return (tokenize_answer(lm, row.question, row.answer, max_length),)
+
+
+def question_answer_without_start(lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:
+    """As `question_answer`; the answer's first token, where all else that could be said begins, has no label."""
+    (text,) = question_answer(lm, row, max_length, seed=seed)
+    first = next((place for place, label in enumerate(text.labels) if label != IGNORED), 0)
+    return (replace(text, labels=[*text.labels[:first], IGNORED, *text.labels[first + 1 :]]),)
+
+
+def question_refusal(lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:
+    """Tokenize a question in the chat template and a refusal as the answer, which alone is learned."""
+    return (tokenize_answer(lm, row.question, _drawn(row, seed).choice(REFUSALS), max_length),)
+
+
+def question_refusal_and_answer(lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:
+    """Tokenize a question in the chat template with a refusal, the chosen answer, and with its own, the rejected one."""
+    return (*question_refusal(lm, row, max_length, seed=seed), *question_answer(lm, row, max_length, seed=seed))
+
+
+def question_wrong_answer(lm: LM, row: QuestionAnswer, max_length: int, *, seed: int) -> Example:
+    """Tokenize a question in the chat template and one of its perturbed answers, which alone is learned.
+
+    Raises:
+        DataError: It has none.
+    """
+    if not row.perturbed_answer:
+        remedy = "import perturbed answers too, or choose another method"
+        raise DataError("a question has no perturbed answer to train on", where=row.question, remedy=remedy)
+    return (tokenize_answer(lm, row.question, _drawn(row, seed).choice(row.perturbed_answer), max_length),)
+
+
+def _drawn(row: QuestionAnswer, seed: int) -> random.Random:
+    return random.Random(f"{seed} {row.question}")
 
 
 def tokenize_text(lm: LM, text: str, max_length: int) -> TokenizedText:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from formless.methods.training.config import Retain, TrainingConfig
 from formless.methods.training.losses import cross_entropy
-from formless.methods.training.preprocessing import preprocess_instruction
+from formless.methods.training.preprocessing import preprocess_instruction, question_refusal, question_wrong_answer
 from formless.methods.training.spec import TrainingSpec
 
 
@@ -43,6 +43,7 @@ RT = TrainingSpec(
     config=RefusalConfig,
     trains_on="reject",
     preprocess=preprocess_instruction,
+    on_questions=question_refusal,
     loss=lambda batch, _: cross_entropy(batch.policy, batch.labels),
 )
 IDK_NLL = TrainingSpec(
@@ -52,6 +53,7 @@ IDK_NLL = TrainingSpec(
     config=RetainingRefusalConfig,
     trains_on="reject",
     preprocess=preprocess_instruction,
+    on_questions=question_refusal,
     loss=lambda batch, _: cross_entropy(batch.policy, batch.labels),
 )
 CFT = TrainingSpec(
@@ -61,5 +63,6 @@ CFT = TrainingSpec(
     config=CounterfactualConfig,
     trains_on="counterfact",
     preprocess=preprocess_instruction,
+    on_questions=question_wrong_answer,
     loss=lambda batch, _: cross_entropy(batch.policy, batch.labels),
 )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from formless.methods.training.config import Retain, TrainingConfig
 from formless.methods.training.losses import squared_distance
-from formless.methods.training.preprocessing import preprocess_text
+from formless.methods.training.preprocessing import preprocess_text, question_answer
 from formless.methods.training.spec import TrainingSpec, default_layer
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ RMU = TrainingSpec(
     config=MisdirectionConfig,
     trains_on="positive",
     preprocess=preprocess_text,
+    on_questions=question_answer,
     loss=misdirection,
     loss_input="activations",
     prepare=_prepare,

@@ -37,7 +37,7 @@ class RetainLoss:
     """A loss on the retain set, added to the forget loss.
 
     Args:
-        texts: One text for each example.
+        texts: At least one text for each example; of more, each epoch takes the next ones in turn.
         objective: The loss.
         weight: Its weight.
     """
@@ -247,7 +247,8 @@ def _arguments(
         lr_scheduler_type="cosine", warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, data_seed=config.seed,
         # The weights' own dtype; trainable weights and the optimizer's states are always float32.
-        fp16=on_gpu and dtype == torch.float16, bf16=on_gpu and dtype == torch.bfloat16,
+        fp16=on_gpu and dtype == torch.float16,
+        bf16=dtype == torch.bfloat16 and (on_gpu or (lm.device.type == "cpu" and multiplies_bfloat16())),
         use_cpu=lm.device.type == "cpu", dataloader_pin_memory=False, remove_unused_columns=False,
         save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.save_steps if checkpoints else 1,
         save_total_limit=2, logging_strategy="steps" if config.report_to else "no", logging_steps=1,
@@ -262,17 +263,28 @@ def _arguments(
     return arguments
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for bfloat16 (AMX or AVX-512), without which it is slower than float32."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 class _TrainingRows(Dataset[TrainingRow]):
-    """The examples by number, each with a text of the retain set beside it."""
+    """The examples by number, each with a text of the retain set beside it, in every epoch the next one."""
 
     def __init__(self, examples: Sequence[Example], retain: Sequence[TokenizedText] | None) -> None:
-        self._examples, self._retain = examples, retain
+        self._examples, self._retain, self._epoch = examples, retain, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the texts of an epoch; accelerate's data loader calls this, also after a kill."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> TrainingRow:
-        return index, self._examples[index], self._retain[index] if self._retain else None
+        if not self._retain:
+            return index, self._examples[index], None
+        return index, self._examples[index], self._retain[(self._epoch * len(self) + index) % len(self._retain)]
 
 
 class _UnlearningTrainer(Trainer):
