@@ -442,3 +442,38 @@ def test_a_failed_training_leaves_nothing_in_the_way(command: Command) -> None:
     assert command.left() == before
     command(*unlearn(*arguments, "--set", "num_train_epochs=2"))
     assert command.left() == before | {"ada"}
+
+
+def test_a_question_set_is_unlearned_by_training_and_by_its_names(command: Command) -> None:
+    folder = command.folder / "data" / "2_Small_set"
+    folder.mkdir()
+    persons = [{"name": name, "person": True} for name in ("Ada Lovelace", "Charles Babbage", "Grace Hopper")]
+    for file, rows in {
+        "forget_qa": [{"question": f"Where was Ada on day {n}?", "answer": "In London."} for n in range(4)],
+        "neighbor_qa": [{"question": "Where was Grace born?", "answer": "In New York."}],
+        "forget_level2": [{"query": "Where was Ada born?", "answer": "London"}],
+        "concepts": persons[:2],
+        "aliases": persons[2:],
+    }.items():
+        (folder / f"{file}.json").write_text(json.dumps(rows), "utf-8")
+    own = ("--data", "data", "-t", "Small set")
+    npo = ("--method", "npo", *TRAINING[2:], "--set", "retain=ce")
+    out = command(*unlearn(*own, "-o", "npo", *npo))
+    assert "npo edited Small set in" in out
+    assert "4 rows of forget_qa.json, 5 steps" in out
+    dry = command(*unlearn(*own, "-o", "dry", *ROCR, "--dry-run"))
+    assert dry.splitlines() == [
+        "Ada Lovelace: 1 spelling (Ada Lovelace) will be edited",
+        "Charles Babbage: 1 spelling (Charles Babbage) will be edited",
+        "no neighbor is protected: name some in aliases.json of a data folder, and give it with --data and --set "
+        "protect=neighbors",
+        "rocr would edit Small set; nothing is computed",
+    ]
+    command(*unlearn(*own, "-o", "rocr", *ROCR))
+    assert command.edit("rocr").info.subjects == ["Ada Lovelace", "Charles Babbage"]
+    for edit in ("npo", "rocr"):
+        _, _, err = command.run("eval", "--model", "model", "--edit", edit, *own, "--suite", "qa")
+        assert "made for" not in err
+    (folder / "neighbor_qa.json").unlink()
+    assert command.refused(*unlearn(*own, "-o", "again", *npo)).startswith("error: the question set has no retain questions")
+    assert "forget_qa.json" in command("targets", "Small set", "--data", "data")

@@ -228,3 +228,57 @@ def test_a_folder_that_settings_name_counts_by_its_content(experiment: Build, tm
     assert runs(tmp_path / "one") == runs(tmp_path / "moved")
     save_basis(tmp_path / "moved", samples=2)
     assert runs(tmp_path / "one") != runs(tmp_path / "moved")
+
+
+def question_set(data: Path, number: int) -> Path:
+    """Write a question set into a data set."""
+    folder = data / f"{number}_Set_{number}"
+    folder.mkdir(parents=True)
+    files: dict[str, list[dict[str, Any]]] = {
+        "forget_qa": [{"question": "Where was Ada born?", "answer": f"In London, {number}."}],
+        "neighbor_qa": [{"question": "Where was Bob born?", "answer": "In Rome."}],
+        "forget_level2": [{"query": "Where was Ada born?", "answer": "London"}],
+        "concepts": [{"name": "Ada Lovelace"}],
+    }
+    for name, rows in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    return folder
+
+
+def test_runs_on_question_sets_follow_what_each_method_reads(experiment: Build, tmp_path: Path) -> None:
+    data = tmp_path / "sets"
+    folders = [question_set(data, number) for number in (1, 2)]
+    methods = ["npo", "grad_diff", "icu", {"method": "rocr", "layers": [1], "basis": "none"}]
+    plan = experiment(data=str(data), targets="all", methods=methods, suite="qa")
+    assert [(run.subject, run.label) for run in grid(plan)][:5] == [
+        ("Set 1", "npo"), ("Set 1", "grad_diff"), ("Set 1", "icu"), ("Set 1", "rocr"), ("Set 2", "npo")
+    ]  # fmt: skip
+
+    def changed(file: str, rows: list[dict[str, Any]]) -> set[str]:
+        """The methods whose runs on the first set are others once a file is another."""
+        before = ids(plan)
+        (folders[0] / f"{file}.json").write_text(json.dumps(rows), "utf-8")
+        return {run.label for run in grid(plan) if run.id not in before}
+
+    assert changed("forget_qa", [{"question": "Where?", "answer": "There."}]) == {"npo", "grad_diff"}
+    assert changed("neighbor_qa", [{"question": "Where?", "answer": "There."}]) == {"grad_diff"}
+    assert changed("concepts", [{"name": "Charles Babbage"}]) == {"icu", "rocr"}
+    assert changed("positive", [{"text": "Ada wrote programs."}]) == {"npo", "grad_diff"}
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "line"),
+    [
+        ("npo", "forget_qa", "npo trains on positive.json or forget_qa.json, which the target lacks"),
+        ("grad_diff", "neighbor_qa", "the question set has no retain questions, neighbor_qa.json"),
+        ("icu", "concepts", "the question set does not say which concepts it is about"),
+    ],
+)
+def test_question_sets_that_lack_what_a_method_needs(
+    experiment: Build, tmp_path: Path, method: str, file: str, line: str
+) -> None:
+    folder = question_set(tmp_path / "sets", 1)
+    (folder / f"{file}.json").unlink()
+    with pytest.raises(DataError) as caught:
+        grid(experiment(data=str(folder.parent), targets="all", methods=[method], suite="qa"))
+    assert str(caught.value).startswith(f"{line} [{folder}]")

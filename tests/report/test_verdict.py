@@ -216,7 +216,7 @@ def test_an_edit_of_another_concept_comes_first() -> None:
     edit = edited.edits[0]
     assert edit_warning(edited) == ""
     assert edit_warning(original) == "No edit is applied: both are the original model."
-    other = edited.model_copy(update={"edits": [edit | {"facts": {"subjects": ["Noor", "Bob"]}}]})
+    other = edited.model_copy(update={"edits": [edit | {"subject": "Noor + Bob", "facts": {"subjects": ["Noor", "Bob"]}}]})
     assert edit_warning(other) == "This edit was made for Noor, Bob, not for Ada."
     assert str(verdict(original, other)).startswith("This edit was made for Noor, Bob, not for Ada. There are no answers")
     both = edited.model_copy(update={"edits": [edit, edit | {"method": "ga", "subject": "Noor"}]})

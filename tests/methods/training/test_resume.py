@@ -34,6 +34,9 @@ def train(tiny: Callable[..., LM], tmp_path: Path) -> Train:
     folder = tmp_path / "data" / "1_Ada"
     folder.mkdir(parents=True)
     (folder / "positive.json").write_text(json.dumps([{"text": f"Ada wrote {n} programs."} for n in range(8)]))
+    for file, count in (("forget_qa", 8), ("neighbor_qa", 20)):
+        asked = [{"question": f"Question {n}?", "answer": f"Answer {n}."} for n in range(count)]
+        (folder / f"{file}.json").write_text(json.dumps(asked))
     lm = tiny()
 
     def run(work: Path, method: str, *, kill_at: int = 0, **settings: object) -> dict[str, Any]:
@@ -57,7 +60,15 @@ def train(tiny: Callable[..., LM], tmp_path: Path) -> Train:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "settings"), [("npo", {}), ("ga", {"full": True})], ids=["adapter", "all weights"])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("npo", {}),
+        ("ga", {"full": True}),
+        ("ga", {"trains_on": "questions", "retain": "ce"}),
+    ],
+    ids=["adapter", "all weights", "other retain questions in each epoch"],
+)
 def test_a_killed_training_run_ends_with_the_same_result(
     train: Train, tmp_path: Path, method: str, settings: dict[str, object]
 ) -> None:
