@@ -44,6 +44,35 @@ def data(target_folder: Path) -> str:
     return str(target_folder.parent)
 
 
+def test_question_sets_are_targets_of_a_sweep(formless: Formless, model: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / "sets" / f"{number}_Set_{number}"
+        folder.mkdir(parents=True)
+        asked = [{"question": f"Where was Ada on day {n}?", "answer": f"In London, {number}."} for n in range(3)]
+        files: dict[str, list[dict[str, Any]]] = {
+            "forget_qa": asked,
+            "neighbor_qa": [{"question": "Where was Bob born?", "answer": "In Rome."}],
+            "forget_level2": [{"query": "Where was Ada born?", "answer": "London"}],
+            "concepts": [{"name": "Ada Lovelace"}, {"name": "Charles Babbage"}],
+        }
+        for name, rows in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    options = ("--model", model, "--method", "original,grad_diff,icu", "--data", str(tmp_path / "sets"), "--suite", "qa")
+    code, output, lines = formless("run", *options, "--targets", "all", "--out", "sets")
+    assert code == 0, lines
+    assert "6 runs: 6 complete now, 0 failed\n" in output
+    edits = [json.loads(path.read_text("utf-8")) for path in sorted(Path("sets").rglob("edit.json"))]
+    trained = [edit for edit in edits if edit["method"] == "grad_diff"]
+    assert [(edit["subject"], edit["facts"]["file"], edit["facts"]["rows"]) for edit in trained] == [
+        ("Set 1", "forget_qa.json", 3), ("Set 2", "forget_qa.json", 3)
+    ]  # fmt: skip
+    code, _, lines = formless("run", *options, "--targets", "all", "--out", "sets")
+    assert (code, "0 to do" in lines) == (0, True)
+    code, output, _ = formless("summarize", "sets")
+    assert code == 0
+    assert "another concept" not in output
+
+
 def test_from_options_to_done(formless: Formless, model: str, data: str) -> None:
     options = ("--model", model, "--method", "original,icu", "--data", data, "--suite", "fb", "--out", "first")
     code, output, lines = formless("run", *options)

@@ -89,6 +89,23 @@ def test_from_options_to_a_recipe_that_can_be_used(formless: Formless, model: st
     assert "begins" not in lines
 
 
+def test_a_question_set_is_a_target_too(formless: Formless, model: str, data: str) -> None:
+    folder = Path(data) / "3_Small_set"
+    folder.mkdir()
+    files: dict[str, list[dict[str, Any]]] = {
+        "forget_qa": [{"question": "Where was Person 1 born?", "answer": "In Bonn."}],
+        "concepts": [{"name": "Person 1"}, {"name": "Person 2"}],
+    }
+    for split in ("forget", "neighbor"):
+        files[f"{split}_level1"] = [{"query": "Person 1 was born in ___.", "answer": "Bonn"}]
+    for name, rows in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    small = ("--window", "1", "--first-layers", "0", "--values", "1,10", "--suite", "fb", "--limit", "2", "--targets", "3")
+    code, _, lines = formless("tune", "--model", model, "--data", data, *small, *ROCR)
+    assert code == 0, lines
+    assert yaml.safe_load(Path("tuned/recipe.yaml").read_text("utf-8"))["evidence"]["concepts"] == ["Small set"]
+
+
 def test_the_removal_of_a_direction_is_tuned_by_default(formless: Formless, model: str, data: str) -> None:
     options = ("--window", "2", "--values", "0.04,0.8", "--set", "ridge=0.1", "--suite", "fb", "--limit", "2", "--targets", "1")
     code, output, lines = formless("tune", "--model", model, "--data", data, *options, "--out", "tuned")

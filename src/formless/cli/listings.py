@@ -134,6 +134,12 @@ def _trains_on(entry: MethodEntry) -> str:
     return f"{entry.trains_on}.json" if entry.trains_on else "–"
 
 
+def _trains_on_all(entry: MethodEntry) -> str:
+    """Return the files that a method trains on, for one method alone."""
+    questions = "; of a question set without it, forget_qa.json" if getattr(entry, "on_questions", None) else ""
+    return f"{_trains_on(entry)}{questions}"
+
+
 def _method_facts(entry: MethodEntry) -> dict[str, Any]:
     from formless.methods.documentation import settings_of
 
@@ -156,7 +162,7 @@ def _show_method(entry: MethodEntry) -> None:
         "takes several targets": entry.takes_several_targets, "keeps an earlier edit (--keep)": entry.keeps_earlier_edits,
         "resumes a run that was killed": entry.resumable, "changes no weights": not entry.edits_weights,
     }  # fmt: skip
-    lines = {"about": entry.about, "source": entry.paper, "trains on": _trains_on(entry), "cost": entry.cost}
+    lines = {"about": entry.about, "source": entry.paper, "trains on": _trains_on_all(entry), "cost": entry.cost}
     if entry.tuned:
         lines["tuned by"] = f"layers and {entry.tuned.name} (formless tune --method {entry.name})"
     if also := [words for words, is_able in able.items() if is_able]:

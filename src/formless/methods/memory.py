@@ -16,6 +16,7 @@ from formless.methods.base import MethodConfig
 from formless.methods.direction.budget import CONTINUED
 from formless.methods.direction.config import DirectionConfig
 from formless.methods.direction.kept import MOST_OPENINGS
+from formless.methods.icu import IcuConfig
 from formless.methods.keys.contexts import STARTERS
 from formless.methods.keys.token_states import BATCH as PROMPT_BATCH
 from formless.methods.registry import METHODS
@@ -94,7 +95,7 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
         return _redirection(meta, config, bare)
     if isinstance(config, DirectionConfig):
         return _removal(meta, config, bare)
-    if not type(config).model_fields:  # no settings and no weights of its own
+    if type(config) in (IcuConfig, MethodConfig):  # no settings and no weights of its own
         return bare
     raise UserError(f"the memory that {method} needs is not known", where="--method", remedy="measure it")
 
