@@ -15,7 +15,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -266,11 +266,7 @@ class _TrainingRows(Dataset[TrainingRow]):
     """The examples by number, each with a text of the retain set beside it, in every epoch the next one."""
 
     def __init__(self, examples: Sequence[Example], retain: Sequence[TokenizedText] | None) -> None:
-        self._examples, self._retain, self._epoch = examples, retain, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the texts of an epoch; accelerate's data loader calls this, also after a kill."""
-        self._epoch = epoch
+        self._examples, self._retain, self.epoch = examples, retain, 0
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -278,7 +274,19 @@ class _TrainingRows(Dataset[TrainingRow]):
     def __getitem__(self, index: int) -> TrainingRow:
         if not self._retain:
             return index, self._examples[index], None
-        return index, self._examples[index], self._retain[(self._epoch * len(self) + index) % len(self._retain)]
+        return index, self._examples[index], self._retain[(self.epoch * len(self) + index) % len(self._retain)]
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the rows which epoch begins or, after a kill, goes on: accelerate's loader does not tell it in the second case."""
+
+    def __init__(self, rows: _TrainingRows) -> None:
+        self._rows = rows
+
+    def on_epoch_begin(self, *now: Any, **_: Any) -> None:
+        """Take the whole epochs that are done."""
+        state: TrainerState = now[1]
+        self._rows.epoch = int(state.epoch or 0)
 
 
 class _UnlearningTrainer(Trainer):
@@ -298,7 +306,8 @@ class _UnlearningTrainer(Trainer):
     ) -> None:
         rows = _TrainingRows(examples, retain_loss.texts if retain_loss else None)
         collator = DataCollatorForUnlearning(lm)
-        super().__init__(weights.module, arguments, train_dataset=rows, data_collator=collator, callbacks=[monitor])
+        callbacks = [monitor, _EpochCallback(rows)]
+        super().__init__(weights.module, arguments, train_dataset=rows, data_collator=collator, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False  # older transformers versions decide by it who divides
         self._lm, self._objective, self._retain_loss = lm, objective, retain_loss
