@@ -112,6 +112,8 @@ def test_a_redirect_concept_has_the_names_that_spell_it() -> None:
     earlier = {"config": {"redirect": "Homer"}, "facts": {}}
     edited.edits[0]["facts"] = {"targets": chosen, "earlier_edit": earlier}
     assert redirect_names(redirected(edited, redirect="auto")) == ("Homer", "homer", "Zeus", "zeus")
+    edited.edits[0]["facts"]["edits_before"] = [{"config": {"redirect": "Odin"}, "facts": {}}]
+    assert redirect_names(redirected(edited, redirect="auto")) == ("Odin", "odin", "Homer", "homer", "Zeus", "zeus")
 
 
 @pytest.fixture

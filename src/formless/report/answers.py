@@ -102,7 +102,8 @@ def redirects_of(edit: Mapping[str, Any]) -> tuple[str, ...]:
     config, facts = edit["config"], edit["facts"]
     if config.get("redirect", NOBODY) == NOBODY or config.get("mode", "unrelated") != "unrelated":
         return ()
-    earlier = redirects_of(facts["earlier_edit"]) if "earlier_edit" in facts else ()
+    before = [*facts.get("edits_before", ()), *([facts["earlier_edit"]] if "earlier_edit" in facts else [])]
+    earlier = [name for info in before for name in redirects_of(info)]
     chosen = [target["redirect"] for target in facts.get("targets", ()) if "redirect" in target]
     return tuple(dict.fromkeys((*earlier, *(chosen or [config["redirect"]]))))
 

@@ -114,6 +114,32 @@ def test_one_name_in_a_list_is_the_name_alone(tiny: Tiny) -> None:
     assert "shift_by_others" not in listed.info.facts["targets"][0]
 
 
+def test_a_long_sequence_is_saved_without_nesting(tiny: Tiny, tmp_path: Path) -> None:
+    lm, names, edit = tiny(), [f"Ada {letter}" for letter in "abcd"], None
+    for name in names:
+        edit = unlearned(lm, name, keep=edit)
+    assert edit is not None
+    edit.save(tmp_path / "edit")
+    facts = formless.load_edit(tmp_path / "edit").info.facts
+    before = [*facts["edits_before"], facts["earlier_edit"]]
+    assert [info["facts"]["targets"][0]["subject"] for info in before] == names[:3]
+    assert not any({"edits_before", "earlier_edit"} & info["facts"].keys() for info in before)
+    assert facts["kept_shifts"].keys() == {*names[:3]}
+
+
+def test_a_nested_sequence_of_before_is_read_and_unnested(tiny: Tiny) -> None:
+    lm = tiny()
+    first = formless.unlearn(lm, ["Ada", "Eve"], **OPTIONS)
+    both = unlearned(lm, "Noor", keep=first)
+    third = unlearned(lm, "Grace", keep=both)
+    nested = third.info.facts["edits_before"].pop()
+    del third.info.facts["edits_before"]
+    third.info.facts["earlier_edit"]["facts"]["earlier_edit"] = nested
+    found = unlearned(lm, "Emmy", keep=third).info.facts
+    assert found["kept_shifts"].keys() == {"Ada", "Eve", "Noor", "Grace"}
+    assert [info["subject"] for info in found["edits_before"]] == ["Ada + Eve", "Ada + Eve + Noor"]
+
+
 def test_an_earlier_edit_stays_beside_a_new_one(tiny: Tiny, tmp_path: Path) -> None:
     lm = tiny()
     aim, before = goal(lm), {name: value(lm, name) for name in ("Ada", "Grace Hopper", "Noor")}

@@ -91,7 +91,7 @@ class Rocr:
         if keep is not None:
             updates = stack(keep, updates)
             subjects, given = keep.info.subjects + subjects, [keep.info.subject, *given]
-            facts |= {"earlier_edit": keep.info.model_dump(mode="json")}
+            facts |= _earlier_facts(keep)
         r = next(iter(updates.values())).down.shape[0]
         info = edit_info(
             lm, "rocr", " + ".join(given), self.config, time.perf_counter() - start,
@@ -120,6 +120,18 @@ def _facts(
     if redirection.kept_shifts:
         facts["kept_shifts"] = redirection.kept_shifts
     return facts | {"null_spaces": {str(layer): projection.describe() for layer, projection in preserved.items()}}
+
+
+def _earlier_facts(keep: Edit) -> dict[str, Any]:
+    """Return the earlier edit, and beside it those that it holds, oldest first: nested, a long sequence could not be saved."""
+    chain = [keep.info.model_dump(mode="json")]
+    while older := [*chain[0]["facts"].pop("edits_before", ()), *_popped(chain[0]["facts"], "earlier_edit")]:
+        chain = older + chain
+    return {"earlier_edit": chain[-1]} | ({"edits_before": chain[:-1]} if chain[:-1] else {})
+
+
+def _popped(facts: dict[str, Any], name: str) -> list[Any]:
+    return [facts.pop(name)] if name in facts else []
 
 
 def _reverse_facts(found: ReverseEdit) -> dict[str, Any]:

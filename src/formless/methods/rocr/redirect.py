@@ -216,7 +216,8 @@ def _earlier_names(keep: AdapterEdit | None) -> dict[str, tuple[str, ...]]:
     stated: dict[str, tuple[str, ...]] = {}
     facts: dict[str, Any] | None = keep.info.facts
     while facts is not None:
-        stated |= {each["subject"]: tuple(each["spellings"]) for each in facts["targets"] if "spellings" in each}
+        for own in (facts, *(info["facts"] for info in facts.get("edits_before", ()))):
+            stated |= {each["subject"]: tuple(each["spellings"]) for each in own["targets"] if "spellings" in each}
         facts = facts["earlier_edit"]["facts"] if "earlier_edit" in facts else None
     return {subject: stated.get(subject, (subject,)) for subject in keep.info.subjects}
 
