@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,7 +30,7 @@ from formless.models.lm import LM
 from formless.models.scores import Score, TextScore
 from tools.concept_counts import LIMIT, MODEL, OTHERS, RWKU, SUITE
 from tools.direction_removal import DTYPE
-from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_items, probabilities
+from tools.known_items import DEVELOPMENT, KnownItem, change, items_of, known_items, probabilities, stored
 from tools.results import Cell, Column
 
 SETTINGS: Mapping[str, Any] = {"method": "rocr", "redirect": PUBLISHED_REDIRECT}
@@ -147,18 +148,24 @@ def adapter(edit: object) -> AdapterEdit:
     return edit
 
 
-def asked(lm: LM, out: Path) -> tuple[list[Target], Instruments]:
-    """Return the concepts in the order of the edits, and what an edited model is asked; known items are found first."""
-    first = [find_target("sample", number) for number in DEVELOPMENT]
+def development() -> list[Target]:
+    """Return the concepts with known items."""
+    return [find_target("sample", number) for number in DEVELOPMENT]
+
+
+def asked(lm: LM, out: Path) -> Instruments:
+    """Return what an edited model is asked; what the original says is stored first."""
+    first = development()
     for target in first:
         known_items(lm, target, SUITE, out / "original", limit=LIMIT)
-    edited = people(first)
-    return edited, Instruments(lm, edited, first, known(out))
+    given = Instruments(lm, people(first), first, known(out))
+    stored(out / "before.json", partial(given.general, lm))
+    return given
 
 
 def known(out: Path) -> dict[str, list[KnownItem]]:
     """Return the known items of each development concept, without those about a neighbor that is one of them."""
-    names = [find_target("sample", number).subject for number in DEVELOPMENT]
+    names = [target.subject for target in development()]
     return {name: items_of(load_record(out / "original" / f"{name}.json"), names) for name in names}
 
 
