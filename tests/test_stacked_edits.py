@@ -66,6 +66,20 @@ def test_a_sequence_goes_on_from_a_saved_edit(tiny: Tiny, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small")
+def test_what_a_sequence_costs_is_stored_at_every_stop(tiny: Tiny, tmp_path: Path) -> None:
+    lm = tiny()
+    stacked_edits.sequence(lm, tmp_path, NAMES, 1, KEPT)
+    before = (tmp_path / "kept-1.json").read_text("utf-8")
+    stacked_edits.sequence(lm, tmp_path, NAMES, 2, KEPT)
+    assert (tmp_path / "kept-1.json").read_text("utf-8") == before
+    assert len(json.loads((tmp_path / "kept-2.json").read_text("utf-8"))["seconds"]) == 1
+    assert load_edit(tmp_path / "edits" / "kept-2").info.subjects == ["Ada Lovelace", "Alan Turing"]
+    stacked_edits.joint(lm, tmp_path, NAMES, 2)
+    assert load_edit(tmp_path / "edits" / "joint-2").info.subjects == ["Ada Lovelace", "Alan Turing"]
+    assert stacked_edits.whole(tmp_path, KEPT, 2) is None  # nothing was asked yet
+
+
+@pytest.mark.usefixtures("small")
 def test_a_stacked_edit_moves_earlier_names_and_a_kept_one_does_not(tiny: Tiny) -> None:
     lm = tiny()
     given = Instruments(lm, NAMES, [find_target("sample", "1")], {"Ada Lovelace": [ITEM]})

@@ -243,7 +243,7 @@ def keys_page(out: Path) -> Result:
     return Result(
         title="What the keys of many ROCR edits share", topic="Forgetting and retention",
         about="How much of their projected keys names share with one another, with other names and with other text.",
-        n=f"100 names of [many edits](stacked_edits.md) in their order, their neighbors in no edit, {MODEL} in {DTYPE}",
+        n=f"{COUNTS[-1]} names of people, the neighbors of four of them that are in no edit, {MODEL} in {DTYPE}",
         command=COMMANDS, rows=rows, notes=KEY_NOTES,
         columns=[Column(name="layer"), Column(name="keys in"), Column(name="dimensions"), Column(name="names"), *columns],
         **measured_with(),
@@ -281,12 +281,12 @@ KEY_NOTES = [
     "`In the span` is the share of a projected key's squared norm in the span of others: of each new key in that of the keys "
     "before it, of a key that is in no edit in that of all. Random keys have the number of names over the dimensions.",
     "`Pull` is the sum of the weights with which the closed form gives the edited names' residuals to a key that is in no "
-    "edit. If all residuals are alike, 100 % moves that key as far as an edited one. Cues are the last tokens of general questions; "
-    "texts are all tokens of plain questions.",
+    "edit. If all residuals were alike, 100 % would move that key as far as an edited one. Cues are the last tokens of general "
+    "questions; texts are all tokens of plain questions.",
     "**The null space has room.** The projected keys of a hundred names keep full rank, their mean cosine stays near zero, and "
-    "the solve stays well conditioned. **What grows is the pull on other names.** Their keys lie little more in the span than "
-    "random ones would, but with one redirect all residuals point the same way, so many small weights add up. Other text is "
-    "pulled little inside the null space, and several times as much without it.",
+    "the solve stays well conditioned. **What grows is the pull on other names.** Less than twice as much of their keys lies "
+    "in the span as of random ones, but many small weights add up, and with one redirect all residuals lead to the same value. "
+    "Plain text is pulled little inside the null space, and several times as much without it; cues are pulled either way.",
 ]
 REPAIR_NOTES = [
     "`Edited concepts` are the three development concepts among the fifty; `not edited yet` is the fourth. The columns are "
