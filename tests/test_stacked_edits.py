@@ -130,6 +130,19 @@ def test_the_first_direction_of_names_is_taken_out(tiny: Tiny) -> None:
     assert float(found[1].apply(keys).norm()) < 0.9 * float(keys.norm())
 
 
+@pytest.mark.usefixtures("small")
+def test_the_changed_solves_are_edits_of_all_concepts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacked_keys, "bundled_names", lambda: ("Ada Lovelace", "Niels Bohr", "Homer", "Plato"))
+    lm, names = tiny(), [target.subject for target in NAMES]
+    found = stacked_keys.repairs(lm, names)
+    (kept,) = [name for name in found if name.endswith("kept in place")]
+    assert kept.startswith("2 ")  # neither edited, nor a neighbor that is asked about
+    plain, *others = (found[name]() for name in ("λ = 10", kept, "without the first direction of other names"))
+    for edit in others:
+        assert [len(factors.down) for factors in edit.updates.values()] == [3, 3]
+        assert any(not torch.equal(factors.down, plain.updates[name].down) for name, factors in edit.updates.items())
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A folder of made-up measurements of two joint edits and one repair."""
