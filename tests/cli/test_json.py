@@ -190,20 +190,23 @@ def test_tune(as_json: AsJson, model: str, target_folder: Path, monkeypatch: pyt
     assert found["chosen"] in found["tried"]
 
 
-@pytest.mark.slow
-def test_frontier_and_attack(as_json: AsJson, formless: Formless, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from formless.models.bundled import bundled_model
+def test_frontier_and_attack(
+    as_json: AsJson, formless: Formless, model: str, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.experiment.conftest import plain_ratios
 
-    monkeypatch.delenv("FORMLESS_CACHE")
-    assert bundled_model().is_dir()
-    options = ("--method", "original,cdr", "--targets", "1", "--suite", "statement,fb", "--limit", "4", "--save-edits")
-    assert formless("run", "sample", *options, "--out", "runs")[0] == 0
+    for module in ("runs", "frontier"):
+        monkeypatch.setattr(f"formless.report.{module}.ratios", plain_ratios)
+    rocr = {"method": "rocr", "layers": [1, 2], "basis": "none", "redirect": "Bob"}
+    keys = {"models": model, "methods": ["original", rocr], "data": str(target_folder.parent), "suite": "fb,qa"}
+    Path("x.yaml").write_text(json.dumps(keys), "utf-8")
+    assert formless("run", "x.yaml", "--save-edits", "--out", "runs")[0] == 0
     found = as_json("frontier", "runs", "--strengths", "0.5,1", "--levels", "95,50", "--choose", "50")
     assert (found["folders"], found["strengths"], found["levels"]) == (["runs"], [0.5, 1.0], [0.95, 0.5])
     assert {row["metric"] for row in found["forgetting"]} == {"forgetting", "harmonic_mean"}
     assert all((row["value"] is None) == (row["reached"] == 0) for row in found["forgetting"])
     assert {row["strength"] for row in found["curves"]} == {0.0, 0.5, 1.0}
-    assert (found["choices"][0]["method"], found["failed"], found["measured_now"]) == ("cdr", [], 1)
+    assert (found["choices"][0]["method"], found["failed"], found["measured_now"]) == ("rocr", [], 1)
 
     found = as_json("attack", "runs", "--attacks", "q8_0")
     assert {row["attack"] for row in found["values"]} == {"q8_0"}
