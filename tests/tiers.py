@@ -7,6 +7,7 @@ import multiprocessing.process
 import socketserver
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -22,7 +23,12 @@ def is_slow(item: pytest.Function) -> bool:
     """Whether a test, one of its fixtures, or a helper that they call names one of `MODULES` or loads a real model."""
     fixtures = item._fixtureinfo.name2fixturedefs
     functions = [item.function, *(definition.func for found in fixtures.values() for definition in found)]
-    return any(reaches(function, set()) for function in functions)
+    return any(map(_is_slow_function, functions))
+
+
+@cache
+def _is_slow_function(function: Any) -> bool:
+    return reaches(function, set())
 
 
 def reaches(value: Any, seen: set[object]) -> bool:
