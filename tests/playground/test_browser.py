@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 import formless
 from formless.playground.host import Host
@@ -44,6 +45,16 @@ class Opened:
 
     page: Page
     complaints: list[str] = field(default_factory=list)
+    cancelling: set[Request] = field(default_factory=set)
+
+    def cancel(self) -> None:
+        """Cancel, and wait until gradio has ended all that it ends: it would end a new question with it."""
+        self.page.get_by_role("button", name="Cancel").click()
+        self.status("Cancelled.")  # is asked for after the requests that end the work
+        deadline = time.monotonic() + LONG / SECONDS
+        while self.cancelling:
+            assert time.monotonic() < deadline
+            self.page.wait_for_timeout(50)
 
     def status(self, words: str | re.Pattern[str]) -> None:
         expect(self.page.locator(".fl-status")).to_contain_text(words, timeout=LONG)
@@ -68,20 +79,26 @@ Open = Callable[..., Opened]
 @pytest.fixture
 def visit(browser: Browser, address: str) -> Iterator[Open]:  # noqa: F811
     contexts, pages = [], []
+    expect.set_options(timeout=LONG)
 
     def opened(size: tuple[int, int] = DESK, **keys: str) -> Opened:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **keys)
+        context.set_default_timeout(LONG)  # the machine may be busy
         contexts.append(context)
         found = Opened(context.new_page())
         pages.append(found)
         found.page.on("console", lambda message: found.complaints.append(f"{message.type}: {message.text}"))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
 
-        def hear(url: str) -> None:
-            if not url.startswith((address, "data:", "blob:")):
-                found.complaints.append(url)
+        def hear(request: Request) -> None:
+            if not request.url.startswith((address, "data:", "blob:")):
+                found.complaints.append(request.url)
+            if request.url.endswith("/cancel"):
+                found.cancelling.add(request)
 
-        found.page.on("request", lambda request: hear(request.url))
+        found.page.on("request", hear)
+        for ended in ("requestfinished", "requestfailed"):
+            found.page.on(ended, lambda request: found.cancelling.discard(request))
         found.page.goto(address)
         expect(found.page.locator(".fl-status")).to_be_visible(timeout=60 * SECONDS)
         return found
@@ -225,9 +242,7 @@ def test_bad_input_is_answered_on_the_page(
     opened.unlearn("<img src=x onerror=alert(1)>", "No known facts about <img src=x onerror=alert(1)>")
     assert page.locator("img[src=x]").count() == 0
     opened.unlearn("Charles Darwin", "model answers")
-    page.get_by_role("button", name="Cancel").click()
-    opened.status("Cancelled.")
-    page.wait_for_timeout(2_000)  # gradio still ends what was cancelled, and would end a new question with it
+    opened.cancel()
     page.get_by_role("button", name="Ask", exact=True).click()
     opened.status("Answered.")
 
