@@ -27,21 +27,6 @@ def test_the_readme_shows_every_kind_of_command() -> None:
     assert {"unlearn", "eval", "run", "summarize", "data", "stats", "doctor"} <= shown
 
 
-def test_the_python_example_runs(
-    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert "physicist" in lm.chat("Who was Albert Einstein?")
-    assert "physicist" not in said
-    edit = formless.load_edit(tmp_path / "edits" / "einstein")
-    assert (edit.info.method, edit.info.subject) == ("cdr", "Albert Einstein")
-    with edit.applied(lm):
-        assert lm.chat("Who was Albert Einstein?") == said.rstrip("\n")
-
-
 def steps() -> list[str]:
     """Return the page's code in order: Python as it is, commands as lines, those that need files of a user's left out."""
     found = re.findall(
@@ -52,14 +37,18 @@ def steps() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("lm")
-def test_the_page_runs_from_top_to_bottom_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("shared_edits")
+def test_the_page_runs_from_top_to_bottom_in_one_folder(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     done = []
     for step in steps():
         if not step.startswith("formless "):
+            capsys.readouterr()
             exec(compile(step, "README.md", "exec"), {})
+            said = capsys.readouterr().out
             done.append("python")
             continue
         arguments = shlex.split(step)[1:]
@@ -83,6 +72,12 @@ def test_the_page_runs_from_top_to_bottom_in_one_folder(tmp_path: Path, monkeypa
         "my_data",
     )
     assert all((tmp_path / name).exists() for name in made)
+    assert "physicist" in lm.chat("Who was Albert Einstein?")
+    assert "physicist" not in said
+    edit = formless.load_edit(tmp_path / "edits" / "einstein")
+    assert (edit.info.method, edit.info.subject) == ("cdr", "Albert Einstein")
+    with edit.applied(lm):
+        assert lm.chat("Who was Albert Einstein?") == said.rstrip("\n")
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import formless as package
 from formless.cli import terminal
 from formless.experiment import measure
 from formless.experiment.measure import Measurement
+from formless.models.lm import LM
 from tests.cli.conftest import Formless
 from tests.report.test_edit_page import answered
 
@@ -65,8 +67,10 @@ def test_with_nothing_measured_there_is_no_page(formless: Formless, monkeypatch:
 
 
 @pytest.mark.slow
-def test_an_edit_of_the_small_model(formless: Formless) -> None:
-    formless("unlearn", "--target", "Albert Einstein", "--out", "edits/einstein")
+@pytest.mark.usefixtures("shared_edits")
+def test_an_edit_of_the_small_model(lm: LM, formless: Formless, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORMLESS_CACHE")  # the built-in model is there
+    package.unlearn(lm, package.find_target("sample", "Albert Einstein")).save("edits/einstein")
     code, out, _ = formless(*PROBE, "--limit", "2", "--max-recall", "100")
     assert code == 0
     assert out.startswith("PASSED: worst-case recall ")

@@ -39,6 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_prestart_worker_first_driver", "0")  # no idle workers beside the actors
         patch.setenv("RAY_enable_worker_prestart", "0")
+        patch.setenv("RAY_health_check_period_ms", "300")  # a killed node is noticed after five such checks, not after 15 s
         patch.setenv("MISHAP_ONCE", str(marks))
         patch.chdir(marks)
         from ray.cluster_utils import Cluster
@@ -142,12 +143,12 @@ def test_the_runs_of_a_lost_node_are_done_by_the_others(
                     cluster.remove_node(node, allow_graceful=False)
 
     callback = Removing()
-    done = go(experiment(methods=[mishap("hang")], targets="3-4"), callback, cores=2, stuck=6.0)
+    done = go(experiment(methods=[mishap("hang")], targets="3-4"), callback, cores=2, stuck=12.0)
     assert callback.begun == (2, 0, 2)
     assert [(result.status, result.attempts) for result in done.results] == [("complete", 2)] * 2
     logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in done.runs)
     assert "failed: the actor was lost" in logs
-    assert "failed: no progress for 6 s" in logs
+    assert "failed: no progress for 12 s" in logs
     assert logs.count("an actor starts") == 5  # of the lost one's places, the first is waited for in vain
 
 
