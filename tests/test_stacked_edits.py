@@ -11,6 +11,7 @@ import torch
 
 from formless.data.ort import find_target
 from formless.data.target import Target
+from formless.edits.adapter import AdapterEdit
 from formless.edits.loading import load_edit
 from formless.methods.keys.closed_form import Identity, closed_form
 from formless.methods.keys.contexts import chat_contexts, mean_layer_output, mentions
@@ -57,7 +58,7 @@ def test_a_sequence_goes_on_from_a_saved_edit(tiny: Tiny, tmp_path: Path) -> Non
         part, _ = extended(lm, way, None, NAMES[:2])
         part.save(tmp_path / way)
         loaded = load_edit(tmp_path / way)
-        assert isinstance(loaded, stacked_edits.AdapterEdit)
+        assert isinstance(loaded, AdapterEdit)
         resumed, _ = extended(lm, way, loaded, NAMES[2:])
         assert len(seconds) == 3
         for name, factors in whole.updates.items():
@@ -186,7 +187,7 @@ def test_the_page_of_keys(tmp_path: Path) -> None:
     texts = {name: torch.randn(3, 8) for name in ("neighbors", "cues", "texts")}
     one = stacked_keys.geometry(torch.randn(4, 8), texts, Identity(), 1.0, 0)
     found = {f"{kind}-{count}": one for kind in ("null", "all") for count in COUNTS} | {"dimensions": 6, "of": 8}
-    for layer in stacked_keys.CONFIG.layers:
+    for layer in stacked_effects.CONFIG.layers:
         (tmp_path / f"keys-{layer}.json").write_text(json.dumps(found), "utf-8")
     page = stacked_keys.keys_page(tmp_path)
     assert len(page.rows) == 3 * 2 * len(COUNTS)

@@ -10,11 +10,12 @@ import pytest
 import formless
 from formless.data.rows import KINDS, Item, KindItem, MentionItem
 from formless.data.target import Target
+from formless.evaluation.prompts import SYSTEM_PROMPT
 from formless.evaluation.record import MetricKey
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import suite_tasks
 from formless.evaluation.task import Generate, ScoreAnswer, Source
-from formless.evaluation.tasks.formats import NO_SYSTEM_ROLE, SYSTEM_PROMPT
+from formless.evaluation.tasks.formats import NO_SYSTEM_ROLE
 from formless.models.lm import LM
 from formless.report.comparison import compare
 from formless.report.mentions import GROUPED_BY, comparison_maps

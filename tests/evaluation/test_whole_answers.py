@@ -125,6 +125,11 @@ def results(values: dict[tuple[str, Any], list[dict[str, float]]]) -> dict[tuple
     return found
 
 
+def metrics_of(found: list[TaskMetric] | str) -> list[TaskMetric]:
+    assert isinstance(found, list)
+    return found
+
+
 def nine(zero: bool = False) -> dict[tuple[str, Any], TaskResult]:
     found: dict[tuple[str, Any], list[dict[str, float]]] = {}
     for number, part in enumerate(part for own in PARTS for part in own):
@@ -136,14 +141,12 @@ def nine(zero: bool = False) -> dict[tuple[str, Any], TaskResult]:
 
 
 def test_model_utility_is_the_harmonic_mean_of_nine() -> None:
-    (found,) = model_utility(nine(), None)
-    assert isinstance(found, TaskMetric)
+    (found,) = metrics_of(model_utility(nine(), None))
     assert found.value == pytest.approx(scipy.stats.hmean([n / 10 for n in range(1, 10)]))
     assert found.n == 9
     assert found.ci is not None
     assert found.ci[0] < found.value < found.ci[1]  # type: ignore[operator]
-    (nothing,) = model_utility(nine(zero=True), None)
-    assert isinstance(nothing, TaskMetric)
+    (nothing,) = metrics_of(model_utility(nine(zero=True), None))
     assert nothing.value == 0
 
 
@@ -156,9 +159,7 @@ def test_model_utility_says_what_it_needs() -> None:
 def test_forget_quality_is_the_p_value_of_the_ks_test() -> None:
     own, other = [0.1, 0.2, 0.3, 0.4, 0.5], [0.45, 0.6, 0.7, 0.8, 0.9]
     one, two = (results({("truth_ratio", "forget"): [{"ratio": value} for value in values]}) for values in (own, other))
-    p, log = forget_quality(one, two)
-    assert isinstance(p, TaskMetric)
-    assert isinstance(log, TaskMetric)
+    p, log = metrics_of(forget_quality(one, two))
     # The largest distance between the two distribution functions is 4/5; of the 252 orders of 5 and 5, 20 have at least that.
     assert p.value == pytest.approx(20 / 252)
     assert p.value == pytest.approx(scipy.stats.ks_2samp(own, other).pvalue)

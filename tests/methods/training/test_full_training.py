@@ -13,7 +13,7 @@ import formless
 from formless.data.target import Target
 from formless.edits.difference import DifferenceEdit
 from formless.errors import EditError, UserError
-from formless.methods.training import losses
+from formless.methods.training import losses, trainer
 from formless.methods.training.collator import Batch, Objective
 from formless.methods.training.config import TrainingConfig
 from formless.methods.training.preprocessing import TokenizedText
@@ -118,3 +118,15 @@ def test_settings_of_an_adapter_are_refused(tiny: Tiny, ada: Target) -> None:
     said = r"target_modules has no effect here \[setting target_modules\]: leave it out, or set full=false"
     with pytest.raises(UserError, match=said):
         formless.unlearn(tiny(), ada, "ga", target_modules=("q_proj",), **STEPS)
+
+
+def test_every_run_of_a_process_computes_in_the_same_precision(
+    tiny: Tiny, ada: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run marked the model as prepared, and the next ones went without mixed precision."""
+    monkeypatch.setattr(trainer, "_cpu_has_bfloat16", lambda: True)
+    lm = tiny(dtype=torch.bfloat16)
+    first, second = (formless.unlearn(lm, ada, "ga", progress=False, **STEPS).info.facts["losses"] for _ in range(2))
+    assert first == second
+    monkeypatch.setattr(trainer, "_cpu_has_bfloat16", lambda: False)
+    assert formless.unlearn(lm, ada, "ga", progress=False, **STEPS).info.facts["losses"] != first

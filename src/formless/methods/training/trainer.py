@@ -247,7 +247,7 @@ def _arguments(
         lr_scheduler_type="cosine", warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, data_seed=config.seed,
         # The weights' own dtype; trainable weights and the optimizer's states are always float32.
-        fp16=on_gpu and dtype == torch.float16, bf16=on_gpu and dtype == torch.bfloat16,
+        fp16=on_gpu and dtype == torch.float16, bf16=dtype == torch.bfloat16 and (on_gpu or _cpu_has_bfloat16()),
         use_cpu=lm.device.type == "cpu", dataloader_pin_memory=False, remove_unused_columns=False,
         save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.save_steps if checkpoints else 1,
         save_total_limit=2, logging_strategy="steps" if config.report_to else "no", logging_steps=1,
@@ -260,6 +260,11 @@ def _arguments(
         raise EditError(f"training runs on {place}, the model is on {lm.device}", where=lm.name, remedy=remedy)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would each get a copy of the model
     return arguments
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Return whether the processor multiplies in bfloat16; elsewhere it is slower than float32."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 class _TrainingRows(Dataset[TrainingRow]):

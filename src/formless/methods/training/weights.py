@@ -116,7 +116,8 @@ def as_loaded(lm: LM, seed: int) -> Iterator[None]:
         finally:
             with uninterrupted():
                 _restore(model, gradients, modes, settings)
-                for name in {"forward", "_original_forward"} - own:  # mixed precision wraps it
+                # Mixed precision wraps the forward pass, unless the model bears the mark of an earlier run.
+                for name in {"forward", "_original_forward", "_is_accelerate_prepared"} - own:
                     vars(model).pop(name, None)
 
 
