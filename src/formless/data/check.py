@@ -2,8 +2,8 @@
 
 - missing: a file that every evaluation needs, or a file without rows. A file that only some suites need is `absent`, a note; a
   target without any file about neighbors is `unprotected`, a warning.
-- broken: a folder name, file or row that cannot be read, a probe with a blank answer, a probe that does not name its
-  concept by its mention, or a question of another kind that asks no fact of level 2.
+- broken: a folder name, file or row that cannot be read, a probe with a blank answer or whose mention is not of its concept,
+  or a question of another kind that asks no fact of level 2.
 - duplicated: a number or subject of two folders; a probe that occurs in two rows, even with different answers: among the level
   files (forget and neighbor together), among the multiple-choice files, among the true-or-false files, or among the files of
   mentions or of reverse questions; a question of another kind that any other file asks; an alias that also names another
@@ -88,9 +88,8 @@ def check_data(data: str | Path) -> list[Finding]:
     Raises:
         DataError: There is no such folder, or it holds no target.
     """
-    folders = target_folders(data)
+    folders, letters = target_folders(data), {file: list[tuple[str, int]]() for file in CHOICES}
     findings = list(_check_names([folder.name for folder in folders]))
-    letters: dict[str, list[tuple[str, int]]] = {file: [] for file in CHOICES}
     for folder in folders:
         files: dict[str, dict[int, Row]] = {}
         findings += _read(folder, files)
