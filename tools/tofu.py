@@ -36,8 +36,8 @@ STRENGTHS = (0.5, 1.0, 2.0)
 KEPT = 0.9
 """The share of the taught model's utility that an edit has to keep."""
 
-LIMIT = 100
-FORMS = ("statement", "fb", "qa", "qa_mentions", "qa_kinds", "sub_qa_letters", "qa_completion")
+LIMIT = 40
+FORMS = ("statement", "fb", "qa", "qa_mentions", "qa_kinds", "sub_qa_letters")
 SUITE = ",".join(("tofu", *FORMS))
 
 _TRAINING = {
@@ -52,7 +52,7 @@ METHODS: Sequence[Mapping[str, Any]] = (
     {"method": "dpo", "learning_rate": 2e-3, "beta": 0.1, **_TRAINING},
     {"method": "rmu", "learning_rate": 0.025, "coefficient": 200, **_TRAINING},
     {"method": "undial", "learning_rate": 2e-3, "gamma": 10, **_TRAINING},
-    {"method": "rocr"},
+    {"method": "rocr", "basis": "sampled"},
     {"method": "cdr"},
 )
 """Trained methods have the settings that the comparison of all methods chose on other concepts; one pass, in batches of 4."""
@@ -207,7 +207,7 @@ TOFU_NOTES = [
     "none does, the smallest. The rule sees the same questions as the table, so it flatters every method a little.",
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
     "on other concepts, and pass over the 40 questions once, in batches of four. `rocr` and `cdr` have their defaults, and "
-    "edit the two authors' names.",
+    "edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
     "The limit of 100 questions per set keeps the measurement short; TOFU asks 300 or 400 of the retain set.",
 ]
 FORM_NOTES = [
