@@ -33,12 +33,12 @@ SAVE_STEPS = 14
 
 
 class FinetuningConfig(TrainingConfig):
-    """Settings of fine-tuning; the defaults teach a model of 135 million parameters 440 questions of TOFU.
+    """Settings of fine-tuning; by the defaults a model of 135 million parameters learns 440 questions of TOFU by heart.
 
     TOFU itself trains for 5 epochs at 1e-5, which is enough for models of billions of parameters.
     """
 
-    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
     num_train_epochs: int = Field(default=10, ge=1, le=100_000)
     per_device_train_batch_size: int = Field(default=16, ge=1, le=65_536)
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=65_536)
