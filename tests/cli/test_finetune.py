@@ -44,7 +44,11 @@ def test_the_model_that_it_writes_is_whole(run: Callable[..., tuple[int, str, st
         (["--on", "retain"], "neighbor_qa.json"),
         (["--on", "forgett"], "unknown part of a question set 'forgett' [--on]: did you mean forget?"),
         (["--on", "forget", "--set", "epochz=2"], "finetune has no such setting [epochz]"),
-        (["--on", "forget", "--set", "retain=ce"], "fine-tuning has no retain loss [setting retain]"),
+        (
+            ["--on", "forget", "--set", "retain=ce"],
+            "and has no retain loss [setting retain]",
+        ),
+        (["--on", "forget", "--set", "r=4"], "r has no effect here [setting r]"),
         (["--on", "forget", "--set", "learning_rate=2"], "a setting of finetune is wrong"),
     ],
 )

@@ -36,18 +36,23 @@ def finetune_command(
     Example: formless finetune --data my_data --target 1 --on retain --out models/retain
     """
     from formless.data.ort import find_target
+    from formless.data.rows import QuestionAnswer
     from formless.methods.registry import checked_settings
-    from formless.methods.training.finetuning import PARTS, FinetuningConfig, finetune, question_rows
+    from formless.methods.training.finetuning import PARTS, FinetuningConfig, finetune
 
     store.refuse_existing(out, force=force, mark=store.FINETUNING)
     parts = list(dict.fromkeys(part.strip() for part in on.split(",")))
     if unknown := next((part for part in parts if part not in PARTS), None):
         raise UnknownNameError("part of a question set", unknown, PARTS, where="--on")
-    config = checked_settings("finetune", FinetuningConfig, terminal.parse_settings(setting or []))
-    if config.retain != "none":
-        raise UserError("fine-tuning has no retain loss", where="setting retain", remedy="name the parts with --on")
+    options = terminal.parse_settings(setting or [])
+    config = checked_settings("finetune", FinetuningConfig, options)
+    if chosen := next((name for name in ("retain", "trains_on") if name in options), None):
+        what = "fine-tuning trains on the parts of --on and has no retain loss"
+        raise UserError(what, where=f"setting {chosen}", remedy="leave it out")
+    config.refuse_unused(options)
     found = find_target(data, target)
-    rows = question_rows(found, parts)  # a broken file stops here, before the model is loaded
+    for part in parts:
+        found.rows(PARTS[part], QuestionAnswer)  # a broken file stops here, before the model is loaded
     lm = terminal.load_model(model, dtype, device, trust_remote_code, config.check_model)
     with checkpoints_beside(out) as (work, step):
         resumed = f", resumed after step {step}" if step else ""
@@ -55,7 +60,7 @@ def finetune_command(
             trained = finetune(lm, found, parts, config, work=work, report=report)
         trained.save(out, force=force)
     facts = trained.facts
-    count = sum(map(len, rows.values()))
+    count = sum(file["rows"] for file in facts["files"].values())
     losses = f"loss {facts['first_loss']:.3f} to {facts['last_loss']:.3f}"
     terminal.out.print(f"{count} questions, {facts['steps']} steps in {facts['seconds']:.0f} s{resumed}; {losses}")
     terminal.out.print(f"saved in {out}; `--model {out}` loads it", soft_wrap=True)

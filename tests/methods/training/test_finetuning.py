@@ -44,9 +44,9 @@ def test_a_model_learns_the_parts_that_are_named_and_no_other(tiny: Callable[...
     whole = finetune(lm, target, ["forget", "retain"], CONFIG)
     retained = finetune(lm, target, ["retain"], CONFIG)
     assert all(torch.equal(parameter, weights[name]) for name, parameter in lm.model.named_parameters())
-    assert whole.facts["files"].keys() == {"forget_qa", "neighbor_qa"}
-    assert retained.facts["files"] == {"neighbor_qa": whole.facts["files"]["neighbor_qa"]}
-    assert (whole.facts["files"]["forget_qa"]["rows"], whole.facts["steps"], retained.facts["steps"]) == (1, 80, 80)
+    assert whole.facts["files"].keys() == {"forget_qa.json", "neighbor_qa.json"}
+    assert retained.facts["files"] == {"neighbor_qa.json": whole.facts["files"]["neighbor_qa.json"]}
+    assert (whole.facts["files"]["forget_qa.json"]["rows"], whole.facts["steps"], retained.facts["steps"]) == (1, 80, 80)
     whole.save(tmp_path / "whole")
     retained.save(tmp_path / "retained")
     told = probabilities(formless.load(str(tmp_path / "whole"), device="cpu"))
@@ -85,10 +85,10 @@ def test_a_killed_run_ends_with_the_same_weights(
 
 
 def test_what_cannot_be_learned_is_refused(tiny: Callable[..., LM], target: Target) -> None:
-    with pytest.raises(DataError, match=r"no answer within 8 tokens.*forget_qa.json, row 1"):
+    with pytest.raises(DataError, match=r"nothing to learn within 8 tokens.*forget_qa.json, row 1"):
         finetune(tiny(), target, ["forget"], CONFIG.model_copy(update={"max_length": 8}))
     target.path("forget_qa").write_text("[]")
-    with pytest.raises(DataError, match=r"holds no question.*forget_qa.json"):
+    with pytest.raises(DataError, match=r"holds no row.*forget_qa.json"):
         finetune(tiny(), replace(target, _rows={}), ["forget"], CONFIG)
     target.path("neighbor_qa").unlink()
     with pytest.raises(DataError, match=r"neighbor_qa.json"):

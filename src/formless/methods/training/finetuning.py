@@ -7,20 +7,19 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from formless import provenance, store
-from formless.data.rows import QuestionAnswer
 from formless.data.target import Target
 from formless.edits.edit import refuse_applied_edits
-from formless.errors import DataError
 from formless.methods.training import losses
 from formless.methods.training.collator import Objective
 from formless.methods.training.config import TrainingConfig
-from formless.methods.training.preprocessing import Example, tokenize_answer
+from formless.methods.training.preprocessing import load_training_set, question_answer
 from formless.methods.training.trainer import Checkpoints, train
 from formless.models.lm import LM
 from formless.models.overlay import Updates
@@ -72,18 +71,6 @@ class Finetuning:
             store.write_document(new / store.FINETUNING, self.facts)
 
 
-def question_rows(target: Target, parts: Sequence[str]) -> dict[str, tuple[QuestionAnswer, ...]]:
-    """Return the questions of some parts of a set by their file, e.g. of `forget` and `retain`.
-
-    Raises:
-        DataError: A file is missing, broken or empty.
-    """
-    found = {PARTS[part]: target.rows(PARTS[part], QuestionAnswer) for part in parts}
-    if empty := next((file for file, rows in found.items() if not rows), None):
-        raise DataError("the file holds no question", where=target.path(empty), remedy="leave that part out of --on")
-    return found
-
-
 def finetune(
     lm: LM,
     target: Target,
@@ -109,9 +96,15 @@ def finetune(
     """
     start = time.perf_counter()
     refuse_applied_edits(lm)
-    rows = question_rows(target, parts)
-    examples = [_example(lm, row, config, target.path(file), n) for file, own in rows.items() for n, row in enumerate(own, 1)]
-    files = {file: {"rows": len(own), "sha256": store.file_sha256(target.path(file))} for file, own in rows.items()}
+    sets = [
+        load_training_set(
+            lm, target, PARTS[part], partial(question_answer, seed=config.seed),
+            max_rows=config.max_rows, max_length=config.max_length, seed=config.seed,
+        )
+        for part in parts
+    ]  # fmt: skip
+    examples = [example for found in sets for example in found.examples]
+    files = {found.file: {"rows": len(found.examples), "sha256": found.digest} for found in sets}
     settings = config.model_dump(mode="json")
     identity = json.dumps(["finetune", settings, files, lm.fingerprint, str(lm.model.dtype)])
     checkpoints = Checkpoints(work, SAVE_STEPS, hashlib.sha256(identity.encode()).hexdigest()) if work else None
@@ -125,11 +118,3 @@ def finetune(
         "versions": provenance.versions(), "hardware": provenance.hardware(),
     }  # fmt: skip
     return Finetuning(lm, result.updates, facts)
-
-
-def _example(lm: LM, row: QuestionAnswer, config: FinetuningConfig, path: Path, number: int) -> Example:
-    text = tokenize_answer(lm, row.question, row.answer, min(config.max_length, lm.context_length))
-    if not text.is_learnable:
-        what = f"the question has no answer within {config.max_length} tokens"
-        raise DataError(what, where=f"{path}, row {number}", remedy="raise max_length, or remove the row")
-    return (text,)
