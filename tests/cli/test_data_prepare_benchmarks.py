@@ -12,7 +12,7 @@ import datasets
 import pytest
 
 from formless.cli.main import main
-from tests.data.benchmark_sources import (
+from tests.data.benchmarks.benchmark_sources import (
     AUTHORS,
     author_rows,
     choices,

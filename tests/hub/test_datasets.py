@@ -11,11 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from formless.data.benchmarks.tofu import HUB as TOFU
+from formless.data.benchmarks.wmdp import HUB as WMDP
+from formless.data.benchmarks.wmdp import MMLU
 from formless.data.rwku import HUB as RWKU
-from formless.data.tofu import HUB as TOFU
-from formless.data.wmdp import HUB as WMDP
-from formless.data.wmdp import MMLU
-from tests.data.benchmark_sources import write_mmlu, write_tofu, write_wmdp
+from tests.data.benchmarks.benchmark_sources import write_mmlu, write_tofu, write_wmdp
 from tests.data.test_prepare import small_tables, write_copy
 from tests.hub.server import Hub, Repository, folder_files
 

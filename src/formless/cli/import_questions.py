@@ -34,7 +34,7 @@ def import_command(
 
     Example: formless data import --from questions.csv --retain others.csv --name "My set" --out my_data
     """
-    from formless.data.question_table import import_questions
+    from formless.data.questions.question_table import import_questions
     from formless.data.server import Server
 
     given = {"question": question, "answer": answer, "subject": subject, "aliases": aliases, "split": split}

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from formless.data import muse, tofu, wmdp
+from formless.data.benchmarks import muse, tofu, wmdp
 from formless.data.ort import is_ort, write_ort
 from formless.data.rows import Row
 from formless.data.rwku import HUB, is_rwku, write_rwku

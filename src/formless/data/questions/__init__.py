@@ -1,1 +1,1 @@
-"""Probes made from facts: kinds of answers, distractors, multiple choice, true or false, and new targets."""
+"""Probes made from facts and from question sets: kinds of answers, distractors, multiple choice, and new targets."""

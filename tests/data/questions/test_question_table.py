@@ -11,9 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from formless import hub
-from formless.data.question_table import MARK, default_name, hub_source, import_questions, read_questions
+from formless.data.questions.question_table import MARK, default_name, hub_source, import_questions, read_questions
+from formless.data.questions.subjects import with_subjects
 from formless.data.rows import QuestionAnswer
-from formless.data.subjects import with_subjects
 from formless.data.table_files import table_rows
 from formless.errors import DataError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from formless import hub
+from formless.data.benchmarks.tables import Tables
 from formless.data.rows import Passage
-from formless.data.tables import Tables
 from formless.errors import DataError
-from tests.data.benchmark_sources import write_lines, write_parquet
+from tests.data.benchmarks.benchmark_sources import write_lines, write_parquet
 
 ROWS = [{"text": "one\u2028line"}, {"text": "two"}]
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from formless.data import prose
 from formless.data.questions.distractors import Dropped
+from formless.data.questions.short_answers import LONGEST, ShortAnswer, ask_short_answer, short_answer
 from formless.data.rows import QuestionAnswer
 from formless.data.server import Journal, Server
-from formless.data.short_answers import LONGEST, ShortAnswer, ask_short_answer, short_answer
 from formless.data.table_files import table_rows
 from tests.data.questions.test_written_kinds import Fake
 

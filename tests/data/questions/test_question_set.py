@@ -8,8 +8,8 @@ from pathlib import Path
 
 import formless
 from formless.data.check import check_data
-from formless.data.question_set import question_set_files
-from formless.data.question_table import import_questions
+from formless.data.questions.question_set import question_set_files
+from formless.data.questions.question_table import import_questions
 from formless.data.rows import QuestionAnswer
 from formless.data.target import FILES, Target, parse_row
 from formless.evaluation.foils import Foils

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formless import hub
-from formless.data.muse import PASSAGE, passages
+from formless.data.benchmarks.muse import PASSAGE, passages
 from formless.data.ort import find_target
 from formless.data.prepare import prepare
 from formless.data.rows import Passage, QuestionAnswer, Row, Verbatim
 from formless.data.target import FILES
 from tests.conftest import RWKU
-from tests.data.benchmark_sources import muse_tables, write_lines, write_muse
+from tests.data.benchmarks.benchmark_sources import muse_tables, write_lines, write_muse
 
 SHARED = RWKU.parents[1] / "muse"
 

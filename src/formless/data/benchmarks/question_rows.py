@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from formless.data.question_set import question_set_files
+from formless.data.questions.question_set import question_set_files
 from formless.data.rows import Question, QuestionAnswer
 from formless.data.words import Words, words_of
 from formless.errors import DataError

@@ -20,11 +20,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from formless.data.benchmarks.question_rows import add_question_set, check_perturbed
+from formless.data.benchmarks.tables import Tables
 from formless.data.ort import folder_name
-from formless.data.question_rows import add_question_set, check_perturbed
+from formless.data.questions.subjects import with_subjects
 from formless.data.rows import QuestionAnswer
-from formless.data.subjects import with_subjects
-from formless.data.tables import Tables
 from formless.data.words import words_of
 from formless.errors import DataError
 

@@ -10,7 +10,7 @@ from formless import hub
 from formless.data.ort import find_target
 from formless.data.prepare import prepare
 from formless.data.rows import Question
-from tests.data.benchmark_sources import choices, write_mmlu, write_parquet, write_wmdp
+from tests.data.benchmarks.benchmark_sources import choices, write_mmlu, write_parquet, write_wmdp
 
 
 def test_each_subject_is_a_target(tmp_path: Path) -> None:

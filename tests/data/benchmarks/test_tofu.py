@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from formless import hub
+from formless.data.benchmarks.tofu import HUB
 from formless.data.ort import find_target
 from formless.data.prepare import prepare
 from formless.data.rows import QuestionAnswer
 from formless.data.target import FILES
-from formless.data.tofu import HUB
 from formless.errors import DataError
 from tests.conftest import RWKU
-from tests.data.benchmark_sources import AUTHORS, author_rows, write_lines, write_parquet, write_tofu
+from tests.data.benchmarks.benchmark_sources import AUTHORS, author_rows, write_lines, write_parquet, write_tofu
 
 SHARED = RWKU.parents[1] / "tofu"
 

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from formless.data.benchmarks.question_rows import add_question_set
+from formless.data.benchmarks.tables import Tables
 from formless.data.ort import folder_name
-from formless.data.question_rows import add_question_set
 from formless.data.rows import Passage, QuestionAnswer, Verbatim
-from formless.data.tables import Tables
 from formless.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from formless.data.benchmarks.question_rows import check_disjoint
+from formless.data.benchmarks.tables import Tables
 from formless.data.ort import folder_name
-from formless.data.question_rows import check_disjoint
 from formless.data.rows import Question
-from formless.data.tables import Tables
 from formless.errors import DataError
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from formless.data.questions.mentions import mention_rows, reverse_rows, shared_
 from formless.data.questions.probes import Built, multiple_choice, true_or_false
 from formless.data.questions.question_kinds import kind_rows
 from formless.data.questions.relations import statement_from
+from formless.data.questions.short_answers import ask_short_answer, short_answer
 from formless.data.rows import BLANK, Aliases, Item, KindTexts, QuestionAnswer, Split
 from formless.data.server import Journal, Server
-from formless.data.short_answers import ask_short_answer, short_answer
 from formless.data.spellings import named_alone
 from formless.data.words import Words, words_of
 from formless.progress import WorkProgress

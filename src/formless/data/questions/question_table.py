@@ -17,11 +17,11 @@ from typing import Any
 
 from formless import hub, store
 from formless.data.corpus import HUB, hub_name
-from formless.data.question_set import QuestionSetFiles, question_set_files
 from formless.data.questions.new_target import place_of
+from formless.data.questions.question_set import QuestionSetFiles, question_set_files
+from formless.data.questions.subjects import with_subjects
 from formless.data.rows import QuestionAnswer
 from formless.data.server import Journal, Server
-from formless.data.subjects import with_subjects
 from formless.data.table_files import SUFFIXES, table_rows
 from formless.data.target import FILES, parse_row
 from formless.data.words import Words, words_of

@@ -1,0 +1,1 @@
+"""Benchmarks as question sets: TOFU, MUSE and WMDP, from the hub or from local copies."""
