@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from formless import provenance
-from formless.data.rows import Split
+from formless.data.rows import SPLITS, Split
 from formless.errors import DataError
 from formless.evaluation.evaluate import with_derived
 from formless.evaluation.loading import load_record
@@ -129,9 +129,19 @@ def rows_of(out: Path) -> list[Row]:
         ]
         if not found:
             raise DataError("the run has no record", where=f"{out}, {label}", remedy="run `formless frontier` first")
-        able = [row for row in found if _number(row, TABLE["model utility"]) >= KEPT * utility]
-        rows.append(max(able, key=lambda row: _number(row, TABLE["forget quality, log10 p"])) if able else found[0])
+        rows.append(chosen(found, utility))
     return rows
+
+
+def chosen(found: Sequence[Row], utility: float) -> Row:
+    """Return the strength of a method that its row shows; see `rows_of`.
+
+    Args:
+        found: The strengths of the method, in ascending order.
+        utility: The model utility before.
+    """
+    able = [row for row in found if _number(row, TABLE["model utility"]) >= KEPT * utility]
+    return max(able, key=lambda row: _number(row, TABLE["forget quality, log10 p"])) if able else found[0]
 
 
 def _number(row: Row, place: Place) -> float:
@@ -160,12 +170,10 @@ def tofu_page(rows: Sequence[Row]) -> Result:
 def forms_page(rows: Sequence[Row]) -> Result:
     """Return the table of what is left of the facts in each form, as a share of what teaching added."""
     taught, retained = rows[:2]
-    places = {TASKS[form].title: (form, "forget", "probability") for form in ("answer", "paraphrased_question", *FORMS)}
-    asked: dict[str, Place] = {
-        title: (task, split, metric)  # type: ignore[misc]
-        for title, (task, split, metric) in places.items()
-        if taught.value((task, split, metric)) is not None  # type: ignore[arg-type]
+    places: dict[str, Place] = {
+        TASKS[form].title: (form, "forget", "probability") for form in ("answer", "paraphrased_question", *FORMS)
     }
+    asked = {title: place for title, place in places.items() if taught.value(place) is not None}
     cells: list[list[Cell]] = []
     for row in rows:
         shares: list[Cell] = []
@@ -186,14 +194,10 @@ def forms_page(rows: Sequence[Row]) -> Result:
 
 
 def _over(rows: Sequence[Row]) -> str:
-    counts = {
-        name: len(result.items)
-        for name, place in (("forget", ("answer", "forget")), ("retain", ("answer", "neighbor")))
-        if (result := rows[0].record.task(place[0], place[1]))  # type: ignore[arg-type]
-    }
+    counts = [len(result.items) if (result := rows[0].record.task("answer", split)) else 0 for split in SPLITS]
     return (
-        f"SmolLM2-135M taught 440 questions of TOFU; {counts.get('forget', 0)} forget and {counts.get('retain', 0)} retain "
-        "questions, 100 about real authors and 100 world facts; one seed"
+        f"SmolLM2-135M taught 440 questions of TOFU; {counts[0]} forget and {counts[1]} retain "
+        f"questions, at most {LIMIT} about real authors and {LIMIT} world facts; one seed"
     )
 
 
@@ -208,7 +212,7 @@ TOFU_NOTES = [
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
     "on other concepts, and pass over the 40 questions once, in batches of four. `rocr` and `cdr` have their defaults, and "
     "edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
-    "The limit of 100 questions per set keeps the measurement short; TOFU asks 300 or 400 of the retain set.",
+    f"At most {LIMIT} questions of each set keep the measurement short; TOFU asks 300 or 400 of the retain set.",
 ]
 FORM_NOTES = [
     "100 %: as before the edit. 0 %: as the retain model, which never saw these questions. Means over the items of each form "
