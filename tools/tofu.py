@@ -37,11 +37,15 @@ KEPT = 0.9
 """The share of the taught model's utility that an edit has to keep."""
 
 LIMIT = 40
-FORMS = ("statement", "fb", "qa", "qa_mentions", "qa_kinds", "sub_qa_letters")
-SUITE = ",".join(("tofu", *FORMS))
+FORMS = ("statement", "fb", "qa", "qa_mentions", "qa_kinds")
+TOFU = (
+    "answer", "paraphrased_question", "truth_ratio", "gen_answer", "real_authors", "gen_real_authors", "world_facts",
+    "gen_world_facts", "model_utility", "forget_quality",
+)  # fmt: skip
+SUITE = ",".join((*TOFU, *FORMS))
 
 _TRAINING = {
-    "num_train_epochs": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 2,
+    "num_train_epochs": 5, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 5,
 }  # fmt: skip
 METHODS: Sequence[Mapping[str, Any]] = (
     {"method": "original"},
@@ -55,11 +59,11 @@ METHODS: Sequence[Mapping[str, Any]] = (
     {"method": "rocr", "basis": "sampled"},
     {"method": "cdr"},
 )
-"""Trained methods have the settings that the comparison of all methods chose on other concepts; one pass, in batches of 4."""
+"""Trained methods have the settings that the comparison of all methods chose on other concepts, and TOFU's five epochs."""
 
 Place = tuple[str, Split | None, str]
 TABLE: Mapping[str, Place] = {
-    "forget quality, log10 p": ("forget_quality", None, "log10_p"),
+    "forget quality, log10 p": ("forget_quality", None, "log10_forget_quality"),
     "model utility": ("model_utility", None, "model_utility"),
     "truth ratio": ("truth_ratio", "forget", "truth_ratio"),
     "ROUGE-L": ("gen_answer", "forget", "rouge_l_recall"),
@@ -210,7 +214,7 @@ TOFU_NOTES = [
     f"strength with the highest forget quality among those that keep {100 * KEPT:.0f} % of the model utility before; where "
     "none does, the smallest. The rule sees the same questions as the table, so it flatters every method a little.",
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
-    "on other concepts, and pass over the 40 questions once, in batches of four. `rocr` and `cdr` have their defaults, and "
+    "on other concepts, and pass over the 40 questions five times as TOFU does, in batches of four. `rocr` and `cdr` have their defaults, and "
     "edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
     f"At most {LIMIT} questions of each set keep the measurement short; TOFU asks 300 or 400 of the retain set.",
 ]
