@@ -214,8 +214,8 @@ TOFU_NOTES = [
     f"strength with the highest forget quality among those that keep {100 * KEPT:.0f} % of the model utility before; where "
     "none does, the smallest. The rule sees the same questions as the table, so it flatters every method a little.",
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
-    "on other concepts, and pass over the 40 questions five times as TOFU does, in batches of four. `rocr` and `cdr` have their defaults, and "
-    "edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
+    "on other concepts, and pass over the 40 questions five times, as TOFU does, in batches of four. `rocr` and `cdr` have "
+    "their defaults, and edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
     f"At most {LIMIT} questions of each set keep the measurement short; TOFU asks 300 or 400 of the retain set.",
 ]
 FORM_NOTES = [
