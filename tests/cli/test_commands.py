@@ -50,7 +50,7 @@ def test_from_unlearning_to_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_runs_to_forgetting_at_equal_retention(tmp_path: Path) -> None:
-    options = ("--method", "original,rocr", "--targets", "1", "--suite", "statement,qa", "--limit", "4", "--out", "runs")
+    options = ("--method", "original,rocr", "--targets", "1", "--suite", "statement,qa", "--out", "runs")
     formless("run", *options, cwd=tmp_path)
     files = ("--csv", "levels.csv", "--curves", "curves.csv")
     output = formless("frontier", "runs", "--strengths", "0.5,1,2", *files, cwd=tmp_path)
@@ -65,7 +65,7 @@ def test_from_runs_to_forgetting_at_equal_retention(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_runs_to_what_attacks_bring_back(tmp_path: Path) -> None:
-    options = ("--method", "original,rocr", "--targets", "1", "--suite", "fb,gen_fb", "--limit", "6", "--out", "runs")
+    options = ("--method", "original,rocr", "--targets", "1", "--suite", "fb,gen_fb", "--out", "runs")
     formless("run", *options, cwd=tmp_path)
     attacks = ("--attacks", "relearn_4,q8_0", "--points", "1", "--batch", "8", "--learning-rate", "1e-4", "--epochs", "10")
     output = formless("attack", "runs", *attacks, "--csv", "attacks.csv", cwd=tmp_path)

@@ -75,7 +75,9 @@ def test_lm_eval_gives_our_numbers_before_and_after_an_edit(lm: LM, formless: Fo
         edited = package.evaluate(model, target, SUITE, limit=2, progress=False)
     tasks = lm_eval.tasks.TaskManager(include_path="tasks", include_defaults=False)  # the command has read all of them above
     arguments = {"pretrained": "model", "peft": "edit", "dtype": "float32"}
-    found = lm_eval.simple_evaluate("hf", arguments, ["formless"], task_manager=tasks, batch_size=8, bootstrap_iters=0)
+    found = lm_eval.simple_evaluate(
+        "hf", arguments, ["formless"], task_manager=tasks, batch_size=8, device="cpu", bootstrap_iters=0
+    )
     assert assert_same(edited, found["results"]) > 30
     before, after = (record.task("statement", "forget").metric("probability").value for record in (original, edited))  # type: ignore[union-attr]
     assert after < before - 0.05  # so the second run cannot have been of the original model
