@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.utils import logging as transformers_logging
 
 import formless
+from formless.edits.edit import Edit
+from formless.methods.registry import unlearn as registry_unlearn
 from formless.models.bundled import bundled_model
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
@@ -30,6 +32,7 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # the machin
 hypothesis.settings.load_profile("no deadline")
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+EDITS: dict[str, Edit] = {}
 SHARED = Path(__file__).parents[2] / "shared"
 RWKU = SHARED / "rwku" / "Target"
 
@@ -71,6 +74,21 @@ def _stays_fast(
 def lm() -> LM:
     """The embedded model; a test that changes it must change it back."""
     return formless.load("smollm2", dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def shared_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`formless.unlearn` computes the same edit of the same model once for all tests of this process that ask for this."""
+
+    @wraps(registry_unlearn)
+    def once(lm: LM, subject: Any, /, *rest: Any, progress: Any = False, **options: Any) -> Edit:
+        key = repr((lm.name, lm.fingerprint, lm.model.dtype, subject, rest, options))
+        if key not in EDITS:
+            EDITS[key] = registry_unlearn(lm, subject, *rest, progress=progress, **options)
+        return EDITS[key]
+
+    monkeypatch.setattr("formless.methods.registry.unlearn", once)
+    monkeypatch.setattr("formless.unlearn", once)
 
 
 @pytest.fixture

@@ -139,6 +139,7 @@ def test_the_files_that_the_pages_name_exist() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_edits")
 @pytest.mark.parametrize("path", sorted(tutorials.FOLDER.glob("*.md")), ids=lambda path: path.stem)
 def test_the_tutorials_run(path: Path) -> None:
     page = path.read_text("utf-8")

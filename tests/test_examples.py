@@ -16,6 +16,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_edits")
 @pytest.mark.parametrize("name", formless.__all__)
 def test_each_public_name_has_an_example_that_runs(
     name: str, lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ import pytest
 
 from formless.data.ort import targets
 from formless.data.rows import Item, KindItem, MentionItem, Reverse
+from formless.data.target import FILES
 from formless.evaluation.registry import TASKS
 from formless.evaluation.suites import SUITES, suite_tasks
 from formless.evaluation.task import Query, ScoreAnswer, Source
@@ -110,7 +111,9 @@ def test_suites_name_known_tasks_only_and_each_once() -> None:
     for suite in SUITES:
         names = [task.name for task in suite_tasks(suite)]
         assert len(names) == len(set(names)) > 0
-    assert {task.name for task in suite_tasks("full,mentions,kinds,formats,recall,attacks,gcg")} == set(TASKS)
+    every = "full,mentions,kinds,formats,recall,attacks,gcg,tofu,muse,wmdp"
+    alone = {"answer_memorization", "mia_qa", "mia_gradnorm", "mia_qa_gradnorm"}
+    assert {task.name for task in suite_tasks(every)} == set(TASKS) - alone
     assert [task.name for task in suite_tasks("fb, qa,fb")] == ["fb", "qa"]
     paper = {"fb", "qa", "mcp", "sub_fb", "sub_qa", "mmlu", "truthfulqa", "triviaqa", "fluency"}
     assert paper <= {task.name for task in suite_tasks("ort")}
@@ -127,7 +130,11 @@ def test_the_published_protocol_differs_in_blanks_of_neighbors_and_one_cue_only(
     items["reverse"] = Reverse(query="Who wrote Note G?", answer="Ada")
 
     def asked() -> dict[tuple[str, object], object]:
-        of_items = {name: task for name, task in TASKS.items() if task.splits != (None,)}
+        of_items = {
+            name: task
+            for name, task in TASKS.items()
+            if task.splits != (None,) and issubclass(FILES[task.files[0].format(split="forget")], Item)
+        }
         return {
             (name, split): ask(name, items.get(name, CLOZE), lm, str(split)).requests
             for name, task in of_items.items()
@@ -212,7 +219,7 @@ def test_every_entry_says_what_it_measures(tiny: Tiny) -> None:
         assert len({spec.name for spec in task.metrics}) == len(task.metrics) > 0
         assert all(0 <= spec.chance < 1 for spec in task.metrics)
     counted = [name for name, task in TASKS.items() if task.knowledge]
-    assert counted == ["statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_fb_letters", "sub_qa_letters"]
+    assert counted == ["statement", "fb", "qa", "mcp_choice", "tf_choice", "sub_fb_letters", "sub_qa_letters", "answer"]
     assert [spec.chance for spec in TASKS["mcp_choice"].metrics] == [0.25, 0.25, 0.25]
 
 

@@ -51,6 +51,7 @@ def small_set(tmp_path: Path) -> Path:
         for n in range(3)
     ]
     (folder / "forget_qa.json").write_text(json.dumps(rows), "utf-8")
+    (folder / "concepts.json").write_text('[{"name": "Author One"}]', "utf-8")
     return folder.parent
 
 
