@@ -1,5 +1,7 @@
 """TOFU's tables, from made-up records."""
 
+from dataclasses import replace
+
 import pytest
 
 from formless.errors import DataError
@@ -46,6 +48,15 @@ def test_the_row_of_a_method_keeps_the_utility_if_any_strength_does() -> None:
     assert tofu.chosen(strengths((-9, 0.3), (-1, 0.2)), 0.6).strength == 1
     with pytest.raises(DataError, match="no forget_quality in the record"):
         tofu.chosen([row("npo", {utility: 0.6}, 1)], 0.6)
+
+
+def test_the_table_says_at_which_strengths_edits_were_measured() -> None:
+    def note(*strengths: float) -> str:
+        edited = replace(row("npo", {}, 1.0), measured=strengths)
+        return tofu.tofu_page([row("before", {}), row("retain model", {}), edited]).notes[-1]
+
+    assert note(1.0).startswith("Each edit was measured at its own strength, with one setting")
+    assert note(0.5, 1.0, 2.0).startswith("One edit of each method was measured at the strengths 0.5, 1, 2. A row")
 
 
 def test_the_experiment_names_both_models() -> None:

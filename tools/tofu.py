@@ -5,17 +5,17 @@
     formless finetune --data data/tofu --target 1 --on retain --dtype bfloat16 --out models/tofu_retain
     python -m tools.tofu grid data/tofu models/tofu_full models/tofu_retain > tofu.yaml
     formless run tofu.yaml --out runs/tofu
-    formless frontier runs/tofu --strengths 0.5,1,2
     python -m tools.tofu pages runs/tofu
 
-`pages` writes docs/results/tofu.json and docs/results/tofu_forms.json.
+`pages` writes docs/results/tofu.json and docs/results/tofu_forms.json. Where `formless frontier` measured the edits at the
+strengths 0.5 and 2 too, it chooses the strength of each.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,14 @@ class Row:
         strength: The strength; None without an edit.
         record: Its record, with the metrics that compare with the retain model.
         seconds: How long the edit took.
+        measured: The strengths at which the method was measured.
     """
 
     label: str
     strength: float | None
     record: Record
     seconds: float | None = None
+    measured: tuple[float, ...] = ()
 
     def value(self, place: Place) -> Estimate | float | None:
         """Return a metric with its confidence interval, if it has any."""
@@ -133,7 +135,7 @@ def rows_of(out: Path) -> list[Row]:
         ]
         if not found:
             raise DataError("the run has no record", where=f"{out}, {label}", remedy="run `formless frontier` first")
-        rows.append(chosen(found, utility))
+        rows.append(replace(chosen(found, utility), measured=tuple(row.strength for row in found if row.strength)))
     return rows
 
 
@@ -167,7 +169,7 @@ def tofu_page(rows: Sequence[Row]) -> Result:
             *(Column(name=name, format=".1f" if "log10" in name else ".2f", ci_format=".2f") for name in TABLE),
         ],
         rows=[[row.label, row.strength, row.seconds, *(row.value(place) for place in TABLE.values())] for row in rows],
-        notes=TOFU_NOTES,
+        notes=[*TOFU_NOTES, _strength_note(rows)],
     )  # fmt: skip
 
 
@@ -197,6 +199,22 @@ def forms_page(rows: Sequence[Row]) -> Result:
     )  # fmt: skip
 
 
+def _strength_note(rows: Sequence[Row]) -> str:
+    """Return which strengths were measured, and how one was chosen."""
+    strengths = sorted({strength for row in rows for strength in row.measured})
+    if strengths == [1.0]:
+        return (
+            "Each edit was measured at its own strength, with one setting per method that was chosen elsewhere. So the table "
+            "says what these edits do, and not which method is best: one that moved too little or too far could do better."
+        )
+    listed = ", ".join(f"{one:g}" for one in strengths)
+    return (
+        f"One edit of each method was measured at the strengths {listed}. A row is the strength with the highest forget "
+        f"quality among those that keep {100 * KEPT:.0f} % of the model utility before; where none does, the smallest. The "
+        "rule sees the same questions as the table, so it flatters every method a little."
+    )
+
+
 def _over(rows: Sequence[Row]) -> str:
     counts = [len(result.items) if (result := rows[0].record.task("answer", split)) else 0 for split in SPLITS]
     return (
@@ -210,9 +228,6 @@ TOFU_NOTES = [
     "Forget quality is the base-10 logarithm of the p-value of a Kolmogorov-Smirnov test between the truth ratios of the "
     "edited model and of the retain model, which never saw the forget set: near 0, the two cannot be told apart. Columns "
     "without `retain` are about the forget set.",
-    f"One edit of each method was measured at the strengths {', '.join(f'{one:g}' for one in STRENGTHS)}. A row is the "
-    f"strength with the highest forget quality among those that keep {100 * KEPT:.0f} % of the model utility before; where "
-    "none does, the smallest. The rule sees the same questions as the table, so it flatters every method a little.",
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
     "on other concepts, and pass over the 40 questions five times, as TOFU does, in batches of four. `rocr` and `cdr` have "
     "their defaults, and edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
