@@ -82,14 +82,12 @@ class Row:
         label: The method; the taught model and the retain model are rows too.
         strength: The strength; None without an edit.
         record: Its record, with the metrics that compare with the retain model.
-        seconds: How long the edit took.
         measured: The strengths at which the method was measured.
     """
 
     label: str
     strength: float | None
     record: Record
-    seconds: float | None = None
     measured: tuple[float, ...] = ()
 
     def value(self, place: Place) -> Estimate | float | None:
@@ -129,7 +127,7 @@ def rows_of(out: Path) -> list[Row]:
         if label in (ORIGINAL, RETAIN_MODEL):
             continue
         found = [
-            Row(label, strength, with_derived(record, retained), record.edits[0]["seconds"])
+            Row(label, strength, with_derived(record, retained))
             for strength in STRENGTHS
             if (record := strength_record(run.folder(out), records[label], strength))
         ]
@@ -165,10 +163,10 @@ def tofu_page(rows: Sequence[Row]) -> Result:
         "by TOFU's metrics.",
         date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), n=_over(rows), command=COMMANDS,
         columns=[
-            Column(name="method"), Column(name="strength", format="g"), Column(name="edit", unit="s", format=".0f"),
+            Column(name="method"), Column(name="strength", format="g"),
             *(Column(name=name, format=".1f" if "log10" in name else ".2f", ci_format=".2f") for name in TABLE),
         ],
-        rows=[[row.label, row.strength, row.seconds, *(row.value(place) for place in TABLE.values())] for row in rows],
+        rows=[[row.label, row.strength, *(row.value(place) for place in TABLE.values())] for row in rows],
         notes=[*TOFU_NOTES, _strength_note(rows)],
     )  # fmt: skip
 
@@ -180,6 +178,8 @@ def forms_page(rows: Sequence[Row]) -> Result:
         TASKS[form].title: (form, "forget", "probability") for form in ("answer", "paraphrased_question", *FORMS)
     }
     asked = {title: place for title, place in places.items() if taught.value(place) is not None}
+    results = {title: taught.record.task(task, split) for title, (task, split, _) in asked.items()}
+    counts = ", ".join(f"{title} {len(result.items)}" for title, result in results.items() if result)
     cells: list[list[Cell]] = []
     for row in rows:
         shares: list[Cell] = []
@@ -190,7 +190,8 @@ def forms_page(rows: Sequence[Row]) -> Result:
     return Result(
         title="TOFU in every form: are the facts forgotten, or the questions?", topic="Forgetting and retention",
         about="What is left, in each form, of what teaching added to the probability of the right answer.",
-        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), n=_over(rows), command=COMMANDS,
+        date=date.today(), versions=provenance.versions(), hardware=provenance.hardware(), command=COMMANDS,
+        n=f"{_over(rows)}; items of the forms: {counts}",
         columns=[
             Column(name="method"), Column(name="strength", format="g"),
             *(Column(name=title, unit="%", format=".0f") for title in asked),
@@ -230,12 +231,16 @@ TOFU_NOTES = [
     "without `retain` are about the forget set.",
     "Trained methods have the learning rates and coefficients that [the comparison of all methods](method_settings.md) chose "
     "on other concepts, and pass over the 40 questions five times, as TOFU does, in batches of four. `rocr` and `cdr` have "
-    "their defaults, and edit the two authors' names; the taught model sampled the texts of its null space for `rocr`.",
+    "their defaults for a model without a recipe, and edit the two authors' names; the taught model sampled the texts of the "
+    "null space of `rocr`.",
     f"At most {LIMIT} questions of each set keep the measurement short; TOFU asks 300 or 400 of the retain set.",
 ]
 FORM_NOTES = [
     "100 %: as before the edit. 0 %: as the retain model, which never saw these questions. Means over the items of each form "
     "of (edited - retain model) / (before - retain model). A form in which teaching added nothing has no number.",
+    "Read across a row: a method that forgets the facts is as low in every column as in the first, and one that forgets the "
+    "questions is low in the first columns alone. Few facts have a short answer, so differences of some per cent mean little. "
+    "A method that takes the retain set's answers too (the [other table](tofu.md)) forgets everything, and not these facts.",
     "Teaching used the question and the whole answer only. The other forms are made from the same rows by rule, where a short "
     "answer could be found.",
 ]
