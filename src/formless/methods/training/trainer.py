@@ -263,8 +263,9 @@ def _arguments(
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Return whether the processor multiplies in bfloat16; elsewhere it is slower than float32."""
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    """Return whether the processor multiplies in bfloat16; false where torch is too old to tell."""
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
 class _TrainingRows(Dataset[TrainingRow]):
