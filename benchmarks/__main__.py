@@ -3,6 +3,8 @@
 python -m benchmarks                          every row
 python -m benchmarks edit statistics          some
 python -m benchmarks growth --plot growth.png how work grows, and its picture
+python -m benchmarks --json docs/results/speed.json
+                                              ratios and shares as a result; rows of benchmarks that were not run stay
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import argparse
 import importlib
 import pkgutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -25,8 +29,20 @@ from threadpoolctl import threadpool_limits
 import benchmarks
 from benchmarks.timing import Curve, Row, UnequalError, curves_table, rows_table
 from formless import provenance
+from tools.results import Cell, Column, Result, write_result
 
 CURVES = "growth"
+COLUMNS = (
+    Column(name="benchmark"),
+    Column(name="what"),
+    Column(name="model"),
+    Column(name="ratio", format=".1f"),
+    Column(name="bar", format="g"),
+    Column(name="share of the limit", unit="%", format=".0f"),
+    Column(name="goal", unit="%", format=".0f"),
+    Column(name="how it was checked"),
+    Column(name="note"),
+)
 
 
 def modules() -> list[str]:
@@ -42,6 +58,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; those with rows unless given")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, one round: whether it runs, not how fast")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, 2 unless given")
+    parser.add_argument("--json", type=Path, help="where ratios and shares are written")
     parser.add_argument("--plot", type=Path, help=f"where {CURVES} draws its picture")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in known]:
@@ -49,7 +66,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)  # of SciPy's and NumPy's own
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
-    rows: list[Row] = []
+    named: dict[str, list[Row]] = {}
     curves: list[Curve] = []
     failed = False
     for name in options.names or [name for name in known if name != CURVES]:
@@ -60,19 +77,50 @@ def main(arguments: list[str]) -> int:
                 curves += module.curves(quick=options.quick)
             else:
                 found = module.rows(quick=options.quick)
-                rows += [replace(row, bar=None) for row in found] if options.quick else found
+                named[name] = [replace(row, bar=None) for row in found] if options.quick else found
         except UnequalError as error:
             failed = True
             print(f"{name}: the two ways differ: {error}", file=sys.stderr)
-    machine = provenance.hardware()
-    print(f"{machine['cpu']}, {options.threads} threads, torch {torch.__version__}; seconds: shortest / median\n")
-    if rows:
+    machine = f"{provenance.hardware()['cpu']}, {options.threads} threads"
+    print(f"{machine}, torch {torch.__version__}; seconds: shortest / median\n")
+    if options.json and named:
+        write_json(options.json, named, machine)
+    if rows := [row for own in named.values() for row in own]:
         print(rows_table(rows))
     if curves:
         print(curves_table(curves))
         if options.plot:
             draw(curves, options.plot)
     return int(failed or not all(row.is_met for row in rows))
+
+
+def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> None:
+    """Write the rows without their seconds; rows that the file has of other benchmarks stay."""
+    kept = Result.model_validate_json(path.read_text("utf-8")).rows if path.exists() else []
+    found: list[list[Cell]] = [row for row in kept if row[0] not in named]
+    for name, rows in named.items():
+        for row in rows:
+            share, goal = (None if value is None else 100 * value for value in (row.share, row.goal))
+            found.append([name, row.what, row.model, row.ratio, row.bar, share, goal, row.checked, row.note])
+    write_result(
+        path,
+        Result(
+            title="Speed beside a plain implementation, and beside the limit",
+            topic="Speed and memory",
+            about=(
+                "The ratio says how many times longer a plain implementation of the published way takes, in turns on one "
+                "machine with the same threads; the results of both are equal. The share of the limit is the time that the "
+                "needed operations take at the rate of the model's own matrices, over the time that was taken."
+            ),
+            date=datetime.now(timezone.utc).date(),
+            versions={"torch": torch.__version__.partition("+")[0]},
+            hardware=machine,
+            n="the ratio is that of the medians of the rounds, the share that of the shortest",
+            command="python -m benchmarks --json docs/results/speed.json",
+            columns=list(COLUMNS),
+            rows=sorted(found, key=lambda row: str(row[0])),
+        ),
+    )
 
 
 def draw(curves: list[Curve], path: Path) -> None:

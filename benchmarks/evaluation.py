@@ -1,4 +1,4 @@
-"""Probability forms and choice tasks of one real target, beside full logits and one prompt after the other.
+"""Probability forms and choice tasks of one real target, beside full logits and one prompt after the other, and their limit.
 
 The target is RWKU's Stephen King where RWKU lies beside the project, else the sample's Einstein (without MMLU, TruthfulQA,
 BBH: that row is then left out). The plain way takes long, so the tasks are measured on the first rows of each file, between
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import formless
-from benchmarks.plain_evaluation import answers, metric_of, plain_metrics, queries
-from benchmarks.timing import Row, check, in_turns, largest_difference
+from benchmarks.limit import Needed, find_limit, needed, scored
+from benchmarks.models import first_model, label, other_models
+from benchmarks.plain_evaluation import answers, metric_of, pairs, plain_metrics, queries
+from benchmarks.timing import Row, check, in_turns, largest_difference, repeated
 from formless.data.target import Target
 from formless.evaluation.evaluate import respond
 from formless.evaluation.plan import Job, make_plan
+from formless.evaluation.task import Generate
 from formless.evaluation.tasks.bbh import prediction
 from formless.models.lm import LM
 
@@ -26,6 +29,8 @@ RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"
 FORMS = "fb,qa,mcp,tf,level3,sub_fb,sub_qa,sub_level3"
 FIRST = {"mmlu": 48, "truthfulqa": 14, "bbh": 24}
 CLOSE = 1e-4
+GOALS = {"135M": 0.5, "1.5B": 0.7}
+GOAL_OF_CHOICES = 0.6
 ROUNDS, ROUNDS_OF_CHOICES = 3, 2
 
 
@@ -92,12 +97,35 @@ def checked_answers(lm: LM, jobs: Sequence[Job]) -> str:
     return f"{len(pairs)} answers letter for letter"
 
 
+def needed_scores(lm: LM, jobs: Sequence[Job]) -> Needed:
+    """What scored tasks need."""
+    return scored(lm.encode(*pair) for job in jobs for query in queries(lm, job) for pair in pairs(query))
+
+
+def needed_answers(lm: LM, jobs: Sequence[Job]) -> Needed:
+    """What the answers that a model writes need, if it could read them like a prompt."""
+    prompts = [
+        request.prompt
+        for job in jobs
+        for query in queries(lm, job)
+        for request in query.requests
+        if isinstance(request, Generate)
+    ]
+    encoded = [lm.encode(*pair) for pair in zip(prompts, chain(*our_answers(lm, jobs)), strict=True)]
+    return needed((item.ids, item.answer_start - 1) for item in encoded)
+
+
 def rows(*, quick: bool = False) -> list[Row]:
     """The rows of the table."""
-    lm, target = formless.load("smollm2", dtype="float32", device="cpu"), real_target()
+    lm, target = first_model(), real_target()
     found = forms_rows(lm, target, quick=quick)
     if target.has("retain_mmlu"):
         found.append(choices_row(lm, target, quick=quick))
+    for other in () if quick else other_models():
+        found += [
+            limited_forms_row(other, target),
+            *([limited_choices_row(other, target)] if target.has("retain_mmlu") else []),
+        ]
     return found
 
 
@@ -105,7 +133,8 @@ def forms_rows(lm: LM, target: Target, *, quick: bool) -> list[Row]:
     """Probability forms, beside the two passes of the published code, and beside a single one."""
     jobs = jobs_of(target, "fb,sub_qa" if quick else FORMS, 1 if quick else None)
     checked = checked_metrics(lm, jobs)
-    what, note = f"probability forms of {target.subject}", f"{len(jobs)} forms, {sum(len(job.rows) for job in jobs)} probes"
+    note = f"{len(jobs)} forms, {sum(len(job.rows) for job in jobs)} probes"
+    limit = find_limit(lm).seconds(needed_scores(lm, jobs))
 
     def row(passes: int, bar: float | None, plain_way: str) -> Row:
         ours, plain = in_turns(
@@ -113,21 +142,52 @@ def forms_rows(lm: LM, target: Target, *, quick: bool) -> list[Row]:
             lambda: [plain_metrics(lm, job, passes) for job in jobs],
             rounds=1 if quick else ROUNDS,
         )
-        return Row(f"{what}, {plain_way}", ours, plain, bar, checked, note)
+        what = f"probability forms of {target.subject}, {plain_way}"
+        return Row(what, ours, plain, bar, checked, note, label(lm), limit, GOALS["135M"])
 
     return [row(2, 4, "plain logits twice, as published"), row(1, None, "plain logits once")]
+
+
+def limited_forms_row(lm: LM, target: Target) -> Row:
+    """The same forms without the plain way."""
+    jobs = jobs_of(target, FORMS)
+    our_metrics(lm, jobs[:1])
+    ours = repeated(lambda: our_metrics(lm, jobs), rounds=ROUNDS_OF_CHOICES)
+    limit = find_limit(lm).seconds(needed_scores(lm, jobs))
+    what = f"probability forms of {target.subject}"
+    return Row(what, ours, None, None, "", "", label(lm), limit, GOALS[label(lm).split(",")[0]])
 
 
 def choices_row(lm: LM, target: Target, *, quick: bool) -> Row:
     """MMLU, TruthfulQA and BBH."""
     counts = dict.fromkeys(FIRST, 1) if quick else FIRST
-    scored = first_rows(jobs_of(target, "mmlu,truthfulqa"), counts)
-    written = [] if quick else first_rows(jobs_of(target, "bbh"), counts)
-    checked = f"{checked_metrics(lm, scored)}, {checked_answers(lm, written)}"
+    scored_jobs, written = choice_jobs(target, counts, with_bbh=not quick)
+    checked = f"{checked_metrics(lm, scored_jobs)}, {checked_answers(lm, written)}"
     ours, plain = in_turns(
-        lambda: (our_metrics(lm, scored), our_answers(lm, written)),
-        lambda: ([plain_metrics(lm, job) for job in scored], [answers(lm, job) for job in written]),
+        lambda: (our_metrics(lm, scored_jobs), our_answers(lm, written)),
+        lambda: ([plain_metrics(lm, job) for job in scored_jobs], [answers(lm, job) for job in written]),
         rounds=1 if quick else ROUNDS_OF_CHOICES,
     )
-    note = "first " + ", ".join(f"{counts[job.task.name]} {job.task.title}" for job in (*scored, *written))
-    return Row(f"MMLU, TruthfulQA, BBH of {target.subject}", ours, plain, 4, checked, note)
+    note = "first " + ", ".join(f"{counts[job.task.name]} {job.task.title}" for job in (*scored_jobs, *written))
+    limit = limit_of_choices(lm, scored_jobs, written)
+    return Row(f"MMLU, TruthfulQA, BBH of {target.subject}", ours, plain, 4, checked, note, label(lm), limit, GOAL_OF_CHOICES)
+
+
+def limited_choices_row(lm: LM, target: Target) -> Row:
+    """The same tasks without the plain way."""
+    scored_jobs, written = choice_jobs(target, FIRST, with_bbh=True)
+    ours = repeated(lambda: (our_metrics(lm, scored_jobs), our_answers(lm, written)), rounds=ROUNDS_OF_CHOICES)
+    limit = limit_of_choices(lm, scored_jobs, written)
+    return Row(f"MMLU, TruthfulQA, BBH of {target.subject}", ours, None, None, "", "", label(lm), limit, GOAL_OF_CHOICES)
+
+
+def choice_jobs(target: Target, counts: dict[str, int], *, with_bbh: bool) -> tuple[list[Job], list[Job]]:
+    """The tasks that are scored, and those that write."""
+    written = first_rows(jobs_of(target, "bbh"), counts) if with_bbh else []
+    return first_rows(jobs_of(target, "mmlu,truthfulqa"), counts), written
+
+
+def limit_of_choices(lm: LM, scored_jobs: Sequence[Job], written: Sequence[Job]) -> float:
+    """The seconds that the scores and the written answers need at least."""
+    limit = find_limit(lm)
+    return limit.seconds(needed_scores(lm, scored_jobs)) + limit.seconds(needed_answers(lm, written))

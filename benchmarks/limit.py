@@ -1,25 +1,26 @@
 """The limit of a piece of work: the operations that it needs, over the rate at which this machine multiplies such matrices.
 
-Operations are counted from shapes. What texts begin with alike is needed once, whatever an implementation does about it; a token
-attends to those before it; the head is needed where a token is predicted. The rate is that of the model's own projections in
-its own dtype, measured in the same process, with the fastest number of tokens at a time. So a share of the limit says how much
-of the time went into products that no implementation can spare; norms, activation functions, padding, the softmax, tokenization
-and Python are the rest.
+Operations are counted from shapes. What texts begin with alike is needed once, whatever an implementation does about it. A
+token attends to those before it. The head is needed where a token is predicted. The rate is that of the model's own projections
+in its own dtype, measured in the same process, with the fastest number of tokens at a time. So the share of the limit says how
+much of the time went into products that no implementation can spare. Norms, activation functions, padding, the softmax,
+tokenization and Python are the rest.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Clock
+from benchmarks.timing import Clock, seconds
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
+from formless.models.tokenized import Encoded
 
 TOKENS = (512, 2048)
 """Tokens at a time with which the rate is measured; the fastest counts."""
@@ -43,21 +44,27 @@ class Needed:
 
 
 def needed(texts: Iterable[tuple[Sequence[int], int]]) -> Needed:
-    """Count what texts need whose tokens from some place on are predicted.
+    """Count what texts need.
 
     Args:
-        texts: The token ids of each text, and the index of the first token that is predicted; the last token is only predicted.
+        texts: The token ids of each text that the model reads, and the index of the first of them after which a token is
+            predicted; a token that is only predicted is not among them.
     """
     tokens = attended = 0
     before: Sequence[int] = ()
     places: set[tuple[int, ...]] = set()
-    for ids, first in sorted((tuple(ids[:-1]), first) for ids, first in texts):
+    for ids, first in sorted((tuple(ids), first) for ids, first in texts):
         shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
         tokens += len(ids) - shared
         attended += sum(range(shared + 1, len(ids) + 1))
-        places |= {ids[:end] for end in range(first, len(ids) + 1)}
+        places |= {ids[: place + 1] for place in range(first, len(ids))}
         before = ids
     return Needed(tokens, attended, len(places))
+
+
+def scored(items: Iterable[Encoded]) -> Needed:
+    """Count what it takes to score every token of answers."""
+    return needed((item.ids[:-1], item.answer_start - 1) for item in items)
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,15 @@ class Limit:
     per_attended: int
     per_scored: int
 
-    def seconds(self, work: Needed, *, passes: float = 1, head_passes: float = 1) -> float:
+    def seconds(self, work: Needed, *, passes: float = 1) -> float:
         """Return the shortest time of some work.
 
         Args:
             work: What is needed.
-            passes: Through the body: a backward pass through frozen weights is another one.
-            head_passes: Through the head.
+            passes: How often; a backward pass through frozen weights is another one.
         """
-        body = passes * (work.tokens * self.per_token + work.attended * self.per_attended)
-        return body / self.body + head_passes * work.scored * self.per_scored / self.head
+        body = work.tokens * self.per_token + work.attended * self.per_attended
+        return passes * (body / self.body + work.scored * self.per_scored / self.head)
 
 
 def find_limit(lm: LM, *, layers: int | None = None, clock: Clock = time.perf_counter) -> Limit:
@@ -141,10 +147,3 @@ def rate(modules: Sequence[nn.Module], clock: Clock) -> float:
         products()
         found = max(found, tokens * total / min(seconds(products, clock) for _ in range(ROUNDS)))
     return found
-
-
-def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
-    """Time one call."""
-    start = clock()
-    work()
-    return clock() - start

@@ -51,28 +51,39 @@ class Row:
     Args:
         what: The work.
         ours: What Formless takes.
-        plain: What the plain implementation of the published way takes.
+        plain: What the plain implementation of the published way takes; None where it was not run.
         bar: The ratio to reach; nothing where none is set.
         checked: How the results were found equal.
         note: What the work was, and what limits it.
+        model: The model and its dtype.
+        limit: The seconds that the work needs at least (`benchmarks.limit`).
+        goal: The share of the limit to reach.
     """
 
     what: str
     ours: Times
-    plain: Times
+    plain: Times | None
     bar: float | None
     checked: str
     note: str = ""
+    model: str = "135M, float32"
+    limit: float | None = None
+    goal: float | None = None
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """How many times longer the plain way takes, by the medians."""
-        return self.plain.median / self.ours.median
+        return None if self.plain is None else self.plain.median / self.ours.median
+
+    @property
+    def share(self) -> float | None:
+        """The share of the limit, by the shortest run, as the limit is the shortest time too."""
+        return self.limit and self.limit / self.ours.least
 
     @property
     def is_met(self) -> bool:
         """Whether the bar is reached."""
-        return self.bar is None or self.ratio >= self.bar
+        return self.bar is None or (self.ratio or 0) >= self.bar
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,11 @@ class Curve:
     note: str = ""
 
 
+def repeated(work: Callable[[], object], *, rounds: int, clock: Clock = time.perf_counter) -> Times:
+    """Time some work that has run before, several times."""
+    return Times(tuple(seconds(work, clock) for _ in range(rounds)))
+
+
 def in_turns(
     ours: Callable[[], object], plain: Callable[[], object], *, rounds: int, clock: Clock = time.perf_counter
 ) -> tuple[Times, Times]:
@@ -118,12 +134,13 @@ def in_turns(
         rounds: How often.
         clock: Wall time, or `time.process_time` for CPU time of all threads.
     """
-    pairs = [(_seconds(ours, clock), _seconds(plain, clock)) for _ in range(rounds)]
+    pairs = [(seconds(ours, clock), seconds(plain, clock)) for _ in range(rounds)]
     first, second = zip(*pairs, strict=True)
     return Times(first), Times(second)
 
 
-def _seconds(work: Callable[[], object], clock: Clock) -> float:
+def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    """Time one call."""
     start = clock()
     work()
     return clock() - start
@@ -163,19 +180,25 @@ def largest_difference(ours: Sequence[float], plain: Sequence[float]) -> float:
 def rows_table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table; seconds are min / median."""
     lines = [
-        "| what | formless, s | plain, s | ratio | bar | results | note |",
-        "| - | - | - | - | - | - | - |",
+        "| what | model | formless, s | plain, s | ratio | bar | share of the limit | goal | results | note |",
+        "| - | - | - | - | - | - | - | - | - | - |",
     ]
     for row in rows:
         bar = "" if row.bar is None else f"{row.bar:g}{'' if row.is_met else ', missed'}"
-        lines.append(
-            f"| {row.what} | {_pair(row.ours)} | {_pair(row.plain)} | {row.ratio:.1f} | {bar} | {row.checked} | {row.note} |"
-        )
+        cells = [
+            row.what, row.model, _pair(row.ours), _pair(row.plain), "" if row.ratio is None else f"{row.ratio:.1f}", bar,
+            _percent(row.share), _percent(row.goal), row.checked, row.note,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _pair(times: Times) -> str:
-    return f"{times.least:.3g} / {times.median:.3g}"
+def _pair(times: Times | None) -> str:
+    return "" if times is None else f"{times.least:.3g} / {times.median:.3g}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def curves_table(curves: Sequence[Curve]) -> str:

@@ -1,5 +1,7 @@
 """LoRA training of GA, NPO and RT, beside padding to max_length, logits everywhere and a reference pass at every step.
 
+The limit counts a pass forward and one back through the frozen weights, with the head where labels are.
+
 Four rows stand for a file, those in the middle of its quarters by length, and make one batch, so that both ways see the same
 batches. RT trains on questions with an answer of one sentence, the other two on biographies.
 """
@@ -12,11 +14,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-import formless
 from benchmarks.edit import relative
 from benchmarks.evaluation import real_target
+from benchmarks.limit import find_limit, needed
+from benchmarks.models import first_model, label, other_models
 from benchmarks.plain_training import Loss, plain_training
-from benchmarks.timing import Row, Times, check, in_turns, largest_difference
+from benchmarks.timing import Row, Times, check, in_turns, largest_difference, repeated
 from formless.data.target import Target
 from formless.methods.training import losses
 from formless.methods.training.ascent import gradient_ascent
@@ -27,6 +30,7 @@ from formless.methods.training.preference import negative_preference
 from formless.methods.training.preprocessing import (
     Example,
     Preprocess,
+    TokenizedText,
     load_training_set,
     preprocess_instruction,
     preprocess_text,
@@ -35,7 +39,7 @@ from formless.methods.training.trainer import TrainingResult, train
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
-ROWS, ROUNDS, CLOSE, BETA = 4, 2, 1e-3, 0.0275
+ROWS, ROUNDS, CLOSE, BETA, GOAL = 4, 2, 1e-3, 0.0275, 0.6
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,11 @@ METHODS = (
 
 def rows(*, quick: bool = False) -> list[Row]:
     """Seconds of one step, with its share of the reference pass and of putting the adapter in and out."""
-    lm, target = formless.load("smollm2", dtype="float32", device="cpu"), real_target()
-    return [_row(lm, target, method, quick) for method in METHODS]
+    lm, target = first_model(), real_target()
+    found = [_row(lm, target, method, quick, beside=True) for method in METHODS]
+    for other in () if quick else other_models():
+        found += [_row(other, target, method, quick, beside=False) for method in METHODS]
+    return found
 
 
 def typical(examples: Sequence[Example]) -> list[Example]:
@@ -104,7 +111,7 @@ def typical(examples: Sequence[Example]) -> list[Example]:
     return [ordered[(2 * part + 1) * len(ordered) // (2 * ROWS)] for part in range(ROWS)]
 
 
-def _row(lm: LM, target: Target, method: Method, quick: bool) -> Row:
+def _row(lm: LM, target: Target, method: Method, quick: bool, *, beside: bool) -> Row:
     max_length, epochs = (96, 2) if quick else (512, method.epochs)
     config = TrainingConfig(
         learning_rate=1e-4,
@@ -125,15 +132,27 @@ def _row(lm: LM, target: Target, method: Method, quick: bool) -> Row:
     def plain() -> tuple[dict[str, Factors], list[float]]:
         return plain_training(lm, texts, method.plain, config, needs_reference=method.ours.needs_reference)
 
-    trained, (updates, curve) = ours(), plain()
-    apart = largest_difference(trained.curves.losses, curve)
-    factors = {name: found for name, found in trained.updates.items() if isinstance(found, Factors)}
-    error = max(relative(found.dense(), updates[name].dense()) for name, found in factors.items())
-    check(apart < CLOSE and error < CLOSE, f"the losses differ by {apart:.1e}, the adapters by {error:.1e} of their norm")
-    times = [
+    if beside:
+        trained, (updates, curve) = ours(), plain()
+        apart = largest_difference(trained.curves.losses, curve)
+        factors = {name: found for name, found in trained.updates.items() if isinstance(found, Factors)}
+        error = max(relative(found.dense(), updates[name].dense()) for name, found in factors.items())
+        check(apart < CLOSE and error < CLOSE, f"the losses differ by {apart:.1e}, the adapters by {error:.1e} of their norm")
+    rounds = 1 if quick else ROUNDS
+    steps = [
         Times(tuple(seconds / epochs for seconds in found.seconds))
-        for found in in_turns(ours, plain, rounds=1 if quick else ROUNDS)
+        for found in (in_turns(ours, plain, rounds=rounds) if beside else [repeated(ours, rounds=rounds)])
     ]
     tokens = sum(len(text.ids) for text in texts)
-    note = f"{ROWS} rows of {tokens} tokens, {epochs} epochs; {method.limit}"
-    return Row(f"a LoRA training step, {method.name}", times[0], times[1], 1.5, f"losses differ by {apart:.0e}", note)
+    return Row(
+        f"a LoRA training step, {method.name}", steps[0], steps[1] if beside else None, 1.5 if beside else None,
+        f"losses differ by {apart:.0e}" if beside else "", f"{ROWS} rows of {tokens} tokens, {epochs} epochs; {method.limit}",
+        label(lm), limit(lm, texts, method, epochs), GOAL,
+    )  # fmt: skip
+
+
+def limit(lm: LM, texts: Sequence[TokenizedText], method: Method, epochs: int) -> float:
+    """Seconds that a step needs at least: forward, back, and its share of the reference pass."""
+    places = [(text.ids[:-1], next(i for i, label in enumerate(text.labels) if label != IGNORED) - 1) for text in texts]
+    passes = 2 + (1 / epochs if method.ours.needs_reference else 0)
+    return find_limit(lm).seconds(needed((ids, max(first, 0)) for ids, first in places), passes=passes)

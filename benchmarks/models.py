@@ -1,0 +1,34 @@
+"""The models and dtypes of which the share of the limit is measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import formless
+from formless import store
+from formless.models.bundled import BUNDLED_MODELS
+from formless.models.lm import LM
+
+SIZES = {"smollm2": "135M", "qwen2.5-coder-1.5b": "1.5B"}
+DTYPES = ("float32", "bfloat16")
+
+
+def first_model() -> LM:
+    """The model that the plain ways are run with too."""
+    return formless.load("smollm2", dtype=DTYPES[0], device="cpu")
+
+
+def other_models() -> Iterator[LM]:
+    """The other dtype and the larger model, one at a time; what is not on this machine is left out with a word."""
+    for name in SIZES:
+        if not store.cached_files_path(BUNDLED_MODELS[name].folder).is_file():
+            print(f"{name} is not on this machine: its rows are left out", file=sys.stderr)
+            continue
+        for dtype in DTYPES[name == "smollm2" :]:
+            yield formless.load(name, dtype=dtype, device="cpu", progress=False)
+
+
+def label(lm: LM) -> str:
+    """The model and its dtype, for a row."""
+    return f"{SIZES[lm.name]}, {str(lm.model.dtype).removeprefix('torch.')}"
