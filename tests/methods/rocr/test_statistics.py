@@ -10,7 +10,7 @@ import torch
 
 from formless.errors import EditError, OutputError
 from formless.methods.rocr.nullspace import BasisProjection, DenseProjection, load_projection
-from formless.methods.rocr.statistics import SecondMoments, compute_statistics
+from formless.methods.rocr.statistics import SecondMoments, compute_statistics, outer_products
 from formless.models.capture import capture
 from formless.models.lm import LM
 
@@ -28,6 +28,23 @@ def test_second_moments_equal_one_text_at_a_time(tiny: Tiny) -> None:
         assert moments.tokens == len(every) == 20 * len(TEXTS)
         assert torch.allclose(moments.mean(layer), every.T @ every / len(every), atol=1e-7)
         assert moments.mean(layer).dtype == torch.double
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 50])
+def test_sums_of_outer_products_are_mirrored_exactly(width: int) -> None:
+    keys = torch.randn(7, width)
+    found = outer_products(keys)
+    assert torch.allclose(found, keys.T @ keys, atol=1e-5)
+    assert torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_keys_that_are_not_finite_are_refused(tiny: Tiny, value: float) -> None:
+    lm = tiny()
+    with torch.no_grad():
+        lm.architecture.down_projection(lm.model, 0).weight[0, 0] = value
+    with pytest.raises(EditError, match="the keys are not finite"):
+        SecondMoments(lm, [1], {}).add(TEXTS[:3], max_tokens=20)
 
 
 def test_the_saved_basis_is_the_null_space_of_the_corpus(tiny: Tiny, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from formless.models.sampled_texts import SampledTexts
 from formless.progress import Progress, progress_bar
 
 CHUNK = 64
+BLOCKS = 4
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -44,16 +46,17 @@ class SecondMoments:
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
         """Add a chunk of texts, each truncated to `max_tokens` tokens; the forward pass stops after the last layer."""
         rows = [row for row in (self.lm.encode(text).ids[:max_tokens] for text in texts) if row]
-        for group in batches([len(row) for row in rows], self.lm.token_budget):
+        for group in batches([len(row) for row in rows], self.lm.token_budget, even=True):
             batch = self.lm.pad([rows[i] for i in group])
             found = capture(self.lm, batch, keys=self.layers)
             for layer, activation in found.keys.items():
                 keys = activation[batch["attention_mask"].to(activation.device).bool()].float()  # [tokens, d]
-                if not bool(keys.isfinite().all()):
+                products = outer_products(keys)
+                if not bool(products.diagonal().isfinite().all()):  # sums of squares: one value that is not finite shows there
                     raise EditError(
                         "the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype"
                     )
-                moment = (keys.T @ keys).to("cpu" if keys.device.type == "mps" else keys.device, torch.double)
+                moment = products.to("cpu" if keys.device.type == "mps" else keys.device, torch.double)
                 self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
             self.tokens += int(batch["attention_mask"].sum())
         self._note(texts)
@@ -110,6 +113,17 @@ class SecondMoments:
     def _other(path: Path) -> EditError:
         remedy = "repeat its settings and corpus, or delete that file"
         return EditError("an unfinished computation with other settings or texts is in the way", where=path, remedy=remedy)
+
+
+def outer_products(keys: Tensor) -> Tensor:
+    """Compute the sum of k k^T `[d, d]` over keys k `[tokens, d]`; what lies left of the diagonal's blocks is mirrored."""
+    width = keys.shape[1]
+    found = keys.new_empty(width, width)
+    for start in range(0, width, size := ceil(width / BLOCKS)):
+        end = start + size
+        found[start:end, start:] = keys[:, start:end].T @ keys[:, start:]
+        found[end:, start:end] = found[start:end, end:].T
+    return found
 
 
 def compute_statistics(
