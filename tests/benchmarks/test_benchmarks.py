@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,11 @@ def einstein() -> Target:
 
 def test_a_row_says_what_was_found() -> None:
     assert (ROW.ratio, ROW.is_met) == (10, True)
-    assert "| an edit | 1 / 2 | 10 / 20 | 10.0 | 10 | equal to 1e-6 |" in rows_table([ROW])
-    slower = Row("an edit", ROW.plain, ROW.ours, 10, "equal")
+    assert "| an edit | 135M, float32 | 1 / 2 | 10 / 20 | 10.0 | 10 |  |  | equal to 1e-6 |" in rows_table([ROW])
+    limited = replace(ROW, plain=None, bar=None, limit=0.25, goal=0.5)
+    assert (limited.ratio, limited.share, limited.is_met) == (None, 0.25, True)
+    assert "| 1 / 2 |  |  |  | 25 % | 50 % |" in rows_table([limited])
+    slower = replace(ROW, ours=Times((20.0,)), plain=Times((2.0,)))
     assert (slower.ratio, slower.is_met) == (0.1, False)
     assert "| 0.1 | 10, missed |" in rows_table([slower])
 
@@ -80,7 +84,7 @@ def test_the_command_fails_where_results_differ_or_a_bar_is_missed(
     def differs(*, quick: bool) -> list[Row]:
         raise UnequalError("metrics differ by 0.1")
 
-    slow = Row("a sweep", ROW.plain, ROW.ours, 5, "equal")
+    slow = replace(ROW, ours=Times((20.0,)), plain=Times((2.0,)))
     monkeypatch.setattr(evaluation, "rows", differs)
     monkeypatch.setattr(sweep, "rows", lambda *, quick: [slow])
     assert main(["evaluation"]) == 1
