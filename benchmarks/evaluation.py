@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from statistics import mean
 
 import formless
 from benchmarks.limit import Needed, find_limit, needed, scored
@@ -121,11 +122,11 @@ def rows(*, quick: bool = False) -> list[Row]:
     found = forms_rows(lm, target, quick=quick)
     if target.has("retain_mmlu"):
         found.append(choices_row(lm, target, quick=quick))
+    exact = {} if quick else {lm.name: our_metrics(lm, jobs_of(target, FORMS))}
     for other in () if quick else other_models():
-        found += [
-            limited_forms_row(other, target),
-            *([limited_choices_row(other, target)] if target.has("retain_mmlu") else []),
-        ]
+        found.append(limited_forms_row(other, target, exact))
+        if target.has("retain_mmlu"):
+            found.append(limited_choices_row(other, target))
     return found
 
 
@@ -148,14 +149,18 @@ def forms_rows(lm: LM, target: Target, *, quick: bool) -> list[Row]:
     return [row(2, 4, "plain logits twice, as published"), row(1, None, "plain logits once")]
 
 
-def limited_forms_row(lm: LM, target: Target) -> Row:
-    """The same forms without the plain way."""
+def limited_forms_row(lm: LM, target: Target, exact: dict[str, list[list[float]]]) -> Row:
+    """The same forms without the plain way, and how far the probabilities are from those in float32, which come first."""
     jobs = jobs_of(target, FORMS)
-    our_metrics(lm, jobs[:1])
+    metrics = our_metrics(lm, jobs)
+    apart = [
+        abs(a - b) for own in zip(metrics, exact.setdefault(lm.name, metrics), strict=True) for a, b in zip(*own, strict=True)
+    ]
+    checked = f"probabilities {mean(apart):.1g} from float32's on average, {max(apart):.1g} at most" if any(apart) else ""
     ours = repeated(lambda: our_metrics(lm, jobs), rounds=ROUNDS_OF_CHOICES)
     limit = find_limit(lm).seconds(needed_scores(lm, jobs))
     what = f"probability forms of {target.subject}"
-    return Row(what, ours, None, None, "", "", label(lm), limit, GOALS[label(lm).split(",")[0]])
+    return Row(what, ours, None, None, checked, "", label(lm), limit, GOALS[label(lm).split(",")[0]])
 
 
 def choices_row(lm: LM, target: Target, *, quick: bool) -> Row:
