@@ -19,13 +19,16 @@ from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
 Choose = Callable[[Tensor, Sequence[int]], Tensor]
-"""Logits `[rows, vocab]` and the prompts that the rows continue -> next tokens `[rows]`."""
+"""Logits `[rows, vocab]` and the prompts that the rows continue -> next tokens `[rows]`, any token for logits with NaN."""
 
 SEEDS_APART = 1_000_003
 """Between the seeds of two calls, more than a call has prompts."""
 
 FINISHED_SHARE = 1 / 8
 """Finished texts leave the batch once they are this share of it."""
+
+NAN = -1
+"""In place of a token whose logits hold NaN."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def sample(
     generators = [torch.Generator().manual_seed(seed * SEEDS_APART + number) for number in range(len(prompts))]
 
     def choose(logits: Tensor, rows: Sequence[int]) -> Tensor:
-        probabilities, tokens = (logits.float().cpu() / temperature).softmax(-1).sort(-1, descending=True)
+        probabilities, tokens = (logits.float().cpu().nan_to_num() / temperature).softmax(-1).sort(-1, descending=True)
         before = probabilities.cumsum(-1) - probabilities  # the first token always stays
         kept = probabilities.masked_fill(before > top_p, 0.0)
         drawn = torch.cat([own.multinomial(1, generator=generators[row]) for own, row in zip(kept, rows, strict=True)])
@@ -146,10 +149,11 @@ def _continued(
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
         logits = lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
-        if bool(logits.isnan().any()):
-            raise ModelError("the model gives NaN", where=lm.name, remedy="check its weights and dtype")
         chosen = choose(logits, places)
-        for place, token in zip(places, chosen.tolist(), strict=True):
+        new = chosen.masked_fill(logits.isnan().any(-1), NAN).tolist()  # one transfer from the device for both
+        if NAN in new:
+            raise ModelError("the model gives NaN", where=lm.name, remedy="check its weights and dtype")
+        for place, token in zip(places, new, strict=True):
             if place not in finished:
                 continuations[place].append(token)
                 if is_finished(continuations[place]):

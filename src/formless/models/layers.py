@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from formless.errors import ModelError
 from formless.models.batching import Counter, in_batches
 from formless.models.scores import Score, Skipped
-from formless.models.scoring import answer_score, refusal
+from formless.models.scoring import answer_scores, refusal
 from formless.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ def score_layers(
         chosen = [encoded[kept[row]] for row in rows]
         # The token at position t is predicted by the state at t - 1.
         places = [(row, t - 1) for row, item in enumerate(chosen) for t in range(item.answer_start, len(item.ids))]
-        sizes = [len(item.ids) - item.answer_start for item in chosen]
         found: list[list[Score]] = [[] for _ in chosen]
         for states in _states_at(lm, [item.ids for item in chosen], places):  # one layer's logits at a time
-            for own, item, logits in zip(found, chosen, _logits(lm, states).split(sizes), strict=True):
-                own.append(answer_score(lm, item, logits))
+            for own, score in zip(found, answer_scores(lm, [[item] for item in chosen], _logits(lm, states)), strict=True):
+                own.append(score)
         for row, own in zip(rows, found, strict=True):
             results[kept[row]] = tuple(own)
         counter.add(len(rows))
@@ -61,7 +60,8 @@ def read_layers(lm: LM, texts: Sequence[str], progress: WorkProgress | None) -> 
     def work(rows: list[int]) -> None:
         chosen = [kept[row] for row in rows]
         places = [(row, len(ids[i]) - 1) for row, i in enumerate(chosen)]
-        states = np.stack([layer.float().cpu().numpy() for layer in _states_at(lm, [ids[i] for i in chosen], places)], 1)
+        found = _states_at(lm, [ids[i] for i in chosen], places)
+        states = torch.stack([layer.float().to(found[0].device) for layer in found], 1).cpu().numpy()
         if not np.isfinite(states).all():
             raise ModelError("the model gives NaN or infinite states", where=lm.name, remedy="check its weights and dtype")
         for i, own in zip(chosen, states, strict=True):

@@ -27,10 +27,11 @@ def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: Work
     counter = Counter(len(queries), progress)
     groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
 
-    def keep(group: list[int], logits: Tensor) -> None:
-        for i in group:
-            results[i] = answer_score(lm, encoded[i], logits)
-        counter.add(len(group))
+    def keep(chosen: list[list[int]], logits: Tensor) -> None:
+        members = [i for group in chosen for i in group]
+        for i, found in zip(members, answer_scores(lm, [[encoded[i] for i in group] for group in chosen], logits), strict=True):
+            results[i] = found
+        counter.add(len(members))
 
     several, single = _by_prompt(encoded, groups) if has_full_cache(lm) else ([], groups)
     _score_several(lm, encoded, several, keep)
@@ -38,8 +39,9 @@ def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: Work
     return results
 
 
-Keep = Callable[[list[int], Tensor], None]
-"""Called with the indices of answers with equal tokens but the last, and the logits that predict them, `[answer, vocab]`."""
+Keep = Callable[[list[list[int]], Tensor], None]
+"""Called with a batch: groups of indices of answers with equal tokens but the last, and the logits that predict the groups'
+answers, one group behind the other, `[answers, vocab]`."""
 
 
 def _score_single(lm: TokenizedModel, encoded: Sequence[Encoded], groups: Sequence[list[int]], keep: Keep) -> None:
@@ -51,8 +53,7 @@ def _score_single(lm: TokenizedModel, encoded: Sequence[Encoded], groups: Sequen
         def work(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
             chosen = [cluster.rows[row] for row in rows]
             found = _answer_logits(lm, [heads[row] for row in chosen], prefix, cluster.shared)
-            for row, logits in zip(chosen, found, strict=True):
-                keep(groups[row], logits)
+            keep([groups[row] for row in chosen], found)
 
         in_batches(lm, [token_cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
 
@@ -66,8 +67,7 @@ def _score_several(lm: TokenizedModel, encoded: Sequence[Encoded], prompts: Sequ
         cache = left_padded_cache(lm, [ids[:-1] for ids in starts])
         items = [(place, item) for place, row in enumerate(rows) for item in heads[row]]
         found = _continued_logits(lm, starts, cache, items)
-        for group, logits in zip((group for row in rows for group in prompts[row]), found, strict=True):
-            keep(group, logits)
+        keep([group for row in rows for group in prompts[row]], found)
 
     costs = [
         sum(len(item.ids) - item.answer_start + 1 + math.ceil(item.answer_start * lm.cached_share) for item in own)
@@ -90,8 +90,9 @@ def score_texts(
     def work(batch: list[int]) -> None:
         chosen = [kept[place] for place in batch]
         logits = cast(Any, lm.model)(**lm.pad([ids for _, ids, _ in chosen]), use_cache=False).logits
-        for (i, ids, first), row_logits in zip(chosen, logits, strict=True):
-            results[i] = _text_score(lm, ids[first:], row_logits[first - 1 : len(ids) - 1])
+        texts = [(ids[first:], own[first - 1 : len(ids) - 1]) for (_, ids, first), own in zip(chosen, logits, strict=True)]
+        for (i, _, _), found in zip(chosen, _text_scores(lm, texts), strict=True):
+            results[i] = found
         counter.add(len(chosen))
 
     # Every position keeps its logits, their logarithms and squares, so a batch gets a quarter of the tokens.
@@ -134,8 +135,8 @@ def refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
 
 
 @torch.no_grad()
-def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Iterator[Tensor]:
-    """Yield the logits that predict each item's answer, `[answer, vocab]`; no other logits are computed."""
+def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Tensor:
+    """Return the logits that predict the items' answers, one behind the other, `[answers, vocab]`; no others are computed."""
     batch = lm.pad([item.ids for item in items])
     rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
     if prefix is not None:
@@ -143,21 +144,23 @@ def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: Dynamic
     # The token at position t is predicted by the logits at t - 1.
     places = [(row, t - 1 - shared) for row, item in enumerate(items) for t in range(item.answer_start, len(item.ids))]
     with _logits_at(lm, places):
-        logits = cast(Any, lm.model)(**rest, use_cache=prefix is not None).logits[0]  # [answers of all items, vocab]
-    yield from logits.split([len(item.ids) - item.answer_start for item in items])
+        return cast(Tensor, cast(Any, lm.model)(**rest, use_cache=prefix is not None).logits[0])
 
 
 @torch.no_grad()
 def _continued_logits(
     lm: TokenizedModel, prompts: Sequence[list[int]], cache: DynamicCache, items: Sequence[tuple[int, Encoded]]
-) -> Iterator[Tensor]:
-    """Yield the logits that predict each item's answer, `[answer, vocab]`, after prompts that are cached but their last token.
+) -> Tensor:
+    """Return the logits that predict the items' answers, one behind the other, after prompts cached but their last token.
 
     Args:
         lm: The model.
         prompts: The token ids of each prompt.
         cache: Their keys and values without their last tokens, one row each, padded on the left.
         items: The row of the prompt and the whole text of each answer.
+
+    Returns:
+        The logits, `[answers, vocab]`.
     """
     rest = lm.pad([item.ids[item.answer_start - 1 :] for _, item in items])
     rows = torch.tensor([row for row, _ in items])  # on the CPU: layers may lie on several devices
@@ -166,11 +169,10 @@ def _continued_logits(
     mask = torch.cat([mask[rows.to(mask.device)], rest["attention_mask"]], 1)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -rest["input_ids"].shape[1] :]
     arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
-    sizes = [len(item.ids) - item.answer_start for _, item in items]
-    places = [(row, t) for row, size in enumerate(sizes) for t in range(size)]
+    places = [(row, t) for row, (_, item) in enumerate(items) for t in range(len(item.ids) - item.answer_start)]
     with _logits_at(lm, places):
         logits = cast(Any, lm.model)(input_ids=rest["input_ids"], attention_mask=mask, use_cache=True, **arguments).logits[0]
-    yield from logits.split(sizes)
+    return cast(Tensor, logits)
 
 
 @contextmanager
@@ -188,32 +190,52 @@ def _logits_at(lm: TokenizedModel, places: Sequence[tuple[int, int]]) -> Iterato
         hook.remove()
 
 
-def answer_score(lm: TokenizedModel, item: Encoded, logits: Tensor) -> Score:
-    """Return the score of one answer from its logits `[answer, vocab]`."""
-    ids = item.ids[item.answer_start :]
-    answer = torch.tensor(ids, device=logits.device)
-    log_probabilities = logits.float().log_softmax(-1)
-    chosen = _finite(lm, log_probabilities.gather(-1, answer[:, None])[:, 0])
-    greedy = (log_probabilities.argmax(-1) == answer).tolist()
-    texts = lm.tokenizer.batch_decode([[token] for token in ids])
-    return Score(tuple(chosen.tolist()), tuple(greedy), tuple(texts))
+def answer_scores(lm: TokenizedModel, groups: Sequence[Sequence[Encoded]], logits: Tensor) -> list[Score]:
+    """Return the scores of a batch's answers, with one transfer from the device.
+
+    Args:
+        lm: The model.
+        groups: Answers with equal tokens but the last; a group shares its logits.
+        logits: The logits that predict the groups' answers, one group behind the other, `[answers, vocab]`.
+    """
+    sizes = [len(group[0].ids) - group[0].answer_start for group in groups]
+    answers = [item.ids[item.answer_start :] for group in groups for item in group]
+    tokens = torch.tensor([token for ids in answers for token in ids], device=logits.device)
+    rows = tokens.split([size * len(group) for size, group in zip(sizes, groups, strict=True)])
+    found = []
+    for own, size, part in zip(rows, sizes, logits.split(sizes), strict=True):
+        likely, wanted = part.float().log_softmax(-1), own.view(-1, size).T  # [answer, vocab], [answer, answers of the group]
+        found.append(torch.stack([likely.gather(-1, wanted), likely.argmax(-1)[:, None].eq(wanted).float()]).mT.flatten(1))
+    values = _finite(lm, found).split([len(ids) for ids in answers], 1)
+    texts = [lm.tokenizer.batch_decode([[token] for token in ids]) for ids in answers]
+    return [
+        Score(tuple(own[0].tolist()), tuple(own[1].bool().tolist()), tuple(text))
+        for own, text in zip(values, texts, strict=True)
+    ]
 
 
-def _text_score(lm: TokenizedModel, ids: list[int], logits: Tensor) -> TextScore:
-    """Return the score of tokens from the logits that predict them, `[tokens, vocab]`."""
-    log_probabilities = logits.float().log_softmax(-1)
-    chosen = _finite(lm, log_probabilities.gather(-1, torch.tensor(ids, device=logits.device)[:, None])[:, 0])
-    probabilities = log_probabilities.exp()
-    log_probabilities = log_probabilities.where(probabilities > 0, 0.0)  # 0 log 0 = 0
-    means = (probabilities * log_probabilities).sum(-1)
-    variances = (probabilities * (log_probabilities - means[:, None]).square()).sum(-1)
-    return TextScore(tuple(chosen.tolist()), tuple(means.tolist()), tuple(variances.sqrt().tolist()))
+def _text_scores(lm: TokenizedModel, texts: Sequence[tuple[list[int], Tensor]]) -> list[TextScore]:
+    """Return the scores of texts from their tokens and the logits that predict them, `[tokens, vocab]`, with one transfer."""
+    sizes = [len(ids) for ids, _ in texts]
+    tokens = torch.tensor([token for ids, _ in texts for token in ids], device=texts[0][1].device)
+    found = []
+    for own, (_, logits) in zip(tokens.split(sizes), texts, strict=True):
+        log_probabilities = logits.float().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, own[:, None])[:, 0]
+        probabilities = log_probabilities.exp()
+        log_probabilities = log_probabilities.where(probabilities > 0, 0.0)  # 0 log 0 = 0
+        means = (probabilities * log_probabilities).sum(-1)
+        variances = (probabilities * (log_probabilities - means[:, None]).square()).sum(-1)
+        found.append(torch.stack([chosen, means, variances.sqrt()]))
+    return [TextScore(*(tuple(part.tolist()) for part in own)) for own in _finite(lm, found).split(sizes, 1)]
 
 
-def _finite(lm: TokenizedModel, chosen: Tensor) -> Tensor:
-    if not bool(chosen.isfinite().all()):
+def _finite(lm: TokenizedModel, found: Sequence[Tensor]) -> Tensor:
+    """Return values `[kinds, tokens]` of a batch, joined and on the CPU; the first kind is log-probabilities."""
+    values = torch.cat([*found], 1).cpu()
+    if not bool(values[0].isfinite().all()):
         raise ModelError("the model gives NaN or infinite scores", where=lm.name, remedy="check its weights and dtype")
-    return chosen
+    return values
 
 
 def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
