@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -106,24 +107,36 @@ def in_batches(
     order, start = _longest_first(lengths), 0
     while start < len(order):
         rows = order[start : _end(lengths, order, start, max(lm.token_budget // share, 1), even)]
-        if _fits(work, rows):
+        if fits(partial(work, rows)):
             start += len(rows)
-            continue
-        clear_device_cache(garbage_collection=True)
-        if len(rows) == 1:
-            remedy = "use a smaller dtype (--dtype bfloat16) or a larger device"
-            raise ModelError("memory runs out for a single text", where=lm.name, remedy=remedy)
-        lm.token_budget = max(max(lengths[row] for row in rows) * len(rows) * share // 2, 1)
+        elif len(rows) > 1:
+            lm.token_budget = max(max(lengths[row] for row in rows) * len(rows) * share // 2, 1)
+        else:
+            raise out_of_memory(lm)
 
 
-def _fits(work: Callable[[list[int]], None], rows: list[int]) -> bool:
+def fits(work: Callable[[], None]) -> bool:
+    """Do some work and return whether memory was enough for it; if not, what the device held is free again."""
+    if _is_done(work):
+        return True
+    clear_device_cache(garbage_collection=True)
+    return False
+
+
+def _is_done(work: Callable[[], None]) -> bool:
     try:
-        work(rows)
+        work()
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
             return False  # the tensors of the failed pass are freed when this block ends
         raise
     return True
+
+
+def out_of_memory(lm: TokenizedModel) -> ModelError:
+    """Return the error of a text that does not fit into memory."""
+    remedy = "use a smaller dtype (--dtype bfloat16) or a larger device"
+    return ModelError("memory runs out for a single text", where=lm.name, remedy=remedy)
 
 
 def clusters(ids: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Cluster]:

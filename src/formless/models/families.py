@@ -29,6 +29,8 @@ class Architecture:
         layers: Path of the list of decoder layers inside the model.
         mlp_out: Path of the MLP's down-projection inside a layer, `[d_mlp] -> [hidden]`.
         final_norm: Path of the norm between the last layer and the output embedding; only `LM.score_layers` needs it.
+        is_packable: Whether the model takes `position_ids` and a four-dimensional `attention_mask`; then common beginnings of
+            scored texts are computed once.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Architecture:
     layers: str
     mlp_out: str
     final_norm: str = ""
+    is_packable: bool = False
 
     def depth(self, model: PreTrainedModel) -> int:
         """Return the number of decoder layers."""
@@ -83,6 +86,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="model.layers",
             mlp_out="mlp.down_proj",
             final_norm="model.norm",
+            is_packable=True,
         ),
         Architecture(
             name="gemma3",
@@ -90,6 +94,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="model.language_model.layers",
             mlp_out="mlp.down_proj",
             final_norm="model.language_model.norm",
+            is_packable=True,
         ),
         Architecture(
             name="phi",
@@ -97,6 +102,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="model.layers",
             mlp_out="mlp.fc2",
             final_norm="model.final_layernorm",
+            is_packable=True,
         ),
         Architecture(
             name="gpt2",
@@ -104,6 +110,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="transformer.h",
             mlp_out="mlp.c_proj",
             final_norm="transformer.ln_f",
+            is_packable=True,
         ),
         Architecture(
             name="gptj",
@@ -111,6 +118,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="transformer.h",
             mlp_out="mlp.fc_out",
             final_norm="transformer.ln_f",
+            is_packable=True,
         ),
         Architecture(
             name="gpt_neox",
@@ -118,6 +126,7 @@ FAMILIES: Registry[Architecture] = Registry(
             layers="gpt_neox.layers",
             mlp_out="mlp.dense_4h_to_h",
             final_norm="gpt_neox.final_layer_norm",
+            is_packable=True,
         ),
     ),
 )

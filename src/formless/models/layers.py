@@ -28,7 +28,7 @@ def score_layers(
     lm: LM, queries: Sequence[tuple[str, str]], progress: WorkProgress | None
 ) -> list[tuple[Score, ...] | Skipped]:
     """Score each answer from the output of every layer; see `LM.score_layers`."""
-    encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
+    encoded = lm.encode_all(queries)
     results: list[tuple[Score, ...] | Skipped] = [refusal(lm, item) or Skipped("not scored") for item in encoded]
     kept = [i for i, item in enumerate(encoded) if refusal(lm, item) is None]
     counter = Counter(len(kept), progress)
@@ -39,7 +39,7 @@ def score_layers(
         places = [(row, t - 1) for row, item in enumerate(chosen) for t in range(item.answer_start, len(item.ids))]
         found: list[list[Score]] = [[] for _ in chosen]
         for states in _states_at(lm, [item.ids for item in chosen], places):  # one layer's logits at a time
-            for own, score in zip(found, answer_scores(lm, [[item] for item in chosen], _logits(lm, states)), strict=True):
+            for own, score in zip(found, answer_scores(lm, chosen, _logits(lm, states)), strict=True):
                 own.append(score)
         for row, own in zip(rows, found, strict=True):
             results[kept[row]] = tuple(own)

@@ -2,79 +2,76 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from itertools import accumulate, islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import Cluster, Counter, clusters, in_batches
-from formless.models.cache import expanded, has_full_cache, left_padded_cache, prefix_cache, token_cost
+from formless.models.batching import Counter, in_batches
+from formless.models.packing import PrefixTree, Window, each_pass, logits_at, windows
 from formless.models.scores import Score, Skipped, TextScore
 from formless.models.tokenized import Encoded, TokenizedModel
 from formless.progress import WorkProgress
 
+CACHED_ROWS = 4
+
 
 def score(lm: TokenizedModel, queries: Sequence[tuple[str, str]], progress: WorkProgress | None) -> list[Score | Skipped]:
     """Score each answer given its prompt; see `LM.score`."""
-    encoded = [lm.encode(prompt, answer) for prompt, answer in queries]
+    encoded = lm.encode_all(queries)
     refusals = [refusal(lm, item) for item in encoded]
     results: list[Score | Skipped] = [reason or Skipped("not scored") for reason in refusals]
+    kept = [i for i, reason in enumerate(refusals) if reason is None]
     counter = Counter(len(queries), progress)
-    groups = _alternatives([(i, item) for i, item in enumerate(encoded) if refusals[i] is None])
-
-    def keep(chosen: list[list[int]], logits: Tensor) -> None:
-        members = [i for group in chosen for i in group]
-        for i, found in zip(members, answer_scores(lm, [[encoded[i] for i in group] for group in chosen], logits), strict=True):
-            results[i] = found
-        counter.add(len(members))
-
-    several, single = _by_prompt(encoded, groups) if has_full_cache(lm) else ([], groups)
-    _score_several(lm, encoded, several, keep)
-    _score_single(lm, encoded, single, keep)
+    reach = windows(lm)
+    items = [encoded[i] for i in kept]
+    found = _padded(lm, items, counter) if reach is None else _packed(lm, items, reach, counter)
+    for i, own in zip(kept, found, strict=True):
+        results[i] = own
     return results
 
 
-Keep = Callable[[list[list[int]], Tensor], None]
-"""Called with a batch: groups of indices of answers with equal tokens but the last, and the logits that predict the groups'
-answers, one group behind the other, `[answers, vocab]`."""
+def _packed(lm: TokenizedModel, items: Sequence[Encoded], reach: Sequence[Window], counter: Counter) -> list[Score]:
+    """Score answers; what texts begin with alike is computed once."""
+    tree = PrefixTree.of([item.ids[:-1] for item in items])
+    tokens = [token for item in items for token in item.ids[item.answer_start :]]
+    # The token at position t is predicted at the node of t - 1.
+    nodes = [node for item, own in zip(items, tree.nodes, strict=True) for node in own[item.answer_start - 1 :]]
+    places: dict[int, list[int]] = {}  # of the tokens that each node predicts
+    for place, node in enumerate(nodes):
+        places.setdefault(node, []).append(place)
+    ends = {place - 1 for place in accumulate(len(item.ids) - item.answer_start for item in items)}
+    found: list[tuple[float, float]] = [(0.0, 0.0)] * len(tokens)
+
+    def work(scored: Sequence[int], logits: Tensor) -> None:
+        pairs = [(row, place) for row, node in enumerate(scored) for place in places[node]]
+        values = token_scores(lm, logits, [row for row, _ in pairs], [tokens[place] for _, place in pairs])
+        for (_, place), own in zip(pairs, values, strict=True):
+            found[place] = own
+        counter.add(sum(place in ends for _, place in pairs))
+
+    each_pass(lm, tree, sorted(places), reach, work)
+    return _joined(lm, items, found)
 
 
-def _score_single(lm: TokenizedModel, encoded: Sequence[Encoded], groups: Sequence[list[int]], keep: Keep) -> None:
-    """Score answers to different prompts; what prompts begin with in common is encoded once."""
-    heads = [encoded[group[0]] for group in groups]
-    for cluster in clusters([item.ids for item in heads], [item.answer_start - 1 for item in heads]):
-        prefix = _prefix(lm, heads[cluster.rows[0]].ids[: cluster.shared])
+def _padded(lm: TokenizedModel, items: Sequence[Encoded], counter: Counter) -> list[Score]:
+    """Score answers of a model whose texts cannot be packed."""
+    found: dict[int, Score] = {}
 
-        def work(rows: list[int], cluster: Cluster = cluster, prefix: DynamicCache | None = prefix) -> None:
-            chosen = [cluster.rows[row] for row in rows]
-            found = _answer_logits(lm, [heads[row] for row in chosen], prefix, cluster.shared)
-            keep([groups[row] for row in chosen], found)
-
-        in_batches(lm, [token_cost(lm, len(heads[row].ids), cluster.shared) for row in cluster.rows], work, even=True)
-
-
-def _score_several(lm: TokenizedModel, encoded: Sequence[Encoded], prompts: Sequence[list[list[int]]], keep: Keep) -> None:
-    """Score several answers to each prompt: every prompt is encoded once, then all answers to a batch of prompts together."""
-    heads = [[encoded[group[0]] for group in groups] for groups in prompts]
-
+    @torch.no_grad()
     def work(rows: list[int]) -> None:
-        starts = [own[0].ids[: own[0].answer_start] for own in (heads[row] for row in rows)]
-        cache = left_padded_cache(lm, [ids[:-1] for ids in starts])
-        items = [(place, item) for place, row in enumerate(rows) for item in heads[row]]
-        found = _continued_logits(lm, starts, cache, items)
-        keep([group for row in rows for group in prompts[row]], found)
+        chosen = [items[row] for row in rows]
+        places = [(row, t - 1) for row, item in enumerate(chosen) for t in range(item.answer_start, len(item.ids))]
+        with logits_at(lm, *torch.tensor(places).T):
+            logits = cast(Any, lm.model)(**lm.pad([item.ids for item in chosen]), use_cache=False).logits[0]
+        found.update(zip(rows, answer_scores(lm, chosen, logits), strict=True))
+        counter.add(len(rows))
 
-    costs = [
-        sum(len(item.ids) - item.answer_start + 1 + math.ceil(item.answer_start * lm.cached_share) for item in own)
-        + own[0].answer_start
-        for own in heads
-    ]
-    in_batches(lm, costs, work)
+    in_batches(lm, [len(item.ids) for item in items], work, even=True)
+    return [found[row] for row in range(len(items))]
 
 
 def score_texts(
@@ -116,13 +113,6 @@ def encoded_texts(
     return found
 
 
-def _prefix(lm: TokenizedModel, ids: list[int]) -> DynamicCache | None:
-    """Return the key/value cache of a prefix, or raise a ModelError if it does not fit into memory."""
-    found: list[DynamicCache | None] = []
-    in_batches(lm, [len(ids)], lambda _: found.append(prefix_cache(lm, ids)))
-    return found[-1]
-
-
 def refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
     """Return why an answer cannot be scored, or None."""
     if item.answer_start >= len(item.ids):
@@ -134,84 +124,44 @@ def refusal(lm: TokenizedModel, item: Encoded) -> Skipped | None:
     return None
 
 
-@torch.no_grad()
-def _answer_logits(lm: TokenizedModel, items: Sequence[Encoded], prefix: DynamicCache | None, shared: int) -> Tensor:
-    """Return the logits that predict the items' answers, one behind the other, `[answers, vocab]`; no others are computed."""
-    batch = lm.pad([item.ids for item in items])
-    rest: dict[str, Any] = {"input_ids": batch["input_ids"][:, shared:], "attention_mask": batch["attention_mask"]}
-    if prefix is not None:
-        rest[lm.cache_argument] = expanded(prefix, len(items))
-    # The token at position t is predicted by the logits at t - 1.
-    places = [(row, t - 1 - shared) for row, item in enumerate(items) for t in range(item.answer_start, len(item.ids))]
-    with _logits_at(lm, places):
-        return cast(Tensor, cast(Any, lm.model)(**rest, use_cache=prefix is not None).logits[0])
+def answer_scores(lm: TokenizedModel, items: Sequence[Encoded], logits: Tensor) -> list[Score]:
+    """Return the scores of a batch's answers from the logits that predict them, one behind the other, `[answers, vocab]`."""
+    tokens = [token for item in items for token in item.ids[item.answer_start :]]
+    return _joined(lm, items, token_scores(lm, logits, range(len(tokens)), tokens))
 
 
-@torch.no_grad()
-def _continued_logits(
-    lm: TokenizedModel, prompts: Sequence[list[int]], cache: DynamicCache, items: Sequence[tuple[int, Encoded]]
-) -> Tensor:
-    """Return the logits that predict the items' answers, one behind the other, after prompts cached but their last token.
+def token_scores(lm: TokenizedModel, logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[tuple[float, float]]:
+    """Return the log-probability of each token at its row of logits `[rows, vocab]`, and 1 where it is the most probable one.
 
-    Args:
-        lm: The model.
-        prompts: The token ids of each prompt.
-        cache: Their keys and values without their last tokens, one row each, padded on the left.
-        items: The row of the prompt and the whole text of each answer.
-
-    Returns:
-        The logits, `[answers, vocab]`.
+    There is one transfer from the device.
     """
-    rest = lm.pad([item.ids[item.answer_start - 1 :] for _, item in items])
-    rows = torch.tensor([row for row, _ in items])  # on the CPU: layers may lie on several devices
-    cache.batch_select_indices(rows)
-    mask = lm.pad([ids[:-1] for ids in prompts], side="left")["attention_mask"]
-    mask = torch.cat([mask[rows.to(mask.device)], rest["attention_mask"]], 1)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -rest["input_ids"].shape[1] :]
-    arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
-    places = [(row, t) for row, (_, item) in enumerate(items) for t in range(len(item.ids) - item.answer_start)]
-    with _logits_at(lm, places):
-        logits = cast(Any, lm.model)(input_ids=rest["input_ids"], attention_mask=mask, use_cache=True, **arguments).logits[0]
-    return cast(Tensor, logits)
+    if not tokens:
+        return []
+    # On a CPU, a few rows at a time, so that their values do not leave the cache of the processor.
+    parts = [_normalizers(part.float()) for part in logits.split(CACHED_ROWS if logits.device.type == "cpu" else len(logits))]
+    totals, best = (torch.cat(own) for own in zip(*parts, strict=True))
+    places, wanted = torch.tensor([rows, tokens], device=logits.device)
+    found = logits[places, wanted].float() - totals[places]
+    return _finite(lm, [torch.stack([found, best[places].eq(wanted).float()])]).T.tolist()
 
 
-@contextmanager
-def _logits_at(lm: TokenizedModel, places: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Compute logits at the given (row, position) pairs only: `[1, places, vocab]` instead of `[batch, seq, vocab]`."""
-    rows, positions = torch.tensor(places).T  # on the CPU: they index states on any device
-
-    def chosen(_head: object, states: tuple[Tensor]) -> tuple[Tensor]:
-        return (states[0][rows, positions][None],)  # [batch, seq, hidden] -> [1, places, hidden]
-
-    hook = cast(Any, lm.model).get_output_embeddings().register_forward_pre_hook(chosen)
-    try:
-        yield
-    finally:
-        hook.remove()
+def _normalizers(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of each row's sum of exponentials, and its first largest place."""
+    largest, best = logits.max(-1)
+    return largest + (logits - largest[:, None]).exp_().sum(-1).log(), best
 
 
-def answer_scores(lm: TokenizedModel, groups: Sequence[Sequence[Encoded]], logits: Tensor) -> list[Score]:
-    """Return the scores of a batch's answers, with one transfer from the device.
-
-    Args:
-        lm: The model.
-        groups: Answers with equal tokens but the last; a group shares its logits.
-        logits: The logits that predict the groups' answers, one group behind the other, `[answers, vocab]`.
-    """
-    sizes = [len(group[0].ids) - group[0].answer_start for group in groups]
-    answers = [item.ids[item.answer_start :] for group in groups for item in group]
-    tokens = torch.tensor([token for ids in answers for token in ids], device=logits.device)
-    rows = tokens.split([size * len(group) for size, group in zip(sizes, groups, strict=True)])
-    found = []
-    for own, size, part in zip(rows, sizes, logits.split(sizes), strict=True):
-        likely, wanted = part.float().log_softmax(-1), own.view(-1, size).T  # [answer, vocab], [answer, answers of the group]
-        found.append(torch.stack([likely.gather(-1, wanted), likely.argmax(-1)[:, None].eq(wanted).float()]).mT.flatten(1))
-    values = _finite(lm, found).split([len(ids) for ids in answers], 1)
-    texts = [lm.tokenizer.batch_decode([[token] for token in ids]) for ids in answers]
-    return [
-        Score(tuple(own[0].tolist()), tuple(own[1].bool().tolist()), tuple(text))
-        for own, text in zip(values, texts, strict=True)
-    ]
+def _joined(lm: TokenizedModel, items: Sequence[Encoded], found: Sequence[tuple[float, float]]) -> list[Score]:
+    """Return the scores of answers from those of their tokens, one behind the other."""
+    answers = [item.ids[item.answer_start :] for item in items]
+    distinct = sorted({token for ids in answers for token in ids})
+    texts = dict(zip(distinct, lm.tokenizer.batch_decode([[token] for token in distinct]), strict=True))
+    values = iter(found)
+    scores = []
+    for ids in answers:
+        log_probabilities, greedy = zip(*islice(values, len(ids)), strict=True)
+        scores.append(Score(log_probabilities, tuple(map(bool, greedy)), tuple(texts[token] for token in ids)))
+    return scores
 
 
 def _text_scores(lm: TokenizedModel, texts: Sequence[tuple[list[int], Tensor]]) -> list[TextScore]:
@@ -236,26 +186,3 @@ def _finite(lm: TokenizedModel, found: Sequence[Tensor]) -> Tensor:
     if not bool(values[0].isfinite().all()):
         raise ModelError("the model gives NaN or infinite scores", where=lm.name, remedy="check its weights and dtype")
     return values
-
-
-def _alternatives(items: Sequence[tuple[int, Encoded]]) -> list[list[int]]:
-    """Group the indices of one-token answers to the same prompt, since one forward pass scores them all."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, item in items:
-        one_token = item.answer_start == len(item.ids) - 1
-        groups.setdefault(tuple(item.ids[:-1]) if one_token else (-1, i), []).append(i)
-    return list(groups.values())
-
-
-def _by_prompt(encoded: Sequence[Encoded], groups: Sequence[list[int]]) -> tuple[list[list[list[int]]], list[list[int]]]:
-    """Return the groups of each prompt that has several, and the groups of other prompts.
-
-    A prompt of a single token has nothing to encode before its answers.
-    """
-    prompts: dict[tuple[int, ...], list[list[int]]] = {}
-    for group in groups:
-        item = encoded[group[0]]
-        prompts.setdefault(tuple(item.ids[: item.answer_start]), []).append(group)
-    several = [own for ids, own in prompts.items() if len(own) > 1 and len(ids) > 1]
-    kept = {id(own) for own in several}
-    return several, [group for own in prompts.values() if id(own) not in kept for group in own]

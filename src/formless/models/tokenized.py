@@ -186,15 +186,26 @@ class TokenizedModel:
         A token that spans the boundary belongs to the answer, unless it is one of a chat template's tokens: Phi-3's swallow the
         space after them.
         """
+        return self.encode_all([(prompt, answer)])[0]
+
+    def encode_all(self, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
+        """Tokenize prompts and answers together, which takes less time than one after the other; see `encode`."""
+        if not pairs:
+            return []
+        texts = [prompt + answer for prompt, answer in pairs]
         try:
-            encoding = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
+            encoding = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         except TypeError as error:
-            shown = ascii((prompt + answer)[:100])
+            broken = next((text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)), texts[0])
+            shown = ascii(broken[:100])
             raise ModelError("a text holds half a character, a lone surrogate", where=shown, remedy="correct it") from error
-        ids = cast(list[int], encoding["input_ids"])
-        offsets = [cast(tuple[int, int], tuple(pair)) for pair in encoding["offset_mapping"]]
-        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
-        if start < len(ids) and offsets[start][0] < len(prompt) and ids[start] in self._added_ids:
+        rows = zip(pairs, encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        return [self._encoded(len(prompt), ids, offsets) for (prompt, _), ids, offsets in rows]
+
+    def _encoded(self, boundary: int, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded:
+        """Return a text whose answer begins at character `boundary`."""
+        start = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
+        if start < len(ids) and offsets[start][0] < boundary and ids[start] in self._added_ids:
             start += 1
         prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
         return Encoded(prefix + ids, [(0, 0)] * len(prefix) + offsets, start + len(prefix))
