@@ -144,7 +144,7 @@ class _RowsCache(DynamicCache):
         self.left = _Kept(left[0], {})
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take a layer's keys and values `[rows, heads, row, size]`; return those that are seen, `[rows, heads, seen, size]`."""
+        """Take the keys and values of a layer, `[rows, heads, row, size]`; return those seen, `[rows, heads, seen, size]`."""
         self._seen, self._left = self._seen.to(key_states.device), self._left.to(key_states.device)
         before = self._kept.states.get(layer_idx)
         joined = [
