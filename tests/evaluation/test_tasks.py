@@ -208,7 +208,7 @@ def test_trivia_and_fluency_are_asked_as_the_benchmark_does(
     lm, asked = tiny(), []
 
     def generate(prompts: Sequence[str], **options: Any) -> list[str]:
-        asked.append((list(prompts), options.get("max_new_tokens")))
+        asked.append((list(prompts), options["endings"][0].max_new_tokens))
         return ["the Gold. "] * len(prompts)
 
     monkeypatch.setattr(lm, "generate", generate)

@@ -29,6 +29,7 @@ from formless.evaluation.task import (
     SearchSuffix,
 )
 from formless.interrupts import without_leftover_hooks
+from formless.models.generation import Ending
 from formless.models.scores import FoundSuffix, Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
@@ -189,10 +190,7 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     for request in unique:
         if isinstance(request, GradientNorm):
             differentiated.setdefault((request.p, request.left_out), []).append(request)
-    written: dict[tuple[Any, ...], list[Generate]] = {}
-    for request in unique:
-        if isinstance(request, Generate):
-            written.setdefault((request.max_new_tokens, request.one_line, request.until), []).append(request)
+    written = [request for request in unique if isinstance(request, Generate)]
     drawn: dict[tuple[Any, ...], list[Sample]] = {}
     for request in unique:
         if isinstance(request, Sample):
@@ -200,7 +198,7 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     layered = [request for request in unique if isinstance(request, ScoreLayers)]
     read = [request for request in unique if isinstance(request, ReadLayers)]
     searched = [request for request in unique if isinstance(request, SearchSuffix)]
-    grouped: list[Sequence[Request]] = [*differentiated.values(), layered, read, *written.values(), *drawn.values(), searched]
+    grouped: list[Sequence[Request]] = [*differentiated.values(), layered, read, written, *drawn.values(), searched]
     every: list[Sequence[Request]] = [answers, texts, *grouped]
     steps = _Steps([own for own in every if own], report)
     found: Responses = {}
@@ -227,9 +225,9 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
     if read:
         advance = steps.begin("reading hidden states")
         found |= dict(zip(read, lm.read_layers([request.text for request in read], progress=advance), strict=True))
-    for own in written.values():
+    if written:
         advance = steps.begin("generating answers")
-        found |= dict(zip(own, _generated(lm, own, advance), strict=True))
+        found |= dict(zip(written, _generated(lm, written, advance), strict=True))
     for samples in drawn.values():
         advance = steps.begin("sampling answers")
         found |= dict(zip(samples, _sampled(lm, samples, advance), strict=True))
@@ -241,13 +239,11 @@ def respond(lm: LM, requests: Sequence[Request], report: Progress) -> Responses:
 
 
 def _generated(lm: LM, requests: Sequence[Generate], progress: WorkProgress) -> list[str | Skipped]:
-    """Return the texts of requests with the same settings, or why there is no room for one."""
-    first = requests[0]
+    """Return the texts of requests, or why there is no room for one."""
     reasons = [lm.context_overflow(len(lm.encode(request.prompt).ids), request.max_new_tokens) for request in requests]
-    fitting = [request.prompt for request, reason in zip(requests, reasons, strict=True) if reason is None]
-    texts = iter(
-        lm.generate(fitting, max_new_tokens=first.max_new_tokens, one_line=first.one_line, until=first.until, progress=progress)
-    )
+    fitting = [request for request, reason in zip(requests, reasons, strict=True) if reason is None]
+    endings = [Ending(request.max_new_tokens, request.one_line, request.until) for request in fitting]
+    texts = iter(lm.generate([request.prompt for request in fitting], endings=endings, progress=progress))
     return [next(texts) if reason is None else Skipped(reason) for reason in reasons]
 
 

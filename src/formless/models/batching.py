@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,10 +110,50 @@ def in_batches(
         rows = order[start : _end(lengths, order, start, max(lm.token_budget // share, 1), even)]
         if fits(partial(work, rows)):
             start += len(rows)
-        elif len(rows) > 1:
-            lm.token_budget = max(max(lengths[row] for row in rows) * len(rows) * share // 2, 1)
         else:
-            raise out_of_memory(lm)
+            _halve_budget(lm, [share * lengths[row] for row in rows])
+
+
+def in_turn(
+    lm: TokenizedModel, costs: Sequence[int], work: Callable[[list[int], Callable[[], list[int]]], Iterator[int]]
+) -> None:
+    """Process texts that end at different times, each in the place of one that ended; budget and errors as in `in_batches`.
+
+    Args:
+        lm: The model.
+        costs: The cost of each text in tokens of the budget.
+        work: Processes the texts with the given indices and yields each that has ended. The function that it is given returns
+            the waiting texts that fit beside the open ones, which then belong to it too.
+    """
+    waiting = deque(_longest_first(costs))
+    opened: list[int] = []  # the first costs most
+
+    def join() -> list[int]:
+        before = len(opened)
+        while waiting and (not opened or costs[opened[0]] * (len(opened) + 1) <= lm.token_budget):
+            opened.append(waiting.popleft())
+        return opened[before:]
+
+    def process(rows: list[int]) -> None:
+        for row in work(rows, join):
+            opened.remove(row)
+
+    while waiting:
+        if not fits(partial(process, join())):
+            _halve_budget(lm, [costs[row] for row in opened])
+            waiting.extendleft(reversed(opened))
+            opened.clear()
+
+
+def _halve_budget(lm: TokenizedModel, costs: Sequence[int]) -> None:
+    """Halve the token budget after a batch that did not fit.
+
+    Raises:
+        ModelError: It was a single text.
+    """
+    if len(costs) == 1:
+        raise out_of_memory(lm)
+    lm.token_budget = max(max(costs) * len(costs) // 2, 1)
 
 
 def fits(work: Callable[[], None]) -> bool:

@@ -48,6 +48,26 @@ class PreallocatedLayer(DynamicLayer):
         super().batch_select_indices(indices)
         self._buffers = None
 
+    def rearrange(self, kept: list[int], width: int, joining: DynamicLayer | None) -> None:
+        """Keep rows, padded or cut on the left to `width` tokens, and put those of another layer below them."""
+        buffers: list[Tensor] = []
+        for name in ("keys", "values"):
+            parts: list[Tensor] = [getattr(self, name)[kept]] + ([getattr(joining, name)] if joining else [])
+            sizes = sum(map(len, parts)), parts[0].shape[1], width + PREALLOCATED, parts[0].shape[-1]
+            buffers.append(parts[0].new_zeros(sizes))  # padding is multiplied by 0, so it must be finite
+            for part, rows in zip(parts, buffers[-1].split([*map(len, parts)]), strict=True):
+                length = min(part.shape[-2], width)
+                rows[:, :, width - length : width] = part[:, :, part.shape[-2] - length :]
+        self._buffers = buffers[0], buffers[1]
+        self.keys, self.values = (buffer[:, :, :width] for buffer in buffers)
+
+
+def rearrange(cache: DynamicCache, kept: list[int], width: int, joining: DynamicCache | None) -> None:
+    """Keep rows of a left-padded cache, padded or cut on the left to `width` tokens, and put those of another below them."""
+    layers: Any = cache.layers
+    for number, layer in enumerate(layers):
+        layer.rearrange(kept, width, joining and joining.layers[number])
+
 
 def token_cost(lm: TokenizedModel, length: int, shared: int) -> int:
     """Return the cost of a text in tokens of the budget when its first `shared` tokens are cached."""

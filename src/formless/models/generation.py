@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from formless.errors import ModelError
-from formless.models.batching import Counter, in_batches
-from formless.models.cache import has_full_cache, left_padded_cache
+from formless.models.batching import Counter, in_turn
+from formless.models.cache import has_full_cache, left_padded_cache, rearrange
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
@@ -25,10 +26,25 @@ SEEDS_APART = 1_000_003
 """Between the seeds of two calls, more than a call has prompts."""
 
 FINISHED_SHARE = 1 / 8
-"""Finished texts leave the batch once they are this share of it."""
+"""Finished texts leave the batch, and waiting ones join it, once they are this share of it."""
 
 NAN = -1
 """In place of a token whose logits hold NaN."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a continuation ends, if not by itself.
+
+    Args:
+        max_new_tokens: The most tokens.
+        one_line: Whether it ends at its first newline.
+        until: It ends once it matches.
+    """
+
+    max_new_tokens: int
+    one_line: bool = False
+    until: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +67,8 @@ def _most_probable(logits: Tensor, _prompts: Sequence[int]) -> Tensor:
 def continuations(
     lm: TokenizedModel,
     prompts: Sequence[str],
+    endings: Sequence[Ending],
     *,
-    max_new_tokens: int,
-    one_line: bool = False,
-    until: re.Pattern[str] | None = None,
     choose: Choose = _most_probable,
     progress: WorkProgress | None = None,
 ) -> list[Continuation]:
@@ -63,42 +77,41 @@ def continuations(
     Args:
         lm: The model.
         prompts: The prompts to continue.
-        max_new_tokens: The most tokens of a continuation.
-        one_line: Stop at the first newline.
-        until: Stop a continuation once it matches.
+        endings: Where each continuation ends.
         choose: Chooses the next tokens; by default the most probable ones.
         progress: Called with the prompts done and all prompts.
     """
     ids = [lm.encode(prompt).ids for prompt in prompts]
-    for reason in (lm.context_overflow(len(row), max_new_tokens) for row in ids):
+    limits = [ending.max_new_tokens for ending in endings]
+    for reason in (lm.context_overflow(len(row), limit) for row, limit in zip(ids, limits, strict=True)):
         if reason:
             raise ModelError(reason, where=lm.name, remedy="shorten the prompt, or ask for fewer tokens")
-    ends = {*lm.end_ids, *(lm.newline_ids if one_line else [])}
+    stops = frozenset(lm.end_ids)
+    line_stops = stops.union(lm.newline_ids if any(ending.one_line for ending in endings) else ())
     results = [Continuation("", is_cut=False)] * len(prompts)
     counter = Counter(len(prompts), progress)
 
     def text_of(new: list[int]) -> str:
         return cast(str, lm.tokenizer.decode(new, skip_special_tokens=True))
 
-    def is_finished(new: list[int]) -> bool:
-        return new[-1] in ends or (until is not None and until.search(text_of(new)) is not None)
+    def is_finished(row: int, new: list[int]) -> bool:
+        one_line, until = endings[row].one_line, endings[row].until
+        return new[-1] in (line_stops if one_line else stops) or (until is not None and until.search(text_of(new)) is not None)
 
-    def work(rows: list[int]) -> None:
-        given = [ids[row] for row in rows]
-        cache = left_padded_cache(lm, [row[:-1] for row in given]) if is_cacheable and min(map(len, given)) > 1 else None
+    def is_over(row: int, new: list[int]) -> bool:
+        return len(new) == limits[row] or is_finished(row, new)
 
-        def chosen(logits: Tensor, places: Sequence[int]) -> Tensor:
-            return choose(logits, [rows[place] for place in places])
-
-        for row, new in zip(rows, _continued(lm, given, cache, max_new_tokens, is_finished, chosen), strict=True):
+    def work(rows: list[int], join: Callable[[], list[int]]) -> Iterator[int]:
+        for row, new in _continued(lm, ids, rows, join if is_cached else list, is_over, choose, is_cached=is_cached):
             text = text_of(new)
-            results[row] = Continuation(text.split("\n")[0] if one_line else text, is_cut=not is_finished(new))
-        counter.add(len(rows))
+            results[row] = Continuation(text.split("\n")[0] if endings[row].one_line else text, not is_finished(row, new))
+            counter.add(1)
+            yield row
 
     # Without a full cache, whole prompts are encoded at once: padding inside a sliding window would use up the window.
-    is_cacheable = has_full_cache(lm)
-    costs = [math.ceil((len(row) + max_new_tokens) * (lm.cached_share if is_cacheable else 1)) + 1 for row in ids]
-    in_batches(lm, costs, work)
+    is_cached = has_full_cache(lm) and min(map(len, ids), default=0) > 1
+    share = lm.cached_share if is_cached else 1
+    in_turn(lm, [math.ceil((len(row) + limit) * share) + 1 for row, limit in zip(ids, limits, strict=True)], work)
     return results
 
 
@@ -124,7 +137,8 @@ def sample(
         drawn = torch.cat([own.multinomial(1, generator=generators[row]) for own, row in zip(kept, rows, strict=True)])
         return tokens.gather(-1, drawn[:, None])[:, 0].to(logits.device)
 
-    found = continuations(lm, prompts, max_new_tokens=max_new_tokens, one_line=one_line, choose=choose, progress=progress)
+    endings = [Ending(max_new_tokens, one_line)] * len(prompts)
+    found = continuations(lm, prompts, endings, choose=choose, progress=progress)
     return [one.text for one in found]
 
 
@@ -132,38 +146,63 @@ def sample(
 def _continued(
     lm: TokenizedModel,
     ids: Sequence[list[int]],
-    cache: DynamicCache | None,
-    limit: int,
-    is_finished: Callable[[list[int]], bool],
+    rows: list[int],
+    join: Callable[[], list[int]],
+    is_over: Callable[[int, list[int]], bool],
     choose: Choose,
-) -> list[list[int]]:
-    """Return the new tokens of each text, the EOS token included; finished texts leave the batch."""
-    batch = lm.pad(ids, side="left")
-    cache = cache or DynamicCache(config=lm.model.config)
-    mask, tokens = batch["attention_mask"], batch["input_ids"][:, cache.get_seq_length() :]
-    continuations: list[list[int]] = [[] for _ in ids]
-    places = list(range(len(ids)))  # the text in each row of the batch
-    finished: set[int] = set()
-    for _ in range(limit):
+    *,
+    is_cached: bool,
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the numbers of texts and their new tokens, the EOS token included, as they end.
+
+    Args:
+        lm: The model.
+        ids: The token ids of all prompts.
+        rows: The texts to begin with.
+        join: Returns which texts take the places of those that ended.
+        is_over: Whether a text with these new tokens ends.
+        choose: Chooses the next tokens.
+        is_cached: Whether prompts are encoded before their last token, so that texts can join.
+    """
+    cache, mask, tokens = _begun(lm, [ids[row] for row in rows], is_cached=is_cached)
+    written: dict[int, list[int]] = {row: [] for row in rows}  # of the open texts
+    while True:
         # [rows, new]; padding has no position
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
         logits = lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
-        chosen = choose(logits, places)
+        chosen = choose(logits, rows)
         new = chosen.masked_fill(logits.isnan().any(-1), NAN).tolist()  # one transfer from the device for both
         if NAN in new:
             raise ModelError("the model gives NaN", where=lm.name, remedy="check its weights and dtype")
-        for place, token in zip(places, new, strict=True):
-            if place not in finished:
-                continuations[place].append(token)
-                if is_finished(continuations[place]):
-                    finished.add(place)
-        if len(finished) == len(ids):
-            break
+        for row, token in zip(rows, new, strict=True):
+            if row in written:
+                written[row].append(token)
+                if is_over(row, written[row]):
+                    yield row, written.pop(row)
         tokens, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        open_rows = [row for row, place in enumerate(places) if place not in finished]
-        if len(places) - len(open_rows) >= FINISHED_SHARE * len(places):
-            kept = torch.tensor(open_rows)  # on the CPU: layers may lie on several devices
-            cache.batch_select_indices(kept)
-            tokens, mask, places = tokens[kept], mask[kept], [places[row] for row in open_rows]
-    return continuations
+        if len(rows) - len(written) < FINISHED_SHARE * len(rows):
+            continue
+        kept, joined = [place for place, row in enumerate(rows) if row in written], join()
+        if not (written or joined):
+            return
+        rows = [rows[place] for place in kept] + joined
+        written |= {row: [] for row in joined}
+        begun = _begun(lm, [ids[row] for row in joined], is_cached=True) if joined else None
+        mask, tokens = mask[kept], tokens[kept]
+        if is_cached:
+            width = max(len(ids[row]) + len(written[row]) for row in rows)
+            rearrange(cache, kept, width - 1, begun and begun[0])
+            mask = pad(mask, (width - mask.shape[1], 0))
+        else:
+            cache.batch_select_indices(torch.tensor(kept))  # on the CPU: layers may lie on several devices
+        if begun:
+            mask = torch.cat([mask, pad(begun[1], (width - begun[1].shape[1], 0))])
+            tokens = torch.cat([tokens, begun[2]])
+
+
+def _begun(lm: TokenizedModel, ids: Sequence[list[int]], *, is_cached: bool) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Return the cache of prompts, with their tokens but the last or empty, their mask and the tokens to go on with."""
+    batch = lm.pad(ids, side="left")
+    cache = left_padded_cache(lm, [row[:-1] for row in ids]) if is_cached else DynamicCache(config=lm.model.config)
+    return cache, batch["attention_mask"], batch["input_ids"][:, cache.get_seq_length() :]

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from formless.interrupts import uninterrupted
 from formless.models import generation, gradients, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
-from formless.models.generation import Continuation
+from formless.models.generation import Continuation, Ending
 from formless.models.overlay import Overlay, Updates
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
@@ -273,6 +273,7 @@ class LM(TokenizedModel):
         max_new_tokens: int = 30,
         one_line: bool = False,
         until: re.Pattern[str] | None = None,
+        endings: Sequence[Ending] | None = None,
         progress: WorkProgress | None = None,
     ) -> list[str]:
         """Return greedy continuations, in order, without special tokens and surrounding white space.
@@ -282,14 +283,14 @@ class LM(TokenizedModel):
             max_new_tokens: The most tokens of a continuation.
             one_line: Stop at the first newline.
             until: Stop a continuation once it matches.
+            endings: The three for each prompt, where they differ.
             progress: Called with the prompts done and all prompts.
 
         Raises:
             ModelError: A prompt is empty or too long for the context, or memory runs out for a single text.
         """
-        found = generation.continuations(
-            self, prompts, max_new_tokens=max_new_tokens, one_line=one_line, until=until, progress=progress
-        )
+        ends = endings or [Ending(max_new_tokens, one_line, until)] * len(prompts)
+        found = generation.continuations(self, prompts, ends, progress=progress)
         return [one.text.strip() for one in found]
 
     def sample(
@@ -364,7 +365,7 @@ class LM(TokenizedModel):
             ModelError: The conversation is too long for the context, or the chat template fails.
         """
         prompt = self.chat_prompt(message, earlier=earlier, system=system)
-        (found,) = generation.continuations(self, [prompt], max_new_tokens=max_new_tokens)
+        (found,) = generation.continuations(self, [prompt], [Ending(max_new_tokens)])
         return replace(found, text=found.text.strip())
 
 

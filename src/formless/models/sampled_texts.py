@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from formless.errors import UserError
-from formless.models.generation import SEEDS_APART, continuations
+from formless.models.generation import SEEDS_APART, Ending, continuations
 from formless.models.tokenized import TokenizedModel
 
 SAMPLED = "sampled"
@@ -84,5 +84,5 @@ class SampledTexts:
             return torch.searchsorted(sums, draws * sums[:, -1:])[:, 0]
 
         openings = [self._openings[number % len(self._openings)] for number in numbers]
-        continued = continuations(self._lm, openings, max_new_tokens=self.max_tokens, choose=choose)
+        continued = continuations(self._lm, openings, [Ending(self.max_tokens)] * len(openings), choose=choose)
         return [opening + one.text for opening, one in zip(openings, continued, strict=True)]

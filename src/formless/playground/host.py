@@ -164,5 +164,5 @@ def answer(
         return best
 
     prompt = lm.chat_prompt(question, earlier=earlier)
-    (found,) = generation.continuations(lm, [prompt], max_new_tokens=max_new_tokens, choose=choose)
+    (found,) = generation.continuations(lm, [prompt], [generation.Ending(max_new_tokens)], choose=choose)
     return found.text.strip() + (" ..." if found.is_cut else "")
