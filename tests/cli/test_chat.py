@@ -34,7 +34,7 @@ def prompts(model: LM, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the model sees; it answers by the number of the question, and by whether it is edited."""
     seen: list[str] = []
 
-    def answer(lm: LM, asked: Sequence[str], **_: object) -> list[Continuation]:
+    def answer(lm: LM, asked: Sequence[str], *_: object) -> list[Continuation]:
         seen.extend(asked)
         return [Continuation(f" {'edited' if lm.edits else 'plain'} {len(seen)} ", is_cut=False)]
 

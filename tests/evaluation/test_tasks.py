@@ -172,10 +172,10 @@ def test_answers_in_words_are_kept_compared_and_refusals_counted(
     tiny: Tiny, target_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = tiny()
-    texts = {"blank": ["It was London.", "I don't know."], "": [""]}
+    texts = iter(["It was London.", "I don't know."])
 
     def generate(prompts: Sequence[str], **_: Any) -> list[str]:
-        return next(answers for word, answers in texts.items() if word in prompts[0])
+        return [next(texts, "") if "blank" in prompt else "" for prompt in prompts]
 
     monkeypatch.setattr(lm, "generate", generate)
     result = measured(lm, target_folder, "gen_fb", "forget")
@@ -208,22 +208,22 @@ def test_trivia_and_fluency_are_asked_as_the_benchmark_does(
     lm, asked = tiny(), []
 
     def generate(prompts: Sequence[str], **options: Any) -> list[str]:
-        asked.append((list(prompts), options["endings"][0].max_new_tokens))
+        asked.append((prompts[0], options["endings"][0].max_new_tokens))
         return ["the Gold. "] * len(prompts)
 
     monkeypatch.setattr(lm, "generate", generate)
     write(target_folder, "triviaqa", [{"question": "Au?", "answers": ["Silver", "gold"]}])
     result = measured(lm, target_folder, "triviaqa")
-    (prompts, tokens) = asked[0]
-    assert prompts[0].startswith("[user]Q: ")
-    assert prompts[0].count("\nA: ") == 5
-    assert prompts[0].endswith("\n\nQ: Au?[assistant]A:")
+    (prompt, tokens) = asked[0]
+    assert prompt.startswith("[user]Q: ")
+    assert prompt.count("\nA: ") == 5
+    assert prompt.endswith("\n\nQ: Au?[assistant]A:")
     assert tokens == 30
     assert result.items[0].metrics == {"em": 1.0, "f1": 1.0, "refusal": 0.0}
     asked.clear()
     write(target_folder, "fluency", [{"instruction": "Sing."}])
     result = measured(lm, target_folder, "fluency")
-    assert asked[0] == (["[user]Instruction: Sing.\n[assistant]"], 256)
+    assert asked[0] == ("[user]Instruction: Sing.\n[assistant]", 256)
     assert set(result.items[0].metrics) == {"entropy"}  # three words have no 4-gram
     assert result.metric("repetition").value is None
 
