@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from formless import provenance
@@ -48,6 +48,22 @@ GRADIENT_COST = 3
 """Number of forward passes that take about as long as a gradient."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """Responses that a model has given before an evaluation asks for them.
+
+    Args:
+        responses: The responses.
+        seconds: The time that they took, which counts as the evaluation's.
+    """
+
+    responses: Responses = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+NOTHING_GIVEN = Given()
+
+
 def evaluate(
     lm: LM,
     target: Target,
@@ -55,6 +71,7 @@ def evaluate(
     *,
     limit: int | None = None,
     retain_record: Record | None = None,
+    given: Given = NOTHING_GIVEN,
     progress: bool | Progress = True,
 ) -> Record:
     """Question a model about a target, forget and neighbor items alike; the record notes the edits on the model.
@@ -68,6 +85,7 @@ def evaluate(
         limit: Most rows per file and task, evenly spread.
         retain_record: The record, of the same questions, of a model that was trained without the forget set. Some metrics are
             comparisons with it and are absent without it.
+        given: Responses that the model, with the same edits on it, has given already.
         progress: A callback, or whether a bar is shown in a terminal or a notebook.
 
     Examples:
@@ -83,7 +101,7 @@ def evaluate(
     """
     plan = make_plan(target, suite, limit, excluded_neighbors=trained_neighbors(lm.edits))
     with progress_bar(progress, target.subject) as report:
-        record = run_plan(lm, plan, report)
+        record = run_plan(lm, plan, report, given=given)
     return with_derived(record, retain_record) if retain_record else record
 
 
@@ -92,16 +110,22 @@ def trained_neighbors(edits: Iterable[Mapping[str, Any]]) -> set[str]:
     return {name for edit in edits for name in edit.get("trained_neighbors", ())}
 
 
-def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
+def free_requests(lm: LM, plan: Plan) -> list[Generate]:
+    """Return the requests for a plan's free answers, one for each question."""
+    return [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
+
+
+def run_plan(lm: LM, plan: Plan, report: Progress, *, given: Given = NOTHING_GIVEN) -> Record:
     """Run a plan's requests on a model and return the record; see `evaluate`."""
     start = time.perf_counter()
     queries = [job.queries(lm) for job in plan.jobs]
-    free = [Generate(lm.chat_prompt(question), FREE_TOKENS) for question in plan.questions]
+    free = free_requests(lm, plan)
     if lm.edits:  # what is known is asked of the original model alone
         queries = [[replace(query, foils=()) for query in own] for own in queries]
     requests = [request for own in queries for query in own for request in (*query.requests, *query.foils)]
     with without_leftover_hooks(lm.model):
-        responses = respond(lm, [*requests, *free], report)
+        missing = [request for request in (*requests, *free) if request not in given.responses]
+        responses = given.responses | respond(lm, missing, report)
     tasks = [_task_result(job, own, responses, not lm.edits) for job, own in zip(plan.jobs, queries, strict=True)]
     target = plan.target
     record = Record(
@@ -111,7 +135,7 @@ def run_plan(lm: LM, plan: Plan, report: Progress) -> Record:
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
         edits=list(lm.edits), excluded_neighbors=list(plan.excluded_neighbors), tasks=tasks,
         answers=[_answer(text, responses[request]) for text, request in zip(plan.questions, free, strict=True)],
-        token_budget=lm.token_budget, seconds=time.perf_counter() - start,
+        token_budget=lm.token_budget, seconds=given.seconds + time.perf_counter() - start,
         created=provenance.now(), versions=provenance.versions(), hardware=provenance.hardware(),
     )  # fmt: skip
     return with_derived(record)

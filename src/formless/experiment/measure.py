@@ -13,9 +13,9 @@ from formless import store
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, EditError, OutputError
-from formless.evaluation.evaluate import evaluate, run_plan
+from formless.evaluation.evaluate import NOTHING_GIVEN, Given, evaluate, run_plan
 from formless.evaluation.loading import load_record
-from formless.evaluation.plan import make_plan
+from formless.evaluation.plan import Plan, make_plan
 from formless.evaluation.record import Record
 from formless.experiment.runs import RESULTS_VERSION
 from formless.models.lm import LM
@@ -51,6 +51,7 @@ def original_record(
     *,
     limit: int | None = None,
     excluded_neighbors: Collection[str] = (),
+    given: Given = NOTHING_GIVEN,
     progress: bool | Progress = True,
 ) -> Record:
     """Return the record of the model without any edit, from the cache if it is there.
@@ -61,6 +62,7 @@ def original_record(
         suite: The name of a suite or a list, as for `evaluate`.
         limit: The largest number of rows per file and task.
         excluded_neighbors: Neighbors whose items are left out, to compare with an edit that was trained on them.
+        given: Responses that the model has given already.
         progress: A callback, or whether a bar is shown in a terminal or a notebook.
 
     Raises:
@@ -70,15 +72,12 @@ def original_record(
     if lm.edits:
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     plan = make_plan(target, suite, limit, excluded_neighbors=excluded_neighbors)
-    parts = [(job.task.name, job.split) for job in plan.jobs]
-    key = [RESULTS_VERSION, lm.fingerprint, lm.setup_hash, str(lm.model.dtype), lm.device.type, parts, plan.digest(lm)]
-    path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
-    cached = _cached_record(path)
-    if cached and (cached.model_fingerprint, cached.probes_digest, cached.edits) == (lm.fingerprint, plan.digest(lm), []):
+    path, cached = cached_record(lm, plan)
+    if cached:
         folder = target.folder.name if target.folder else target.subject
         return cached.model_copy(update={"target": folder, "model": lm.name, "suite": suite})
     with progress_bar(progress, target.subject) as report:
-        record = run_plan(lm, plan, report)
+        record = run_plan(lm, plan, report, given=given)
     try:
         record.save(path)
     except OutputError as error:
@@ -86,9 +85,18 @@ def original_record(
     return record
 
 
-def _cached_record(path: Path) -> Record | None:
-    """Return a record from the cache, or None if it is not there, is damaged or is of another version of Formless."""
+def cached_record(lm: LM, plan: Plan) -> tuple[Path, Record | None]:
+    """Return the place of a plan's record of the original model in the cache, and the record.
+
+    The record is None if it is not there, is damaged or is of another version of Formless.
+    """
+    digest = plan.digest(lm)
+    parts = [(job.task.name, job.split) for job in plan.jobs]
+    key = [RESULTS_VERSION, lm.fingerprint, lm.setup_hash, str(lm.model.dtype), lm.device.type, parts, digest]
+    path = store.original_record_path(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24])
     try:
-        return load_record(path)
+        record = load_record(path)
     except DataError:
-        return None
+        return path, None
+    found = (record.model_fingerprint, record.probes_digest, record.edits)
+    return path, record if found == (lm.fingerprint, digest, []) else None

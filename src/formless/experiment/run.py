@@ -24,7 +24,7 @@ from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, OutputError, UserError, system_remedy
-from formless.evaluation.evaluate import evaluate
+from formless.evaluation.evaluate import NOTHING_GIVEN, Given, evaluate
 from formless.evaluation.record import Record
 from formless.experiment.grid import target_files
 from formless.experiment.measure import measure_edit, original_record
@@ -58,13 +58,17 @@ def execute_run(run: Run, folder: RunFolder, session: Session, callback: Progres
     Raises:
         OutputError: The folder cannot be written.
     """
-    started, start = provenance.now(), time.perf_counter()
+    prepared = session.prepared.pop(run.id, Prepared())
+    started, start = provenance.now(), time.perf_counter() - prepared.seconds
     with run_log(folder) as log:
         log(f"attempt {attempt}: {run.title}, run {run.id}")
+        if prepared.together > 1:
+            log(f"the free answers of {prepared.together} runs were written together")
         _remove_earlier(folder)
         heartbeat = Heartbeat(folder, callback)
         try:
-            result = _complete(run, folder, session, _Steps(heartbeat, start), attempt=attempt, started=started)
+            steps = _Steps(heartbeat, start)
+            result = _complete(run, folder, session, steps, prepared, attempt=attempt, started=started)
             result.save(folder)
             log(f"complete after {result.timings['total']:.1f} s")
         except OutputError as error:  # a full disk would fail every other run too
@@ -88,7 +92,9 @@ def execute_run(run: Run, folder: RunFolder, session: Session, callback: Progres
     return result
 
 
-def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, attempt: int, started: str) -> RunResult:
+def _complete(
+    run: Run, folder: RunFolder, session: Session, steps: _Steps, prepared: Prepared, *, attempt: int, started: str
+) -> RunResult:
     """Take the main path; `execute_run` handles every error."""
     with steps.step("loading"):
         lm = session.model(run)
@@ -98,7 +104,7 @@ def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, a
         remedy = "start the sweep again, which reads them anew"
         raise DataError("the target's files have changed since the sweep began", where=target.folder, remedy=remedy)
     with steps.heartbeat.watching(lm):
-        edit, record, original = _unlearn_and_evaluate(run, folder, lm, target, steps)
+        edit, record, original = _unlearn_and_evaluate(run, folder, lm, target, steps, prepared)
     with steps.step("saving"):
         if edit and run.keeps_edit:
             edit.save(folder.edit)
@@ -115,29 +121,29 @@ def _complete(run: Run, folder: RunFolder, session: Session, steps: _Steps, *, a
 
 
 def _unlearn_and_evaluate(
-    run: Run, folder: RunFolder, lm: LM, target: Target, steps: _Steps
+    run: Run, folder: RunFolder, lm: LM, target: Target, steps: _Steps, prepared: Prepared
 ) -> tuple[Edit | None, Record, Record | None]:
     """Return the edit, the run's record, and the original model's record if the edit was trained on neighbors.
 
     The evaluation of such an edit leaves those neighbors out, so the original model is evaluated without them too.
     """
-    progress = steps.heartbeat.progress
+    progress, given = steps.heartbeat.progress, prepared.given
     if run.method == ORIGINAL:
-        with steps.step("evaluating"):
-            return None, original_record(lm, target, run.suite, limit=run.limit, progress=progress), None
+        with steps.step("evaluating", given.seconds):
+            return None, original_record(lm, target, run.suite, limit=run.limit, given=given, progress=progress), None
     with steps.step("unlearning"):
-        edit = _build_method(run, folder, lm, progress).unlearn(lm, target)
+        edit = prepared.edit or build_run_method(run, folder, lm, progress).unlearn(lm, target)
     if edit.info.seconds is not None:
         steps.seconds["unlearning"] = edit.info.seconds  # of all attempts, if a training run was resumed
-    with steps.step("evaluating"):
+    with steps.step("evaluating", given.seconds):
         if edit.info.trained_neighbors:
             both = measure_edit(lm, edit, target, run.suite, limit=run.limit, progress=progress)
             return edit, both.edited, both.original
         with edit.applied(lm):
-            return edit, evaluate(lm, target, run.suite, limit=run.limit, progress=progress), None
+            return edit, evaluate(lm, target, run.suite, limit=run.limit, given=given, progress=progress), None
 
 
-def _build_method(run: Run, folder: RunFolder, lm: LM, report: Progress) -> Method:
+def build_run_method(run: Run, folder: RunFolder, lm: LM, report: Progress) -> Method:
     """Return the method. A training run reports its steps, and keeps checkpoints in the run's folder until it is complete."""
     method = build_method(run.method, method_config(lm.settings, run.method, run.config))
     method = with_progress(run.method, method, report)
@@ -152,13 +158,34 @@ def _remove_earlier(folder: RunFolder) -> None:
         remove_folder(path) if path.is_dir() else remove_file(path)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What was done for a run before it began, together with other runs.
+
+    Args:
+        edit: Its edit.
+        given: Responses of its model.
+        together: The number of runs whose responses were given together.
+    """
+
+    edit: Edit | None = None
+    given: Given = NOTHING_GIVEN
+    together: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """The time that it took, which counts as the run's."""
+        return self.given.seconds + ((self.edit.info.seconds or 0.0) if self.edit else 0.0)
+
+
 class Session:
-    """What a process keeps from one run to the next: one loaded model and one target.
+    """What a process keeps from one run to the next: one loaded model, one target, and what was done ahead for later runs.
 
     Runs come model by model and target by target, so each model is loaded once and each target read once.
     """
 
     def __init__(self) -> None:
+        self.prepared: dict[str, Prepared] = {}  # by the run's id
         self._model: tuple[tuple[Any, ...], LM] | None = None
         self._target: tuple[tuple[str, str], Target] | None = None
         self._refused: dict[tuple[Any, ...], UserError] = {}
@@ -192,7 +219,8 @@ class Session:
         return self._target[1]
 
     def forget_model(self) -> None:
-        """Free the model's memory; the next run loads its model again."""
+        """Free the model's memory and what was made with it; the next run loads its model again."""
+        self.prepared.clear()
         if self._model:
             self._model = None
             clear_device_cache(garbage_collection=True)
@@ -217,12 +245,12 @@ class _Steps:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, phase: Phase) -> Iterator[None]:
-        """Time one phase."""
+    def step(self, phase: Phase, before: float = 0.0) -> Iterator[None]:
+        """Time one phase, of which some seconds were spent before."""
         self.heartbeat.phase(phase)
         begun = time.perf_counter()
         yield
-        self.seconds[phase] = time.perf_counter() - begun
+        self.seconds[phase] = before + time.perf_counter() - begun
 
     def timings(self) -> dict[str, float]:
         """Return the seconds of each phase, and of all."""

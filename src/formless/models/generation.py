@@ -60,6 +60,26 @@ class Continuation:
     is_cut: bool
 
 
+class Batching:
+    """What is done around the steps of a batch; here, the model treats all texts alike."""
+
+    def begin(self, lm: TokenizedModel, rows: Sequence[int], ids: Sequence[list[int]]) -> DynamicCache:  # noqa: ARG002 - subclasses use them
+        """Return the left-padded cache of prompts that join the batch.
+
+        Args:
+            lm: The model.
+            rows: Their numbers.
+            ids: Their token ids, without the last ones.
+        """
+        return left_padded_cache(lm, ids)
+
+    def step(self, rows: Sequence[int]) -> None:
+        """Prepare a forward pass of the texts with these numbers, one row each."""
+
+
+ALIKE = Batching()
+
+
 def _most_probable(logits: Tensor, _prompts: Sequence[int]) -> Tensor:
     return logits.argmax(-1)
 
@@ -70,6 +90,7 @@ def continuations(
     endings: Sequence[Ending],
     *,
     choose: Choose = _most_probable,
+    batching: Batching = ALIKE,
     progress: WorkProgress | None = None,
 ) -> list[Continuation]:
     """Return the continuations in order, decoded without special tokens; see `LM.generate` and `LM.sample`.
@@ -79,6 +100,7 @@ def continuations(
         prompts: The prompts to continue.
         endings: Where each continuation ends.
         choose: Chooses the next tokens; by default the most probable ones.
+        batching: Encodes prompts and prepares forward passes, for models with a full cache and prompts of several tokens.
         progress: Called with the prompts done and all prompts.
     """
     ids = [lm.encode(prompt).ids for prompt in prompts]
@@ -102,7 +124,8 @@ def continuations(
         return len(new) == limits[row] or is_finished(row, new)
 
     def work(rows: list[int], join: Callable[[], list[int]]) -> Iterator[int]:
-        for row, new in _continued(lm, ids, rows, join if is_cached else list, is_over, choose, is_cached=is_cached):
+        joining = join if is_cached else list
+        for row, new in _continued(lm, ids, rows, joining, is_over, choose, batching if is_cached else None):
             text = text_of(new)
             results[row] = Continuation(text.split("\n")[0] if endings[row].one_line else text, not is_finished(row, new))
             counter.add(1)
@@ -150,8 +173,7 @@ def _continued(
     join: Callable[[], list[int]],
     is_over: Callable[[int, list[int]], bool],
     choose: Choose,
-    *,
-    is_cached: bool,
+    batching: Batching | None,
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield the numbers of texts and their new tokens, the EOS token included, as they end.
 
@@ -162,14 +184,16 @@ def _continued(
         join: Returns which texts take the places of those that ended.
         is_over: Whether a text with these new tokens ends.
         choose: Chooses the next tokens.
-        is_cached: Whether prompts are encoded before their last token, so that texts can join.
+        batching: Encodes prompts before their last token, so that texts can join; None where that cannot be done.
     """
-    cache, mask, tokens = _begun(lm, [ids[row] for row in rows], is_cached=is_cached)
+    cache, mask, tokens = _begun(lm, ids, rows, batching)
     written: dict[int, list[int]] = {row: [] for row in rows}  # of the open texts
     while True:
         # [rows, new]; padding has no position
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         arguments: dict[str, Any] = {lm.cache_argument: cache, "position_ids": positions}
+        if batching:
+            batching.step(rows)
         logits = lm.model(input_ids=tokens, attention_mask=mask, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
         chosen = choose(logits, rows)
         new = chosen.masked_fill(logits.isnan().any(-1), NAN).tolist()  # one transfer from the device for both
@@ -188,9 +212,9 @@ def _continued(
             return
         rows = [rows[place] for place in kept] + joined
         written |= {row: [] for row in joined}
-        begun = _begun(lm, [ids[row] for row in joined], is_cached=True) if joined else None
+        begun = _begun(lm, ids, joined, batching) if joined else None
         mask, tokens = mask[kept], tokens[kept]
-        if is_cached:
+        if batching:
             width = max(len(ids[row]) + len(written[row]) for row in rows)
             rearrange(cache, kept, width - 1, begun and begun[0])
             mask = pad(mask, (width - mask.shape[1], 0))
@@ -201,8 +225,11 @@ def _continued(
             tokens = torch.cat([tokens, begun[2]])
 
 
-def _begun(lm: TokenizedModel, ids: Sequence[list[int]], *, is_cached: bool) -> tuple[DynamicCache, Tensor, Tensor]:
+def _begun(
+    lm: TokenizedModel, ids: Sequence[list[int]], rows: Sequence[int], batching: Batching | None
+) -> tuple[DynamicCache, Tensor, Tensor]:
     """Return the cache of prompts, with their tokens but the last or empty, their mask and the tokens to go on with."""
-    batch = lm.pad(ids, side="left")
-    cache = left_padded_cache(lm, [row[:-1] for row in ids]) if is_cached else DynamicCache(config=lm.model.config)
+    own = [ids[row] for row in rows]
+    batch = lm.pad(own, side="left")
+    cache = batching.begin(lm, rows, [row[:-1] for row in own]) if batching else DynamicCache(config=lm.model.config)
     return cache, batch["attention_mask"], batch["input_ids"][:, cache.get_seq_length() :]

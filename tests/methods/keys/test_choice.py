@@ -65,7 +65,7 @@ def test_without_a_candidate_the_line_says_to_name_one(monkeypatch: pytest.Monke
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, values: dict[str, tuple[float, float]]) -> None:
-    monkeypatch.setattr(choice, "first_value", lambda _lm, name, _layer: torch.tensor(values[name]))
+    monkeypatch.setattr(choice, "first_values", lambda _lm, names, _layer: torch.tensor([values[name] for name in names]))
     monkeypatch.setitem(CANDIDATES, "person", ("Zeus", "Homer", "Cleopatra"))
 
 

@@ -16,6 +16,7 @@ from typing import IO, cast
 from formless.experiment.executors.base import RunCallback
 from formless.experiment.executors.supervised import LOOK_EVERY, Supervised, Worker
 from formless.experiment.executors.worker import Attempt
+from formless.experiment.prepare import prepare, shared_batches
 from formless.experiment.result import RunResult
 from formless.experiment.run import Session, execute_run, run_log
 from formless.experiment.runs import Run
@@ -26,13 +27,18 @@ _READ_BYTES = 2**16
 
 @dataclass(frozen=True)
 class InProcess:
-    """The default: one run after another in this process. A crash ends the sweep; the same command resumes it."""
+    """The default: one run after another in this process. A crash ends the sweep; the same command resumes it.
+
+    The free answers of several runs are written together, before the first of them.
+    """
 
     def execute(self, runs: Sequence[Run], out: Path, callback: RunCallback) -> Generator[RunResult, None, None]:
         """See `Executor`."""
         session = Session()
-        for run in runs:
-            yield execute_run(run, run.folder(out), session, partial(callback, run))
+        for together in shared_batches(runs):
+            prepare(together, out, session, callback)
+            for run in together:
+                yield execute_run(run, run.folder(out), session, partial(callback, run))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from formless.data.target import Target
 from formless.methods.keys.candidates import candidates_for
-from formless.methods.keys.contexts import first_value
+from formless.methods.keys.contexts import first_values
 from formless.methods.keys.names import neighbor_names
 from formless.models.lm import LM
 
@@ -51,16 +51,17 @@ def choose_redirects(lm: LM, targets: Sequence[Target], layer: int, forgotten: C
     values: dict[str, Tensor] = {}
 
     def read(names: Collection[str]) -> Tensor:
-        for name in names:
-            if name not in values:  # the targets share most candidates
-                values[name] = first_value(lm, name, layer)
+        if missing := [name for name in dict.fromkeys(names) if name not in values]:  # the targets share most candidates
+            values.update(zip(missing, first_values(lm, missing, layer), strict=True))
         return torch.stack([values[name] for name in names])
 
     found = []
     for target in targets:
         names = candidates_for(target, targets, forgotten)
+        neighbors = neighbor_names(target)
+        read([target.subject, *neighbors, *names])  # in as few batches as they fit
         near = read([target.subject])
-        if neighbors := neighbor_names(target):
+        if neighbors:
             near = torch.cat([near, read(neighbors).mean(0, keepdim=True)])
         distances = torch.cdist(read(names), near).amin(1)
         scores = (distances / distances.mean()).tolist()

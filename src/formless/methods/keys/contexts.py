@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from formless.errors import EditError
+from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
+from formless.models.tokenized import Encoded
 
 STARTERS = (
     "",
@@ -55,9 +57,9 @@ class Mentions:
         return activation[rows, self.positions.to(activation.device)].float()
 
 
-def chat_contexts(lm: LM, subject: str) -> list[str]:
-    """Return the six user messages `{starter} {subject}.` in the chat template, with the cue `Answer:`."""
-    return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS]
+def chat_contexts(lm: LM, subject: str, most: int | None = None) -> list[str]:
+    """Return the user messages `{starter} {subject}.` in the chat template, with the cue `Answer:`; at most `most` of six."""
+    return [lm.chat_prompt(f"{starter} {subject}.", "Answer:") for starter in STARTERS[:most]]
 
 
 def up_to(lm: LM, name: str, most: int | None = None) -> list[str]:
@@ -93,18 +95,21 @@ def mentions(lm: LM, prompts: Sequence[str], subject: str, answer: str = "") -> 
         EditError: The subject is empty, or is not in a prompt as the template renders it.
     """
     encoded = [lm.encode(prompt, answer) for prompt in prompts]
-    positions = []
-    for prompt, item in zip(prompts, encoded, strict=True):
-        start = prompt.rfind(subject) if subject.strip() else -1
-        end = start + len(subject.rstrip())
-        covering = [i for i, (left, right) in enumerate(item.offsets) if left < end <= right]
-        if start < 0 or not covering:
-            remedy = "check its spelling, or whether the chat template rewrites it"
-            raise EditError(f"the subject {subject!r} is not found in its context {prompt!r}", where=lm.name, remedy=remedy)
-        positions.append(covering[-1])
+    positions = [_last_token(lm, item, prompt, subject) for prompt, item in zip(prompts, encoded, strict=True)]
     starts = torch.tensor([item.answer_start for item in encoded])
     rows = [item.ids if answer else item.ids[: place + 1] for item, place in zip(encoded, positions, strict=True)]
     return Mentions(lm.pad(rows), torch.tensor(positions), starts)
+
+
+def _last_token(lm: LM, item: Encoded, prompt: str, subject: str) -> int:
+    """Return the index of the last token of the subject's last mention in a prompt, or raise an EditError."""
+    start = prompt.rfind(subject) if subject.strip() else -1
+    end = start + len(subject.rstrip())
+    covering = [i for i, (left, right) in enumerate(item.offsets) if left < end <= right]
+    if start < 0 or not covering:
+        remedy = "check its spelling, or whether the chat template rewrites it"
+        raise EditError(f"the subject {subject!r} is not found in its context {prompt!r}", where=lm.name, remedy=remedy)
+    return covering[-1]
 
 
 def mean_layer_output(lm: LM, where: Mentions, layer: int) -> Tensor:
@@ -114,4 +119,18 @@ def mean_layer_output(lm: LM, where: Mentions, layer: int) -> Tensor:
 
 def first_value(lm: LM, name: str, layer: int) -> Tensor:
     """Return the residual stream after a layer at the last token of a name in its first chat context: `[hidden]`."""
-    return mean_layer_output(lm, mentions(lm, chat_contexts(lm, name)[:1], name), layer)
+    return first_values(lm, [name], layer)[0]
+
+
+def first_values(lm: LM, names: Sequence[str], layer: int) -> Tensor:
+    """Return `first_value` of several names, in batches: `[names, hidden]`."""
+    rows = []
+    for name in names:
+        (prompt,) = chat_contexts(lm, name, 1)
+        item = lm.encode(prompt)
+        rows.append(item.ids[: _last_token(lm, item, prompt, name) + 1])
+    found: dict[int, Tensor] = {}
+    for chosen in batches([len(row) for row in rows], lm.token_budget):
+        states = capture(lm, lm.pad([rows[i] for i in chosen]), residuals=[layer]).residuals[layer]
+        found |= {i: states[place, len(rows[i]) - 1].float() for place, i in enumerate(chosen)}
+    return torch.stack([found[i] for i in range(len(rows))])

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from formless.errors import EditError
 from formless.interrupts import uninterrupted
-from formless.methods.keys.contexts import Mentions, chat_contexts, first_value, mentions
+from formless.methods.keys.contexts import Mentions, chat_contexts, first_value, first_values, mentions
 from formless.methods.rocr.config import TargetValueConfig
 from formless.methods.training.losses import IGNORED
 from formless.models.lm import LM
@@ -50,7 +50,8 @@ def target_values(
     """
     if config.mode == "unrelated":
         every = redirects or [config.redirect] * len(subjects)
-        values = {name: first_value(lm, name, layer) for name in dict.fromkeys(every)}
+        names = list(dict.fromkeys(every))
+        values = dict(zip(names, first_values(lm, names, layer), strict=True))
         return [TargetValue(values[name]) for name in every]
     found = []
     for subject in subjects:
