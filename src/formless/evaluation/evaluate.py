@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from formless import provenance
 from formless.data.target import Target
@@ -15,12 +15,15 @@ from formless.evaluation.prompts import KNOWN
 from formless.evaluation.record import Answer, ItemResult, Record, TaskResult
 from formless.evaluation.registry import TASKS
 from formless.evaluation.task import (
+    NOTHING_GIVEN,
     Generate,
+    Given,
     GradientNorm,
     Query,
     ReadLayers,
     Request,
     Response,
+    Responses,
     Sample,
     ScoreAnswer,
     ScoreContinuation,
@@ -36,8 +39,6 @@ from formless.progress import Progress, WorkProgress, progress_bar
 if TYPE_CHECKING:
     from formless.models.lm import LM
 
-Responses: TypeAlias = "dict[Request, Response | Skipped]"
-
 FREE_TOKENS = 40
 CHARACTERS_PER_TOKEN = 4
 SAMPLING_SEED = 0
@@ -46,22 +47,6 @@ GENERATED_TOKEN_COST = 2
 
 GRADIENT_COST = 3
 """Number of forward passes that take about as long as a gradient."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """Responses that a model has given before an evaluation asks for them.
-
-    Args:
-        responses: The responses.
-        seconds: The time that they took, which counts as the evaluation's.
-    """
-
-    responses: Responses = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-NOTHING_GIVEN = Given()
 
 
 def evaluate(

@@ -143,6 +143,24 @@ Response: TypeAlias = (
     "Score | TextScore | float | str | tuple[str, ...] | tuple[Score, ...] | NDArray[np.float32] | FoundSuffix"
 )
 
+Responses: TypeAlias = "dict[Request, Response | Skipped]"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Responses that a model has given before an evaluation asks for them.
+
+    Args:
+        responses: The responses.
+        seconds: The time that they took, which counts as the evaluation's.
+    """
+
+    responses: Responses = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+NOTHING_GIVEN = Given()
+
 
 @dataclass(frozen=True)
 class Measured:

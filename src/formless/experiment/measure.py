@@ -13,10 +13,11 @@ from formless import store
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, EditError, OutputError
-from formless.evaluation.evaluate import NOTHING_GIVEN, Given, evaluate, run_plan
+from formless.evaluation.evaluate import evaluate, run_plan
 from formless.evaluation.loading import load_record
 from formless.evaluation.plan import Plan, make_plan
 from formless.evaluation.record import Record
+from formless.evaluation.task import NOTHING_GIVEN, Given
 from formless.experiment.runs import RESULTS_VERSION
 from formless.models.lm import LM
 from formless.progress import Progress, progress_bar

@@ -19,9 +19,9 @@ from formless.edits.adapter import AdapterEdit
 from formless.edits.edit import Edit
 from formless.edits.prompt import PromptEdit
 from formless.errors import UserError
-from formless.evaluation.evaluate import FREE_TOKENS, Given, free_requests
+from formless.evaluation.evaluate import FREE_TOKENS, free_requests
 from formless.evaluation.plan import make_plan
-from formless.evaluation.task import Generate
+from formless.evaluation.task import Generate, Given
 from formless.experiment.executors.base import RunCallback
 from formless.experiment.measure import cached_record
 from formless.experiment.progress import Heartbeat

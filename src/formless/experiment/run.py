@@ -24,8 +24,9 @@ from formless.data.ort import find_target
 from formless.data.target import Target
 from formless.edits.edit import Edit
 from formless.errors import DataError, OutputError, UserError, system_remedy
-from formless.evaluation.evaluate import NOTHING_GIVEN, Given, evaluate
+from formless.evaluation.evaluate import evaluate
 from formless.evaluation.record import Record
+from formless.evaluation.task import NOTHING_GIVEN, Given
 from formless.experiment.grid import target_files
 from formless.experiment.measure import measure_edit, original_record
 from formless.experiment.progress import Heartbeat, Phase, ProgressCallback
