@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -146,8 +147,12 @@ def _key_taker(found: Activations, index: int) -> Callable[..., None]:
 def added(module: nn.Module, factors: Factors) -> Iterator[None]:
     """Add a low-rank update to a projection's output with a hook, in the dtype of the factors; no weight is changed."""
 
+    @cache
+    def on(device: torch.device) -> tuple[Tensor, Tensor]:
+        return factors.down.to(device), factors.up.to(device)
+
     def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        down, up = factors.down.to(output.device), factors.up.to(output.device)
+        down, up = on(output.device)
         change = (arguments[0].to(down.dtype) @ down.T) @ up.T
         return output + change.to(output.dtype)
 

@@ -67,7 +67,7 @@ def _norm(lm: LM, ids: list[int], first: int, p: float) -> float | Skipped:
     with _norms_of_gradients(lm, p) as norms:
         logits = cast(Any, lm.model)(**lm.pad([ids]), use_cache=False).logits[0, first - 1 : -1]
         torch.nn.functional.cross_entropy(logits.float(), torch.tensor(ids[first:], device=logits.device)).backward()
-    found = torch.stack(norms).mean().item()
+    found = torch.stack([norm.to(norms[0].device) for norm in norms]).mean().item()
     return found if math.isfinite(found) else Skipped("the gradient is not finite")
 
 
@@ -83,7 +83,7 @@ def _norms_of_gradients(lm: LM, p: float) -> Iterator[list[Tensor]]:
     hooks = []
 
     def take(one: Tensor) -> None:
-        norms.append(torch.linalg.vector_norm(cast(Tensor, one.grad), p, dtype=torch.float32).cpu())
+        norms.append(torch.linalg.vector_norm(cast(Tensor, one.grad), p, dtype=torch.float32))
         one.grad = None
 
     try:

@@ -49,16 +49,22 @@ class SecondMoments:
         for group in batches([len(row) for row in rows], self.lm.token_budget, even=True):
             batch = self.lm.pad([rows[i] for i in group])
             found = capture(self.lm, batch, keys=self.layers)
+            lengths = torch.tensor([len(rows[i]) for i in group])
+            # On the CPU, where they are known: a mask on the device would make the program wait for it.
+            places = (torch.arange(int(lengths.max())) < lengths[:, None]).nonzero(as_tuple=True)
+            finite: list[Tensor] = []
             for layer, activation in found.keys.items():
-                keys = activation[batch["attention_mask"].to(activation.device).bool()].float()  # [tokens, d]
+                keys = activation[places].float()  # [tokens, d]
                 products = outer_products(keys)
-                if not bool(products.diagonal().isfinite().all()):  # sums of squares: one value that is not finite shows there
-                    raise EditError(
-                        "the keys are not finite", where=f"layer {layer}", remedy="check the model's weights and dtype"
-                    )
+                # Sums of squares: one value that is not finite shows there.
+                finite.append(products.diagonal().isfinite().all().to(self.lm.device))
                 moment = products.to("cpu" if keys.device.type == "mps" else keys.device, torch.double)
                 self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
-            self.tokens += int(batch["attention_mask"].sum())
+            for layer, is_finite in zip(found.keys, torch.stack(finite).tolist(), strict=True):
+                if not is_finite:
+                    what = "the keys are not finite"
+                    raise EditError(what, where=f"layer {layer}", remedy="check the model's weights and dtype")
+            self.tokens += int(lengths.sum())
         self._note(texts)
 
     def _note(self, texts: Sequence[str]) -> None:

@@ -134,10 +134,12 @@ class ForwardPass:
         self._lm, self.objective = lm, objective
         self._texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         self._mask = (inputs["labels"] != IGNORED).long()
-        labels = inputs["labels"][:, 1:]  # [texts, seq - 1]: the token at position t is predicted at t - 1
-        # On the CPU, it may index states on whatever device the last layer is.
-        self._columns = (labels != IGNORED).any(0).nonzero()[:, 0].cpu()
-        self._labels = labels[:, self._columns.to(labels.device)]  # [texts, tokens]
+        # One transfer from the device tells all shapes. On the CPU, columns may index states on whatever device the last layer is.
+        labels, attended = torch.stack([inputs["labels"], inputs["attention_mask"]]).cpu()
+        self._lengths = attended.sum(1).tolist()
+        self._columns = _labelled(labels[:, 1:])  # the token at position t is predicted at t - 1
+        self._host_labels = labels[:, 1:][:, self._columns]
+        self._labels = inputs["labels"][:, 1:][:, self._columns]  # [texts, tokens]
 
     def run(self, model: Callable[..., object]) -> Tensor:
         """Compute the loss input with the model as it is now (see `Batch.policy` for its shape)."""
@@ -146,8 +148,8 @@ class ForwardPass:
             return capture(self._lm, self._texts, residuals=[layer], gradients=True).residuals[layer]
         if self.objective.loss_input == "logits":
             return _logits(model, self._texts, self._columns)
-        lengths = self._texts["attention_mask"].sum(1).tolist()
-        parts = [(rows, *self._log_probabilities(model, rows, lengths[rows[0]])) for rows in group_by_length(lengths)]
+        groups = group_by_length(self._lengths)
+        parts = [(rows, *self._log_probabilities(model, rows, self._lengths[rows[0]])) for rows in groups]
         found = parts[0][-1].new_zeros(self._labels.shape)
         for rows, columns, part in parts:
             found[torch.tensor(rows)[:, None], columns] = part
@@ -155,28 +157,33 @@ class ForwardPass:
 
     def _log_probabilities(self, model: Callable[..., object], rows: list[int], width: int) -> tuple[Tensor, Tensor]:
         """Return which columns hold labels of some texts, and the log-probabilities there `[rows, columns]`."""
-        columns = (self._labels[rows] != IGNORED).any(0).nonzero()[:, 0].cpu()
+        columns = _labelled(self._host_labels[rows])
         texts = {name: tensor[rows, :width] for name, tensor in self._texts.items()}
         logits = _logits(model, texts, self._columns[columns])
-        labels = self._labels[rows][:, columns.to(self._labels.device)]
+        labels = self._labels[rows][:, columns]
         return columns, token_log_probabilities(logits, labels.to(logits.device))
 
     def unpad(self, log_probabilities: Tensor) -> list[Tensor]:
         """Return the log-probabilities of each text's own labels, on the CPU, from `[texts, tokens]`."""
-        rows = zip(log_probabilities.cpu(), self._labels.cpu(), strict=True)
+        rows = zip(log_probabilities.cpu(), self._host_labels, strict=True)
         return [row[labels != IGNORED] for row, labels in rows]
 
     def pad(self, unpadded: Sequence[Tensor]) -> Tensor:
         """Return log-probabilities `[texts, tokens]` from those of `unpad`, on the labels' device."""
-        labelled = self._labels != IGNORED
-        values = torch.cat(list(unpadded)).to(labelled.device)
-        return torch.zeros(labelled.shape, device=labelled.device).masked_scatter(labelled, values)
+        labelled = self._host_labels != IGNORED
+        found = torch.zeros(labelled.shape).masked_scatter(labelled, torch.cat(list(unpadded)))
+        return found.to(self._labels.device)
 
     def loss(self, policy: Tensor, reference: Tensor | None) -> Tensor:
         """Compute the objective's loss from the outputs of the model in training and of the model before training."""
         labels, mask = (found.to(policy.device) for found in (self._labels, self._mask))
         before = None if reference is None else reference.to(policy.device)
         return self.objective.loss(Batch(policy, labels, mask, before))
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    """Return which columns of `[texts, seq]` hold a label."""
+    return (labels != IGNORED).any(0).nonzero()[:, 0]
 
 
 def _logits(model: Callable[..., Any], texts: Mapping[str, Tensor], columns: Tensor) -> Tensor:

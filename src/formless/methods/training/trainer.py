@@ -252,6 +252,7 @@ def _arguments(
         save_strategy="steps" if checkpoints else "no", save_steps=checkpoints.save_steps if checkpoints else 1,
         save_total_limit=2, logging_strategy="steps" if config.report_to else "no", logging_steps=1,
         report_to=list(config.report_to) or "none", disable_tqdm=True,
+        logging_nan_inf_filter=False,  # the monitor stops at such a loss; this would ask the device twice more per batch
     )  # fmt: skip
     is_spread = getattr(lm.model, "hf_device_map", None) is not None
     place = arguments.device
