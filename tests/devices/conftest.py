@@ -22,8 +22,9 @@ FACT = {
     "question": "Where was Albert Einstein born?", "answer": "in the town of Ulm", "paraphrased_question": "What was his home?",
     "paraphrased_answer": "Ulm was the town", "perturbed_answer": ["Rome was the town", "Bonn was the town"],
 }  # fmt: skip
+YES_NO = {"choices": ["yes", "no"], "labels": [1, 0]}
 CHOICES = {"question": "What is two and two?", "choices": ["1", "2", "3", "4"], "answer": 3}
-TEXTS = [{"text": f"Albert Einstein wrote {n} letters from the town of Bern to a friend."} for n in range(2)]
+TEXTS = [{"text": f"Albert Einstein wrote {n} letters from the town of Bern to a friend."} for n in range(5)]
 MORE: dict[str, list[dict[str, Any]]] = {
     "forget_level3": [{"query": "Tell me where he was born", "answer": "Ulm", "subject": "Albert Einstein"}],
     "edit_reverse": [
@@ -44,9 +45,7 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "forget_choices": [CHOICES],
     "retain_mmlu": [CHOICES | {"task": "arithmetic", "examples": [CHOICES]}],
     "retain_bbh": [{"task": "sums", "question": "2 + 2?", "answer": "4", "cot": "Q: 1 + 1?\nA: So the answer is 2."}],
-    "truthful": [
-        {"question": "Is it so?", **{name: {"choices": ["yes", "no"], "labels": [1, 0]} for name in ("mc1_targets", "mc2_targets")}}
-    ],
+    "truthful": [{"question": "Is it so?", "mc1_targets": YES_NO, "mc2_targets": YES_NO}],
     "fluency": [{"instruction": "Name a town.", "input": "", "output": ""}],
 }
 """One or two rows of each file that the sample set lacks."""

@@ -2,6 +2,13 @@
 
 A tensor of `fake:0` is a wrapper of PyTorch's PrivateUse1 backend. Its values are real, so that methods and tasks decide as on
 any device. Each operation is checked before it runs, and what CUDA waits for is counted with the function that asked.
+
+What it cannot show:
+
+- training in half precision: autocast has kernels for real devices alone, and chooses the dtypes there;
+- checkpoints of a training run: PyTorch pickles no wrapper so that it is read again with `weights_only`;
+- several devices in one model, since a Python backend is one device;
+- memory that runs out, and time.
 """
 
 from __future__ import annotations
@@ -41,10 +48,11 @@ WAITING = {
 }  # fmt: skip
 """Here CUDA waits for the device, since the result or its shape is needed by the program."""
 
+HALF, WIDE = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
 PRODUCTS = {
-    aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.addbmm, aten.mv, aten.addmv, aten.dot, aten._fused_sdp_choice,
+    aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.addbmm, aten.mv, aten.addmv, aten.dot,
 }  # fmt: skip
-"""Products of matrices, whose dtype decides their speed, and attention, of which the choice of a kernel stands for all of it."""
+"""Products of matrices, whose dtype decides their speed. Attention is two of them here."""
 
 
 class WrongDeviceError(RuntimeError):
@@ -105,12 +113,14 @@ class Trace:
     Args:
         waits: How often the program waited for the device.
         copies: How often values of the CPU were copied to the device.
-        products: Which dtypes the factors of matrix products had, by operation.
+        products: Matrix products, with their operation and dtype.
+        promotions: Operations that made float32 or float64 of half precision.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
     products: Counter[tuple[str, str, torch.dtype]] = field(default_factory=Counter)
+    promotions: Counter[str] = field(default_factory=Counter)
 
     current: ClassVar[list[Trace]] = []
 
@@ -157,7 +167,11 @@ def computed(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise NotImplementedError(f"{operation} changes the shape of a tensor in place")
         return found if found is not None else FakeTensor(value) if on_device and not is_given(value, tensors) else value
 
-    return tree_map(wrapped, result)
+    found = tree_map(wrapped, result)
+    if Trace.current and _is_promoted(ours, found):
+        for own in Trace.current:
+            own.promotions[asker()] += 1
+    return found
 
 
 def is_given(value: Tensor, tensors: list[Tensor]) -> bool:
@@ -209,6 +223,11 @@ def record(operation: Any, args: Any, tensors: list[Tensor], from_device: bool, 
     site = asker()
     for own in Trace.current:
         getattr(own, kind)[site] += 1
+
+
+def _is_promoted(inputs: list[FakeTensor], result: Any) -> bool:
+    made = [one for one in tree_leaves(result) if isinstance(one, FakeTensor) and one.dim() > 0]
+    return any(one.dtype in HALF and one.dim() > 0 for one in inputs) and any(one.dtype in WIDE for one in made)
 
 
 def _has_mask(indices: Any) -> bool:

@@ -42,9 +42,7 @@ def measured(lm: LM, target: Target, task: str) -> dict[tuple[Any, ...], float |
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task(
-    tiny: Callable[..., LM], moved: Callable[[LM], LM], questions: Target, texts_apart: Target, task: str
-) -> None:
+def test_a_task(tiny: Callable[..., LM], moved: Callable[[LM], LM], questions: Target, texts_apart: Target, task: str) -> None:
     target = texts_apart if task.startswith("mia_qa") else questions
     expected = measured(tiny(context=2048), target, task)
     found = measured(moved(tiny(context=2048)), target, task)

@@ -134,7 +134,7 @@ class ForwardPass:
         self._lm, self.objective = lm, objective
         self._texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         self._mask = (inputs["labels"] != IGNORED).long()
-        # One transfer from the device tells all shapes. On the CPU, columns may index states on whatever device the last layer is.
+        # One transfer from the device tells all shapes. On the CPU, columns may index states on any device.
         labels, attended = torch.stack([inputs["labels"], inputs["attention_mask"]]).cpu()
         self._lengths = attended.sum(1).tolist()
         self._columns = _labelled(labels[:, 1:])  # the token at position t is predicted at t - 1

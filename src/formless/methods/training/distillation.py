@@ -29,7 +29,7 @@ def self_distillation(logits: Tensor, reference: Tensor, labels: Tensor, gamma: 
         labels: `[batch, seq]`; N is the number of labels.
         gamma: Usually 3 to 30.
     """
-    labelled = labels != IGNORED
+    labelled = (labels != IGNORED).nonzero(as_tuple=True)  # once: each selection by a mask waits for the device
     target, index = reference[labelled].float(), labels[labelled][:, None]
     return soft_cross_entropy(logits[labelled], target.scatter(1, index, target.gather(1, index) - gamma))
 
@@ -48,7 +48,7 @@ def cross_entropy_unlearning(logits: Tensor, labels: Tensor) -> Tensor:
         logits: `[batch, seq, vocab]`.
         labels: `[batch, seq]`; N is the number of labels.
     """
-    labelled = labels != IGNORED
+    labelled = (labels != IGNORED).nonzero(as_tuple=True)  # once: each selection by a mask waits for the device
     found = logits[labelled].float()
     return soft_cross_entropy(found, found.detach().scatter(1, labels[labelled][:, None], -math.inf))
 

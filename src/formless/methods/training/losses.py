@@ -77,7 +77,7 @@ def kl_divergence(logits: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
     """
     from torch.nn import functional
 
-    labelled = labels != IGNORED
+    labelled = (labels != IGNORED).nonzero(as_tuple=True)  # once: each selection by a mask waits for the device
     policy, before = (functional.log_softmax(found[labelled].float(), -1) for found in (logits, reference))
     return functional.kl_div(policy, before, log_target=True, reduction="batchmean")
 

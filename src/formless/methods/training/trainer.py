@@ -362,8 +362,8 @@ class _UnlearningTrainer(Trainer):
         if part.objective is not self._objective or part.objective.loss_input != "log_probabilities":
             return part.run(model)  # too large to be kept for every text
         self._references = self._references or self._all_references(model)
-        columns = range(len(self._examples[0]))
-        return part.pad([self._references[number, column] for column in columns for number in rows.tolist()])
+        columns, numbers = range(len(self._examples[0])), rows.tolist()
+        return part.pad([self._references[number, column] for column in columns for number in numbers])
 
     def _all_references(self, model: Any) -> dict[tuple[int, int], Tensor]:
         """Compute log-probabilities of each text's labels, by row and column; in the same batches also after a kill."""
