@@ -113,12 +113,14 @@ class Trace:
     Args:
         waits: How often the program waited for the device.
         copies: How often values of the CPU were copied to the device.
+        largest_copy: Numbers in the largest of these.
         products: Matrix products, with their operation and dtype.
         promotions: Operations that made float32 or float64 of half precision.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
+    largest_copy: int = 0
     products: Counter[tuple[str, str, torch.dtype]] = field(default_factory=Counter)
     promotions: Counter[str] = field(default_factory=Counter)
 
@@ -223,6 +225,8 @@ def record(operation: Any, args: Any, tensors: list[Tensor], from_device: bool, 
     site = asker()
     for own in Trace.current:
         getattr(own, kind)[site] += 1
+        if kind == "copies":
+            own.largest_copy = max(own.largest_copy, tensors[-1].numel())
 
 
 def _is_promoted(inputs: list[FakeTensor], result: Any) -> bool:

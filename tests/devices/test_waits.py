@@ -129,3 +129,27 @@ def test_a_training_step(
         assert edit.info.facts["steps"] == rows
         waits.append(counted(found)[0])
     assert (waits[1] - waits[0]) / (MANY - FEW) == STEPS.get(method, 2), found.waits
+
+
+EDITS: dict[str, tuple[dict[str, Any], int]] = {
+    "rocr": ({"layers": [1, 2], "basis": "none"}, 2 * 2 + 2 + 4),
+    "cdr": ({"layers": [1, 2], "budget": 1, "redirect": "none"}, 2 * 4 + 4),
+}
+"""Settings of two edited layers, and the most waits in the method's own code, however many names there are.
+
+It waits for keys and residuals of each layer, for a check of each weight, and for what edit.json says.
+"""
+
+
+@pytest.mark.parametrize("method", EDITS)
+def test_an_edit(tiny: Callable[..., LM], moved: Callable[[LM], LM], concept: Target, method: str) -> None:
+    """What comes to the CPU, where the closed form is solved, is small; the factors go back, not their product."""
+    settings, most = EDITS[method]
+    lm = moved(tiny())
+    with trace() as found:
+        edit = formless.unlearn(lm, concept, method, progress=False, **settings)
+        with edit.applied(lm):
+            pass
+    weight = lm.model.get_parameter("model.layers.1.mlp.down_proj.weight")
+    assert 0 < found.largest_copy < weight.numel()
+    assert sum(count for site, count in found.waits.items() if site.startswith("methods/") and ">" not in site) <= most

@@ -37,6 +37,10 @@ class Factors:
         """Return the update times a factor, in the factors' dtype; a factor of 1 keeps every bit."""
         return self if factor == 1 else Factors(factor * self.up, self.down)
 
+    def to(self, device: torch.device) -> Factors:
+        """Return the update on a device."""
+        return Factors(self.up.to(device), self.down.to(device))
+
     @property
     def is_zero(self) -> bool:
         """Whether the update changes nothing, because one of its factors is 0."""
@@ -66,6 +70,10 @@ class Difference:
     def scaled(self, factor: float) -> Difference:
         """Return the update times a factor, rounded to its dtype; a factor of 1 keeps every bit."""
         return self if factor == 1 else Difference(factor * self.values)
+
+    def to(self, device: torch.device) -> Difference:
+        """Return the update on a device."""
+        return Difference(self.values.to(device))
 
     @property
     def is_zero(self) -> bool:
@@ -148,7 +156,8 @@ class Overlay:
             return original
         total = original.float()
         for change in changes:
-            total = total + dense_update(self._model, name, change).to(original.device)
+            # Factors are moved, not their product, which is as large as the weight.
+            total = total + dense_update(self._model, name, change.to(original.device))
         return total.to(original.dtype)
 
     def _parameter(self, name: str) -> nn.Parameter:

@@ -244,6 +244,7 @@ def remove_directions(
     factors = of_one_rank(dict(sorted(joined(*allowed.parts).items())))
     with applied(lm, factors):
         shifts = (states.values(first) - start)[kept_values].norm(dim=1) / movement.norm(dim=1).mean().clamp(min=1e-30)
+        shifts = shifts.cpu()  # once, not for every neighbor
     report("measuring what is said about others", STEPS, STEPS)
     is_owner = torch.eye(len(concepts))[prompts.owners].T  # [targets, edited]
     return Removal(

@@ -190,7 +190,7 @@ def redirect_together(
             end = torch.stack([name.value(last) for name in edited + kept])
         shifts = _shifts_by_others(lm, edited, owners, factors, unedited) if len(targets) > 1 or keep else None
     count = len(edited)
-    before, after = (goals - start[:count]).norm(dim=1), (goals - end[:count]).norm(dim=1)  # [edited]
+    before, after = torch.stack([(goals - values[:count]).norm(dim=1) for values in (start, end)]).cpu()  # [edited] each
     results = []
     for i, target in enumerate(targets):
         own = [place for place, owner in enumerate(owners) if owner == i]
