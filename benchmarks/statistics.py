@@ -16,7 +16,7 @@ from benchmarks.evaluation import RWKU
 from benchmarks.limit import find_limit, needed, operations
 from benchmarks.models import first_model, label, other_models
 from benchmarks.plain_statistics import plain_second_moment
-from benchmarks.timing import Row, check, in_turns, repeated, seconds
+from benchmarks.timing import Clock, Row, check, in_turns, repeated, seconds
 from formless.data.corpus import corpus_texts
 from formless.methods.rocr.statistics import CHUNK, SecondMoments
 from formless.models.lm import LM
@@ -61,15 +61,15 @@ def rows(*, quick: bool = False) -> list[Row]:
     return found
 
 
-def limit(lm: LM, texts: Sequence[str]) -> float:
-    """CPU seconds of the layers without the last down-projection, and of the products k k^T, which are symmetric.
+def limit(lm: LM, texts: Sequence[str], clock: Clock = time.process_time) -> float:
+    """Seconds of the layers without the last down-projection, and of the products k k^T, which are symmetric.
 
     Both are taken at the rate that this machine multiplies with in the dtype that they are computed in.
     """
-    found = find_limit(lm, layers=LAYERS[-1] + 1, clock=time.process_time)
+    found = find_limit(lm, layers=LAYERS[-1] + 1, clock=clock)
     work = needed((ids, len(ids)) for ids in (lm.encode(text).ids[:MAX_TOKENS] for text in texts))
     spared = work.tokens * operations(lm.architecture.down_projection(lm.model, LAYERS[-1])) / found.body
-    keys = torch.randn(work.tokens, lm.model.config.intermediate_size)
+    keys = torch.randn(work.tokens, lm.model.config.intermediate_size, device=lm.device)
     keys.T @ keys
-    product = min(seconds(lambda: keys.T @ keys, time.process_time) for _ in range(ROUNDS))
+    product = min(seconds(lambda: keys.T @ keys, clock) for _ in range(ROUNDS))
     return found.seconds(work) - spared + len(LAYERS) * product / 2

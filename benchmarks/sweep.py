@@ -32,7 +32,7 @@ def rows(*, quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         times = in_turns(
-            lambda: sweep(folder, targets, limit),
+            lambda: sweep(_fresh(folder / "runs"), targets, limit, "--device", "cpu"),
             lambda: one_process_each(folder, targets, limit),
             rounds=1 if quick else ROUNDS,
         )
@@ -41,8 +41,8 @@ def rows(*, quick: bool = False) -> list[Row]:
     return [Row(f"a {targets}-target sweep, embedded model", *times, None if quick else 5, checked, note)]
 
 
-def sweep(folder: Path, targets: int, limit: int) -> None:
-    """The whole experiment, from an empty folder and a cache that holds models alone."""
+def sweep(out: Path, targets: int, limit: int, *way: str) -> None:
+    """The whole experiment, from an empty folder and a cache that holds models alone; `way` says where it runs."""
     with tempfile.TemporaryDirectory() as scratch:
         for known in store.cache_folder().iterdir():
             if known != store.original_records_folder():
@@ -50,7 +50,7 @@ def sweep(folder: Path, targets: int, limit: int) -> None:
         _run(
             ["formless", "run", "--model", "smollm2", "--method", ",".join(METHODS), "--data", DATA,
              "--targets", f"1-{targets}", "--suite", SUITE, "--limit", str(limit), "--no-save-edits",
-             "--device", "cpu", "--out", str(_fresh(folder / "runs"))],
+             "--out", str(out), *way],
             FORMLESS_CACHE=scratch,
         )  # fmt: skip
 
@@ -84,7 +84,7 @@ def compared(folder: Path) -> str:
     for run in read_plan(out):
         record = load_record(run.folder(out).record)
         expected = json.loads((plain / f"{run.target.split('_')[0]} {run.method}.json").read_text("utf-8"))
-        means = _means(record)
+        means = means_of(record)
         check(list(means) == list(expected["means"]), f"{run.title}: other tasks")
         difference = max(difference, largest_difference([*means.values()], [*expected["means"].values()]))
         check([answer.answer for answer in record.answers] == expected["answers"], f"{run.title}: other answers")
@@ -93,7 +93,8 @@ def compared(folder: Path) -> str:
     return f"{count} means within {difference:.0e}, answers letter for letter"
 
 
-def _means(record: Record) -> dict[str, float]:
+def means_of(record: Record) -> dict[str, float]:
+    """The probability of every task and split."""
     return {
         f"{key.task} {key.split}": found.value
         for key, found in record.metrics().items()

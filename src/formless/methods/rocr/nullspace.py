@@ -101,11 +101,12 @@ class BasisProjection:
 
     def apply(self, keys: Tensor) -> Tensor:
         """Compute P k for keys `[n, d]`."""
-        basis = self.basis.to(keys)
-        inside = (keys @ basis) @ basis.T
+        basis = self.basis.to(keys.dtype)
+        own = keys.to(basis.device)  # few keys go where the basis is, which may be a GPU
+        inside = (own @ basis) @ basis.T
         for _ in range(ROUNDS - 1 if self.is_rounded else 0):
-            inside = inside + ((keys - inside) @ basis) @ basis.T
-        return inside if self.spans_null_space else keys - inside
+            inside = inside + ((own - inside) @ basis) @ basis.T
+        return (inside if self.spans_null_space else own - inside).to(keys.device)
 
     def describe(self) -> dict[str, Any]:
         """Return the fingerprint."""
