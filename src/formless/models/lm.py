@@ -27,6 +27,7 @@ from formless.models.generation import Continuation, Ending
 from formless.models.overlay import Overlay, Updates
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
+from formless.models.stored import StoredTensor, spaced, stored_tensors
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
@@ -68,7 +69,7 @@ class LM(TokenizedModel):
         self.architecture = architecture_of(self.model.config)
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
         self.overlay = Overlay(self.model)
-        self.fingerprint = self.fingerprint or fingerprint(self.model)
+        self.fingerprint = self.fingerprint or fingerprint(self.model, self.checkpoint)
 
     def __repr__(self) -> str:
         return f"LM({', '.join(f'{name}={value}' for name, value in self._facts().items())})"
@@ -369,22 +370,33 @@ class LM(TokenizedModel):
         return replace(found, text=found.text.strip())
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, checkpoint: Path | None = None) -> str:
     """Return a hash of 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
 
-    Offloaded parameters are left out, so a model with offloaded parameters has another fingerprint.
+    Args:
+        model: The model.
+        checkpoint: The folder of its safetensors. Values of parameters that are not in memory, such as offloaded ones, are read
+            from there; where it does not have them, they are left out, and the fingerprint is another.
     """
-    return fingerprint_of({name: parameter for name, parameter in model.named_parameters() if not parameter.is_meta})
+    is_whole = not any(parameter.is_meta for parameter in model.parameters())
+    stored = {} if is_whole or checkpoint is None else stored_tensors(model, checkpoint)
+    tied = getattr(model, "all_tied_weights_keys", {})  # offloaded, they are parameters of their own
+    weights: dict[str, Tensor | StoredTensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            weights[name] = parameter
+        elif name in stored and name not in tied and stored[name].shape == parameter.shape:
+            weights[name] = stored[name]
+    return fingerprint_of(weights)
 
 
-def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+def fingerprint_of(weights: Mapping[str, Tensor | StoredTensor]) -> str:
     """Return the fingerprint of a model's parameters by name, in the model's order."""
     digest = hashlib.sha256()
     for name, parameter in weights.items():
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+        sample = parameter.sample() if isinstance(parameter, StoredTensor) else spaced(parameter.detach())
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
+        digest.update(sample.to(torch.bfloat16).float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -33,6 +32,7 @@ from formless.models.gguf_models import gguf_model
 from formless.models.hub_files import model_files
 from formless.models.lm import LM, fingerprint, fingerprint_of
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
+from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
 
 _SHAPE = {
@@ -113,7 +113,7 @@ def load(
         check_tokenizer(tokenizer, model, source)
         check_finite(model, source)
     # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
-    mark = fingerprint(model)
+    mark = fingerprint(model, Path(source))
     if device_map is None:
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
         for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
@@ -196,18 +196,11 @@ def stored_fingerprint(meta: MetaModel) -> str | None:
     Returns:
         None where the weights are not on this machine, and where the files name or shape them otherwise than the model does.
     """
-    weights: dict[str, Any] = {}
-    with ExitStack() as stack:
-        for path in Path(meta.source).glob("*.safetensors"):
-            tensors = stack.enter_context(safe_open(path, "pt"))
-            weights |= dict.fromkeys(tensors.keys(), tensors)
-        named = dict(meta.model.named_parameters())
-        if not named.keys() <= weights.keys():
-            return None
-        found = {name: weights[name].get_tensor(name) for name in named}  # mapped into memory, not read
-        if any(found[name].shape != parameter.shape for name, parameter in named.items()):
-            return None
-        return fingerprint_of(found)
+    stored = stored_tensors(meta.model, Path(meta.source))
+    named = dict(meta.model.named_parameters())
+    if any(name not in stored or stored[name].shape != parameter.shape for name, parameter in named.items()):
+        return None
+    return fingerprint_of({name: stored[name] for name in named})
 
 
 def read_model(folder: Path, like: LM) -> PreTrainedModel:
