@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from formless import store
@@ -26,6 +25,7 @@ from formless.methods.rocr.sampled import EIGEN_SECONDS, SAMPLES
 from formless.methods.training.config import TrainingConfig
 from formless.models.families import projection_shape
 from formless.models.loading import DTYPES, MetaModel, find_device, load_meta, load_tokenizer, stored_fingerprint
+from formless.models.memory import free_memory
 from formless.models.sampled_texts import LENGTH, SAMPLED
 from formless.models.settings import BUNDLED, default_style
 from formless.models.tokenized import TokenizedModel
@@ -122,7 +122,7 @@ class Checkup:
         """Free memory in bytes where the model would be."""
         if self.device.type == "cuda":
             return int(torch.cuda.mem_get_info(self.device)[0])
-        return int(psutil.virtual_memory().available)
+        return free_memory()
 
     @cached_property
     def seconds(self) -> float | None:

@@ -68,7 +68,8 @@ def stats_command(
         for layer in chosen:
             meta.architecture.layer(meta.model, layer)
 
-    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
+    needed = max(chosen) + 1 if seed is None else None  # to sample texts, the whole model is needed
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check, needed)
     with terminal.progress("statistics", keep_first=seed is not None) as bar:
         if seed is not None:
             texts, samples = SampledTexts(lm, seed, max_tokens), samples or SAMPLES

@@ -50,7 +50,14 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 
 
-def load_model(name: str, dtype: str, device: str, trust: bool = False, check: Callable[[MetaModel], None] | None = None) -> LM:
+def load_model(
+    name: str,
+    dtype: str,
+    device: str,
+    trust: bool = False,
+    check: Callable[[MetaModel], None] | None = None,
+    layers: int | None = None,
+) -> LM:
     """Load a model, with a bar while it loads, and a line first that says what its preparation needs, if it needs any.
 
     Args:
@@ -60,6 +67,7 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False, check: C
         trust: Whether code from the model's repository may run.
         check: Called with the model as its configuration describes it, before weights are loaded; it raises a UserError if
             what follows cannot be done.
+        layers: How many layers what follows needs; None for the whole model.
     """
     places: dict[str, Any] = {"device_map": "auto"} if device == "spread" else {"device": device}
     with progress(f"loading {name}", keep_first=True) as bar:
@@ -70,7 +78,7 @@ def load_model(name: str, dtype: str, device: str, trust: bool = False, check: C
             find_device(device)
         if check:
             check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=bar))
-        return load(name, dtype=dtype, trust_remote_code=trust, progress=bar, **places)
+        return load(name, dtype=dtype, trust_remote_code=trust, progress=bar, layers=layers, **places)
 
 
 def quiet_transformers() -> None:

@@ -105,7 +105,8 @@ def unlearn_command(
         if earlier:
             refuse_other_shapes(meta, earlier)
 
-    lm = terminal.load_model(model, dtype, device, trust_remote_code, check)
+    layers = None if merge else config.needed_layers()
+    lm = terminal.load_model(model, dtype, device, trust_remote_code, check, layers)
     for line in named:
         terminal.out.print(line, soft_wrap=True)
     with checkpoints_beside(out) if entry.resumable else nullcontext((None, 0)) as (work, step):

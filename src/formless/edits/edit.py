@@ -27,6 +27,8 @@ Change = TypeVar("Change", bound="Factors | Difference")
 MAX_STRENGTH: Final = 4.0
 """The largest factor on an edit's updates."""
 
+_ROWS: Final = 1024
+
 
 class LayerReport(BaseModel):
     """One edited weight.
@@ -349,7 +351,9 @@ def frobenius_norm(values: Tensor) -> float:
     """
     import torch
 
-    return float(torch.linalg.vector_norm(torch.linalg.vector_norm(values.float(), dim=-1).double()))
+    parts = values.split(_ROWS) if values.ndim > 1 else (values,)  # a float32 copy of the whole would take much memory
+    rows = [torch.linalg.vector_norm(part.float(), dim=-1).flatten() for part in parts]
+    return float(torch.linalg.vector_norm(torch.cat(rows).double()))
 
 
 def edit_info(

@@ -102,6 +102,7 @@ def free_requests(lm: LM, plan: Plan) -> list[Generate]:
 
 def run_plan(lm: LM, plan: Plan, report: Progress, *, given: Given = NOTHING_GIVEN) -> Record:
     """Run a plan's requests on a model and return the record; see `evaluate`."""
+    lm.check_layers(None)
     start = time.perf_counter()
     queries = [job.queries(lm) for job in plan.jobs]
     free = free_requests(lm, plan)
@@ -116,7 +117,7 @@ def run_plan(lm: LM, plan: Plan, report: Progress, *, given: Given = NOTHING_GIV
     record = Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
         model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
-        subject=target.subject, target=target.folder.name if target.folder else target.subject,
+        weights_in=lm.weights_in, subject=target.subject, target=target.folder.name if target.folder else target.subject,
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
         edits=list(lm.edits), excluded_neighbors=list(plan.excluded_neighbors), tasks=tasks,
         answers=[_answer(text, responses[request]) for text, request in zip(plan.questions, free, strict=True)],

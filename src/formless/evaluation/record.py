@@ -153,6 +153,8 @@ class Record(BaseModel):
         model_fingerprint: A hash of the untouched weights.
         model_type: The family.
         dtype: Of the weights.
+        weights_in: Whether all weights lay in memory, or some in a mapped file, which can be several times slower; None where
+            some were offloaded, and in older records.
         subject: The concept.
         target: The target's folder.
         probes_digest: A hash of every prompt, answer and row that was put to the model: equal digests, equal questions.
@@ -188,6 +190,7 @@ class Record(BaseModel):
     model_fingerprint: str
     model_type: str
     dtype: str
+    weights_in: Literal["memory", "mapped"] | None = None
     subject: str
     target: str
     probes_digest: str

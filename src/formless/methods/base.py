@@ -135,6 +135,10 @@ class MethodConfig(BaseModel):
         """
         return (), ()
 
+    def needed_layers(self) -> int | None:
+        """Return how many layers, from the first on, an edit is computed from; None if it needs the whole model."""
+        return None
+
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model that does not fit these settings; called before its weights are loaded, and again with them.
 

@@ -170,7 +170,8 @@ def unlearn(
         options: Settings of the method, e.g. `budget=0.02` for cdr.
 
     Raises:
-        UserError: The method or a setting is unknown, a setting has no effect, or the method cannot compute the edit.
+        UserError: The method or a setting is unknown, a setting has no effect, the method cannot compute the edit, or it needs
+            layers that are not in memory.
 
     Examples:
         >>> import formless
@@ -185,5 +186,6 @@ def unlearn(
     targets = [Target(found) if isinstance(found, str) else found for found in given]
     config = method_config(lm.settings, method, options)
     check_request(method, config, targets, keep, options)
+    lm.check_layers(config.needed_layers())
     with progress_bar(progress, method) as report:
         return compute_edit(method, with_progress(method, build_method(method, config), report), lm, targets, keep)

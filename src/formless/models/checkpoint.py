@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -103,10 +104,20 @@ def check_finite(model: PreTrainedModel, source: str, *, remedy: str = REMEDY) -
         ModelError: A weight is not finite.
     """
     for name, parameter in model.named_parameters():
-        if not parameter.is_meta and parameter.is_floating_point():
-            total = parameter.detach().sum(dtype=torch.float32)  # not finite if one value is not; faster than isfinite of each
-            if not bool(total.isfinite()) and not bool(parameter.isfinite().all()):
-                raise ModelError(f"the weight {name} holds NaN or infinity", where=source, remedy=remedy)
+        if not parameter.is_meta:
+            refuse_infinite(name, parameter.detach(), source, remedy=remedy)
+
+
+def refuse_infinite(name: str, values: Tensor, source: str, *, remedy: str = REMEDY) -> None:
+    """Refuse values of a weight that hold NaN or infinity.
+
+    Raises:
+        ModelError: One is not finite.
+    """
+    if values.is_floating_point():
+        total = values.sum(dtype=torch.float32)  # not finite if one value is not; faster than isfinite of each
+        if not bool(total.isfinite()) and not bool(values.isfinite().all()):
+            raise ModelError(f"the weight {name} holds NaN or infinity", where=source, remedy=remedy)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str) -> None:

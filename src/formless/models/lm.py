@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from formless.interrupts import uninterrupted
 from formless.models import generation, gradients, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
 from formless.models.generation import Continuation, Ending
+from formless.models.memory import is_mapped
 from formless.models.overlay import Overlay, Updates
+from formless.models.partial import absent_layers
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.stored import StoredTensor, spaced, stored_tensors
@@ -47,6 +49,7 @@ class LM(TokenizedModel):
         settings: The model's entry in configs/models.
         fingerprint: The hash of the original weights; by default it is computed from the weights as they are.
         checkpoint: The folder of the files that the model was read from; None if it is not known.
+        loaded_layers: How many layers, from the first on, are in memory; None if it is the whole model.
 
     Examples:
         >>> import formless
@@ -58,6 +61,7 @@ class LM(TokenizedModel):
     settings: ModelSettings = field(kw_only=True)
     fingerprint: str = field(default="", kw_only=True)
     checkpoint: Path | None = field(default=None, kw_only=True)
+    loaded_layers: int | None = field(default=None, kw_only=True)
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
     overlay: Overlay = field(init=False, repr=False)
@@ -81,13 +85,14 @@ class LM(TokenizedModel):
     def _facts(self) -> dict[str, str]:
         """Return what a reader of a notebook wants to know about the model."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        depth = self.architecture.depth(self.model)
         return {
             "name": self.name,
             "family": f"{self.architecture.name} ({self.model.config.model_type})",
             "parameters": f"{parameters / 1e6:,.1f} M",
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "layers": str(self.architecture.depth(self.model)),
+            "device": f"{self.device}, mapped" if self.weights_in == "mapped" else str(self.device),
+            "layers": str(depth) if self.loaded_layers is None else f"the first {self.loaded_layers} of {depth}",
             "edits": ", ".join(_edit_name(info) for info in self.edits) or "none",
         }
 
@@ -109,6 +114,25 @@ class LM(TokenizedModel):
             tokens = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         parts = json.dumps([config, self.tokenizer.special_tokens_map], sort_keys=True, default=str)
         return hashlib.sha256((parts + tokens).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def weights_in(self) -> Literal["memory", "mapped"] | None:
+        """Whether all weights lie in memory, or some in a mapped file, which can be slow; None if some are offloaded."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            return None
+        return "mapped" if any(map(is_mapped, self.model.parameters())) else "memory"
+
+    def check_layers(self, needed: int | None) -> None:
+        """Refuse work that needs more layers than are in memory.
+
+        Args:
+            needed: How many layers, from the first on; None for the whole model.
+
+        Raises:
+            ModelError: They are not all in memory.
+        """
+        if self.loaded_layers is not None and (needed is None or needed > self.loaded_layers):
+            raise absent_layers(self.loaded_layers, self.architecture.depth(self.model), self.name)
 
     @contextmanager
     def overlaid(self, updates: Updates, info: dict[str, Any]) -> Iterator[LM]:
@@ -230,6 +254,7 @@ class LM(TokenizedModel):
             ValueError: p is another number.
             ModelError: A weight is quantized or offloaded, or memory runs out for a single text.
         """
+        self.check_layers(None)
         return gradients.gradient_norms(self, texts, prompts, p, left_out, progress)
 
     def score_layers(

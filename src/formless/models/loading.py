@@ -31,6 +31,8 @@ from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
 from formless.models.hub_files import model_files
 from formless.models.lm import LM, fingerprint, fingerprint_of
+from formless.models.memory import read_mapped
+from formless.models.partial import NOT_READ, has_parts, names_up_to, read_first_layers
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
@@ -66,6 +68,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
+    layers: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool | Progress = True,
@@ -78,6 +81,9 @@ def load(
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
+        layers: Read the embeddings and so many layers alone, from the first on; `MethodConfig.needed_layers` says what an edit
+            needs. What needs more of the model is refused. With a device map, and of files that are no safetensors or are
+            quantized, the whole model is read.
         revision: The branch, tag or commit of a hub id; by default that of `name_or_path`.
         trust_remote_code: Whether code from the model's repository may run.
         progress: Show bars while weights are downloaded and read. A callback is called while they are downloaded or converted.
@@ -100,25 +106,32 @@ def load(
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with transformers_errors("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
         config = AutoConfig.from_pretrained(source, **common)
-        architecture_of(config)  # fails before gigabytes of weights are read
+        architecture = architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
-        # Shapes that differ are ignored there, and refused with their names here.
-        checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, device_map=device_map, **checked, **common)
-        model, info = loaded
+        cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
+        first = layers if device_map is None and has_parts(config, layers, Path(source)) else None
+        model, info = _weights(source, dtype=precision, device_map=device_map if first is None else NOT_READ, **common)
+        stored = {} if first is None else stored_tensors(model, Path(source))
+        if first is not None and not stored.keys() >= {*names_up_to(model, architecture, first)}:
+            first = None  # transformers makes parameters from several tensors
+            model, info = _weights(source, dtype=precision, device_map=device_map, **common)
         check_weights(info, source)
         check_dtypes(model, source)
         check_tokenizer(tokenizer, model, source)
         check_finite(model, source)
-    # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
-    mark = fingerprint(model, Path(source))
-    if device_map is None:
+        # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
+        mark = fingerprint(model, Path(source))
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
-            parameter.data = parameter.data.to(cast_to)
-        nn.Module.to(model, device=place)
+        if first is not None:
+            with progress_bar(progress) as report:
+                read_first_layers(model, architecture, first, stored, cast_to, place, source, report)
+        elif device_map is None:
+            for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
+                parameter.data = parameter.data.to(cast_to)
+            nn.Module.to(model, device=place)
+            read_mapped(model)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
@@ -128,7 +141,9 @@ def load(
     if commit:
         model.config._commit_hash = commit
     name = settings.name if is_recipe(name_or_path) else name_or_path
-    return LM(model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute())
+    return LM(
+        model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute(), loaded_layers=first
+    )
 
 
 def load_meta(
@@ -222,9 +237,7 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
             what = f"its model type is {config.model_type}, that of {like.name} is {own.model_type}"
             raise ModelError(what, where=folder, remedy=remedy)
         check_config(config, str(folder))
-        checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **checked)
-        model, info = loaded
+        model, info = _weights(folder, dtype="auto")
         check_weights(info, str(folder))
         check_dtypes(model, str(folder))
         check_finite(model, str(folder))
@@ -233,7 +246,7 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
         if expected.get(name) != found.get(name):
             shapes = f"{found.get(name, 'missing')}, in {like.name} {expected.get(name, 'missing')}"
             raise ModelError(f"{name} is {shapes}", where=folder, remedy=remedy)
-    return cast(PreTrainedModel, model)
+    return model
 
 
 def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress: bool | Progress = False) -> LM:
@@ -253,6 +266,13 @@ def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress
         check_tokenizer(tokenizer, meta.model, meta.source)
     name = meta.settings.name if is_recipe(name_or_path) else name_or_path
     return LM(meta.model, tokenizer, name, settings=meta.settings)
+
+
+def _weights(source: str | Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model with the weights of a folder, and what `check_weights` needs."""
+    # Shapes that differ are ignored there, and refused with their names by `check_weights`.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    return cast(tuple[PreTrainedModel, dict[str, Any]], AutoModelForCausalLM.from_pretrained(source, **options))
 
 
 def _check_dtype(dtype: str) -> None:

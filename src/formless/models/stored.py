@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,10 @@ from formless.errors import ModelError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SAMPLES: Final = 64
 _WHOLE: Final = 2**15
-"""Bytes up to which a tensor is read in one piece, rather than value by value."""
+"""Bytes up to which a tensor is sampled from one piece, rather than value by value."""
+
+_PIECE: Final = 2**24
+"""Bytes that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,26 @@ class StoredTensor:
     start: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield all values in order, piece by piece, each with the place of its first value; the next one overwrites it.
+
+        Raises:
+            ModelError: The file ends too early.
+        """
+        content = torch.empty(min(_PIECE, self.size), dtype=torch.uint8)
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            for first in range(0, self.size, _PIECE):
+                part = content[: self.size - first]
+                if file.readinto(part.numpy().data) != len(part):
+                    raise _unreadable(self.path)
+                yield first // self.dtype.itemsize, part.view(self.dtype)
 
     def sample(self) -> Tensor:
         """Read what `spaced` takes of the tensor; of a large one, nothing else is read."""

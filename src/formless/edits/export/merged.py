@@ -88,6 +88,7 @@ def save_merged(edit: WeightEdit[Any], lm: LM, folder: Path, *, force: bool = Fa
 
     Raises:
         EditError: The edit is for another model, or an edit is applied to it.
+        ModelError: transformers has to write the model, of which only the first layers are in memory.
         OutputError: The folder exists and `force` is not set, or it cannot be written.
     """
     refuse_other_model(lm, edit.info)
@@ -155,6 +156,7 @@ def _write_shard(path: Path, new: Path, names: Mapping[str, str], edit: WeightEd
 
 def _write_by_transformers(edit: WeightEdit[Any], lm: LM, new: Path, rounding: Rounding) -> None:
     """Write the model in the dtype that its configuration names, which is the checkpoint's."""
+    lm.check_layers(None)
     named = lm.model.config.dtype or lm.model.dtype
     dtype = getattr(torch, named) if isinstance(named, str) else named
     changes = by_parameter(edit.updates)

@@ -174,6 +174,11 @@ class RocrConfig(TargetValueConfig):
                 raise EditError(what, where="setting reverse_layers", remedy="compute one edit of all the targets")
             edit_questions(targets)
 
+    def needed_layers(self) -> int | None:
+        """Return the layers up to the last edited one, unless the model has to write or score texts."""
+        writes = self.mode == "reject" or self.reverse_layers is not None or self.basis == "sampled"
+        return None if writes else self.layers[-1] + 1
+
     def check_model(self, model: LM | MetaModel) -> None:
         """Refuse a model without one of the layers, or without a null space that fits as far as its shapes tell.
 

@@ -175,6 +175,7 @@ def compute_statistics(
         raise EditError("the model has an edit on it", where=lm.name, remedy="leave its applied() block first")
     for layer in layers:
         lm.architecture.layer(lm.model, layer)
+    lm.check_layers(max(layers) + 1)
     moments = SecondMoments(lm, layers, {"corpus": corpus, "samples": samples, "max_tokens": max_tokens})
     partial = store.StatisticsFolder(out.absolute()).unfinished
     if partial.exists():
