@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 import formless
 from formless.errors import ModelError
 from formless.models.families import known_model_types
-from formless.models.lm import LM, fingerprint
+from formless.models.fingerprint import fingerprint
+from formless.models.lm import LM
 from formless.models.loading import load_meta, stored_fingerprint
 from formless.models.stored import StoredTensor, spaced, stored_tensors, weight_files
 

@@ -7,29 +7,26 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from formless.interrupts import uninterrupted
 from formless.models import generation, gradients, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
+from formless.models.fingerprint import fingerprint
 from formless.models.generation import Continuation, Ending
-from formless.models.memory import is_mapped
+from formless.models.memory import WeightsPlace
 from formless.models.overlay import Overlay, Updates
 from formless.models.partial import absent_layers
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
-from formless.models.stored import StoredTensor, spaced, stored_tensors
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
@@ -50,6 +47,7 @@ class LM(TokenizedModel):
         fingerprint: The hash of the original weights; by default it is computed from the weights as they are.
         checkpoint: The folder of the files that the model was read from; None if it is not known.
         loaded_layers: How many layers, from the first on, are in memory; None if it is the whole model.
+        weights_in: Where the weights lay when they were loaded, in memory or in a mapped file; None if it is not known.
 
     Examples:
         >>> import formless
@@ -62,6 +60,7 @@ class LM(TokenizedModel):
     fingerprint: str = field(default="", kw_only=True)
     checkpoint: Path | None = field(default=None, kw_only=True)
     loaded_layers: int | None = field(default=None, kw_only=True)
+    weights_in: WeightsPlace | None = field(default=None, kw_only=True)
     architecture: Architecture = field(init=False)
     style: PromptStyle = field(init=False)
     overlay: Overlay = field(init=False, repr=False)
@@ -114,13 +113,6 @@ class LM(TokenizedModel):
             tokens = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         parts = json.dumps([config, self.tokenizer.special_tokens_map], sort_keys=True, default=str)
         return hashlib.sha256((parts + tokens).encode("utf-8", "surrogatepass")).hexdigest()
-
-    @property
-    def weights_in(self) -> Literal["memory", "mapped"] | None:
-        """Whether all weights lie in memory, or some in a mapped file, which can be slow; None if some are offloaded."""
-        if any(parameter.is_meta for parameter in self.model.parameters()):
-            return None
-        return "mapped" if any(map(is_mapped, self.model.parameters())) else "memory"
 
     def check_layers(self, needed: int | None) -> None:
         """Refuse work that needs more layers than are in memory.
@@ -393,36 +385,6 @@ class LM(TokenizedModel):
         prompt = self.chat_prompt(message, earlier=earlier, system=system)
         (found,) = generation.continuations(self, [prompt], [Ending(max_new_tokens)])
         return replace(found, text=found.text.strip())
-
-
-def fingerprint(model: PreTrainedModel, checkpoint: Path | None = None) -> str:
-    """Return a hash of 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
-
-    Args:
-        model: The model.
-        checkpoint: The folder of its safetensors. Values of parameters that are not in memory, such as offloaded ones, are read
-            from there; where it does not have them, they are left out, and the fingerprint is another.
-    """
-    is_whole = not any(parameter.is_meta for parameter in model.parameters())
-    stored = {} if is_whole or checkpoint is None else stored_tensors(model, checkpoint)
-    tied = getattr(model, "all_tied_weights_keys", {})  # offloaded, they are parameters of their own
-    weights: dict[str, Tensor | StoredTensor] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:
-            weights[name] = parameter
-        elif name in stored and name not in tied and stored[name].shape == parameter.shape:
-            weights[name] = stored[name]
-    return fingerprint_of(weights)
-
-
-def fingerprint_of(weights: Mapping[str, Tensor | StoredTensor]) -> str:
-    """Return the fingerprint of a model's parameters by name, in the model's order."""
-    digest = hashlib.sha256()
-    for name, parameter in weights.items():
-        sample = parameter.sample() if isinstance(parameter, StoredTensor) else spaced(parameter.detach())
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.to(torch.bfloat16).float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _edit_name(info: dict[str, Any]) -> str:

@@ -27,12 +27,13 @@ from formless.models.checkpoint import (
     transformers_errors,
 )
 from formless.models.families import Architecture, architecture_of
+from formless.models.fingerprint import fingerprint, fingerprint_of
 from formless.models.gguf_header import is_gguf
 from formless.models.gguf_models import gguf_model
 from formless.models.hub_files import model_files
-from formless.models.lm import LM, fingerprint, fingerprint_of
-from formless.models.memory import read_mapped
-from formless.models.partial import NOT_READ, has_parts, names_up_to, read_first_layers
+from formless.models.lm import LM
+from formless.models.memory import fits, weights_place
+from formless.models.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
@@ -82,11 +83,12 @@ def load(
         device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
         device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
         layers: Read the embeddings and so many layers alone, from the first on; `MethodConfig.needed_layers` says what an edit
-            needs. What needs more of the model is refused. With a device map, and of files that are no safetensors or are
-            quantized, the whole model is read.
+            needs. What needs more of the model is refused. With a device map or code of the model's own, and of files that are
+            no safetensors or are quantized, the whole model is read.
         revision: The branch, tag or commit of a hub id; by default that of `name_or_path`.
         trust_remote_code: Whether code from the model's repository may run.
-        progress: Show bars while weights are downloaded and read. A callback is called while they are downloaded or converted.
+        progress: Show bars while weights are downloaded and read. A callback is called while they are downloaded or converted,
+            and while a gigabyte or more is read.
 
     Raises:
         UnknownNameError: There is no such model, or its family is not supported.
@@ -99,6 +101,8 @@ def load(
         ['Paris']
     """
     _check_dtype(dtype)
+    if layers is not None and layers < 1:
+        raise ModelError(f"{layers} layers are no part of a model", where="layers", remedy="give at least 1, or None for all")
     place = find_device(device)
     settings = find_model(name_or_path)
     files = partial(model_files, code=trust_remote_code)
@@ -109,29 +113,32 @@ def load(
         architecture = architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        precision = "auto" if device_map is None or dtype == "auto" else DTYPES[dtype]
         cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        first = layers if device_map is None and has_parts(config, layers, Path(source)) else None
-        model, info = _weights(source, dtype=precision, device_map=device_map if first is None else NOT_READ, **common)
-        stored = {} if first is None else stored_tensors(model, Path(source))
-        if first is not None and not stored.keys() >= {*names_up_to(model, architecture, first)}:
-            first = None  # transformers makes parameters from several tensors
-            model, info = _weights(source, dtype=precision, device_map=device_map, **common)
+        held = None if layers is None or layers >= config.get_text_config().num_hidden_layers else layers
+        tensors = None
+        if device_map is None and not trust_remote_code and is_plain(config, Path(source)):
+            with _bars(False):
+                model, info = _weights(source, device_map=NOT_READ)
+            tensors = tensors_to_read(model, architecture, held, Path(source))
+        if tensors is None or (held is None and _stays_mapped(model, cast_to, place)):
+            tensors = held = None
+            precision = DTYPES[dtype] if device_map else None
+            model, info = _weights(source, dtype=precision or "auto", device_map=device_map, **common)
         check_weights(info, source)
         check_dtypes(model, source)
         check_tokenizer(tokenizer, model, source)
         check_finite(model, source)
         # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
         mark = fingerprint(model, Path(source))
-        cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-        if first is not None:
+        if tensors is not None:
             with progress_bar(progress) as report:
-                read_first_layers(model, architecture, first, stored, cast_to, place, source, report)
+                read_weights(model, tensors, dtype=cast_to, device=place, source=source, report=report)
         elif device_map is None:
             for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
                 parameter.data = parameter.data.to(cast_to)
             nn.Module.to(model, device=place)
-            read_mapped(model)
+        if held is not None:
+            stop_after(model, architecture, held, source)
     if settings.source == BUNDLED:
         model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
@@ -142,8 +149,9 @@ def load(
         model.config._commit_hash = commit
     name = settings.name if is_recipe(name_or_path) else name_or_path
     return LM(
-        model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute(), loaded_layers=first
-    )
+        model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute(), loaded_layers=held,
+        weights_in=weights_place(model),
+    )  # fmt: skip
 
 
 def load_meta(
@@ -215,7 +223,7 @@ def stored_fingerprint(meta: MetaModel) -> str | None:
     named = dict(meta.model.named_parameters())
     if any(name not in stored or stored[name].shape != parameter.shape for name, parameter in named.items()):
         return None
-    return fingerprint_of({name: stored[name] for name in named})
+    return fingerprint_of({name: (stored[name].shape, stored[name].sample()) for name in named})
 
 
 def read_model(folder: Path, like: LM) -> PreTrainedModel:
@@ -237,7 +245,7 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
             what = f"its model type is {config.model_type}, that of {like.name} is {own.model_type}"
             raise ModelError(what, where=folder, remedy=remedy)
         check_config(config, str(folder))
-        model, info = _weights(folder, dtype="auto")
+        model, info = _weights(folder)
         check_weights(info, str(folder))
         check_dtypes(model, str(folder))
         check_finite(model, str(folder))
@@ -271,8 +279,14 @@ def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress
 def _weights(source: str | Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return a model with the weights of a folder, and what `check_weights` needs."""
     # Shapes that differ are ignored there, and refused with their names by `check_weights`.
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options = {"dtype": "auto"} | options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     return cast(tuple[PreTrainedModel, dict[str, Any]], AutoModelForCausalLM.from_pretrained(source, **options))
+
+
+def _stays_mapped(model: PreTrainedModel, cast_to: torch.dtype | None, place: torch.device) -> bool:
+    """Return whether transformers can leave the weights in their files, and memory is too small for them."""
+    is_cast = place.type != "cpu" or cast_to not in (None, model.dtype)
+    return not is_cast and not fits(sum(parameter.nbytes for parameter in model.parameters()))
 
 
 def _check_dtype(dtype: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import psutil
-from torch import Tensor, nn
+from torch import nn
+
+WeightsPlace = Literal["memory", "mapped"]
 
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 SPARED = 0.25
@@ -39,14 +42,17 @@ def _left_in_groups() -> list[int]:
     return found
 
 
-def is_mapped(weight: Tensor) -> bool:
-    """Return whether a weight lies in a mapped file, whose pages the system may take away and read again."""
-    return weight.device.type == "cpu" and not weight.untyped_storage().resizable()
+def weights_place(model: nn.Module) -> WeightsPlace | None:
+    """Return where the weights of a model lie that was just loaded; None if some are offloaded or absent.
+
+    A mapped file is in memory page by page: the system may take pages away and has to read them again.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return None
+    held = (parameter.untyped_storage() for parameter in model.parameters() if parameter.device.type == "cpu")
+    return "memory" if all(storage.resizable() for storage in held) else "mapped"  # only PyTorch's own memory is resizable
 
 
-def read_mapped(model: nn.Module) -> None:
-    """Copy weights that lie in a mapped file into the process's own memory, if all of them fit; else leave them there."""
-    mapped = [parameter for parameter in model.parameters() if is_mapped(parameter)]
-    if sum(parameter.nbytes for parameter in mapped) <= (1 - SPARED) * free_memory():
-        for parameter in mapped:
-            parameter.data = parameter.data.clone()
+def fits(size: int) -> bool:
+    """Return whether so many bytes of weights fit into the free memory, beside what work on them needs."""
+    return size <= (1 - SPARED) * free_memory()

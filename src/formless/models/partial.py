@@ -13,86 +13,104 @@ from transformers import PretrainedConfig, PreTrainedModel
 from formless.errors import ModelError
 from formless.models.checkpoint import refuse_infinite
 from formless.models.families import Architecture
-from formless.models.stored import StoredTensor, weight_files
-from formless.progress import Progress
+from formless.models.stored import StoredTensor, stored_tensors, weight_files
+from formless.progress import Progress, silent
 
 NOT_READ: Final = {"": "meta"}
 """The device map by which transformers checks the names and shapes of all weights and reads none."""
 
 
-def has_parts(config: PretrainedConfig, layers: int | None, folder: Path) -> bool:
-    """Return whether a number of layers is given, the model has more, and its files are unquantized safetensors.
+LONG = 2**30
+"""Bytes that take long enough to read to say how far it is."""
+
+
+def is_plain(config: PretrainedConfig, folder: Path) -> bool:
+    """Return whether the weights in a folder are unquantized safetensors.
 
     Raises:
-        ModelError: The number is none, or the index of the files cannot be read.
+        ModelError: The index of the files cannot be read.
     """
-    if layers is None:
-        return False
-    if layers < 1:
-        raise ModelError(f"{layers} layers are no part of a model", where="layers", remedy="give at least 1, or None for all")
-    is_plain = getattr(config, "quantization_config", None) is None and bool(weight_files(folder))
-    return is_plain and layers < config.get_text_config().num_hidden_layers
+    return getattr(config, "quantization_config", None) is None and bool(weight_files(folder))
 
 
-def names_up_to(model: PreTrainedModel, architecture: Architecture, layers: int) -> list[str]:
-    """Return the names of the weights of the first layers, and of what lies beside the layers.
+def tensors_to_read(
+    model: PreTrainedModel, architecture: Architecture, layers: int | None, folder: Path
+) -> dict[str, StoredTensor] | None:
+    """Return where the weights of the first layers lie, and those beside the layers, by their names in the model.
 
     Embeddings and the final norm lie there. An output embedding of its own and a vision tower lie elsewhere.
+
+    Args:
+        model: The model on the meta device.
+        architecture: The architecture of its family.
+        layers: How many layers; None for the whole model.
+        folder: The folder of the files.
+
+    Returns:
+        None where transformers makes a weight from several tensors, or decides which of two tied weights counts.
     """
+    stored, tied = stored_tensors(model, folder), model.all_tied_weights_keys
+    names = [name for name in model.state_dict() if name not in tied]
+    if layers is None:
+        return None if tied.keys() & stored.keys() or not stored.keys() >= {*names} else {name: stored[name] for name in names}
     above = tuple(f"{architecture.layers}.{number}." for number in range(layers, architecture.depth(model)))
-    return [name for name in model.state_dict() if name.startswith(_beside(architecture)) and not name.startswith(above)]
+    names = [name for name in names if name.startswith(_beside(architecture)) and not name.startswith(above)]
+    return {name: stored[name] for name in names} if stored.keys() >= {*names} else None
 
 
-def read_first_layers(
+def read_weights(
     model: PreTrainedModel,
-    architecture: Architecture,
-    layers: int,
-    stored: Mapping[str, StoredTensor],
+    tensors: Mapping[str, StoredTensor],
+    *,
     dtype: torch.dtype | None,
     device: torch.device,
     source: str,
     report: Progress,
 ) -> None:
-    """Read the first layers of a model into memory; a forward pass that reaches the next one raises a ModelError.
+    """Read weights of a model on the meta device into memory, and compute its buffers; other weights stay on the meta device.
 
-    Each tensor is read and cast piece by piece into its place, so that nothing is in memory twice. What is not read stays on
-    the meta device.
+    Each tensor is read and cast piece by piece into its place, so that nothing is in memory twice.
 
     Args:
         model: The model as transformers loads it onto the meta device.
-        architecture: The architecture of its family.
-        layers: How many layers.
-        stored: Where the tensors lie, by the model's names.
+        tensors: Where the weights lie, by their names in the model.
         dtype: The dtype of the parameters; that of the checkpoint if it is None.
         device: Where they go.
         source: The folder, for errors.
-        report: Called with the bytes that are read, and all of them.
+        report: Called with the bytes that are read and all of them, from `LONG` bytes on.
 
     Raises:
         ModelError: A weight is not finite, or a file ends too early.
     """
-    depth = architecture.depth(model)
-    _compute_buffers(model, architecture, device)
-    found = {name: stored[name] for name in names_up_to(model, architecture, layers)}
-    done, total = 0, sum(tensor.size for tensor in found.values())
-    for name, tensor in found.items():
-        report(f"reading {layers} of {depth} layers", done, total)
+    _compute_buffers(model, device)
+    done, total = 0, sum(tensor.size for tensor in tensors.values())
+    report = report if total >= LONG else silent
+    for name, tensor in tensors.items():
+        report("reading weights", done, total)
         owner, _, own = name.rpartition(".")
         module = model.get_submodule(owner)
         like: Tensor = getattr(module, own)
         is_parameter = isinstance(like, nn.Parameter)
         values = torch.empty(like.shape, dtype=(dtype if is_parameter else None) or like.dtype, device=device)
         flat = values.view(-1)
-        for place, raw in tensor.pieces():
+        as_stored = tensor.dtype == like.dtype == values.dtype and device.type == "cpu"
+        for place, raw in tensor.pieces(flat if as_stored else None):
             piece = raw.to(like.dtype)  # as transformers casts, before any other cast
             refuse_infinite(name, piece, source)
-            flat[place : place + len(piece)] = piece.to(device)
-        setattr(module, own, nn.Parameter(values) if is_parameter else values)
+            if not as_stored:
+                flat[place : place + len(piece)] = piece.to(device)
+        setattr(module, own, nn.Parameter(values, like.requires_grad) if is_parameter else values)
         done += tensor.size
+    report("reading weights", done, total)
     model.tie_weights()
     for parameter in model.parameters() if dtype else ():
         if parameter.is_meta:
             parameter.data = parameter.data.to(dtype)
+
+
+def stop_after(model: PreTrainedModel, architecture: Architecture, layers: int, source: str) -> None:
+    """Let a forward pass that reaches the first absent layer raise a ModelError."""
+    depth = architecture.depth(model)
 
     def refuse(_module: nn.Module, _arguments: Any) -> None:
         raise absent_layers(layers, depth, source)
@@ -100,17 +118,13 @@ def read_first_layers(
     architecture.layer(model, layers).register_forward_pre_hook(refuse)
 
 
-def _compute_buffers(model: PreTrainedModel, architecture: Architecture, device: torch.device) -> None:
-    """Compute the buffers that no file holds, such as RoPE's frequencies, in and beside the layers, as transformers does."""
-    owners = [
-        module
-        for name, module in model.named_modules()
-        if module._non_persistent_buffers_set and f"{name}.".startswith(_beside(architecture))
-    ]
+def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Compute the buffers that no file holds, such as RoPE's frequencies, as transformers does."""
+    owners = [module for module in model.modules() if module._non_persistent_buffers_set]
     for module in owners:
         for name in module._non_persistent_buffers_set:
             module.register_buffer(name, torch.empty_like(getattr(module, name), device="cpu"), persistent=False)
-        module._is_hf_initialized = False  # modules with this mark are left out by the next call
+        vars(module)["_is_hf_initialized"] = False  # modules with this mark are left out by the next call
     model.initialize_weights()
     for module in owners:
         for name in module._non_persistent_buffers_set:

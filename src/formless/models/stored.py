@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -49,18 +50,22 @@ class StoredTensor:
         """Its bytes in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def pieces(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield all values in order, piece by piece, each with the place of its first value; the next one overwrites it.
+    def pieces(self, into: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield all values in order, piece by piece, each with the place of its first value.
+
+        Args:
+            into: Where to read them, flat, of the dtype in the file and on the CPU; without it, each piece overwrites the last.
 
         Raises:
             ModelError: The file ends too early.
         """
-        content = torch.empty(min(_PIECE, self.size), dtype=torch.uint8)
+        one = torch.empty(min(_PIECE, self.size), dtype=torch.uint8)
         with self.path.open("rb") as file:
             file.seek(self.start)
             for first in range(0, self.size, _PIECE):
-                part = content[: self.size - first]
-                if file.readinto(part.numpy().data) != len(part):
+                end = min(first + _PIECE, self.size)
+                part = one[: end - first] if into is None else into.view(torch.uint8)[first:end]
+                if file.readinto(_memory(part)) != len(part):
                     raise _unreadable(self.path)
                 yield first // self.dtype.itemsize, part.view(self.dtype)
 
@@ -82,6 +87,11 @@ class StoredTensor:
 
     def _values(self, content: bytes) -> Tensor:
         return torch.frombuffer(bytearray(content), dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
+
+
+def _memory(values: Tensor) -> ctypes.Array[ctypes.c_ubyte]:
+    """Return the memory of bytes; PyTorch would mark a tensor that numpy has seen as one that it does not own."""
+    return (ctypes.c_ubyte * len(values)).from_address(values.data_ptr())
 
 
 def spaced(values: Tensor) -> Tensor:
