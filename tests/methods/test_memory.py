@@ -92,6 +92,25 @@ def test_a_checkpoint_of_another_dtype_is_in_memory_while_it_is_cast(small: Meta
     assert need(small, "ga", learning_rate=1e-4).main > 4 * WEIGHTS
 
 
+def test_safetensors_are_cast_piece_by_piece_and_only_what_an_edit_needs_counts(
+    tiny: Callable[..., LM], small: MetaModel, tmp_path: Path
+) -> None:
+    lm = tiny(vocab_size=300)
+    lm.model.save_pretrained(tmp_path)
+    meta = load_meta(str(tmp_path), dtype="bfloat16")
+    assert need(meta, "rocr", layers=[1]).loading == 0
+    config = method_config(meta.settings, "rocr", {"layers": [1], "basis": "none"})
+    inner = lm.model.model
+    needed = (*inner.embed_tokens.parameters(), *inner.norm.parameters(), *inner.layers[0].parameters())
+    needed += tuple(inner.layers[1].parameters())
+    assert estimate_memory(meta, "rocr", config, whole=False).weights == 2 * sum(one.numel() for one in needed)
+    whole = 2 * sum(one.numel() for one in lm.model.parameters())
+    assert estimate_memory(meta, "rocr", config).weights == whole
+    cdr = method_config(meta.settings, "cdr", {"layers": [1]})
+    assert estimate_memory(meta, "cdr", cdr, whole=False).weights == whole
+    assert estimate_memory(small, "rocr", config, whole=False).weights == 4 * WEIGHTS  # its files are not there
+
+
 def test_what_is_read_counts(small: MetaModel) -> None:
     usual = need(small, "npo", per_device_train_batch_size=2).activations
     assert need(small, "dpo", per_device_train_batch_size=2).activations == 2 * usual

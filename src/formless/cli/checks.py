@@ -105,7 +105,7 @@ class Checkup:
     @cached_property
     def need(self) -> MemoryEstimate:
         """The memory that the method needs."""
-        return estimate_memory(self.meta, self.method, self.config)
+        return estimate_memory(self.meta, self.method, self.config, whole=False)
 
     @cached_property
     def speed(self) -> Speed:
@@ -235,7 +235,7 @@ class Checkup:
             return "lower per_device_train_batch_size or max_length"
         if self.meta.model.dtype == torch.float32:
             meta = load_meta(self.name, dtype="bfloat16")
-            need = estimate_memory(meta, self.method, self.config)
+            need = estimate_memory(meta, self.method, self.config, whole=False)
             size = need.main if self.device.type == "cpu" else need.device
             if size < self.peak:
                 return f"give --dtype bfloat16, which takes about {_size(size)}, or choose a smaller model, such as smollm2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 from peft import get_peft_model
@@ -27,6 +28,7 @@ from formless.methods.training.spec import TrainingSpec
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
 from formless.models.loading import MetaModel
+from formless.models.partial import is_plain, names_up_to
 
 FLOAT32 = 4
 LOGIT_COPIES = 4
@@ -43,7 +45,7 @@ class MemoryEstimate:
 
     Args:
         weights: The model.
-        loading: The checkpoint, where it is cast to another dtype: its files are in memory until their weights are cast.
+        loading: The checkpoint, where transformers casts it: its files are in memory until their weights are cast.
         trainable: Trainable weights in float32: an adapter, or a copy of all weights.
         gradients: Their gradients and the optimizer's two averages, in float32.
         activations: Activations that a forward pass keeps for its backward pass, with logits; for a method that does not train,
@@ -72,7 +74,7 @@ class MemoryEstimate:
         return max(self.loading, self.device + self.null_spaces)
 
 
-def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> MemoryEstimate:
+def estimate_memory(meta: MetaModel, method: str, config: MethodConfig, *, whole: bool = True) -> MemoryEstimate:
     """Estimate the memory for computing and applying an edit.
 
     The estimate leaves out evaluation, which uses half of the free memory and smaller batches if that is too little, and the
@@ -82,13 +84,16 @@ def estimate_memory(meta: MetaModel, method: str, config: MethodConfig) -> Memor
         meta: The model.
         method: Name of the method.
         config: Its settings.
+        whole: Whether the whole model is loaded; else the layers that the method needs, as `formless unlearn` does.
 
     Raises:
         UserError: The memory of the method is not known, or the model's layers have no such projections.
     """
-    size = meta.model.dtype.itemsize
-    count = sum(parameter.numel() for parameter in meta.model.parameters())
-    bare = MemoryEstimate(weights=size * count, loading=0 if meta.stored == meta.model.dtype else meta.stored.itemsize * count)
+    size, is_read = meta.model.dtype.itemsize, is_plain(meta.model.config, Path(meta.source))  # piece by piece, not mapped
+    names = names_up_to(meta.architecture, meta.model, None if whole or not is_read else config.needed_layers())
+    count = sum(parameter.numel() for name, parameter in meta.model.named_parameters() if name in names)
+    is_cast = meta.stored != meta.model.dtype and not is_read
+    bare = MemoryEstimate(weights=size * count, loading=meta.stored.itemsize * count if is_cast else 0)
     if isinstance(config, TrainingConfig):
         return _training(meta, method, config, bare)
     if isinstance(config, RocrConfig):

@@ -50,12 +50,19 @@ def tensors_to_read(
         None where transformers makes a weight from several tensors, or decides which of two tied weights counts.
     """
     stored, tied = stored_tensors(model, folder), model.all_tied_weights_keys
-    names = [name for name in model.state_dict() if name not in tied]
-    if layers is None:
-        return None if tied.keys() & stored.keys() or not stored.keys() >= {*names} else {name: stored[name] for name in names}
-    above = tuple(f"{architecture.layers}.{number}." for number in range(layers, architecture.depth(model)))
-    names = [name for name in names if name.startswith(_beside(architecture)) and not name.startswith(above)]
+    if layers is None and tied.keys() & stored.keys():
+        return None
+    names = [name for name in names_up_to(architecture, model, layers) if name not in tied]
     return {name: stored[name] for name in names} if stored.keys() >= {*names} else None
+
+
+def names_up_to(architecture: Architecture, model: PreTrainedModel, layers: int | None) -> list[str]:
+    """Return the names of the weights of the first layers and of what lies beside the layers; None stands for all layers."""
+    if layers is None:
+        return list(model.state_dict())
+    beside = architecture.layers.rpartition(".")[0] + "."
+    above = tuple(f"{architecture.layers}.{number}." for number in range(layers, architecture.depth(model)))
+    return [name for name in model.state_dict() if name.startswith(beside) and not name.startswith(above)]
 
 
 def read_weights(
@@ -120,22 +127,21 @@ def stop_after(model: PreTrainedModel, architecture: Architecture, layers: int, 
 
 def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
     """Compute the buffers that no file holds, such as RoPE's frequencies, as transformers does."""
-    owners = [module for module in model.modules() if module._non_persistent_buffers_set]
-    for module in owners:
-        for name in module._non_persistent_buffers_set:
-            module.register_buffer(name, torch.empty_like(getattr(module, name), device="cpu"), persistent=False)
+    buffers = [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set and buffer is not None
+    ]
+    for module, name in buffers:
+        module.register_buffer(name, torch.empty_like(module.get_buffer(name), device="cpu"), persistent=False)
         vars(module)["_is_hf_initialized"] = False  # modules with this mark are left out by the next call
     model.initialize_weights()
-    for module in owners:
-        for name in module._non_persistent_buffers_set:
-            module.register_buffer(name, getattr(module, name).to(device), persistent=False)
+    for module, name in buffers:
+        module.register_buffer(name, module.get_buffer(name).to(device), persistent=False)
 
 
 def absent_layers(layers: int, depth: int, where: object) -> ModelError:
     """Return the error for work that needs more than the first layers."""
     what = f"only the first {layers} of {depth} layers are in memory, and this needs more of the model"
     return ModelError(what, where=where, remedy="load the whole model, without layers=")
-
-
-def _beside(architecture: Architecture) -> str:
-    return architecture.layers.rpartition(".")[0] + "."

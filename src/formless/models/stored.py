@@ -25,7 +25,7 @@ SAMPLES: Final = 64
 _WHOLE: Final = 2**15
 """Bytes up to which a tensor is sampled from one piece, rather than value by value."""
 
-_PIECE: Final = 2**24
+_PIECE: Final = 2**22
 """Bytes that are read at a time."""
 
 
