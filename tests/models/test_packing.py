@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from formless.models import packing
 from formless.models.families import FAMILIES, known_model_types
@@ -46,7 +47,7 @@ def check_scores(lm: LM) -> None:
 def test_packed_scores_are_those_of_each_text_alone(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, model_type: str, budget: int
 ) -> None:
-    monkeypatch.setattr(packing, "ROW", 16)
+    monkeypatch.setattr(packing, "CPU_BLOCK", 16)
     lm = tiny(model_type)
     lm.token_budget = budget
     assert windows(lm) is not None
@@ -79,10 +80,12 @@ def test_texts_that_cannot_be_packed_are_scored_in_padded_batches(
     check_scores(lm)
 
 
-def test_an_attention_that_reads_no_mask_is_not_packed(tiny: Tiny) -> None:
+def test_the_models_own_attention_is_back_afterwards(tiny: Tiny) -> None:
     lm = tiny()
-    lm.model.config._attn_implementation = "flash_attention_2"
-    assert windows(lm) is None
+    before = lm.model.config._attn_implementation
+    lm.score(QUERIES)
+    assert lm.model.config._attn_implementation == before
+    assert not [name for name in ALL_ATTENTION_FUNCTIONS if name.startswith("formless")]
 
 
 def test_every_family_of_the_table_can_be_packed() -> None:

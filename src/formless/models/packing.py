@@ -1,8 +1,8 @@
-"""Texts as one prefix tree: every different beginning goes through the model once, in rows without padding.
+"""Texts as one prefix tree: every different beginning goes through the model once, in one row without padding.
 
-The nodes of the tree, in depth-first order, are cut into passes, and a pass into rows of one length. A token sees itself and
-its ancestors: those in its own row, and the path from the root to the row's first token. The keys and values of that path lie
-in other rows of the same pass, or are kept from earlier ones. Kept are the ancestors of tokens to come, which are one path.
+The nodes of the tree, in depth-first order, are cut into passes, and the attention of a pass into blocks. A token sees itself and
+its ancestors: those in its own block, and the path from the root to the block's first token. Keys and values of that path are of
+the same pass, or kept from earlier ones. Kept are the ancestors of tokens to come, which are one path.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from formless.models.batching import fits, out_of_memory
 from formless.models.families import architecture_of
 from formless.models.tokenized import TokenizedModel
 
-ROW, ROWS_TO_PATH = 128, 4
-"""Tokens of a row, and how many rows are at least as long as the path before one: a path is copied for every row."""
+CPU_BLOCK, GPU_BLOCK = 64, 512
+"""Tokens of a block. On a GPU, fewer and larger ones take less time to start."""
+
+PATH_TO_BLOCK = 8
+"""A block is at least this part of the longest path, since a path is copied for every block."""
 
 PASS_SHARE = 2
 """The part of the token budget of a pass: on a CPU, activations of fewer tokens stay closer to the processor."""
@@ -76,12 +81,10 @@ class PrefixTree:
 def windows(lm: TokenizedModel) -> list[Window] | None:
     """Return how far each layer sees, None for all tokens before; None if texts cannot be packed.
 
-    Packed texts need a family that takes positions and a mask for every pair of tokens, and an attention that reads the mask.
+    Packed texts need a family that takes positions, and whose attention is an entry of transformers' table.
     """
-    config = lm.model.config
-    layers = DynamicCache(config=config).layers
-    reads_masks = config.get_text_config()._attn_implementation in ("sdpa", "eager")
-    if not (layers and reads_masks and architecture_of(config).is_packable):
+    layers = DynamicCache(config=lm.model.config).layers
+    if not architecture_of(lm.model.config).is_packable or not layers:
         return None
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return None
@@ -102,16 +105,16 @@ def each_pass(lm: TokenizedModel, tree: PrefixTree, scored: Sequence[int], reach
     Raises:
         ModelError: Memory runs out for a single token.
     """
-    kept, start = _Kept(torch.zeros(0, dtype=torch.long), {}), 0
+    kept, start = _Kept(torch.zeros(0, dtype=torch.long), []), 0
     while start < len(tree.tokens):
         end = min(start + math.ceil(lm.token_budget / PASS_SHARE), len(tree.tokens))
         found: list[_Kept] = []
 
         def compute(start: int = start, end: int = end, kept: _Kept = kept, found: list[_Kept] = found) -> None:
             nodes = scored[bisect_left(scored, start) : bisect_left(scored, end)]
-            cache, logits = _pass(lm, tree, range(start, end), kept, nodes, reach)
+            left, logits = _pass(lm, tree, range(start, end), kept, nodes, reach)
             work(nodes, logits)
-            found.append(cache.left)
+            found.append(left)
 
         if fits(compute):
             kept, start = found[0], end
@@ -123,87 +126,102 @@ def each_pass(lm: TokenizedModel, tree: PrefixTree, scored: Sequence[int], reach
 
 @dataclass(frozen=True)
 class _Kept:
-    """Nodes of earlier passes that later ones see, and each layer's keys and values for them, `[kept, heads, dimension]`."""
+    """Nodes of earlier passes that later ones see, and each layer's keys and values, `[1, heads, kept, dimension]`."""
 
     nodes: Tensor
-    states: dict[int, tuple[Tensor, Tensor]]
-
-
-class _RowsCache(DynamicCache):
-    """Gives each row of a pass the keys and values that it sees.
-
-    Args:
-        kept: Of earlier passes.
-        seen: What each row sees of what is kept and, behind it, of the pass itself, `[rows, seen]`.
-        left: What later passes see: nodes, and their places as in `seen`.
-    """
-
-    def __init__(self, kept: _Kept, seen: Tensor, left: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self._kept, self._seen, self._left = kept, seen, left[1]
-        self.left = _Kept(left[0], {})
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take the keys and values of a layer, `[rows, heads, row, size]`; return those seen, `[rows, heads, seen, size]`."""
-        self._seen, self._left = self._seen.to(key_states.device), self._left.to(key_states.device)
-        before = self._kept.states.get(layer_idx)
-        joined = [
-            torch.cat([*([before[part]] if before else []), states.transpose(1, 2).flatten(0, 1)])  # [tokens, heads, dimension]
-            for part, states in enumerate((key_states, value_states))
-        ]
-        self.left.states[layer_idx] = (joined[0][self._left], joined[1][self._left])
-        rows = [states[self._seen.flatten()].unflatten(0, self._seen.shape).transpose(1, 2) for states in joined]
-        return rows[0], rows[1]
+    states: list[tuple[Tensor, Tensor]]
 
 
 def _pass(
     lm: TokenizedModel, tree: PrefixTree, span: range, kept: _Kept, scored: Sequence[int], reach: Sequence[Window]
-) -> tuple[_RowsCache, Tensor]:
-    """Return the keys and values after a pass through some nodes, and the logits of scored ones, `[scored, vocab]`."""
+) -> tuple[_Kept, Tensor]:
+    """Return what is kept after a pass through some nodes, and the logits of scored ones, `[scored, vocab]`."""
     start, end = span.start, span.stop
-    longest = max(ROW, int(tree.depths[start:end].max()) // ROWS_TO_PATH)
-    rows = math.ceil(len(span) / longest)
-    width = math.ceil(len(span) / rows)
-    nodes = torch.arange(start, start + rows * width).clamp(max=end - 1).view(rows, width)  # the last row is filled up
     known = torch.cat([kept.nodes, torch.arange(start, end)])
-    on_path = (known < nodes[:, :1]) & (nodes[:, :1] < tree.ends[known])  # [rows, known]
-    length = int(on_path.sum(1).max())
-    paths = on_path.byte().topk(length, dim=1).indices  # shorter ones are filled up
-    seen = torch.cat([paths, nodes - start + len(kept.nodes)], 1)
-    keys = known[seen]  # [rows, seen]
-    visible = nodes[..., None] < tree.ends[keys][:, None]  # [rows, row, seen]
-    visible[..., :length] &= on_path.gather(1, paths)[:, None]
-    visible[..., length:].tril_()
-    left = torch.nonzero(tree.ends[known] > end)[:, 0]
-    cache = _RowsCache(kept, seen.to(lm.device), (known[left], left))
+    cache = DynamicCache()
+    for layer, states in enumerate(kept.states):
+        cache.update(*states, layer)
     arguments: dict[str, Any] = {
-        "input_ids": tree.tokens[nodes].to(lm.device),
-        "position_ids": tree.depths[nodes].to(lm.device),
-        "attention_mask": _mask(lm, visible, tree.depths[nodes], tree.depths[keys], reach),
+        "input_ids": tree.tokens[None, start:end].to(lm.device),
+        "position_ids": tree.depths[None, start:end].to(lm.device),
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=lm.device),  # of the rank that no model reads
         lm.cache_argument: cache,
     }
     places = torch.tensor(scored, dtype=torch.long) - start
-    with logits_at(lm, places // width, places % width):
-        return cache, cast(Any, lm.model)(**arguments, use_cache=True).logits[0]
+    with _attention(lm, _TreeAttention(tree, known, end - start, reach)), logits_at(lm, torch.zeros_like(places), places):
+        logits = cast(Any, lm.model)(**arguments, use_cache=True).logits[0]
+    left = torch.nonzero(tree.ends[known] > end)[:, 0]
+    layers: Any = cache.layers
+    return _Kept(known[left], [(layer.keys[:, :, left], layer.values[:, :, left]) for layer in layers]), logits
 
 
-def _mask(lm: TokenizedModel, visible: Tensor, depths: Tensor, seen_depths: Tensor, reach: Sequence[Window]) -> Any:
-    """Return the attention mask `[rows, 1, row, seen]`; one for each kind of layer where some do not see far enough.
+class _TreeAttention:
+    """Attention of a pass in which every token sees its ancestors and itself.
 
     Args:
-        lm: The model.
-        visible: What each token sees without a window, `[rows, row, seen]`.
-        depths: Of the tokens, `[rows, row]`.
-        seen_depths: Of what is seen, `[rows, seen]`.
+        tree: The texts.
+        known: The nodes whose keys there are: those kept from before, and those of the pass, which are the last.
+        tokens: How many are of the pass.
         reach: See `windows`.
     """
-    furthest, masks = int(depths.max()), {}
-    for window in {None if window is None or window > furthest else window for window in reach}:
-        mask = visible if window is None else visible & (depths[..., None] - seen_depths[:, None] < window)
-        if lm.model.config.get_text_config()._attn_implementation == "eager":  # it adds the mask
-            mask = torch.zeros(mask.shape, dtype=lm.model.dtype).masked_fill_(~mask, -math.inf)
-        masks["full_attention" if window is None else "sliding_attention"] = mask[:, None].to(lm.device)
-    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def __init__(self, tree: PrefixTree, known: Tensor, tokens: int, reach: Sequence[Window]) -> None:
+        self._tree, self._known, self._tokens, self._reach = tree, known, tokens, reach
+        self._blocks: dict[Any, list[tuple[int, int, Tensor, Tensor]]] = {}
+
+    def __call__(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: object, scaling: float | None = None, **more: Any
+    ) -> tuple[Tensor, None]:
+        """Attend, as a function of transformers' table: `[1, heads, tokens, dimension]` -> `[1, tokens, heads, dimension]`."""
+        shared = query.shape[1] // key.shape[1]  # heads with the same keys are attended to as one
+        parts = []
+        for low, high, seen, mask in self._of(query, self._reach[module.layer_idx], shared):
+            own = query[:, :, low:high].unflatten(1, (-1, shared)).flatten(2, 3)
+            keys, values = key.index_select(2, seen), value.index_select(2, seen)
+            if (cap := more.get("softcap")) is not None:
+                scores = cap * torch.tanh(own @ keys.mT * scaling / cap) + mask
+                found = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+            else:
+                found = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling)
+            parts.append(found.unflatten(2, (shared, -1)).flatten(1, 2).transpose(1, 2))
+        return torch.cat(parts, 1), None
+
+    def _of(self, query: Tensor, window: Window, shared: int) -> list[tuple[int, int, Tensor, Tensor]]:
+        """Return each block's bounds, the places of the keys that it sees, and its mask `[shared * block, seen]`."""
+        kind = (window, shared, query.dtype, query.device)
+        if kind not in self._blocks:
+            self._blocks[kind] = list(self._made(query, window, shared))
+        return self._blocks[kind]
+
+    def _made(self, query: Tensor, window: Window, shared: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        known, ends, depths = self._known, self._tree.ends[self._known], self._tree.depths[self._known]
+        before = len(known) - self._tokens
+        least = CPU_BLOCK if query.device.type == "cpu" else GPU_BLOCK
+        size = max(least, int(depths.max()) // PATH_TO_BLOCK)
+        for low in range(before, len(known), size):
+            block = slice(low, min(low + size, len(known)))
+            path = torch.nonzero(ends[:low] > known[low])[:, 0]
+            seen = torch.cat([path, torch.arange(block.start, block.stop)])
+            nodes = known[block, None]
+            visible = (known[seen] <= nodes) & (nodes < ends[seen])
+            if window is not None:
+                visible &= depths[block, None] - depths[seen] < window
+            mask = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, -math.inf).repeat(shared, 1)
+            yield low - before, block.stop - before, seen.to(query.device), mask.to(query.device)
+
+
+@contextmanager
+def _attention(lm: TokenizedModel, attend: _TreeAttention) -> Iterator[None]:
+    """Let a model attend in another way until the block is left."""
+    config, name = lm.model.config.get_text_config(), f"formless_{id(attend)}"
+    chosen = config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[name] = attend
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = chosen
+        del ALL_ATTENTION_FUNCTIONS[name]
 
 
 @contextmanager
