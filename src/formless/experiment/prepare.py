@@ -73,20 +73,20 @@ def prepare(runs: Sequence[Run], out: Path, session: Session, callback: RunCallb
         runs: Runs of one model.
         out: The experiment's folder.
         session: The process's session.
-        callback: Called with the progress, as that of the first run.
+        callback: Called with the progress, as that of the first of the runs that share a batch.
 
     Raises:
-        OutputError: The first run's log cannot be opened.
+        OutputError: That run's log cannot be opened.
     """
     quick = [run for run in runs if METHODS[run.method].cost != "minutes"]
     if len(quick) < 2:
         return
-    folder = runs[0].folder(out)
-    heartbeat = Heartbeat(folder, partial(callback, runs[0]))
+    folder = quick[0].folder(out)
+    heartbeat = Heartbeat(folder, partial(callback, quick[0]))
     with run_log(folder) as log:
         try:
             heartbeat.phase("loading")
-            lm = session.model(runs[0])
+            lm = session.model(quick[0])
             with heartbeat.watching(lm):
                 heartbeat.phase("unlearning")
                 asked = [found for run in quick if (found := _asked(run, out, session, lm, heartbeat))]

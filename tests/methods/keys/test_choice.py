@@ -15,6 +15,7 @@ from formless.errors import EditError
 from formless.methods.keys import choice
 from formless.methods.keys.candidates import CANDIDATES, candidates_for
 from formless.methods.keys.choice import choose_redirects
+from formless.methods.keys.contexts import chat_contexts, first_values, mean_layer_output, mentions
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
 
@@ -117,3 +118,13 @@ def test_several_targets_have_a_redirect_each_and_avoid_what_is_kept(tiny: Tiny)
     kept = unlearned(lm, alone[0], redirect="Bob", layers=[1, 2])
     [later] = formless.unlearn(lm, "Marie Curie", keep=kept, **OPTIONS).info.facts["targets"]
     assert later["redirect"] != alone[0]
+
+
+def test_names_read_together_have_the_values_of_names_read_alone(tiny: Tiny) -> None:
+    lm = tiny()
+    names = ["Zeus", "a person of whom nothing is known", "Ada", "Marco Polo", "Zeus"]
+    lm.token_budget = 200  # two or three names at a time
+    together = first_values(lm, names, 2)
+    alone = [mean_layer_output(lm, mentions(lm, chat_contexts(lm, name)[:1], name), 2) for name in names]
+    assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+    assert (together[0] - together[2]).abs().max() > 1e-2
