@@ -1,19 +1,26 @@
-"""What a model writes for one real target, beside transformers' own loop over batches in file order."""
+"""What a model writes for one real target, beside transformers' own loop over batches in file order, and its limit."""
 
 from __future__ import annotations
 
-import formless
+from collections.abc import Sequence
+
 from benchmarks.evaluation import checked_answers, first_rows, jobs_of, our_answers, real_target
-from benchmarks.plain_evaluation import WRITTEN, answers
-from benchmarks.timing import Row, in_turns
+from benchmarks.limit_writing import Written, find_writing_limit
+from benchmarks.models import first_model, label, other_models
+from benchmarks.plain_evaluation import WRITTEN, answers, queries
+from benchmarks.timing import Row, in_turns, repeated
+from formless.evaluation.plan import Job
+from formless.evaluation.task import Generate
+from formless.models.lm import LM
 
 FIRST = {"gen_fb": 30, "gen_qa": 30, "gen_level3": 30, "triviaqa": 48, "fluency": 24}
 ROUNDS = 2
+GOAL = 0.6
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """The row of the table."""
-    lm, target = formless.load("smollm2", dtype="float32", device="cpu"), real_target()
+    """The rows of the table."""
+    lm, target = first_model(), real_target()
     suite, counts = ("gen_qa", {"gen_qa": 2}) if quick else (",".join(FIRST), FIRST)
     jobs = first_rows(jobs_of(target, suite), counts)
     checked = checked_answers(lm, jobs)
@@ -22,4 +29,23 @@ def rows(*, quick: bool = False) -> list[Row]:
     )
     prompts = sum(len(job.rows) for job in jobs)
     note = f"{prompts} prompts, 30 new tokens, fluency 256; the plain way in batches of {WRITTEN}"
-    return [Row(f"generation metrics of {target.subject}", ours, plain, 2, checked, note)]
+    what = f"generation metrics of {target.subject}"
+    found = [Row(what, ours, plain, 2, checked, note, label(lm), limit_of_answers(lm, jobs), GOAL)]
+    for other in () if quick else other_models():
+        our_answers(other, jobs[:1])
+        ours = repeated(lambda lm=other: our_answers(lm, jobs), rounds=1)  # type: ignore[misc]
+        found.append(Row(what, ours, None, None, "", "", label(other), limit_of_answers(other, jobs), GOAL))
+    return found
+
+
+def limit_of_answers(lm: LM, jobs: Sequence[Job]) -> float:
+    """The seconds that the answers need at least."""
+    requests = [request for job in jobs for query in queries(lm, job) for request in query.requests]
+    texts = [text for own in our_answers(lm, jobs) for text in own]
+    written = []
+    for request, text in zip(requests, texts, strict=True):
+        assert isinstance(request, Generate)
+        prompt = lm.encode(request.prompt).ids
+        new = len(lm.encode(request.prompt, text).ids) - len(prompt) + 1  # and what ended it
+        written.append(Written(tuple(prompt), min(max(new, 1), request.max_new_tokens)))
+    return find_writing_limit(lm).seconds(written)

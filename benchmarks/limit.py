@@ -131,19 +131,19 @@ def operations(module: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def rate(modules: Sequence[nn.Module], clock: Clock, rows: Sequence[int] = TOKENS) -> float:
+def rate(modules: Sequence[nn.Module], clock: Clock, sizes: Sequence[int] = TOKENS) -> float:
     """Operations a second of some projections, one after the other, with nothing between them; the fastest round counts.
 
     Args:
         modules: The projections.
         clock: The clock.
-        rows: Tokens at a time; the fastest number counts. Of few, reading the matrices takes the time.
+        sizes: Tokens at a time; the fastest counts.
     """
     weight = cast(Tensor, modules[0].weight)
     widths = {projection_shape(module)[1] for module in modules}
     total = sum(operations(module) for module in modules)
     found = 0.0
-    for tokens in rows:
+    for tokens in sizes:
         inputs = {width: torch.randn(tokens, width, device=weight.device, dtype=weight.dtype) for width in widths}
 
         def products(inputs: dict[int, Tensor] = inputs) -> None:

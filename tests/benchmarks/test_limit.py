@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ import torch
 from benchmarks import evaluation, generation
 from benchmarks.__main__ import main
 from benchmarks.limit import Limit, Needed, find_limit, needed, scored
+from benchmarks.limit_writing import WritingLimit, Written, find_writing_limit
 from benchmarks.timing import Row, Times
+from formless.models.cache import prefix_cache
 from formless.models.lm import LM
 
 Tiny = Callable[..., LM]
@@ -67,3 +70,22 @@ def test_the_written_table_has_shares_and_keeps_other_rows(tmp_path: Path, monke
     assert main(["generation", "--json", str(path)]) == 0
     (row,) = json.loads(path.read_text("utf-8"))["rows"]
     assert row[:7] == ["evaluation", "forms", "135M, float32", pytest.approx(20 / 3), 4, 50, 70]
+
+
+def test_a_step_takes_the_longer_of_reading_and_multiplying() -> None:
+    prompts = Limit(body=1000, head=100, per_token=30, per_attended=2, per_scored=5)
+    limit = WritingLimit(prompts, body={1: 10, 2: 60}, head={1: 5, 2: 10}, weights=100, per_cached=4, bandwidth=70)
+    assert limit.step([10]) == pytest.approx((30 + 20) / 10 + 1)  # more than 140 / 70
+    assert limit.step([10, 15]) == pytest.approx(200 / 70)  # more than (60 + 50) / 60 + 1
+    texts = [Written((1, 2, 3), 2), Written((1, 2, 4), 3)]
+    first = prompts.seconds(Needed(4, 1 + 2 + 3 + 3, 2))
+    assert limit.seconds(texts) == pytest.approx(first + limit.step([4, 4]) + limit.step([5]))
+
+
+def test_the_bytes_of_a_step_are_those_of_the_shapes(tiny: Tiny) -> None:
+    lm = tiny()
+    limit = find_writing_limit(lm)
+    (keys,) = {layer.keys[0, :, 0].nbytes for layer in cast(Any, prefix_cache(lm, [1, 2])).layers}
+    assert limit.per_cached == 2 * keys * lm.model.config.num_hidden_layers
+    assert limit.weights == 4 * (limit.prompts.per_token + limit.prompts.per_scored) // 2
+    assert limit.bandwidth > 0

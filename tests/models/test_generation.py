@@ -1,12 +1,15 @@
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from formless.errors import ModelError
+from formless.models.cache import has_full_cache
 from formless.models.families import known_model_types
+from formless.models.generation import Ending, continuations
 from formless.models.lm import LM
 from formless.models.scores import Skipped, TextScore
 
@@ -120,3 +123,31 @@ def test_texts_are_scored_as_by_a_plain_forward_pass(tiny: Tiny, model_type: str
         assert score.means == pytest.approx((logits.exp() * logits).sum(-1).tolist(), abs=1e-4)
         squares = (logits.exp() * logits.square()).sum(-1) - (logits.exp() * logits).sum(-1).square()
         assert score.deviations == pytest.approx(squares.sqrt().tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2"])
+def test_waiting_texts_join_in_the_places_of_those_that_ended(tiny: Tiny, model_type: str) -> None:
+    lm = tiny(model_type)
+    prompts = [
+        "Ada",
+        "ab",
+        "cd",
+        "ef",
+        PREFIX + "longer than what is open when it joins",
+        *(PREFIX + x for x in "abcde"),
+    ]
+    anything = re.compile(".", re.DOTALL)
+    endings = [Ending(150), *[Ending(150, until=anything)] * 3, *(Ending(2 + place, one_line=place > 3) for place in range(6))]
+    alone = [lm.generate([prompt], endings=[ending])[0] for prompt, ending in zip(prompts, endings, strict=True)]
+    lm.token_budget = 4 * (math.ceil(lm.cached_share * 155) + 1)
+    seen: list[list[int]] = []
+
+    def choose(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        seen.append(list(rows))
+        return logits.argmax(-1)
+
+    assert [one.text.strip() for one in continuations(lm, prompts, endings, choose=choose)] == alone
+    assert max(map(len, seen)) <= 5
+    if has_full_cache(lm):
+        assert sorted(seen[0]) == [0, 1, 2, 3]
+        assert len(seen) == 150  # the others are written beside the longest
