@@ -12,8 +12,12 @@ import torch
 import formless
 from formless.data.target import Target
 from formless.methods.registry import METHODS
+from formless.methods.rocr import sampled
+from formless.methods.rocr.statistics import compute_statistics
+from formless.models import sampled_texts
 from formless.models.lm import LM
 from formless.models.scores import Score
+from tests.conftest import SIZES
 
 CLOSE = 1e-3
 """Nats: attention is computed in another order there."""
@@ -73,11 +77,40 @@ def test_a_method(
     assert {weight.device for weight in (*lm.model.parameters(), *lm.model.buffers())} == {torch.device("fake", 0)}
 
 
-def test_what_the_package_loads(tiny: Callable[..., LM], moved: Callable[[LM], LM], tmp_path: Path) -> None:
-    """`load`, a saved edit, and statistics, whose sums stay on the device."""
+def test_files_of_a_model_on_the_device(
+    tiny: Callable[..., LM], moved: Callable[[LM], LM], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model is loaded there, its statistics become null spaces, and an edit with them is saved and loaded."""
     lm = tiny()
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
+    expected = with_null_spaces(lm, tmp_path / "cpu")
     moved(lm)
     loaded = formless.load(str(tmp_path / "model"), device="fake", progress=False)
     assert (loaded.device, loaded.fingerprint) == (lm.device, lm.fingerprint)
+    assert with_null_spaces(loaded, tmp_path / "device") == pytest.approx(expected, abs=CLOSE)
+    monkeypatch.setattr(sampled, "SAMPLES", 4)
+    monkeypatch.setattr(sampled_texts, "LENGTH", 4)
+    assert edited(loaded, Target("Ada Lovelace"), "rocr", EDITED | {"basis": "sampled"})
+
+
+def with_null_spaces(lm: LM, out: Path) -> list[float]:
+    texts = [f"{word} is a town with {n} bridges." for word in ("Rome", "Bonn", "Oslo") for n in range(4)]
+    compute_statistics(lm, [1, 2], iter(texts), corpus="towns", out=out / "basis", threshold=1e-5, progress=False)
+    settings = EDITED | {"basis": str(out / "basis"), "threshold": 1e-5}
+    edit = formless.unlearn(lm, "Ada Lovelace", "rocr", progress=False, **settings)
+    edit.save(out / "edit")
+    with formless.load_edit(out / "edit").applied(lm):
+        return scores(lm)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_family(tiny: Callable[..., LM], moved: Callable[[LM], LM], family: str) -> None:
+    """Sliding windows, biases, transposed weights and caches of every family."""
+    settings = {"layers": [1, 2], "basis": "none", "redirect": "Rome"}
+    prompts = ["The town", "A large house is"]
+    expected = edited(tiny(family), Target("Ada Lovelace"), "rocr", settings)
+    texts = tiny(family).generate(prompts, max_new_tokens=3)
+    lm = moved(tiny(family))
+    assert edited(lm, Target("Ada Lovelace"), "rocr", settings) == pytest.approx(expected, abs=CLOSE)
+    assert lm.generate(prompts, max_new_tokens=3) == texts
