@@ -84,7 +84,7 @@ LOOPS = {
 
 def counted(found: Trace) -> tuple[int, int]:
     """Waits that Formless asked for itself, and those inside libraries."""
-    library = sum(count for site, count in found.waits.items() if ">" in site)
+    library = sum(count for site, count in found.waits.items() if " > " in site)
     return found.waits.total() - library, library
 
 
@@ -152,4 +152,4 @@ def test_an_edit(tiny: Callable[..., LM], moved: Callable[[LM], LM], concept: Ta
             pass
     weight = lm.model.get_parameter("model.layers.1.mlp.down_proj.weight")
     assert 0 < found.largest_copy < weight.numel()
-    assert sum(count for site, count in found.waits.items() if site.startswith("methods/") and ">" not in site) <= most
+    assert sum(count for site, count in found.waits.items() if site.startswith("methods/") and " > " not in site) <= most
