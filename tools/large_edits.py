@@ -186,7 +186,8 @@ def _random(count: int, seed: int) -> Iterator[torch.Tensor]:
 
 def page(out: Path) -> Result:
     """Return the page of what was measured."""
-    found = {name: Measured(**json.loads((out / f"{name}.json").read_text("utf-8"))) for name in MODELS}
+    paths = {name: out / f"{name}.json" for name in MODELS}
+    found = {name: Measured(**json.loads(path.read_text("utf-8"))) for name, path in paths.items() if path.exists()}
     columns = [
         Column(name="model"), Column(name="weights that are read", unit="% of the model", format=".1f"),
         Column(name="peak of memory", unit="times these weights", format=".2f"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import formless
@@ -477,3 +478,39 @@ def test_a_question_set_is_unlearned_by_training_and_by_its_names(command: Comma
     (folder / "neighbor_qa.json").unlink()
     assert command.refused(*unlearn(*own, "-o", "again", *npo)).startswith("error: the question set has no retain questions")
     assert "forget_qa.json" in command("targets", "Small set", "--data", "data")
+
+
+@pytest.fixture
+def broken_above(command: Command) -> Command:
+    """The command, with a model whose last layer holds NaN: it can be used as far as that layer is not read."""
+    path = Path("model/model.safetensors")
+    weights = load_file(path)
+    weights["model.layers.3.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    return command
+
+
+def test_rocr_reads_only_the_layers_that_it_needs(broken_above: Command) -> None:
+    out = broken_above(*unlearn("-t", "Ada Lovelace", "-o", "edit", *ROCR))
+    assert "rocr edited Ada Lovelace in" in out
+    assert [layer.module.split(".")[2] for layer in broken_above.edit("edit").info.layers] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--set", "mode=reject"), ("--merge",), ("--set", "layers=3")],
+    ids=["a mode", "a merged model", "the layer itself"],
+)
+def test_what_needs_the_whole_model_reads_it(broken_above: Command, more: tuple[str, ...]) -> None:
+    settings = ("--method", "rocr", "--set", "layers=[1,2]", "--set", "basis=none", *more)
+    error = broken_above.refused(*unlearn("-t", "Ada Lovelace", "-o", "edit", *settings))
+    assert "the weight model.layers.3.mlp.down_proj.weight holds NaN or infinity" in error
+
+
+def test_statistics_read_the_layers_up_to_the_last_one(broken_above: Command) -> None:
+    Path("corpus.txt").write_text("Ada Lovelace wrote programs.\n", "utf-8")
+    made = ("stats", "--model", "model", "--layers", "0,2", "--threshold", "1e-7", "-o", "stats")
+    broken_above(*made, "--corpus", "corpus.txt")
+    assert {path.name for path in Path("stats").glob("*.safetensors")} == {"layer_0.safetensors", "layer_2.safetensors"}
+    error = broken_above.refused(*made, "--force", "--corpus", "sampled", "--samples", "2")
+    assert "the weight model.layers.3.mlp.down_proj.weight holds NaN or infinity" in error

@@ -226,3 +226,15 @@ def test_the_needs_of_a_method_stand_with_its_settings() -> None:
     assert RocrConfig(mode="reject").needed_layers() is None
     assert RocrConfig(basis="sampled").needed_layers() is None
     assert DirectionConfig().needed_layers() is None
+
+
+@pytest.mark.slow
+def test_the_edit_of_the_bundled_model_is_that_of_the_whole(lm: LM, tmp_path: Path) -> None:
+    part = formless.load("smollm2", device="cpu", layers=7, progress=False)
+    assert part.fingerprint == lm.fingerprint
+    edits = [formless.unlearn(one, "Albert Einstein", "rocr", redirect="Charles Dickens", progress=False) for one in (part, lm)]
+    for edit, name in zip(edits, ("part", "whole"), strict=True):
+        edit.save(tmp_path / name)
+    one, other = (tmp_path / name / "adapter_model.safetensors" for name in ("part", "whole"))
+    assert one.read_bytes() == other.read_bytes()
+    refuse_other_bits(*edits)  # type: ignore[arg-type]
