@@ -145,7 +145,7 @@ def write_model(folder: Path, shape: Mapping[str, Any], tokenizer: PreTrainedTok
     for name, parameter in model.named_parameters():
         pieces = name.split(".layers.")
         parts.setdefault(int(pieces[1].split(".")[0]) + 1 if len(pieces) > 1 else 0, {})[name] = parameter.shape
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shapes in parts.items():
         file = f"model-{number + 1:05}-of-{len(parts):05}.safetensors"
         weight_map |= dict.fromkeys(shapes, file)
@@ -155,25 +155,25 @@ def write_model(folder: Path, shape: Mapping[str, Any], tokenizer: PreTrainedTok
 
 
 def _write_file(path: Path, shapes: Mapping[str, torch.Size], tokens: int, *, is_filled: bool) -> None:
-    header, place = {}, 0
+    starts, place = {}, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, shape in shapes.items():
-        end = place + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [place, end]}
-        place = end
-    content = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+        starts[name], place = place, place + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [starts[name], place]}
+    content = json.dumps(header).encode()
     content += b" " * (-len(content) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(content)) + content)
         start = file.tell()
         file.truncate(start + place)
         for name, shape in shapes.items():
-            file.seek(start + header[name]["data_offsets"][0])
+            file.seek(start + starts[name])
             if len(shape) == 1:
-                file.write(torch.ones(shape, dtype=torch.bfloat16).view(torch.uint8).numpy())
+                file.write(torch.ones(shape, dtype=torch.bfloat16).view(torch.uint8).numpy().data)
             elif is_filled and "lm_head" not in name:
                 rows = tokens if "embed" in name else max(1, shape[0] // FILLED)
                 for block in _random(rows * shape[1], seed=len(name) + shape[0]):
-                    file.write(block.view(torch.uint8).numpy())
+                    file.write(block.view(torch.uint8).numpy().data)
 
 
 def _random(count: int, seed: int) -> Iterator[torch.Tensor]:

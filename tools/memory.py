@@ -122,8 +122,7 @@ def page(out: Path) -> Result:
         rows=rows,
         notes=[
             "Measured is VmHWM less what is resident when everything is imported, about 0.5 GB. It holds the tokenizer too, "
-            "which the estimate leaves out. The weights of `smollm2` stay in their file, which is mapped into memory.",
-            "In bfloat16 the bundled model of 1.5 billion parameters is cast from float32: loading takes more than the edit.",
+            "which the estimate leaves out. The whole model is loaded.",
             "The trained methods have texts of 128 tokens in batches of 4; a test allows 25 % for the small model.",
             "The times are of a busy machine. `doctor` estimates time from products that it times at that moment; while "
             "others work on the machine, that varies by a factor of two and more.",
