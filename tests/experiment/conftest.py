@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from formless import store
 from formless.data.rows import Split
 from formless.evaluation.known import Known
+from formless.evaluation.loading import load_record
 from formless.evaluation.record import MetricKey, Record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.progress import RunProgress
-from formless.experiment.result import RunResult
+from formless.experiment.result import RunResult, run_metrics
 from formless.experiment.runs import Run
 from formless.methods.registry import METHODS
 from formless.models.lm import LM
 from formless.report.ratios import KnownItems, Ratios
+from formless.store import RESULT_SCHEMA, read_document
 
 Build = Callable[..., Experiment]
+FILES = {"run.json", "record.json", "log.txt"}
 PLUGIN = """
 import os, signal, sys, time
 from pathlib import Path
@@ -32,7 +36,7 @@ from formless.methods.base import MethodConfig, MethodEntry
 from formless.methods.icu import Icu
 
 class Config(MethodConfig):
-    kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse", "last"] = "none"
+    kind: Literal["none", "segfault", "killed", "exit", "hang", "spin", "error", "refuse", "last", "held"] = "none"
     strength: float = 1.0
     seed: int = 0
 
@@ -60,6 +64,8 @@ class Mishap:
             os._exit(3)
         if kind == "hang":
             time.sleep(1000)
+        while kind == "held" and not Path(os.environ["MISHAP_ONCE"], "release").exists():
+            time.sleep(0.02)
         while kind == "spin":
             lm.model(**lm.tokenizer("a", return_tensors="pt"))
         if kind == "error":
@@ -81,6 +87,32 @@ MISHAP = MethodEntry(name="mishap", about="goes wrong", paper="none", config=Con
 def values(record: Record) -> dict[MetricKey, float | None]:
     """The metrics of a record, without their intervals."""
     return {key: found.value for key, found in record.metrics().items()}
+
+
+def results(out: Path) -> dict[str, RunResult]:
+    """What the folder holds; every result once, and whole."""
+    found = [RunResult.model_validate(read_document(path, RESULT_SCHEMA)) for path in out.glob("runs/*/*/*/*/run.json")]
+    assert len({result.id for result in found}) == len(found)
+    return {result.id: result for result in found}
+
+
+def assert_same(out: Path, expected: Path) -> None:
+    """The same runs, complete, with the same files and numbers, and nothing else."""
+    found, known = results(out), results(expected)
+    assert found.keys() == known.keys()
+    assert {path.name for path in out.iterdir()} == {path.name for path in expected.iterdir()}
+    for result in found.values():
+        folder, other = result.run.folder(out), result.run.folder(expected)
+        assert result.status == "complete", result.reason
+        record = load_record(folder.record)
+        assert values(record) == pytest.approx(values(load_record(other.record)), abs=1e-6)
+        assert run_metrics(record) == result.metrics
+        assert {path.name for path in folder.path.iterdir()} == FILES | ({"edit"} if result.run.method != "original" else set())
+        if result.run.method in ("ga", "rocr"):
+            ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (folder.edit, other.edit))
+            assert ours.keys() == theirs.keys()
+            assert all((ours[key] - theirs[key]).abs().max() < 1e-6 for key in ours)
+            assert any(values.abs().max() > 1e-4 for values in ours.values())
 
 
 def plain_ratios(original: Record, edited: Record) -> Ratios:

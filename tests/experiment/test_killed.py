@@ -16,18 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from formless.evaluation.loading import load_record
 from formless.experiment.config import Experiment, build_experiment
 from formless.experiment.executors.local import InProcess
 from formless.experiment.progress import RunProgress
-from formless.experiment.result import RunResult, run_metrics
+from formless.experiment.result import RunResult
 from formless.experiment.runs import Run
 from formless.experiment.sweep import sweep
-from formless.store import RESULT_SCHEMA, read_document
-from tests.experiment.conftest import add_loss, values
+from tests.experiment.conftest import add_loss, assert_same, results
 
 Build = Callable[..., Experiment]
 TRAINING = {
@@ -41,7 +38,6 @@ TRAINING = {
 }
 GA, ROCR = {"method": "ga"} | TRAINING, {"method": "rocr", "layers": [1, 2], "basis": "none"}
 BOUNDARIES = ("replace", "fsync", "unlink", "rmdir")
-FILES = {"run.json", "record.json", "log.txt"}
 
 
 class Silent:
@@ -85,32 +81,6 @@ def work(experiment: Experiment, out: Path) -> None:
     """Execute what is missing, with a cache of its own."""
     os.environ["FORMLESS_CACHE"] = str(out.with_name(f"cache of {out.name}"))
     sweep(experiment, out, lambda hold: InProcess(), Silent())
-
-
-def results(out: Path) -> dict[str, RunResult]:
-    """What the folder holds; every result once, and whole."""
-    found = [RunResult.model_validate(read_document(path, RESULT_SCHEMA)) for path in out.glob("runs/*/*/*/*/run.json")]
-    assert len({result.id for result in found}) == len(found)
-    return {result.id: result for result in found}
-
-
-def assert_same(out: Path, expected: Path) -> None:
-    """The same runs, complete, with the same files and numbers, and nothing else."""
-    found, known = results(out), results(expected)
-    assert found.keys() == known.keys()
-    assert {path.name for path in out.iterdir()} == {path.name for path in expected.iterdir()}
-    for result in found.values():
-        folder, other = result.run.folder(out), result.run.folder(expected)
-        assert result.status == "complete", result.reason
-        record = load_record(folder.record)
-        assert values(record) == pytest.approx(values(load_record(other.record)), abs=1e-6)
-        assert run_metrics(record) == result.metrics
-        assert {path.name for path in folder.path.iterdir()} == FILES | ({"edit"} if result.run.method != "original" else set())
-        if result.run.method in ("ga", "rocr"):
-            ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (folder.edit, other.edit))
-            assert ours.keys() == theirs.keys()
-            assert all((ours[key] - theirs[key]).abs().max() < 1e-6 for key in ours)
-            assert any(values.abs().max() > 1e-4 for values in ours.values())
 
 
 @pytest.mark.slow

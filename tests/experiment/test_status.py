@@ -118,3 +118,23 @@ def test_a_heartbeat_says_enough_and_not_too_much(tmp_path: Path) -> None:
     assert read_progress(folder) is None
     beat.stop()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_disk_is_not_written_to_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write of a second leaves the next twenty to the run itself."""
+    clock, writes = [0.0], []
+
+    def write(path: Path, text: str) -> None:
+        writes.append(clock[0])
+        clock[0] += 1.0
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("formless.experiment.progress.write_text", write)
+    told: list[RunProgress] = []
+    beat = Heartbeat(RunFolder(tmp_path), told.append)
+    beat.phase("unlearning")
+    for _ in range(100):
+        clock[0] += 0.3
+        beat.beat()
+    assert writes == pytest.approx([0.0, 21.1], abs=0.3)
+    assert len(told) == 101  # the sweep hears of it all the same

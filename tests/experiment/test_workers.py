@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +21,9 @@ from formless.experiment.executors import local as local_module
 from formless.experiment.executors import supervised as supervised_module
 from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
+from formless.experiment.executors.worker import Attempt, Message
+from formless.experiment.grid import grid
+from formless.experiment.progress import RunProgress
 from formless.experiment.result import RunResult
 from formless.experiment.sweep import SweepResult, sweep
 from formless.store import RESULT_SCHEMA, read_document
@@ -183,25 +187,83 @@ def test_one_worker_for_each_gpu_by_its_own_name(monkeypatch: pytest.MonkeyPatch
     assert Resources(gpus=(1, 0)).at_once == 2
 
 
-def test_loading_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+class Living:
+    def poll(self) -> None: ...
+
+
+@pytest.fixture
+def worker() -> local_module.WorkerProcess:
+    """A living worker, which has been silent since it began 100 seconds ago."""
+    found = object.__new__(local_module.WorkerProcess)
+    found.is_closed, found._process, found._loaded, found._is_saving = False, Living(), None, False
+    found._begun = found._heard = 1000.0
+    return found
+
+
+def test_loading_has_its_own_limit(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large model may load for longer than a run may take."""
-    worker = object.__new__(local_module.WorkerProcess)
-    now = time.monotonic()
-    worker.is_closed, worker._begun, worker._heard, worker._loaded = False, now - 100, now - 100, None
-
-    class Living:
-        def poll(self) -> None: ...
-
-    worker._process = Living()  # type: ignore[assignment]
-    limits = Limits(timeout=50, stuck=50)
-    assert worker.trouble(limits) is None
+    limits, now = Limits(timeout=50, stuck=50), 1100.0
+    assert worker.trouble(limits, now) is None
     worker._loaded = now - 60
-    assert worker.trouble(limits) == ("timeout", "it took longer than 50 s")
+    assert worker.trouble(limits, now) == ("timeout", "it took longer than 50 s")
     worker._loaded = now - 40
-    assert worker.trouble(limits) == ("stuck", "no progress for 50 s")
-    monkeypatch.setattr(supervised_module, "_LOADING_SECONDS", 90)
+    assert worker.trouble(limits, now) == ("stuck", "no progress for 50 s")
+    monkeypatch.setattr(supervised_module, "_QUIET_SECONDS", 90)
     worker._loaded = None
-    assert worker.trouble(limits) == ("timeout", "the model was not loaded within 90 s")
+    assert worker.trouble(limits, now) == ("timeout", "the model was not loaded within 90 s")
+
+
+def test_a_slow_write_is_not_taken_for_a_stuck_worker(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, said = Limits(stuck=50), []
+    monkeypatch.setattr(worker, "_received", lambda: said)
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    said[:] = [Message(progress=RunProgress(phase="saving", since=0, at=0)).model_dump_json()]
+    list(worker.read())
+    assert worker.trouble(limits, 1100.0) is None
+    assert worker.trouble(limits, 4700.0) == ("stuck", "no progress for 3600 s")
+    said[:] = [Message(progress=RunProgress(phase="unlearning", since=0, at=0)).model_dump_json()]
+    list(worker.read())  # a later attempt of the same process
+    assert worker.trouble(limits, 1100.0) == ("stuck", "no progress for 50 s")
+
+
+def test_a_sweep_that_was_held_up_itself_listens_before_it_judges(
+    experiment: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own write may be slow, too: whoever spoke meanwhile is not stuck."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    spoken = Message(progress=RunProgress(phase="unlearning", since=0, at=0)).model_dump_json()
+
+    class Speaking(supervised_module.Worker):
+        said: ClassVar[dict[int, list[str]]] = {}
+
+        def _deliver(self, command: str) -> bool:
+            self.said[self.place] = [spoken]
+            return True
+
+        def _received(self) -> list[str]:
+            return [self.said[self.place].pop()]
+
+        def _ended(self) -> None: ...
+
+        def _stop(self) -> None: ...
+
+    class Executor(supervised_module.Supervised[Speaking]):
+        def start(self, place: int, attempt: Attempt) -> Speaking:
+            worker = Speaking(place, on_gpu=False)
+            worker.send(attempt)
+            return worker
+
+        def ready(self, workers: Sequence[Speaking]) -> list[Speaking]:
+            return [worker for worker in workers if worker.said[worker.place]]
+
+    pool = supervised_module._Pool(Executor(2), lambda *_: clock.__setitem__(0, clock[0] + 100))
+    runs = grid(experiment(targets=1))
+    pool.fill(deque(Attempt(run=run, folder=run.folder(tmp_path), number=1) for run in runs))
+    for _ in pool.heard():  # each message holds the sweep up for longer than a worker may be silent
+        pass
+    assert clock == [200.0]
+    assert list(pool.give_up(Limits(stuck=50))) == []
 
 
 def test_a_worker_ends_with_its_input_before_it_has_imported_everything() -> None:

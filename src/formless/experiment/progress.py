@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from formless.models.lm import LM
 
 _CALL_EVERY, _WRITE_EVERY = 0.2, 2.0  # seconds
+_WRITE_REST = 20  # times as long as the last write: a slow disk takes a twentieth of a run's time at the most
 
 Phase = Literal["loading", "unlearning", "evaluating", "saving"]
 
@@ -59,7 +60,7 @@ class Heartbeat:
         self._path, self._callback = folder.progress, callback
         self._since = time.time()
         self._last: dict[str, Any] = {}
-        self._called = self._written = float("-inf")
+        self._called = self._write_from = float("-inf")
 
     def phase(self, phase: Phase) -> None:
         """Begin a phase and report it at once."""
@@ -83,10 +84,11 @@ class Heartbeat:
         self._called = now
         progress = RunProgress(**self._last, since=self._since, at=time.time())
         self._callback(progress)
-        if now - self._written >= _WRITE_EVERY:
-            self._written = now
+        if now >= self._write_from:
             with suppress(OutputError):
                 write_text(self._path, progress.model_dump_json())
+            written = time.monotonic()
+            self._write_from = max(now + _WRITE_EVERY, written + _WRITE_REST * (written - now))
 
     def stop(self) -> None:
         """Remove progress.json: the run has ended."""

@@ -122,7 +122,9 @@ class Ray(Supervised["RayWorker"]):
         import ray
 
         answers = {worker.answer: worker for worker in workers}
-        speaking, _ = ray.wait(list(answers), timeout=LOOK_EVERY)
+        speaking, silent = ray.wait(list(answers), timeout=LOOK_EVERY)
+        if speaking and silent:  # `wait` returns as soon as one is there
+            speaking += ray.wait(silent, num_returns=len(silent), timeout=0)[0]
         return [answers[answer] for answer in speaking]
 
 
@@ -165,15 +167,18 @@ class RayWorker(Worker):
         try:
             message: str = ray.get(self.answer)
         except ray.exceptions.RayError as error:
-            self._note_death(str(error))
+            account = str(error).strip()
+            # Ray names the reason first if it killed the actor for want of memory, else last.
+            is_oom = isinstance(error, ray.exceptions.OutOfMemoryError)
+            self._note_death(account, account.splitlines()[0 if is_oom else -1].split(". ")[0])
             return []
         self.answer = self._actor.listen.remote()
         return [message]
 
-    def _note_death(self, account: str) -> None:
-        """Note how the actor died; the last line of Ray's account begins with the reason."""
+    def _note_death(self, account: str, reason: str) -> None:
+        """Note how the actor died."""
         self.is_closed = True
-        self._reason = f"the actor was lost: {account.strip().splitlines()[-1].split('. ')[0]}"
+        self._reason = f"the actor was lost: {reason}"
         if self.attempt:
             with run_log(self.attempt.folder) as log:
                 log(account)

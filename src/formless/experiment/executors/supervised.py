@@ -22,7 +22,7 @@ from formless.experiment.runs import Run
 from formless.store import RunFolder
 
 LOOK_EVERY = 0.2  # seconds
-_LOADING_SECONDS = 3600.0
+_QUIET_SECONDS = 3600.0  # loading a model or saving an edit reports nothing, and a slow disk takes long for either
 
 
 class Worker(ABC):
@@ -69,6 +69,7 @@ class Worker(ABC):
         self.attempt, self.model = attempt, attempt.run.model
         self._started, self._begun = provenance.now(), time.monotonic()
         self._loaded: float | None = None
+        self._is_saving = False
         self._heard = self._begun
         return self._deliver(command.model_dump_json())
 
@@ -79,6 +80,7 @@ class Worker(ABC):
             self._heard = time.monotonic()
             if message.progress and message.progress.phase != "loading" and self._loaded is None:
                 self._loaded = self._heard
+            self._is_saving = bool(message.progress and message.progress.phase == "saving")
             yield message
 
     def release(self) -> Attempt:
@@ -86,18 +88,24 @@ class Worker(ABC):
         attempt, self.attempt = self.attempt, None
         return cast(Attempt, attempt)
 
-    def trouble(self, limits: Limits) -> tuple[Cause, str] | None:
-        """Return what is wrong with the worker, or None."""
-        now = time.monotonic()
+    def trouble(self, limits: Limits, now: float) -> tuple[Cause, str] | None:
+        """Return what is wrong with the worker, or None.
+
+        Args:
+            limits: When it is given up.
+            now: When the sweep last looked for messages. Later ones were not heard, but that is not the worker's fault.
+        """
         if reason := self._ended():
             return "crash", reason
         if self._loaded is None:
-            late = now - self._begun > _LOADING_SECONDS
-            return ("timeout", f"the model was not loaded within {_LOADING_SECONDS:.0f} s") if late else None
+            late = now - self._begun > _QUIET_SECONDS
+            return ("timeout", f"the model was not loaded within {_QUIET_SECONDS:.0f} s") if late else None
         if limits.timeout is not None and now - self._loaded > limits.timeout:
             return "timeout", f"it took longer than {limits.timeout:g} s"
-        if limits.stuck is not None and now - self._heard > limits.stuck:
-            return "stuck", f"no progress for {limits.stuck:g} s"
+        if limits.stuck is not None:
+            patience = max(limits.stuck, _QUIET_SECONDS) if self._is_saving else limits.stuck
+            if now - self._heard > patience:
+                return "stuck", f"no progress for {patience:g} s"
         return None
 
     def failure(self, cause: Cause, reason: str) -> RunResult:
@@ -141,7 +149,7 @@ class Supervised(ABC, Generic[W]):
 
     @abstractmethod
     def ready(self, workers: Sequence[W]) -> list[W]:
-        """Return the workers that have a message, after `LOOK_EVERY` seconds at the latest."""
+        """Return all workers that have a message, after `LOOK_EVERY` seconds at the latest."""
 
     def execute(self, runs: Sequence[Run], out: Path, callback: RunCallback) -> Generator[RunResult, None, None]:
         """See `Executor`."""
@@ -181,6 +189,7 @@ class _Pool(Generic[W]):
     def __init__(self, executor: Supervised[W], callback: RunCallback) -> None:
         self._executor, self._callback = executor, callback
         self._workers: dict[int, W] = {}  # by place
+        self._looked = time.monotonic()
 
     @property
     def busy(self) -> list[W]:
@@ -203,7 +212,9 @@ class _Pool(Generic[W]):
 
     def heard(self) -> Iterator[tuple[W, Message]]:
         """Wait a moment for messages, and yield them."""
-        for worker in self._executor.ready(list(self._workers.values())):
+        ready = self._executor.ready(list(self._workers.values()))
+        self._looked = time.monotonic()
+        for worker in ready:
             for message in worker.read():
                 if message.progress and worker.attempt:
                     self._callback(worker.attempt.run, message.progress)
@@ -221,7 +232,7 @@ class _Pool(Generic[W]):
     def give_up(self, limits: Limits) -> Iterator[tuple[Attempt, RunResult]]:
         """End the workers that crashed or are over a limit, and yield their attempts with the results."""
         for worker in self.busy:
-            if found := worker.trouble(limits):
+            if found := worker.trouble(limits, self._looked):
                 cause, reason = found
                 self._discard(worker.place)
                 result = worker.failure(cause, reason)
