@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,13 @@ from formless.experiment.config import Experiment
 from formless.experiment.executors import ray as executor_module
 from formless.experiment.executors.base import Limits, Resources
 from formless.experiment.executors.local import InProcess
+from formless.experiment.grid import grid
 from formless.experiment.result import RunResult
+from formless.experiment.status import read_status
 from formless.experiment.sweep import SweepResult, sweep
 from formless.store import RESULT_SCHEMA, read_document
-from tests.experiment.conftest import values
+from formless.store.documents import read_json
+from tests.experiment.conftest import Recorder, assert_same, results, values
 
 Build = Callable[..., Experiment]
 
@@ -50,7 +56,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def go(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., SweepResult]]:
+def marks(cluster: Any) -> Path:
+    """The folder of what has gone wrong, empty."""
+    folder = Path(os.environ["MISHAP_ONCE"])
+    for path in folder.iterdir():
+        path.unlink()
+    return folder
+
+
+@pytest.fixture
+def go(cluster: Any, tmp_path: Path, marks: Path) -> Iterator[Callable[..., SweepResult]]:
     """Sweep on the cluster; afterwards, none of its actors is alive."""
 
     def swept(experiment: Experiment, callback: Any, cores: int = 1, **limits: Any) -> SweepResult:
@@ -75,6 +90,28 @@ def actors() -> list[psutil.Process]:
     return found
 
 
+def at_it(run: Any, out: Path) -> psutil.Process:
+    """The actor that executes a run: what it prints goes to the run's log."""
+    log = str(run.folder(out).log)
+    (found,) = (actor for actor in actors() if str(Path(f"/proc/{actor.pid}/fd/1").readlink()) == log)
+    return found
+
+
+def await_end(processes: list[psutil.Process]) -> None:
+    """Until they are dead, buried or not."""
+    deadline = time.monotonic() + 30
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def in_process(experiment: Experiment, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sweep in this process, with a cache of its own, and return the folder."""
+    monkeypatch.setenv("FORMLESS_CACHE", str(out.with_name("cache of this process")))
+    sweep(experiment, out, lambda hold: InProcess(), Recorder())
+    return out
+
+
 def await_mishap(run: Any) -> None:
     """Until it goes wrong, as it will not another time."""
     mark = Path(os.environ["MISHAP_ONCE"], f"{run.label} {run.subject}")
@@ -97,9 +134,7 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
         def on_progress(self, run: Any, progress: Any) -> None:
             if (run.label, progress.phase) == ("hang", "unlearning"):
                 await_mishap(run)
-                log = str(run.folder(tmp_path / "out").log)
-                (at_it,) = (actor for actor in actors() if str(Path(f"/proc/{actor.pid}/fd/1").readlink()) == log)
-                at_it.kill()
+                at_it(run, tmp_path / "out").kill()
 
     monkeypatch.chdir(tmp_path)  # relative paths are the sweep's
     rocr = {"method": "rocr", "layers": [1, 2], "basis": "none"}
@@ -109,7 +144,9 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
     assert (done.missing, callback.begun) == (0, (4, 0, 2))
     (result,) = done.failed
     assert (result.run.label, result.cause, result.attempts) == ("hang", "crash", 1)
-    assert result.reason == "the actor was lost: The actor is dead because its worker process has died"
+    assert result.reason == (
+        "the actor was lost: The actor is dead because its worker process has died, perhaps for want of memory"
+    )
     folder = result.run.folder(tmp_path / "out").path
     written = RunResult.model_validate(read_document(folder / "run.json", RESULT_SCHEMA))
     assert "on standard output: hang" in "\n".join(written.log_end)
@@ -128,28 +165,142 @@ def test_the_records_of_this_process_though_an_actor_is_killed(
 @pytest.mark.slow
 @pytest.mark.usefixtures("mishaps")
 def test_the_runs_of_a_lost_node_are_done_by_the_others(
-    experiment: Build, go: Any, tmp_path: Path, cluster: Any, recorder: Any, monkeypatch: pytest.MonkeyPatch
+    experiment: Build, go: Any, tmp_path: Path, cluster: Any, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The node dies as in a power cut; a run of it and one of the other node are under way."""
     monkeypatch.setattr(executor_module, "_WAITING_SECONDS", 1.0)
-    node = cluster.add_node(num_cpus=2)
-    hanging: set[str] = set()
+    node, out = cluster.add_node(num_cpus=2), tmp_path / "out"
+    (raylet,) = (started.process for started in node.all_processes["raylet"])
+    held: dict[str, Any] = {}
+    lost: list[psutil.Process] = []
 
-    class Removing(type(recorder)):  # type: ignore[misc]
+    class Killing(Recorder):
         def on_progress(self, run: Any, progress: Any) -> None:
-            if progress.phase == "unlearning" and len(hanging) < 2:
-                hanging.add(run.id)
+            if (run.label, progress.phase) == ("held", "unlearning") and len(held) < 2:
                 await_mishap(run)
-                if len(hanging) == 2:
-                    cluster.remove_node(node, allow_graceful=False)
+                held[run.id] = at_it(run, out)
+                if len(held) == 2:
+                    lost.extend(actor for actor in held.values() if actor.ppid() == raylet.pid)
+                    raylet.kill()
+                    await_end(lost)  # it sees that its raylet is gone
+                    (marks / "release").touch()
 
-    callback = Removing()
-    done = go(experiment(methods=[mishap("hang")], targets="3-4"), callback, cores=2, stuck=12.0)
-    assert callback.begun == (2, 0, 2)
-    assert [(result.status, result.attempts) for result in done.results] == [("complete", 2)] * 2
-    logs = "".join(run.folder(tmp_path / "out").log.read_text() for run in done.runs)
-    assert "failed: the actor was lost" in logs
-    assert "failed: no progress for 12 s" in logs
-    assert logs.count("an actor starts") == 5  # of the lost one's places, the first is waited for in vain
+    callback = Killing()
+    wanted = experiment(methods=["original", "icu", mishap("held")], targets="1-3")
+    done = go(wanted, callback, cores=2)
+    cluster.remove_node(node, allow_graceful=False)
+    assert (callback.begun, done.missing, done.failed) == ((9, 0, 2), 0, [])
+    assert sorted(result.id for result in callback.results) == sorted(run.id for run in done.runs)
+    assert sorted(result.attempts for result in done.results) == [1] * 8 + [2]
+    (again,) = (result for result in done.results if result.attempts == 2)
+    assert [held[again.id]] == lost
+    assert "failed: the actor was lost" in again.run.folder(out).log.read_text()
+    assert_same(out, in_process(wanted, tmp_path / "here", monkeypatch))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_a_driver_that_is_killed_and_comes_back_does_the_rest(
+    experiment: Build, tmp_path: Path, cluster: Any, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, out = experiment(methods=["original", mishap("held")]), tmp_path / "out"
+    config = tmp_path / "held.yaml"
+    config.write_text(wanted.as_yaml())
+    command = [sys.executable, "-m", "formless", "run", str(config), "--out", str(out)]
+    command += ["--executor", "ray", "--ray-address", cluster.address, "--worker-cpus", "1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
+        deadline = time.monotonic() + 120
+        while len(list(marks.iterdir())) < 2:  # both actors have a run that does not end
+            assert time.monotonic() < deadline
+            assert driver.poll() is None
+            time.sleep(0.05)
+        driver.kill()
+    before = {name: result.finished for name, result in results(out).items()}
+    assert len(before) == 2
+    (marks / "release").touch()
+    subprocess.run(command, check=True, timeout=120)  # at once, as a job that is started again
+    after = {name: result.finished for name, result in results(out).items()}
+    assert before.items() <= after.items()
+    logs = [run.folder(out).log.read_text() for run in grid(wanted)]
+    assert sorted(log.count("attempt 1: ") for log in logs) == [1] * 6 + [2] * 2
+    assert_same(out, in_process(wanted, tmp_path / "here", monkeypatch))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_an_actor_that_is_killed_for_want_of_memory(experiment: Build, go: Any, tmp_path: Path, cluster: Any) -> None:
+    """By Ray on a node on which any use is too much, then by SIGKILL, as the kernel does it."""
+    strict = {"RAY_memory_usage_threshold": "0", "RAY_memory_monitor_refresh_ms": "100"}
+    node = cluster.add_node(num_cpus=3, env_vars=strict)
+    wanted = experiment(methods=[mishap("killed")], targets=1)
+    (failed,) = go(wanted, Recorder(), cores=3, retries=1).failed
+    cluster.remove_node(node, allow_graceful=False)
+    log = failed.run.folder(tmp_path / "out").log
+    assert (failed.cause, failed.attempts) == ("crash", 2)
+    assert "the node running low on memory" in (failed.reason or "")
+    assert log.read_text().count(f"failed: {failed.reason}") == 2
+    assert log.read_text().count("exceeded threshold of 0B") == 2  # Ray's whole account
+    (done,) = go(wanted, Recorder(), retries=1).results
+    assert (done.status, done.attempts) == ("complete", 2)
+    assert "its worker process has died, perhaps for want of memory" in log.read_text()
+
+
+SLOW = """
+import io, os, time
+def slowly(real, seconds):
+    def call(*arguments, **more):
+        done = real(*arguments, **more)
+        time.sleep(seconds)
+        return done
+    return call
+os.fsync, os.replace = slowly(os.fsync, 0.8), slowly(os.replace, 0.4)
+opened, late = io.open, slowly(io.open, 0.2)
+def open_file(file, mode="r", *arguments, **more):
+    is_shared = "/out/" in str(file) and not str(file).endswith("log.txt")
+    return (late if is_shared and "r" not in mode else opened)(file, mode, *arguments, **more)
+io.open = __builtins__["open"] = open_file
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mishaps")
+def test_a_slow_shared_folder(experiment: Build, go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write of an actor sleeps: saving takes longer than an actor may be silent, yet only the stuck one is replaced."""
+    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
+    out, running, ended = tmp_path / "out", set[str](), threading.Event()
+    wrong: list[str] = []
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for path in chain(out.glob("runs/*/*/*/*/*.json"), out.glob("runs/*/*/*/*/edit/*.json")):
+                try:
+                    read_json(path)
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                except ValueError as error:
+                    wrong.append(f"{path}: {error}")
+            if (out / "plan.json").exists():
+                status = read_status(out)
+                wrong.extend(reason for _, reason in status.damaged)
+                wrong.extend(result.reason or "" for result in status.failed)
+                running.update(run.label for run, _ in status.running)
+
+    rocr = {"method": "rocr", "layers": [1, 2], "basis": "none"}
+    wanted = experiment(methods=["original", rocr, mishap("hang")], targets=1)
+    with ThreadPoolExecutor(1) as reader:
+        looking = reader.submit(look)
+        try:
+            done = go(wanted, Recorder(), stuck=3.0)
+        finally:
+            ended.set()
+        looking.result()
+    assert wrong == []
+    assert {result.run.label: (result.status, result.attempts) for result in done.results} == {
+        "original": ("complete", 1), "rocr": ("complete", 1), "hang": ("complete", 2),
+    }  # fmt: skip
+    assert running == {"original", "rocr", "hang"}
+    assert next(result for result in done.results if result.run.label == "rocr").timings["saving"] > 3.0
+    assert_same(out, in_process(wanted, tmp_path / "here", monkeypatch))
 
 
 @pytest.mark.slow

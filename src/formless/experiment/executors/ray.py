@@ -7,6 +7,7 @@ import os
 import queue
 import secrets
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
@@ -168,9 +169,10 @@ class RayWorker(Worker):
             message: str = ray.get(self.answer)
         except ray.exceptions.RayError as error:
             account = str(error).strip()
-            # Ray names the reason first if it killed the actor for want of memory, else last.
+            # Ray names the reason first if it killed the actor for want of memory, else last, with what may be behind it.
             is_oom = isinstance(error, ray.exceptions.OutOfMemoryError)
-            self._note_death(account, account.splitlines()[0 if is_oom else -1].split(". ")[0])
+            reason = account.splitlines()[0 if is_oom else -1].split(". ")[0]
+            self._note_death(account, reason + (", perhaps for want of memory" if "OOM killer" in account else ""))
             return []
         self.answer = self._actor.listen.remote()
         return [message]
@@ -200,6 +202,7 @@ class _Actor:
     """
 
     def __init__(self, folder: Path) -> None:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         os.chdir(folder)
         set_up()
         self._session = Session()
@@ -216,3 +219,13 @@ class _Actor:
     def listen(self) -> str:
         """Wait for the next message and return it."""
         return self._messages.get().model_dump_json()
+
+
+def _end_with(raylet: int) -> None:
+    """End this process with its parent, the node's raylet, so that no other actor does its run at the same time.
+
+    Ray tells the sweep that the node is lost, and leaves the actor at work for a minute and more.
+    """
+    while os.getppid() == raylet:
+        time.sleep(LOOK_EVERY)
+    os._exit(1)
