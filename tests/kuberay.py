@@ -1,87 +1,104 @@
-"""The fields of a RayJob, as far as KubeRay itself defines them; those of pods are Kubernetes' own.
+"""A JSON schema of a RayJob, for what `recipes/rayjob.yaml` uses: a name that is misspelled anywhere is no field.
 
-They are written from KubeRay's API reference, ray.io/v1 of version 1.6
-(https://ray-project.github.io/kuberay/reference/api/) and `ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go`.
+Written from KubeRay's API reference, ray.io/v1 of version 1.6 (https://ray-project.github.io/kuberay/reference/api/, and
+`ray-operator/apis/ray/v1` in its repository), and from the OpenAPI description of Kubernetes 1.37 for pods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from lightkube.models.core_v1 import PodTemplateSpec
-from lightkube.models.meta_v1 import ObjectMeta
-
-POD: Any = PodTemplateSpec
-CLUSTER: dict[str, Any] = {
-    "suspend": bool, "managedBy": str, "autoscalerOptions": dict, "headServiceAnnotations": dict, "authOptions": {
-        "mode": str, "enableK8sTokenAuth": bool, "secretName": str,
-    }, "enableInTreeAutoscaling": bool, "gcsFaultToleranceOptions": dict, "rayVersion": str,
-    "headGroupSpec!": {
-        "template!": POD, "headService": dict, "enableIngress": bool, "resources": dict, "labels": dict,
-        "rayStartParams": dict[str, str], "serviceType": str,
-    },
-    "workerGroupSpecs": [{
-        "suspend": bool, "groupName!": str, "replicas": int, "minReplicas!": int, "maxReplicas!": int,
-        "idleTimeoutSeconds": int, "resources": dict, "labels": dict, "rayStartParams": dict[str, str], "template!": POD,
-        "scaleStrategy": dict, "numOfHosts": int,
-    }],
+Schema = dict[str, Any]
+ANY: Schema = {}
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+FLAG: Schema = {"type": "boolean"}
+TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
+QUANTITIES: Schema = {
+    "type": "object", "additionalProperties": {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?$"},
 }  # fmt: skip
-JOB: dict[str, Any] = {
-    "apiVersion!": str, "kind!": str, "metadata!": ObjectMeta, "spec!": {
-        "activeDeadlineSeconds": int, "waitingTtlSeconds": int, "preRunningDeadlineSeconds": int, "backoffLimit": int,
-        "rayClusterSpec": CLUSTER, "submitterPodTemplate": POD, "metadata": dict[str, str],
-        "clusterSelector": dict[str, str], "submitterConfig": {"backoffLimit": int}, "managedBy": str,
-        "deletionStrategy": dict, "entrypoint": str, "runtimeEnvYAML": str, "jobId": str, "submissionMode": str,
-        "entrypointResources": str, "entrypointNumCpus": float, "entrypointNumGpus": float, "ttlSecondsAfterFinished": int,
-        "shutdownAfterJobFinishes": bool, "suspend": bool,
-    },
-}  # fmt: skip
-"""Field to type; an exclamation mark stands after a required one."""
 
 
-def faults(value: Any, described: Any = None, where: str = "") -> Iterator[str]:
-    """Yield what is wrong with a part of a RayJob, with its place."""
-    described = JOB if described is None else described
-    if isinstance(described, dict):
-        described = {name.rstrip("!"): (kind, name.endswith("!")) for name, kind in described.items()}
-        yield from _object(value, described, where)
-    elif isinstance(described, list):
-        yield from _parts(value, described[0], where)
-    elif is_dataclass(described):
-        hints = get_type_hints(described)
-        yield from _object(value, {one.name: (hints[one.name], one.default is MISSING) for one in fields(described)}, where)
-    elif get_origin(described) is list:
-        yield from _parts(value, get_args(described)[0], where)
-    elif get_origin(described) is dict:
-        for name, part in value.items() if isinstance(value, dict) else ():
-            yield from faults(part, get_args(described)[1], f"{where}.{name}")
-        if not isinstance(value, dict):
-            yield f"{where}: no object"
-    elif get_origin(described):  # of Optional[X] and Union[X, Y]
-        kinds = [kind for kind in get_args(described) if kind is not type(None)]
-        found = [list(faults(value, kind, where)) for kind in kinds]
-        yield from min(found, key=len)
-    elif isinstance(described, type) and (not isinstance(value, described) or (isinstance(value, bool) and described is int)):
-        yield f"{where}: {value!r} is no {described.__name__}"
+def fields(required: str = "", other: str = "", **described: Schema) -> Schema:
+    """Return the schema of an object: the required fields, the other ones, and what is in those that are described."""
+    known = {name: described.get(name, ANY) for name in (required + " " + other).split()} | described
+    return {"type": "object", "properties": known, "required": required.split(), "additionalProperties": False}
 
 
-def _parts(value: Any, described: Any, where: str) -> Iterator[str]:
-    if not isinstance(value, list):
-        yield f"{where}: no list"
-        return
-    for number, part in enumerate(value):
-        yield from faults(part, described, f"{where}[{number}]")
+def several(schema: Schema) -> Schema:
+    """Return the schema of a list that is not empty."""
+    return {"type": "array", "items": schema, "minItems": 1}
 
 
-def _object(value: Any, described: dict[str, tuple[Any, bool]], where: str) -> Iterator[str]:
-    if not isinstance(value, dict):
-        yield f"{where}: no object"
-        return
-    yield from (f"{where}.{name}: no such field" for name in value if name not in described)
-    for name, (kind, is_required) in described.items():
-        if name in value:
-            yield from faults(value[name], kind, f"{where}.{name}")
-        elif is_required:
-            yield f"{where}.{name}: missing"
+CONTAINER = fields(
+    "name image",
+    "envFrom imagePullPolicy lifecycle livenessProbe ports readinessProbe resizePolicy restartPolicy restartPolicyRules"
+    " securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeDevices workingDir",
+    name=NAME,
+    image=TEXT,
+    args=several(TEXT),
+    command=several(TEXT),
+    env=several(fields("name", "valueFrom", name=TEXT, value=TEXT)),
+    resources=fields("", "claims", limits=QUANTITIES, requests=QUANTITIES),
+    volumeMounts=several(
+        fields("mountPath name", "bindMountOptions mountPropagation readOnly recursiveReadOnly subPath subPathExpr", name=NAME)
+    ),
+)
+VOLUME = fields(
+    "name",
+    "cephfs configMap csi downwardAPI emptyDir ephemeral fc hostPath image iscsi nfs projected secret",
+    name=NAME,
+    persistentVolumeClaim=fields("claimName", claimName=NAME, readOnly=FLAG),
+)
+POD = fields(
+    "spec",
+    metadata=fields("", "name namespace", annotations=TEXTS, labels=TEXTS),
+    spec=fields(
+        "containers",
+        "activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks hostIPC hostNetwork"
+        " hostPID hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector overhead preemptionPolicy priority"
+        " priorityClassName resourceClaims resources restartPolicy runtimeClassName schedulerName schedulingGates"
+        " securityContext serviceAccountName shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations"
+        " topologySpreadConstraints",
+        containers=several(CONTAINER),
+        volumes=several(VOLUME),
+    ),
+)
+GROUP = {"rayStartParams": TEXTS, "template": POD}
+CLUSTER = fields(
+    "headGroupSpec",
+    "managedBy autoscalerOptions headServiceAnnotations enableInTreeAutoscaling gcsFaultToleranceOptions suspend",
+    rayVersion={"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+    authOptions=fields("", "enableK8sTokenAuth secretName", mode={"enum": ["disabled", "token"]}),
+    headGroupSpec=fields("rayStartParams template", "headService enableIngress resources labels serviceType", **GROUP),
+    workerGroupSpecs=several(
+        fields(
+            "groupName minReplicas maxReplicas rayStartParams template",
+            "suspend idleTimeoutSeconds resources labels scaleStrategy",
+            groupName=NAME,
+            replicas=COUNT,
+            minReplicas=COUNT,
+            maxReplicas=COUNT,
+            numOfHosts=COUNT,
+            **GROUP,
+        )
+    ),
+)
+JOB = fields(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=fields("", "name generateName namespace", annotations=TEXTS, labels=TEXTS),
+    spec=fields(
+        "entrypoint rayClusterSpec",
+        "activeDeadlineSeconds submitterPodTemplate metadata clusterSelector submitterConfig managedBy deletionStrategy"
+        " runtimeEnvYAML jobId entrypointResources entrypointNumCpus entrypointNumGpus suspend",
+        entrypoint=TEXT,
+        backoffLimit=COUNT,
+        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+        ttlSecondsAfterFinished=COUNT,
+        shutdownAfterJobFinishes=FLAG,
+        rayClusterSpec=CLUSTER,
+    ),
+)
