@@ -15,9 +15,8 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 FLAG: Schema = {"type": "boolean"}
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
 NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
-QUANTITIES: Schema = {
-    "type": "object", "additionalProperties": {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?$"},
-}  # fmt: skip
+QUANTITY: Schema = {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?$"}
+QUANTITIES: Schema = {"type": "object", "additionalProperties": QUANTITY}
 
 
 def fields(required: str = "", other: str = "", **described: Schema) -> Schema:
@@ -34,7 +33,8 @@ def several(schema: Schema) -> Schema:
 CONTAINER = fields(
     "name image",
     "envFrom imagePullPolicy lifecycle livenessProbe ports readinessProbe resizePolicy restartPolicy restartPolicyRules"
-    " securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeDevices workingDir",
+    " securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeDevices"
+    " workingDir",
     name=NAME,
     image=TEXT,
     args=several(TEXT),

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tomllib
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,8 @@ def test_sbatch_itself_takes_the_slurm_script(tmp_path: Path) -> None:
     (tmp_path / "slurm.conf").write_text(config)
     environment = os.environ | {"SLURM_CONF": str(tmp_path / "slurm.conf")}
     (command,) = commands("sbatch")
-    done = subprocess.run(
-        [command[0], "--test-only", *command[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
+    asked = [command[0], "--test-only", *command[1:]]
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Unable to contact slurm controller" in done.stderr
 
 
@@ -136,11 +134,11 @@ def test_the_image_is_of_the_same_ray_and_of_a_known_python() -> None:
     tag = re.fullmatch(r"rayproject/ray:(\d+\.\d+\.\d+)-py(\d)(\d+)-gpu", image)
     assert tag
     assert tag[1] == RAY
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    least = tuple(map(int, project["requires-python"].removeprefix(">=").split(".")))
-    assert (int(tag[2]), int(tag[3])) >= least
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    (least,) = re.findall(r'^requires-python = ">=(\d+)\.(\d+)"$', project, re.MULTILINE)
+    assert (int(tag[2]), int(tag[3])) >= tuple(map(int, least))
     (installed,) = re.findall(r"^RUN pip install '/formless\[(.*)\]'$", PAGE, re.MULTILINE)
-    assert installed in project["optional-dependencies"]
+    assert f"\n{installed} = [" in project
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [("4", "8"), (None, "2")])
