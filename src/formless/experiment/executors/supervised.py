@@ -254,10 +254,10 @@ class _Pool(Generic[W]):
 
     def _next(self, pending: deque[Attempt], model: ModelChoice | None) -> Attempt:
         """Return an attempt for that model, else for a model that no worker has loaded, else the first."""
+        if own := next((attempt for attempt in pending if attempt.run.model == model), None):
+            return own
         held = {worker.model for worker in self._workers.values()}
-        own = next((attempt for attempt in pending if attempt.run.model == model), None)
-        new = next((attempt for attempt in pending if attempt.run.model not in held), None)
-        return own or new or pending[0]
+        return next((attempt for attempt in pending if attempt.run.model not in held), pending[0])
 
     def _discard(self, place: int) -> None:
         """Kill the worker of a place, if it has one."""
