@@ -194,7 +194,7 @@ class Living:
 @pytest.fixture
 def worker() -> local_module.WorkerProcess:
     """A living worker, which has been silent since it began 100 seconds ago."""
-    found = object.__new__(local_module.WorkerProcess)
+    found: Any = object.__new__(local_module.WorkerProcess)
     found.is_closed, found._process, found._loaded, found._is_saving = False, Living(), None, False
     found._begun = found._heard = 1000.0
     return found
@@ -214,7 +214,7 @@ def test_loading_has_its_own_limit(worker: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_slow_write_is_not_taken_for_a_stuck_worker(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits, said = Limits(stuck=50), []
+    limits, said = Limits(stuck=50), list[str]()
     monkeypatch.setattr(worker, "_received", lambda: said)
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
     said[:] = [Message(progress=RunProgress(phase="saving", since=0, at=0)).model_dump_json()]
