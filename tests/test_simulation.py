@@ -67,8 +67,11 @@ def test_a_slow_driver_holds_the_actors_up() -> None:
 
 
 def test_bytes_by_hand() -> None:
-    layer = 8 * (4096 * 2 + (4096 + 1024) * 2 + 4096 * 2 + 3 * (4096 + 14336))
-    assert simulation.adapter_bytes(8) == 4 * 32 * layer == 83_886_080
+    assert simulation.adapter_bytes(8) == 4 * 32 * 8 * (4096 + 4096 + 4096 + 1024)
+    smollm2 = simulation.adapter_bytes(8, ((576, 576), (576, 192)), layers=30)
+    table = Result.model_validate_json((FOLDER / "training_methods.json").read_text("utf-8"))
+    (measured,) = (row[-1] for row in table.rows if row[0] == "`ga`")
+    assert smollm2 / 1e6 == pytest.approx(measured, rel=0.02)  # with the names of its tensors
     kinds = simulation.stored(MEASURED)
     assert kinds["records"] == (5400 + 100 * 3 * 4) * 1000 + 5400 * 100
     assert kinds["cache of original records"] == 200_000

@@ -33,8 +33,7 @@ SPREAD = 0.1
 """Standard deviation of the logarithm of a run's time: some runs and some cards are slower than others."""
 
 HIDDEN, INNER, KEY_VALUE, LAYERS = 4096, 14336, 1024, 32
-ADAPTED = ((HIDDEN, HIDDEN), (HIDDEN, KEY_VALUE), (HIDDEN, KEY_VALUE), (HIDDEN, HIDDEN))  # a layer's q, k, v and o
-ADAPTED_MLP = ((HIDDEN, INNER), (HIDDEN, INNER), (INNER, HIDDEN))  # its gate, up and down
+QUERY_AND_VALUE = ((HIDDEN, HIDDEN), (HIDDEN, KEY_VALUE))  # what LoRA adapts unless told otherwise
 REMOVED = 0.2  # of the width of a null space, as in the bundled model
 FLOAT32, FLOAT16 = 4, 2
 FILES = {"ga_passage": "passage", "dpo": "pair"} | dict.fromkeys(("rt", "idk_nll", "dpo_reject", "idk_dpo"), "reject")
@@ -52,9 +51,9 @@ class Measured(BaseModel):
         result_bytes: Of run.json.
         driver_ms: Work of the sweep's process for one run, without messages.
         message_ms: The same for one message of an actor, Ray's part too.
-        status_s: `formless status` on all runs with small records, without reading these.
-        report_s: `formless report` on the same.
-        read_mb_s: How fast records of the real size are read, checked and parsed for a report.
+        status_s: CPU seconds of `formless status` on all runs with small records.
+        report_s: The same of `formless report`.
+        read_mb_s: How fast records of the real size are read, checked and parsed for a report, by CPU time.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -106,6 +105,17 @@ ASSUMPTIONS = (
     ("shared folder, GB/s for all machines", 2, 20),
     ("start of an actor, s", 60, 15),
 )
+
+
+MOVES = {
+    "edits": "fewer epochs or seeds of the trained methods, which are nearly all of it, as ROCR's edits take seconds",
+    "evaluations: tasks that score": "fuller passes, and several edits of one target in a batch",
+    "evaluations: tasks that generate": "fewer or shorter written answers, and larger batches of them",
+    "repeated evaluations of the original": "the original model's runs first",
+    "loading the model": "a copy of the model on each machine's own disk",
+    "waiting for the last runs": "the longest runs first",
+}
+"""What makes less of each kind of work."""
 
 
 @dataclass(frozen=True)
@@ -207,9 +217,9 @@ def simulate(work: Sequence[Job], rates: Rates, measured: Measured, *, gpus: int
     return Outcome(max(ends), worked, repeated, loading, sum(max(ends) - end for end in ends))
 
 
-def adapter_bytes(r: int) -> int:
-    """Return the bytes of a LoRA adapter of all linear layers, in float32."""
-    return FLOAT32 * LAYERS * sum(r * (rows + columns) for rows, columns in ADAPTED + ADAPTED_MLP)
+def adapter_bytes(r: int, shapes: Sequence[tuple[int, int]] = QUERY_AND_VALUE, layers: int = LAYERS) -> int:
+    """Return the bytes of a LoRA adapter in float32, of projections of those shapes in each layer."""
+    return FLOAT32 * layers * r * sum(rows + columns for rows, columns in shapes)
 
 
 def stored(measured: Measured) -> dict[str, float]:
@@ -304,17 +314,17 @@ def _shown(row: list[Cell]) -> list[Cell]:
 def _notes(measured: Measured, slow: Outcome, fast: Outcome) -> list[str]:
     first = [next(iter(shares(measured, rates).items())) for rates in (SLOW, FAST)]
     double = [simulate(jobs(measured, rates), rates, measured, gpus=2 * GPUS).seconds for rates in (SLOW, FAST)]
+    moves = "; ".join(dict.fromkeys(MOVES[name] for name, _ in first))
     most = [GPUS / busy_driver(measured, rates) for rates in (SLOW, FAST)]
     return [
-        f"**The first bottleneck** is the GPUs' own work: {first[0][0]} ({100 * first[0][1]:.0f} % of GPU time) with the slow "
-        f"rates, {first[1][0]} ({100 * first[1][1]:.0f} %) with the fast ones. Less of that work moves it: fuller passes, so "
-        "that each is worth its least time; several edits of one target in one batch; fewer written answers.",
+        f"**The first bottleneck**: {first[0][0]} ({100 * first[0][1]:.0f} % of GPU time) with the slow rates, {first[1][0]} "
+        f"({100 * first[1][1]:.0f} %) with the fast ones. What moves it: {moves}.",
         f"Twice as many GPUs take {100 * double[0] / slow.seconds:.0f} % (slow) and {100 * double[1] / fast.seconds:.0f} % "
         "(fast) of the time. The model is read from the shared folder once per actor, so loading takes longer with more of "
         "them. A copy on each machine's own disk moves that.",
         f"The sweep's process is full at about {min(most):,.0f} actors, since each of them reports five times a second.",
-        "Passes and tokens are counted on one RWKU target, with the bundled model's tokenizer, whose vocabulary is smaller than "
-        "Llama 3's, and with random weights, which seldom end an answer early: both are upper bounds. The batches are "
+        "Passes and tokens are counted on one RWKU target, with the bundled model's tokenizer, whose vocabulary is smaller "
+        "than Llama 3's, and with random weights, which seldom end an answer early: both are upper bounds. The batches are "
         "those of the machine that counted; a GPU with more free memory has fewer and fuller passes.",
         "A training method reads the counted rows five times, with all tokens once more for a retain set, and a step counts as "
         "three forward passes.",
