@@ -135,6 +135,9 @@ def test_found_before_the_model_is_loaded(refused: Refused, arguments: str, said
         ("chat hello --device meta", "the device meta holds no weights [--device]"),
         ("chat hello --device hpu", "no device 'hpu' here"),
         ("chat hello --device cuda:99", "cuda"),
+        ("chat hello --device spread:much", "'much' is no size of memory [--device]"),
+        ("eval -t 1 --device spread:0GB", "'0GB' is no size of memory [--device]"),
+        ("unlearn -t X -o new --device spread:", "'' is no size of memory [--device]"),
     ],
 )
 def test_models_that_cannot_be_loaded(refused: Refused, arguments: str, said: str) -> None:

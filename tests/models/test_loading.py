@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 import formless
 from formless.errors import EditError, ModelError, UnknownNameError
@@ -46,18 +46,65 @@ def test_a_device_map_places_the_layers_and_edits_work_there(folder: Path) -> No
     assert lm.score(query) == before
 
 
-def test_layers_offloaded_to_disk_are_scored_but_not_edited(folder: Path, tmp_path: Path) -> None:
-    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
-    places |= {f"model.layers.{i}": "cpu" if i < 2 else "disk" for i in range(4)}
-    plain = formless.load(str(folder), device="cpu")
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=str(tmp_path / "offload"))
-    lm = LM(model, plain.tokenizer, "spread", settings=plain.settings)
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_layers_that_do_not_fit_stay_on_disk_in_the_asked_dtype(folder: Path, stored: str, dtype: str) -> None:
+    own = getattr(torch, stored)
+    rewrite_weights(folder, lambda tensors: tensors.update({name: one.to(own) for name, one in tensors.items()}))
+    rewrite_config(folder, dtype=stored)
+    size = "60KB" if dtype == "bfloat16" else "100KB"
+    plain, lm = (formless.load(str(folder), dtype=dtype, device=device) for device in ("cpu", f"spread:{size}"))
+    places = [parameter.device.type for parameter in lm.model.parameters()]
+    assert {"cpu", "meta"} == set(places)
+    assert (lm.model.dtype, lm.fingerprint) == (plain.model.dtype, plain.fingerprint)
+    for name, tensor in plain.model.state_dict().items():
+        found = lm.overlay.current(name)
+        assert found.dtype == tensor.dtype
+        assert torch.equal(found, tensor), name
     query = [("Ada wrote", " code"), ("Eve wrote", " code")]
-    for one, other in zip(lm.score(query), plain.score(query), strict=True):
-        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)  # type: ignore[union-attr]
-    updates = formless.unlearn(plain, "Ada", "rocr", redirect="Bob", layers=[2], basis="none").updates  # type: ignore[attr-defined]
-    with pytest.raises(EditError, match="cannot edit a weight .* on meta"):
-        lm.overlay.add(updates)
+    before = lm.score(query)
+    assert before == plain.score(query)
+    edit = formless.unlearn(lm, "Ada", "rocr", redirect="Bob", layers=[2, 3], basis="none")
+    with edit.applied(lm), edit.applied(plain):
+        assert lm.score(query) == plain.score(query) != before
+    assert lm.score(query) == before
+
+
+def test_nan_in_a_layer_on_disk_is_refused_at_its_first_use(folder: Path) -> None:
+    rewrite_weights(folder, lambda tensors: tensors["model.layers.3.mlp.down_proj.weight"].fill_(float("nan")))
+    lm = formless.load(str(folder), device="spread:100KB")
+    with pytest.raises(ModelError, match="NaN or infinite scores"):
+        lm.score([("Ada wrote", " code")])
+    with pytest.raises(EditError, match="the weight is NaN or infinite"):
+        formless.unlearn(lm, "Ada", "rocr", redirect="Bob", layers=[3], basis="none")
+
+
+def test_pickled_layers_on_disk_are_kept_in_a_scratch_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORMLESS_CACHE", str(tmp_path / "cache"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    plain = formless.load(str(folder), device="cpu")
+    (folder / "model.safetensors").unlink()
+    lm = formless.load(str(folder), device_map="auto", max_memory="100KB")
+    query = [("Ada wrote", " code")]
+    assert lm.score(query) == plain.score(query)
+    (scratch,) = (tmp_path / "cache").iterdir()
+    assert any(scratch.iterdir())
+    del lm
+    gc.collect()
+    assert list((tmp_path / "cache").iterdir()) == []
+    formless.load(str(folder), device_map="auto", max_memory="100KB", offload_folder=tmp_path / "own")
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert any((tmp_path / "own").iterdir())
+
+
+@pytest.mark.parametrize("size", ["", "2", "two GB", "-2GB", "0GB", "nanGB", "infGB", "1e999GB"])
+def test_what_is_no_size_of_memory_is_refused(folder: Path, size: str) -> None:
+    for options in ({"device": f"spread:{size}"}, {"device_map": "auto", "max_memory": size or "x"}):
+        with pytest.raises(ModelError, match="is no size of memory") as caught:
+            formless.load(str(folder), **options)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Checkup:
         Raises:
             UserError: The model, the device, the method or a setting is not known or wrong, or a layer is missing.
         """
-        place = find_device("auto" if device == "spread" else device)
+        place = find_device(device)
         chosen = "float32" if dtype == "auto" and place.type == "cpu" else dtype
         meta = load_meta(model, dtype=chosen, trust_remote_code=trust_remote_code, progress=report)
         config = method_config(meta.settings, method, options)

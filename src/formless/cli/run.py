@@ -75,7 +75,7 @@ class ModelOptions:
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; auto by device.")] = None
     device: Annotated[
         str | None,
-        typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices."),
+        typer.Option(help=terminal.DEVICE_HELP),
     ] = None
     trust_remote_code: Annotated[
         bool,
@@ -218,7 +218,7 @@ def run_command(
 
     wanted = _experiment(experiment, out, grid, loading)
     if execution.executor == "local" and not execution.gpu:  # else a worker may have another device than this process
-        for device in {model.device for model in (*wanted.models, wanted.retain_model) if model} - {"spread"}:
+        for device in {model.device for model in (*wanted.models, wanted.retain_model) if model}:
             find_device(device)
     folder = out or _default_folder(experiment, wanted.name)
     done = _sweep(wanted, folder, execution.resources(), fail_fast, experiment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import logging
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ log = Console(stderr=True, highlight=False, markup=False, emoji=False)
 SILENCE = 10.0
 """Seconds after which a log is told that work goes on."""
 
+DEVICE_HELP = "E.g. cpu or cuda:0; 'spread' puts layers on all devices, 'spread:2GB' 2 GB of them in memory, others on disk."
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -44,7 +47,7 @@ ModelOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto by device.")]
-DeviceOption = Annotated[str, typer.Option(help="E.g. cpu or cuda:0; 'spread' puts layers on all devices.")]
+DeviceOption = Annotated[str, typer.Option(help=DEVICE_HELP)]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
@@ -63,30 +66,29 @@ def load_model(
     Args:
         name: As in `formless.load`.
         dtype: The same.
-        device: The same, or `spread`.
+        device: The same.
         trust: Whether code from the model's repository may run.
         check: Called with the model as its configuration describes it, before weights are loaded; it raises a UserError if
             what follows cannot be done.
         layers: How many layers what follows needs; None for the whole model.
     """
-    places: dict[str, Any] = {"device_map": "auto"} if device == "spread" else {"device": device}
     with progress(f"loading {name}", keep_first=True) as bar:
         from formless.models.loading import find_device, load, load_meta
 
         quiet_transformers()
-        if device != "spread":
-            find_device(device)
+        find_device(device)
         if check:
             check(load_meta(name, dtype=dtype, trust_remote_code=trust, progress=bar))
-        return load(name, dtype=dtype, trust_remote_code=trust, progress=bar, layers=layers, **places)
+        return load(name, dtype=dtype, device=device, trust_remote_code=trust, progress=bar, layers=layers)
 
 
 def quiet_transformers() -> None:
     """Hide transformers' warnings and progress bars; errors are still shown."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # which says where layers of a spread model are
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -78,8 +78,7 @@ def tune_command(
     numbers = setting.values if values is None else _numbers(values)
     firsts = None if first_layers is None else terminal.parse_layers(first_layers, where="--first-layers")
     options = terminal.parse_settings(others or [])
-    if device != "spread":
-        find_device(device)
+    find_device(device)
     terminal.quiet_transformers()
     choice = ModelChoice(name=model, dtype=_dtype(dtype), device=device, trust_remote_code=trust_remote_code)
     with terminal.progress(f"preparing {model}") as bar:

@@ -331,7 +331,7 @@ def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport
 
     from formless.models.overlay import Factors
 
-    weight = lm.model.get_parameter(f"{name}.weight" if isinstance(change, Factors) else name).detach()
+    weight = lm.overlay.current(f"{name}.weight" if isinstance(change, Factors) else name)
     if isinstance(change, Factors):
         update, rank = change.dense(), len(change.down)
     else:

@@ -168,10 +168,7 @@ class WholeModel(ForeignEdit):
         training_output.refuse_wrapped(self.folder)
         other = dict(read_model(self.folder, lm).named_parameters())
         updates = {}
-        for name, parameter in lm.model.named_parameters():
-            if parameter.is_meta:
-                remedy = "load the base model on one device"
-                raise EditError("a difference to offloaded weights cannot be computed", where=name, remedy=remedy)
+        for name in list(other):
             base, edited = lm.overlay.original(name).cpu(), other.pop(name).detach()
             if not _is_rounded(base, edited):
                 updates[name] = Difference(_difference(base, edited))
@@ -252,8 +249,7 @@ def _is_rounded(base: Tensor, edited: Tensor) -> bool:
 
 def _refuse_tied(lm: LM, name: str) -> None:
     """Refuse an adapter on the output matrix where that is the embedding too: PEFT changes one of them, an edit both."""
-    ends = [getattr(end, "weight", None) for end in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings())]
-    if ends[0] is ends[1] is lm.model.get_parameter(name):
+    if len(lm.overlay.tied(name)) > 1:
         where = name.removesuffix(WEIGHT)
         raise EditError("the adapter changes an output matrix that is tied to the embedding", where=where, remedy=_UNTIE)
 

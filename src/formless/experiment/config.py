@@ -28,7 +28,7 @@ class ModelChoice(BaseModel):
     Args:
         name: Short name, folder or hub id.
         dtype: As in `formless.load`.
-        device: As in `formless.load`, or `spread`. The device is no part of a run's identity.
+        device: As in `formless.load`. The device is no part of a run's identity.
         revision: The revision of a hub id.
         trust_remote_code: Whether code from the model's repository may run.
     """

@@ -220,7 +220,7 @@ def _refuse_other_architecture(models: Iterable[MetaModel], retain: MetaModel) -
 
 def _with_dtype(model: ModelChoice) -> ModelChoice:
     """Replace `auto` by float32 on the CPU: elsewhere it is the checkpoint's dtype, and the two give different results."""
-    on_cpu = model.device == "cpu" or (model.device == "auto" and not _has_accelerator())
+    on_cpu = model.device == "cpu" or (model.device.partition(":")[0] in ("auto", "spread") and not _has_accelerator())
     return model.model_copy(update={"dtype": "float32"}) if model.dtype == "auto" and on_cpu else model
 
 

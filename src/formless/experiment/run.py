@@ -231,10 +231,10 @@ def _load(run: Run) -> LM:
     choice = run.model
     source, _, commit = run.inputs.get("model", "").partition("@")  # of a hub id, the commit that the run was planned with
     revision = commit if is_hub_id(source) else choice.revision
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": choice.trust_remote_code, "progress": False}
-    if choice.device == "spread":
-        return load(choice.name, dtype=choice.dtype, device_map="auto", **options)
-    return load(choice.name, dtype=choice.dtype, device=choice.device, **options)
+    return load(
+        choice.name, dtype=choice.dtype, device=choice.device, revision=revision, trust_remote_code=choice.trust_remote_code,
+        progress=False,
+    )  # fmt: skip
 
 
 @dataclass

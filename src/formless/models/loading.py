@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from formless.models.hub_files import model_files
 from formless.models.lm import LM
 from formless.models.memory import fits, weights_place
 from formless.models.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
+from formless.models.placement import is_spread, memory_size, read_mapped, spread_options
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
@@ -70,6 +72,8 @@ def load(
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
     layers: int | None = None,
+    max_memory: str | dict[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool | Progress = True,
@@ -80,8 +84,14 @@ def load(
         name_or_path: A short name (`formless models` lists them), a folder, a GGUF file, a hub id (`owner/name`, or
             `owner/name@revision`), or a recipe (`FILE.yaml`), which names one of them and its settings.
         dtype: `float32`, `bfloat16` or `float16`; `auto` takes float32 on the CPU and the checkpoint's own elsewhere.
-        device: A torch device; `auto` takes CUDA, then MPS, then the CPU.
-        device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`.
+        device: A torch device; `auto` takes CUDA, then MPS, then the CPU. `spread` stands for `device_map="auto"`, and
+            `spread:2GB` for that with `max_memory="2GB"`.
+        device_map: As in transformers, e.g. `"auto"` to spread layers over several devices; replaces `device`. Layers that do
+            not fit stay on disk and are read at each use.
+        max_memory: How much memory the weights may take with `device_map="auto"`: a size for the main memory, or as in
+            transformers.
+        offload_folder: Where weights are written that cannot be read from the model's own files, such as pickled ones; by
+            default a scratch folder in the cache, which is removed with the model.
         layers: Read the embeddings and so many layers alone, from the first on; `MethodConfig.needed_layers` says what an edit
             needs. What needs more of the model is refused. With a device map or code of the model's own, and of files that are
             no safetensors or are quantized, the whole model is read.
@@ -104,16 +114,18 @@ def load(
     if layers is not None and layers < 1:
         raise ModelError(f"{layers} layers are no part of a model", where="layers", remedy="give at least 1, or None for all")
     place = find_device(device)
+    if device_map is None and is_spread(device):
+        device_map, max_memory = "auto", max_memory or device.partition(":")[2] or None
     settings = find_model(name_or_path)
     files = partial(model_files, code=trust_remote_code)
     source, commit = _source(settings, progress, revision, files)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
     with transformers_errors("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
         config = AutoConfig.from_pretrained(source, **common)
         architecture = architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
         held = None if layers is None or layers >= config.get_text_config().num_hidden_layers else layers
         tensors = None
         if device_map is None and not trust_remote_code and is_plain(config, Path(source)):
@@ -122,8 +134,11 @@ def load(
             tensors = tensors_to_read(model, architecture, held, Path(source))
         if tensors is None or (held is None and _stays_mapped(model, cast_to, place)):
             tensors = held = None
-            precision = DTYPES[dtype] if device_map else None
-            model, info = _weights(source, dtype=precision or "auto", device_map=device_map, **common)
+            with ExitStack() as scratch:
+                if device_map is not None:  # weights on disk are cast at each use, to the dtype that is chosen here
+                    common |= spread_options(device_map, max_memory, offload_folder, scratch) | {"dtype": cast_to or "auto"}
+                model, info = _weights(source, **common)
+                weakref.finalize(model, scratch.pop_all().close)
         check_weights(info, source)
         check_dtypes(model, source)
         check_tokenizer(tokenizer, model, source)
@@ -137,6 +152,8 @@ def load(
             for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
                 parameter.data = parameter.data.to(cast_to)
             nn.Module.to(model, device=place)
+        else:
+            read_mapped(model)
         if held is not None:
             stop_after(model, architecture, held, source)
     if settings.source == BUNDLED:
@@ -249,7 +266,10 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
         check_weights(info, str(folder))
         check_dtypes(model, str(folder))
         check_finite(model, str(folder))
-    expected, found = ({name: list(each.shape) for name, each in one.named_parameters()} for one in (like.model, model))
+    expected, found = (
+        {name: list(each.shape) for name, each in one.named_parameters() if name not in one.all_tied_weights_keys}
+        for one in (like.model, model)  # accelerate unties weights that it offloads
+    )
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
             shapes = f"{found.get(name, 'missing')}, in {like.name} {expected.get(name, 'missing')}"
@@ -329,12 +349,16 @@ def _bars(shown: bool) -> Iterator[None]:
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device of this machine; `auto` stands for CUDA, then MPS, then the CPU.
+    """Return a device of this machine; `auto` and `spread` stand for CUDA, then MPS, then the CPU.
 
     Raises:
         ModelError: The name is none, or this machine has no such device.
     """
-    if name != "auto":
+    if is_spread(name):
+        _, colon, size = name.partition(":")
+        if colon:
+            memory_size(size, where="--device")
+    elif name != "auto":
         remedy = "e.g. cpu, cuda:0, mps"
         try:
             device = torch.device(name)

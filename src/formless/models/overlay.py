@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from formless.errors import EditError
 from formless.models.families import is_transposed, projection_shape
+from formless.models.weights import Weights
 
 WEIGHT = ".weight"
 
@@ -94,7 +95,7 @@ class Overlay:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._originals: dict[str, Tensor] = {}
+        self._weights = Weights(model)
         self._applied: list[Updates] = []
 
     @property
@@ -103,25 +104,35 @@ class Overlay:
         return not self._applied
 
     def original(self, name: str) -> Tensor:
-        """Return a parameter as it is without any update."""
-        return self._originals.get(name, self._parameter(name).detach())
+        """Return a parameter as it is without any update; an offloaded one is read on the CPU."""
+        return self._weights.original(name)
+
+    def current(self, name: str) -> Tensor:
+        """Return a parameter with the updates that are applied; an offloaded one is read on the CPU."""
+        return self._weights.read(name)
+
+    def tied(self, name: str) -> list[str]:
+        """Return a parameter's name, and the names of those that are tied to it."""
+        return self._weights.tied(name)
 
     def add(self, updates: Updates) -> None:
         """Apply updates to the weights.
 
         Raises:
-            EditError: A module is missing, its shape differs, its weight is quantized or offloaded, an update is not finite,
-                or the same updates are applied already.
+            EditError: A module is missing, its shape differs, its weight is quantized or has no values, an update is not
+                finite, or the same updates are applied already.
         """
         if any(updates is applied for applied in self._applied):
             raise EditError("this edit is applied already", remedy="leave its applied() block first")
         changes = by_parameter(updates)
         for name, change in updates.items():
             self._check(name, change)
-        for name in changes:
-            self._originals.setdefault(name, self._parameter(name).detach().clone())
         self._applied.append(updates)
-        self._rebuild(changes)
+        try:
+            self._rebuild(changes)
+        except BaseException:  # such as memory that runs out
+            self._take_off(updates)
+            raise
 
     def remove(self, updates: Updates) -> None:
         """Remove updates from the weights.
@@ -129,27 +140,28 @@ class Overlay:
         Raises:
             EditError: The weights were changed by something else, so that they cannot be restored.
         """
-        changes = by_parameter(updates)
-        for name in changes:
-            if not torch.equal(self._parameter(name), self._expected(name)):
+        for name in by_parameter(updates):
+            if not torch.equal(self.current(name), self._expected(name)):
                 raise EditError("the weights were changed while an edit was applied", where=name, remedy="load the model again")
+        self._take_off(updates)
+
+    def _take_off(self, updates: Updates) -> None:
         self._applied = [applied for applied in self._applied if applied is not updates]
-        self._rebuild(changes)
-        for name in changes:
-            if not any(name in by_parameter(applied) for applied in self._applied):
-                del self._originals[name]
+        self._rebuild(by_parameter(updates))
 
     def _rebuild(self, names: Iterable[str]) -> None:
-        with torch.no_grad():
-            for name in names:
-                self._parameter(name).copy_(self._expected(name))
+        for name in names:
+            if any(name in by_parameter(applied) for applied in self._applied):
+                self._weights.write(name, self._expected(name))
+            else:
+                self._weights.restore(name)
 
     def _expected(self, name: str) -> Tensor:
         """Return the original parameter plus every applied update, summed in float32 and rounded once.
 
         Updates of 0 are left out: to add 0 would turn a weight of -0 into +0.
         """
-        original = self._originals[name]
+        original = self.original(name)
         found = [change for applied in self._applied if (change := by_parameter(applied).get(name))]
         changes = [change for change in found if not change.is_zero]
         if not changes:
@@ -160,14 +172,12 @@ class Overlay:
             total = total + dense_update(self._model, name, change.to(original.device))
         return total.to(original.dtype)
 
-    def _parameter(self, name: str) -> nn.Parameter:
-        return self._model.get_parameter(name)
-
     def _check(self, name: str, change: Factors | Difference) -> None:
         check_shape(self._model, name, change)
-        weight = self._parameter(name + WEIGHT if isinstance(change, Factors) else name)
-        if weight.is_meta or not weight.is_floating_point():
-            remedy = "load the model unquantized and not offloaded, or load the saved adapter with PEFT"
+        parameter = name + WEIGHT if isinstance(change, Factors) else name
+        weight = self._model.get_parameter(parameter)
+        if not (weight.is_floating_point() and self._weights.has_values(parameter)):
+            remedy = "load the model unquantized, or load the saved adapter with PEFT"
             raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
         parts = (change.up, change.down) if isinstance(change, Factors) else (change.values,)
         if not all(bool(part.isfinite().all()) for part in parts):

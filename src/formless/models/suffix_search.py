@@ -94,7 +94,9 @@ class _Places:
         logits = model(inputs_embeds=whole, use_cache=False, logits_to_keep=len(ids) - answer_start + 1).logits[0, :-1]
         loss = torch.nn.functional.cross_entropy(logits.float(), inputs[0, answer_start:].to(logits.device))
         (found,) = torch.autograd.grad(loss, part)
-        return ids[start:end], (found[0] @ embedding.weight.detach().T).float().cpu()
+        name = next(name for name, module in model.named_modules() if module is embedding)
+        weight = self._lm.overlay.current(f"{name}.weight").to(found.device)
+        return ids[start:end], (found[0] @ weight.T).float().cpu()
 
     def _encoded(self, suffix: str) -> tuple[list[int], tuple[int, int], int]:
         """Return the ids of prompt and target, the suffix's first token and the one behind its last, and the target's first."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from formless.errors import ModelError
+from formless.models.weights import execution_device
 
 # Llama 3's chat template prints today's date unless one is given; prompts must be the same in every run.
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -70,7 +71,7 @@ class TokenizedModel:
     @property
     def device(self) -> torch.device:
         """The device of the input embedding, where inputs go."""
-        return cast(Tensor, self.model.get_input_embeddings().weight).device
+        return execution_device(self.model.get_input_embeddings())
 
     @property
     def _token_bytes(self) -> int:

@@ -13,6 +13,7 @@ from formless.errors import ModelError
 from formless.evaluation.evaluate import run_plan
 from formless.models import generation
 from formless.models.loading import MetaModel, find_device, load, load_meta
+from formless.models.placement import is_spread
 from formless.playground.session import CancelledError
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Host:
         """Replace the model in memory; it stays if the new one does not fit or cannot be found."""
         on_cpu = find_device(self._device).type == "cpu"
         meta = load_meta(name, dtype="float32" if on_cpu and self._dtype == "auto" else self._dtype, progress=report)
-        check_fits(meta, name, on_cpu=on_cpu, freed=_size(self._lm) if self._lm else 0)
+        if not is_spread(self._device):  # else what does not fit stays on disk
+            check_fits(meta, name, on_cpu=on_cpu, freed=_size(self._lm) if self._lm else 0)
         self._lm, self._name = None, ""
         gc.collect()  # the old weights leave before the new ones come
         self._lm = lm = load(name, dtype=self._dtype, device=self._device, progress=report)

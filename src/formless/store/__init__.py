@@ -25,6 +25,7 @@ from formless.store.files import (
     refuse_existing,
     remove_file,
     remove_folder,
+    scratch_folder,
     sync_folder,
     write_text,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "remove_file",
     "remove_folder",
     "sampled_null_spaces_folder",
+    "scratch_folder",
     "sync_folder",
     "write_document",
     "write_tensors",

@@ -278,6 +278,19 @@ def scratch_file(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` that is removed at the end of the block; those of dead processes are removed first.
+
+    Raises:
+        OutputError: The disk refuses.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch_folder(path, ".part") as scratch:
+            yield scratch
+
+
+@contextmanager
 def _scratch_folder(path: Path, suffix: str) -> Iterator[Path]:
     """Yield a folder beside `path` that is locked in the block and removed at its end, if it is still there."""
     _remove_abandoned(path, ".part")

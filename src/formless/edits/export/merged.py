@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,13 +161,21 @@ def _write_by_transformers(edit: WeightEdit[Any], lm: LM, new: Path, rounding: R
     named = lm.model.config.dtype or lm.model.dtype
     dtype = getattr(torch, named) if isinstance(named, str) else named
     changes = by_parameter(edit.updates)
-    originals = {name: lm.model.get_parameter(name).detach().clone() for name in changes}
+    is_cast, is_offloaded = dtype != lm.model.dtype, any(parameter.is_meta for parameter in lm.model.parameters())
+    if is_cast and is_offloaded:
+        what = f"an offloaded model in {lm.model.dtype} cannot be written in {dtype}, the dtype of its checkpoint"
+        raise EditError(what.replace("torch.", ""), where=lm.name, remedy="load it in that dtype")
     with edit.applied(lm):
-        model = lm.model if dtype == lm.model.dtype else nn.Module.to(copy.deepcopy(lm.model), dtype)
-        model.save_pretrained(new)
+        model = nn.Module.to(copy.deepcopy(lm.model), dtype) if is_cast else lm.model
+        values = model.state_dict()
+        if is_offloaded:
+            values = {name: lm.overlay.current(name) if value.is_meta else value for name, value in values.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # their values are given
+            model.save_pretrained(new, state_dict=values)
         for name, change in changes.items():
-            written = model.get_parameter(name).detach()
-            rounding.add(name, originals[name].cpu(), dense_update(lm.model, name, change).cpu(), written.cpu())
+            written = model.get_parameter(name).detach() if is_cast else lm.overlay.current(name)
+            rounding.add(name, lm.overlay.original(name).cpu(), dense_update(lm.model, name, change).cpu(), written.cpu())
 
 
 def _page(edit: WeightEdit[Any], notes: list[str]) -> str:

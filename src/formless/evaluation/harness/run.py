@@ -216,7 +216,9 @@ def _model(lm: LM, batch_size: int, report: Progress) -> Any:
                 found += run(requests[start : start + CHUNK], disable_tqdm=True)
             return found
 
-    return Reporting(pretrained=lm.model, tokenizer=copy.deepcopy(lm.tokenizer), batch_size=batch_size)
+    found = Reporting(pretrained=lm.model, tokenizer=copy.deepcopy(lm.tokenizer), batch_size=batch_size)
+    found._device = lm.device  # lm-eval takes that of the first weight, which is none where it is offloaded
+    return found
 
 
 @contextlib.contextmanager

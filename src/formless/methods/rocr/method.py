@@ -151,5 +151,5 @@ def _residuals(found: Redirection | TargetResult | ReverseEdit) -> dict[str, Any
 
 def _check_weights(lm: LM, names: list[str]) -> None:
     for name in names:
-        if not bool(torch.isfinite(lm.model.get_parameter(f"{name}.weight")).all()):
+        if not bool(torch.isfinite(lm.overlay.current(f"{name}.weight")).all()):
             raise EditError("the weight is NaN or infinite", where=name, remedy="check the model's files and dtype")

@@ -19,6 +19,7 @@ from formless.models.batching import batches
 from formless.models.capture import capture
 from formless.models.lm import LM
 from formless.models.sampled_texts import SampledTexts
+from formless.models.weights import execution_device
 from formless.progress import Progress, progress_bar
 
 CHUNK = 64
@@ -103,8 +104,8 @@ class SecondMoments:
             what = f"an unfinished computation cannot be read ({error})"
             raise EditError(what, where=path, remedy="delete that file") from error
         for layer in self.layers:
-            device = next(self.lm.architecture.layer(self.lm.model, layer).parameters()).device
-            self.sums[layer] = self.sums[layer].to("cpu" if device.type in ("mps", "meta") else device)
+            device = execution_device(self.lm.architecture.down_projection(self.lm.model, layer))
+            self.sums[layer] = self.sums[layer].to("cpu" if device.type == "mps" else device)
         if isinstance(texts, SampledTexts):
             self.texts = int(metadata["texts"])
             texts.skip_to(self.texts)
