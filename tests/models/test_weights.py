@@ -211,7 +211,7 @@ def test_statistics_of_offloaded_layers_are_the_same_and_resumed(plain: LM, tmp_
         begun, resumed = (SecondMoments(each, [1, 3], {}) for _ in range(2))
         begun.add(PROMPTS[:1], 64)
         begun.save(tmp_path / "sums.safetensors")
-        resumed.resume(tmp_path / "sums.safetensors", iter(PROMPTS))
+        resumed.resume(tmp_path / "sums.safetensors", iter(PROMPTS[:1]))
         resumed.add(PROMPTS[1:], 64)
         sums.append(resumed.sums)
     assert all(torch.allclose(sums[0][layer], sums[1][layer], rtol=1e-5) for layer in (1, 3))
