@@ -1,8 +1,8 @@
 """Texts as one prefix tree: every different beginning goes through the model once, in one row without padding.
 
-The nodes of the tree, in depth-first order, are cut into passes, and the attention of a pass into blocks. A token sees itself and
-its ancestors: those in its own block, and the path from the root to the block's first token. Keys and values of that path are of
-the same pass, or kept from earlier ones. Kept are the ancestors of tokens to come, which are one path.
+The nodes of the tree, in depth-first order, are cut into passes, and the attention of a pass into blocks. A token sees itself
+and its ancestors: those in its own block, and the path from the root to the block's first token. Keys and values of that path
+are of the same pass, or kept from earlier ones. Kept are the ancestors of tokens to come, which are one path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATH_TO_BLOCK = 8
 """A block is at least this part of the longest path, since a path is copied for every block."""
 
 PASS_SHARE = 2
-"""The part of the token budget of a pass: on a CPU, activations of fewer tokens stay closer to the processor."""
+"""A pass takes this part of the token budget: beside its tokens, there are copies of paths and masks."""
 
 Window = int | None
 Work = Callable[[Sequence[int], Tensor], None]
