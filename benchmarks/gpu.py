@@ -41,6 +41,7 @@ from formless import provenance
 from formless.data.target import Target
 from formless.evaluation.loading import load_record
 from formless.experiment.runs import read_plan
+from formless.methods.keys.closed_form import Projection
 from formless.methods.rocr.config import PUBLISHED_REDIRECT, RocrConfig
 from formless.methods.rocr.nullspace import BasisProjection
 from formless.methods.rocr.redirect import load_projections, redirect
@@ -177,8 +178,11 @@ def edits(lm: LM, work: Work) -> list[Found]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_bases(lm, LAYERS, Path(scratch) / "bases")
         config = RocrConfig(redirect=PUBLISHED_REDIRECT, layers=LAYERS, basis=str(folder), threshold=THRESHOLD)
-        in_memory = cast(dict[int, BasisProjection], load_projections(lm, config))
-        on_card = {layer: replace(found, basis=found.basis.to(lm.device)) for layer, found in in_memory.items()}
+        in_memory = load_projections(lm, config)
+        on_card: dict[int, Projection] = {
+            layer: replace(found, basis=found.basis.to(lm.device))
+            for layer, found in cast(dict[int, BasisProjection], in_memory).items()
+        }
         settings: dict[str, Any] = config.model_dump(include={"redirect", "layers", "basis", "threshold"})
         expected = redirect(lm, SUBJECT, config, in_memory).factors
         moved = redirect(lm, SUBJECT, config, on_card).factors
@@ -306,8 +310,12 @@ def several(lm: LM, work: Work) -> list[Found]:
         difference = max(largest_difference([*a.values()], [*b.values()]) for a, b in pairs_of_runs)
         check(difference <= 1e-4, f"means differ by {difference:.1e}")
     what = f"a sweep over {work.targets} targets, Ray on {f'{count} GPUs' if count else 'the CPU'}"
-    times = (Times((value,)) for value in seconds)
-    return [Found(Row(what, *times, None, f"means within {difference:.0e}", "plain: one GPU", "smollm2, from nothing"))]
+    many_times, one_times = (Times((value,)) for value in seconds)
+    return [
+        Found(
+            Row(what, many_times, one_times, None, f"means within {difference:.0e}", "plain: one GPU", "smollm2, from nothing")
+        )
+    ]
 
 
 def target() -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ REFUSED: dict[str, Callable[[Tensor], object]] = {
     "gradient": lambda x: nn.Linear(3, 3)(x),
 }
 
-TAKEN: dict[str, Callable[[Tensor], object]] = {
+TAKEN: dict[str, Callable[[Tensor], Any]] = {
     "number": lambda x: x * torch.tensor(2.0),
     "index": lambda x: x[torch.tensor([0, 1]), torch.tensor([0, 2])],
     "copy": lambda x: x.copy_(torch.ones(2, 3)),
