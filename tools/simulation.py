@@ -54,6 +54,7 @@ class Measured(BaseModel):
         status_s: CPU seconds of `formless status` on all runs with small records.
         report_s: The same of `formless report`.
         read_mb_s: How fast records of the real size are read, checked and parsed for a report, by CPU time.
+        remarks: What was measured otherwise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,6 +69,7 @@ class Measured(BaseModel):
     status_s: float
     report_s: float
     read_mb_s: float
+    remarks: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,8 @@ def _notes(measured: Measured, slow: Outcome, fast: Outcome) -> list[str]:
         "A training method reads the counted rows five times, with all tokens once more for a retain set, and a step counts as "
         "three forward passes.",
         "No GPU was used. Machines that are lost, a queue that gives out the GPUs bit by bit, and networks are not simulated.",
+        "`formless status` and `formless report` are CPU seconds; both read all records from the shared folder, too.",
+        *measured.remarks,
     ]
 
 
