@@ -26,6 +26,7 @@ from formless.methods.training.config import TrainingConfig
 from formless.models.families import projection_shape
 from formless.models.loading import DTYPES, MetaModel, find_device, load_meta, load_tokenizer, stored_fingerprint
 from formless.models.memory import free_memory
+from formless.models.quantized import quantization_of
 from formless.models.sampled_texts import LENGTH, SAMPLED
 from formless.models.settings import BUNDLED, default_style
 from formless.models.tokenized import TokenizedModel
@@ -147,11 +148,13 @@ class Checkup:
     def _model(self) -> list[Finding]:
         meta, model = self.meta, self.meta.model
         count = sum(parameter.numel() for parameter in model.parameters())
+        method = quantization_of(model.config, meta.source)
         hidden, width = projection_shape(meta.architecture.down_projection(model, 0))
         vocabulary = model.config.get_text_config().vocab_size
         style = meta.settings.prompt or default_style(str(model.config.model_type))
         return [
             Finding("model", f"{meta.settings.source}, {count / 1e6:,.0f} M parameters"),
+            *([Finding("quantized", f"by {method}; memory and time below are those of its floats")] if method else []),
             Finding("family", f"{meta.architecture.name}, model type {model.config.model_type}"),
             Finding(
                 "layers",

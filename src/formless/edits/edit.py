@@ -330,13 +330,15 @@ def layer_report(lm: LM, name: str, change: Factors | Difference) -> LayerReport
     import torch
 
     from formless.models.overlay import Factors
+    from formless.models.quantized import is_packed, packed_norm
 
-    weight = lm.overlay.current(f"{name}.weight" if isinstance(change, Factors) else name)
     if isinstance(change, Factors):
-        update, rank = change.dense(), len(change.down)
+        update, rank, module = change.dense(), len(change.down), lm.model.get_submodule(name)
+        weight_norm = packed_norm(module) if is_packed(module) else frobenius_norm(lm.overlay.current(f"{name}.weight"))
     else:
         update, rank = change.values, min(change.values.shape) if change.values.dim() > 1 else 1
-    norms = [frobenius_norm(update), frobenius_norm(weight)]
+        weight_norm = frobenius_norm(lm.overlay.current(name))
+    norms = [frobenius_norm(update), weight_norm]
     for norm, what in zip(norms, ("update", "weight"), strict=True):
         if not torch.isfinite(torch.tensor(norm)):
             raise EditError(f"the {what} is not finite", where=name, remedy="check the model's weights and dtype")
@@ -374,6 +376,6 @@ def edit_info(
         method=method, subject=subject, config=config.model_dump(mode="json"), seed=seed,
         model=lm.name, model_source=lm.settings.source,
         model_revision=getattr(lm.model.config, "_commit_hash", None), model_fingerprint=lm.fingerprint,
-        dtype=str(lm.model.dtype).removeprefix("torch."), prefix=prefix, trained_neighbors=trained_neighbors,
+        dtype=lm.dtype_name, prefix=prefix, trained_neighbors=trained_neighbors,
         layers=layers, facts=facts, seconds=seconds, created=provenance.now(), versions=provenance.versions(),
     )  # fmt: skip

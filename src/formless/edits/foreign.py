@@ -226,7 +226,7 @@ def _bound(edit: ForeignEdit, lm: LM, updates: Mapping[str, Factors | Difference
             "model_source": lm.settings.source,
             "model_revision": getattr(lm.model.config, "_commit_hash", None),
             "model_fingerprint": lm.fingerprint,
-            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            "dtype": lm.dtype_name,
             "layers": [layer_report(lm, name, change) for name, change in updates.items()],
             "strength": edit.made_at,
             "weights": None,

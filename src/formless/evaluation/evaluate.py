@@ -116,8 +116,8 @@ def run_plan(lm: LM, plan: Plan, report: Progress, *, given: Given = NOTHING_GIV
     target = plan.target
     record = Record(
         model=lm.name, model_source=lm.settings.source, model_fingerprint=lm.fingerprint,
-        model_type=str(lm.model.config.model_type), dtype=str(lm.model.dtype).removeprefix("torch."),
-        weights_in=lm.weights_in, subject=target.subject, target=target.folder.name if target.folder else target.subject,
+        model_type=str(lm.model.config.model_type), dtype=lm.dtype_name, weights_in=lm.weights_in,
+        subject=target.subject, target=target.folder.name if target.folder else target.subject,
         probes_digest=plan.digest(lm), suite=plan.suite, limit=plan.limit, prompt_style=lm.style.model_dump(),
         edits=list(lm.edits), excluded_neighbors=list(plan.excluded_neighbors), tasks=tasks,
         answers=[_answer(text, responses[request]) for text, request in zip(plan.questions, free, strict=True)],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from formless.models.adapters import add_adapter
 from formless.models.lm import LM
 from formless.models.overlay import Factors
 
@@ -146,17 +146,7 @@ def _key_taker(found: Activations, index: int) -> Callable[..., None]:
 @contextmanager
 def added(module: nn.Module, factors: Factors) -> Iterator[None]:
     """Add a low-rank update to a projection's output with a hook, in the dtype of the factors; no weight is changed."""
-
-    @cache
-    def on(device: torch.device) -> tuple[Tensor, Tensor]:
-        return factors.down.to(device), factors.up.to(device)
-
-    def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        down, up = on(output.device)
-        change = (arguments[0].to(down.dtype) @ down.T) @ up.T
-        return output + change.to(output.dtype)
-
-    handle = module.register_forward_hook(hook)
+    handle = add_adapter(module, factors)
     try:
         yield
     finally:

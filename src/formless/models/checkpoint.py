@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from formless import store
 from formless.errors import ModelError, UserError
+from formless.models.quantized import named_weights
 
 NAMED = 5  # parameters in a message
 
@@ -103,9 +104,9 @@ def check_finite(model: PreTrainedModel, source: str, *, remedy: str = REMEDY) -
     Raises:
         ModelError: A weight is not finite.
     """
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:
-            refuse_infinite(name, parameter.detach(), source, remedy=remedy)
+    for name, weight in named_weights(model):
+        if not weight.is_meta:
+            refuse_infinite(name, weight.detach(), source, remedy=remedy)
 
 
 def refuse_infinite(name: str, values: Tensor, source: str, *, remedy: str = REMEDY) -> None:

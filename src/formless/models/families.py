@@ -159,6 +159,10 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:
-    """Return `(out, in)` of a linear or Conv1D projection."""
+    """Return `(out, in)` of a linear, Conv1D or packed projection."""
+    from formless.models.quantized import is_packed
+
+    if is_packed(module):  # its weight may have any shape
+        return cast("nn.Linear", module).out_features, cast("nn.Linear", module).in_features
     rows, columns = cast("nn.Linear", module).weight.shape
     return (columns, rows) if is_transposed(module) else (rows, columns)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from formless.models.quantized import named_weights
 from formless.models.stored import spaced, stored_tensors
 
 
 def fingerprint(model: PreTrainedModel, checkpoint: Path | None = None) -> str:
     """Return a hash of 64 evenly spaced values of every parameter, in bfloat16: the same for float32 and bfloat16 weights.
+
+    Of a packed weight, the bytes of its integers and its scales are hashed.
 
     Args:
         model: The model.
@@ -24,13 +27,13 @@ def fingerprint(model: PreTrainedModel, checkpoint: Path | None = None) -> str:
     is_whole = not any(parameter.is_meta for parameter in model.parameters())
     stored = {} if is_whole or checkpoint is None else stored_tensors(model, checkpoint)
     tied = getattr(model, "all_tied_weights_keys", {})  # offloaded, they are parameters of their own
-    samples: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:
-            samples[name] = spaced(parameter.detach())
-        elif name in stored and name not in tied and stored[name].shape == parameter.shape:
-            samples[name] = stored[name].sample().to(parameter.dtype)
-    return fingerprint_of({name: (model.get_parameter(name).shape, sample) for name, sample in samples.items()})
+    samples: dict[str, tuple[Sequence[int], Tensor]] = {}
+    for name, weight in named_weights(model):
+        if not weight.is_meta:
+            samples[name] = weight.shape, spaced(weight.detach())
+        elif name in stored and name not in tied and stored[name].shape == weight.shape:
+            samples[name] = weight.shape, stored[name].sample().to(weight.dtype)
+    return fingerprint_of(samples)
 
 
 def fingerprint_of(samples: Mapping[str, tuple[Sequence[int], Tensor]]) -> str:

@@ -25,6 +25,7 @@ from formless.models.generation import Continuation, Ending
 from formless.models.memory import WeightsPlace
 from formless.models.overlay import Overlay, Updates
 from formless.models.partial import absent_layers
+from formless.models.quantized import dtype_name, prepare_packed
 from formless.models.scores import FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.tokenized import TokenizedModel
@@ -71,6 +72,7 @@ class LM(TokenizedModel):
         super().__post_init__()
         self.architecture = architecture_of(self.model.config)
         self.style = self.settings.prompt or default_style(str(self.model.config.model_type))
+        prepare_packed(self.model)
         self.overlay = Overlay(self.model)
         self.fingerprint = self.fingerprint or fingerprint(self.model, self.checkpoint)
 
@@ -89,11 +91,16 @@ class LM(TokenizedModel):
             "name": self.name,
             "family": f"{self.architecture.name} ({self.model.config.model_type})",
             "parameters": f"{parameters / 1e6:,.1f} M",
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self.dtype_name,
             "device": f"{self.device}, mapped" if self.weights_in == "mapped" else str(self.device),
             "layers": str(depth) if self.loaded_layers is None else f"the first {self.loaded_layers} of {depth}",
             "edits": ", ".join(_edit_name(info) for info in self.edits) or "none",
         }
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of the model's floats, e.g. "float32"; of a quantized model also how it is quantized."""
+        return dtype_name(self.model)
 
     @property
     def template_arguments(self) -> dict[str, Any]:

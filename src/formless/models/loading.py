@@ -36,6 +36,7 @@ from formless.models.lm import LM
 from formless.models.memory import fits, weights_place
 from formless.models.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
 from formless.models.placement import is_spread, memory_size, read_mapped, spread_options
+from formless.models.quantized import cast_floats, check_packed, quantization_of
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
@@ -125,6 +126,7 @@ def load(
         config = AutoConfig.from_pretrained(source, **common)
         architecture = architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
+        quantization = quantization_of(config, source)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         held = None if layers is None or layers >= config.get_text_config().num_hidden_layers else layers
         tensors = None
@@ -137,9 +139,13 @@ def load(
             with ExitStack() as scratch:
                 if device_map is not None:  # weights on disk are cast at each use, to the dtype that is chosen here
                     common |= spread_options(device_map, max_memory, offload_folder, scratch) | {"dtype": cast_to or "auto"}
+                elif quantization:  # it is read where it stays: to move it is up to its package
+                    common |= {"device_map": {"": str(place)}}
                 model, info = _weights(source, **common)
                 weakref.finalize(model, scratch.pop_all().close)
         check_weights(info, source)
+        if quantization:
+            check_packed(model, quantization, source)
         check_dtypes(model, source)
         check_tokenizer(tokenizer, model, source)
         check_finite(model, source)
@@ -149,9 +155,10 @@ def load(
             with progress_bar(progress) as report:
                 read_weights(model, tensors, dtype=cast_to, device=place, source=source, report=report)
         elif device_map is None:
-            for parameter in model.parameters() if cast_to else ():  # not the buffers: RoPE's frequencies stay float32
-                parameter.data = parameter.data.to(cast_to)
-            nn.Module.to(model, device=place)
+            if cast_to:
+                cast_floats(model, cast_to)
+            if not quantization:
+                nn.Module.to(model, device=place)
         else:
             read_mapped(model)
         if held is not None:
@@ -199,6 +206,7 @@ def load_meta(
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = architecture_of(config)
         check_config(config, source)
+        quantization_of(config, source)
         stored = config.get_text_config().dtype or torch.float32
         precision = DTYPES[dtype] or stored
         with torch.device("meta"):
@@ -234,8 +242,11 @@ def stored_fingerprint(meta: MetaModel) -> str | None:
     """Return the fingerprint of a model in a folder of safetensors, of which only the hashed values are read.
 
     Returns:
-        None where the weights are not on this machine, and where the files name or shape them otherwise than the model does.
+        None where the weights are not on this machine, where the files name or shape them otherwise than the model does, and
+        of a quantized model.
     """
+    if quantization_of(meta.model.config, meta.source):
+        return None
     stored = stored_tensors(meta.model, Path(meta.source))
     named = dict(meta.model.named_parameters())
     if any(name not in stored or stored[name].shape != parameter.shape for name, parameter in named.items()):
@@ -258,6 +269,9 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
     with transformers_errors("the model cannot be loaded", folder), _bars(False):
         config = AutoConfig.from_pretrained(folder)
         own = like.model.config
+        if quantization_of(config, folder) or has_packed(like.model):
+            what = "the weights of a quantized model are not compared"
+            raise ModelError(what, where=folder, remedy="give both models unquantized, or the edit as an adapter")
         if config.model_type != own.model_type:
             what = f"its model type is {config.model_type}, that of {like.name} is {own.model_type}"
             raise ModelError(what, where=folder, remedy=remedy)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from formless.errors import EditError
+from formless.models.adapters import Adapters
 from formless.models.families import is_transposed, projection_shape
+from formless.models.quantized import LOW_RANK, is_packed_weight
 from formless.models.weights import Weights
 
 WEIGHT = ".weight"
@@ -89,14 +91,16 @@ Updates = Mapping[str, Factors | Difference]
 class Overlay:
     """The updates that are applied to a model.
 
-    The weights are always the original weights plus the applied updates, in the order in which they were applied. Updates can
-    be removed in any order; after the last removal the weights have their original bits.
+    The weights are always the original weights plus the applied updates, in the order in which they were applied. A packed
+    weight keeps its bits: its updates are added to the projection's output. Updates can be removed in any order; after the
+    last removal the weights have their original bits.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._weights = Weights(model)
         self._applied: list[Updates] = []
+        self._adapters = Adapters(model)
 
     @property
     def is_empty(self) -> bool:
@@ -119,17 +123,17 @@ class Overlay:
         """Apply updates to the weights.
 
         Raises:
-            EditError: A module is missing, its shape differs, its weight is quantized or has no values, an update is not
-                finite, or the same updates are applied already.
+            EditError: A module is missing, its shape differs, its weight has no values, a whole update is of a quantized weight,
+                an update is not finite, or the same updates are applied already.
         """
         if any(updates is applied for applied in self._applied):
             raise EditError("this edit is applied already", remedy="leave its applied() block first")
-        changes = by_parameter(updates)
         for name, change in updates.items():
             self._check(name, change)
+        self._adapters.add(updates)
         self._applied.append(updates)
         try:
-            self._rebuild(changes)
+            self._rebuild(self._written(updates))
         except BaseException:  # such as memory that runs out
             self._take_off(updates)
             raise
@@ -140,14 +144,20 @@ class Overlay:
         Raises:
             EditError: The weights were changed by something else, so that they cannot be restored.
         """
-        for name in by_parameter(updates):
+        self._adapters.check(updates)
+        for name in self._written(updates):
             if not torch.equal(self.current(name), self._expected(name)):
                 raise EditError("the weights were changed while an edit was applied", where=name, remedy="load the model again")
         self._take_off(updates)
 
     def _take_off(self, updates: Updates) -> None:
+        self._adapters.remove(updates)
         self._applied = [applied for applied in self._applied if applied is not updates]
-        self._rebuild(by_parameter(updates))
+        self._rebuild(self._written(updates))
+
+    def _written(self, updates: Updates) -> dict[str, Factors | Difference]:
+        """Return the updates that are written into weights, by parameter; the others are added to outputs."""
+        return by_parameter({name: change for name, change in updates.items() if not self._adapters.takes(name, change)})
 
     def _rebuild(self, names: Iterable[str]) -> None:
         for name in names:
@@ -174,11 +184,12 @@ class Overlay:
 
     def _check(self, name: str, change: Factors | Difference) -> None:
         check_shape(self._model, name, change)
-        parameter = name + WEIGHT if isinstance(change, Factors) else name
-        weight = self._model.get_parameter(parameter)
-        if not (weight.is_floating_point() and self._weights.has_values(parameter)):
-            remedy = "load the model unquantized, or load the saved adapter with PEFT"
-            raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
+        if not self._adapters.takes(name, change):
+            parameter = name + WEIGHT if isinstance(change, Factors) else name
+            weight = self._model.get_parameter(parameter)
+            if not (weight.is_floating_point() and self._weights.has_values(parameter)):
+                remedy = "load the whole model, or load the saved adapter with PEFT"
+                raise EditError(f"cannot edit a weight of type {weight.dtype} on {weight.device}", where=name, remedy=remedy)
         parts = (change.up, change.down) if isinstance(change, Factors) else (change.values,)
         if not all(bool(part.isfinite().all()) for part in parts):
             raise EditError("the edit holds NaN or infinity", where=name, remedy="do not use it")
@@ -188,7 +199,7 @@ def check_shape(model: nn.Module, name: str, change: Factors | Difference) -> No
     """Refuse an update whose weight a model lacks or has in another shape; the model may be on the meta device.
 
     Raises:
-        EditError: The edit is for another model.
+        EditError: The edit is for another model, or a whole update is of a quantized weight.
     """
     remedy = "load its base model"
     try:
@@ -196,6 +207,8 @@ def check_shape(model: nn.Module, name: str, change: Factors | Difference) -> No
             expected: tuple[int, ...] = projection_shape(model.get_submodule(name))
             found: tuple[int, ...] = (change.up.shape[0], change.down.shape[1])
         else:
+            if is_packed_weight(model, name):
+                raise EditError("a whole update of a quantized weight cannot be applied", where=name, remedy=LOW_RANK)
             expected, found = tuple(model.get_parameter(name).shape), tuple(change.values.shape)
     except AttributeError:
         raise EditError("the edit is for another model: no such module", where=name, remedy=remedy) from None

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from formless.errors import ModelError
+from formless.models.families import projection_shape
+from formless.models.quantized import is_packed
 from formless.models.weights import execution_device
 
 # Llama 3's chat template prints today's date unless one is given; prompts must be the same in every run.
@@ -79,7 +81,9 @@ class TokenizedModel:
 
         Most forward passes need far less.
         """
-        widest = max((parameter.shape[-1] for parameter in self.model.parameters() if parameter.ndim == 2), default=1)
+        shapes = [parameter.shape[-1] for parameter in self.model.parameters() if parameter.ndim == 2]
+        packed = [projection_shape(module)[1] for module in self.model.modules() if is_packed(module)]
+        widest = max(shapes + packed, default=1)
         return 8 * len(self.tokenizer) + 64 * widest
 
     @cached_property

@@ -7,7 +7,7 @@ from typing import Any
 
 from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import WeightEdit, layer_report, refuse_other_model
-from formless.edits.export.target import ExportOptions, loaded
+from formless.edits.export.target import ExportOptions, loaded, refuse_packed
 from formless.models.lm import LM
 from formless.models.overlay import Difference, by_parameter, dense_update
 
@@ -27,9 +27,10 @@ def as_differences(edit: WeightEdit[Any], lm: LM) -> DifferenceEdit:
     """Return an edit of weights as differences of whole weights; low-rank updates become float32 matrices.
 
     Raises:
-        EditError: The edit is for another model.
+        EditError: The edit is for another model, or the model is quantized.
     """
     refuse_other_model(lm, edit.info)
+    refuse_packed(lm)
     if isinstance(edit, DifferenceEdit):
         return edit
     updates = {name: Difference(dense_update(lm.model, name, change)) for name, change in by_parameter(edit.updates).items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from formless import store
 from formless.edits.edit import WeightEdit, refuse_applied_edits, refuse_other_model
-from formless.edits.export.target import ExportOptions, loaded
+from formless.edits.export.target import ExportOptions, loaded, refuse_packed
 from formless.errors import EditError
 from formless.models.lm import LM
 from formless.models.overlay import by_parameter, dense_update
@@ -88,12 +88,13 @@ def save_merged(edit: WeightEdit[Any], lm: LM, folder: Path, *, force: bool = Fa
         What merging and quantizing lose, one sentence a line; README.md in the folder says the same.
 
     Raises:
-        EditError: The edit is for another model, or an edit is applied to it.
+        EditError: The edit is for another model, an edit is applied to it, or it is quantized.
         ModelError: transformers has to write the model, of which only the first layers are in memory.
         OutputError: The folder exists and `force` is not set, or it cannot be written.
     """
     refuse_other_model(lm, edit.info)
     refuse_applied_edits(lm)
+    refuse_packed(lm)
     with store.new_folder(folder, mark=store.EditFolder.INFO, force=force) as new:
         source = lm.checkpoint
         names = _stored_names(source, edit, lm) if source else None

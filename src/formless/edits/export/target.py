@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formless import store
+from formless.errors import EditError
 
 if TYPE_CHECKING:
     from formless.edits.edit import WeightEdit
@@ -54,3 +55,16 @@ def loaded(lm: LM | None) -> LM:
     if lm is None:
         raise ValueError("this export target needs the model: set needs_model in its row")
     return lm
+
+
+def refuse_packed(lm: LM) -> None:
+    """Refuse to write whole weights of a quantized model: an edit beside packed weights is an adapter and nothing else.
+
+    Raises:
+        EditError: The model is quantized.
+    """
+    from formless.models.quantized import has_packed
+
+    if has_packed(lm.model):
+        remedy = "use --to peft, and load the adapter beside the quantized model"
+        raise EditError("an edit cannot be merged into quantized weights", where=lm.name, remedy=remedy)

@@ -24,6 +24,7 @@ from formless.experiment.attacks.attack import Attack, AttackSettings, Case, Poi
 from formless.interrupts import uninterrupted
 from formless.models.families import is_transposed
 from formless.models.overlay import WEIGHT, Factors, Updates
+from formless.models.quantized import has_packed
 
 if TYPE_CHECKING:
     from formless.edits.edit import Edit
@@ -112,6 +113,8 @@ def edited_weights(edit: Edit | None) -> set[str]:
 
 def linear_weights(lm: LM) -> dict[str, bool]:
     """Return the names of the projections' weights in the decoder layers, and whether each is stored transposed."""
+    if has_packed(lm.model):
+        raise ModelError("the model is quantized already", where=lm.name, remedy="attack the edit of the unquantized model")
     layers = f"{lm.architecture.layers}."
     return {
         f"{name}{WEIGHT}": is_transposed(module)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from formless.data.target import Target
 from formless.edits.adapter import AdapterEdit, down_projection_adapter, of_one_rank, stack
 from formless.edits.edit import Edit, edit_info, layer_report, refuse_applied_edits
@@ -23,6 +21,7 @@ from formless.methods.rocr.questions import edit_questions
 from formless.methods.rocr.redirect import Redirection, TargetResult, load_projections, redirect_together
 from formless.methods.rocr.reverse import ReverseEdit, edit_reverse
 from formless.models.lm import LM
+from formless.models.quantized import is_finite, is_packed
 from formless.progress import Progress, silent
 
 
@@ -151,5 +150,9 @@ def _residuals(found: Redirection | TargetResult | ReverseEdit) -> dict[str, Any
 
 def _check_weights(lm: LM, names: list[str]) -> None:
     for name in names:
-        if not bool(torch.isfinite(lm.overlay.current(f"{name}.weight")).all()):
+        module = lm.model.get_submodule(name)
+        weight_is_finite = (
+            is_finite(module) if is_packed(module) else bool(lm.overlay.current(f"{name}.weight").isfinite().all())
+        )
+        if not weight_is_finite:
             raise EditError("the weight is NaN or infinite", where=name, remedy="check the model's files and dtype")

@@ -111,7 +111,7 @@ def finetune(
     objective = Objective(lambda batch: losses.cross_entropy(batch.policy, batch.labels))
     result = train(lm, examples, objective, config, checkpoints=checkpoints, report=report)
     facts = {
-        "model": lm.name, "model_fingerprint": lm.fingerprint, "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "model": lm.name, "model_fingerprint": lm.fingerprint, "dtype": lm.dtype_name,
         "subject": target.subject, "files": files, "tokens": sum(len(text.ids) for (text,) in examples), "settings": settings,
         **{name: value for name, value in result.curves.facts.items() if name != "probabilities"},
         "seconds": time.perf_counter() - start + result.curves.seconds, "created": provenance.now(),

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from formless.errors import UserError
+from formless.errors import EditError, UserError
 from formless.interrupts import uninterrupted
 from formless.methods.training.weights import as_loaded
 from formless.models.families import is_transposed, projection_shape
@@ -112,8 +112,12 @@ def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
     """Add a fresh adapter, whose parameters alone have gradients; after the block the model is as before.
 
     Raises:
-        EditError: A weight is quantized or offloaded.
+        EditError: A weight is offloaded, or quantized in a way through which no gradient passes.
     """
+    quantizer = getattr(lm.model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_trainable:
+        remedy = "use rocr or cdr, or a model that bitsandbytes or torchao quantized to 8 bits"
+        raise EditError(f"no gradient passes through a model of {lm.dtype_name}", where=lm.name, remedy=remedy)
     wrapped = None
     with as_loaded(lm, seed):
         try:
@@ -133,4 +137,4 @@ def _ends(name: str, last: str) -> bool:
 
 
 def _fits(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or is_transposed(module)
+    return isinstance(module, nn.Linear) or is_transposed(module) or hasattr(module, "qweight")

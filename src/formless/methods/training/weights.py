@@ -16,6 +16,7 @@ from formless.errors import EditError
 from formless.interrupts import uninterrupted
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Updates
+from formless.models.quantized import LOW_RANK, has_packed
 
 
 class Weights(Protocol):
@@ -79,6 +80,8 @@ def unfrozen(lm: LM, seed: int) -> Iterator[AllWeights]:
     Raises:
         EditError: A weight is quantized or offloaded.
     """
+    if has_packed(lm.model):
+        raise EditError("a quantized weight has no gradient", where=lm.name, remedy=LOW_RANK)
     with as_loaded(lm, seed):
         originals = {name: parameter.data for name, parameter in lm.model.named_parameters()}
         try:
@@ -100,13 +103,12 @@ def as_loaded(lm: LM, seed: int) -> Iterator[None]:
     Training modes, `requires_grad`, the configuration and the random states are restored.
 
     Raises:
-        EditError: A weight is quantized or offloaded.
+        EditError: A weight is offloaded.
     """
     model = lm.model
     for name, parameter in model.named_parameters():
-        if parameter.is_meta or not parameter.is_floating_point():
-            remedy = "load the model unquantized and not offloaded"
-            raise EditError(f"cannot train beside a weight of type {parameter.dtype}", where=name, remedy=remedy)
+        if parameter.is_meta:
+            raise EditError("cannot train beside an offloaded weight", where=name, remedy="load the model on one device")
     gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modes = {name: module.training for name, module in model.named_modules()}
     settings, own = dict(vars(model.config)), set(vars(model))
