@@ -11,6 +11,7 @@ Examples:
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from formless.report.results import results
 
 __version__ = "0.1.0"
+
+for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # their imports write lines where there is no GPU
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 __all__ = [
     "LM",

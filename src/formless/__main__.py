@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -25,8 +24,6 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):  # they would print a line for each attempt
         os.environ.setdefault(name, "error")
-    for name in ("torchao", "torch.utils._pytree"):  # what the import of torchao writes where there is no GPU
-        logging.getLogger(name).setLevel(logging.ERROR)
     streams.prepare()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries would fill a log

@@ -1,11 +1,13 @@
 """Quantized checkpoints: read as they are, edited beside their bits, and refused where something needs floats."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,7 +25,8 @@ from formless.errors import EditError, ModelError
 from formless.experiment.attacks.quantization import linear_weights
 from formless.interrupts import without_leftover_hooks
 from formless.models.families import projection_shape
-from formless.models.lm import LM, fingerprint
+from formless.models.fingerprint import fingerprint
+from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 from formless.models.quantized import is_packed, named_weights, stored_parts
 from tests.conftest import tiny_model
@@ -45,9 +48,8 @@ def way_config(way: str) -> Any:
 
     if package == "bitsandbytes":
         return BitsAndBytesConfig(load_in_8bit=True) if kind == "8 bit" else BitsAndBytesConfig(load_in_4bit=True)
-    from torchao import quantization  # type: ignore[import-not-found, unused-ignore]
-
-    return TorchAoConfig(getattr(quantization, f"{kind}Config")(**({"weight_dtype": torch.int4} if "Intx" in kind else {})))
+    scheme = getattr(import_module("torchao.quantization"), f"{kind}Config")
+    return TorchAoConfig(scheme(**({"weight_dtype": cast(Any, torch).int4} if "Intx" in kind else {})))
 
 
 def write(way: str, letters: PreTrainedTokenizerFast, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -75,7 +77,9 @@ def folder(way: str, letters: PreTrainedTokenizerFast, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LM:
-    return formless.load(str(folder / "packed"), progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return formless.load(str(folder / "packed"), progress=False)
 
 
 @pytest.fixture
@@ -144,6 +148,20 @@ def test_answers_are_close_to_the_float_model_and_do_not_depend_on_the_batch(lm:
     assert found == pytest.approx(alone, abs=1e-3)
 
 
+def test_rounded_activations_are_announced(folder: Path, way: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        formless.load(str(folder / "packed"), progress=False)
+    said = [str(warning.message) for warning in caught if "activations are rounded too" in str(warning.message)]
+    assert bool(said) == (way == "bitsandbytes 8 bit")
+
+
+def test_torchao_with_rounded_activations_is_announced(letters: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    write("torchao Int8DynamicActivationInt8Weight", letters, tmp_path)
+    with pytest.warns(UserWarning, match="a result depends on its batch"):
+        formless.load(str(tmp_path / "packed"), progress=False)
+
+
 def test_an_update_is_added_to_the_output_and_taken_off_in_any_order(lm: LM) -> None:
     name, module = projection(lm)
     inputs = torch.randn(3, 128, generator=torch.Generator().manual_seed(5))
@@ -189,13 +207,13 @@ def test_a_hook_that_something_else_took_off_is_an_error(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["rocr", "cdr"])
 def test_edits_of_keys_are_computed_saved_and_applied(lm: LM, method: str, folder: Path, tmp_path: Path) -> None:
     options = {"redirect": "Bob", "basis": "none"} if method == "rocr" else {"redirect": "none"}
-    edit = formless.unlearn(lm, "Ada", method, layers=[1, 2], progress=False, **options)
+    edit: Any = formless.unlearn(lm, "Ada", method, layers=[1, 2], progress=False, **options)
     assert {layer.module for layer in edit.info.layers} == {projection(lm, layer)[0] for layer in (1, 2)}
     assert edit.info.dtype == lm.dtype_name
-    before = probabilities(lm)
+    original = probabilities(lm)
     with edit.applied(lm):
         edited = probabilities(lm)
-    assert edited != pytest.approx(before, rel=1e-5)
+    assert edited != pytest.approx(original, rel=1e-5)
     edit.save(tmp_path / "edit")
     again = formless.load(str(folder / "packed"), progress=False)
     with load_edit(tmp_path / "edit").applied(again):
@@ -204,14 +222,17 @@ def test_edits_of_keys_are_computed_saved_and_applied(lm: LM, method: str, folde
     with pytest.raises(EditError, match="the edit is for another model"):
         load_edit(tmp_path / "edit").applied(plain)
     (tmp_path / "edit" / "edit.json").unlink()  # as an adapter of any tool, it fits every model of these shapes
+    name, module = projection(plain)
+    before = module.weight.clone()
     with load_edit(tmp_path / "edit").applied(plain):
-        assert projection(plain)[1](torch.ones(1, 128)).isfinite().all()
+        assert torch.allclose(module.weight, before + edit.updates[name].dense(), atol=1e-5)
 
 
 def test_the_edit_is_near_that_of_the_float_model(lm: LM, folder: Path) -> None:
     plain = formless.load(str(folder / "plain"), progress=False)
     options = {"redirect": "Bob", "basis": "none", "layers": [1, 2], "progress": False}
-    ours, other = (next(iter(formless.unlearn(one, "Ada", "rocr", **options).updates.values())).dense() for one in (lm, plain))
+    edits: list[Any] = [formless.unlearn(one, "Ada", "rocr", **options) for one in (lm, plain)]
+    ours, other = (next(iter(edit.updates.values())).dense() for edit in edits)
     assert torch.nn.functional.cosine_similarity(ours.flatten(), other.flatten(), dim=0) > 0.9
 
 
@@ -222,16 +243,28 @@ def test_an_adapter_is_trained_where_gradients_pass(lm: LM, way: str, ada: Targe
         return
     kinds = {name: type(module) for name, module in lm.model.named_modules()}
     probabilities(lm)  # a forward pass before training must change no gradient
-    edit = formless.unlearn(lm, ada, "ga", progress=False, **STEPS)
+    edit: Any = formless.unlearn(lm, ada, "ga", progress=False, **STEPS)
     assert {name: type(module) for name, module in lm.model.named_modules()} == kinds
     plain = formless.load(str(folder / "plain"), progress=False)
-    other = formless.unlearn(plain, ada, "ga", progress=False, **STEPS)
+    other: Any = formless.unlearn(plain, ada, "ga", progress=False, **STEPS)
     for name, factors in edit.updates.items():
         alike = torch.nn.functional.cosine_similarity(factors.dense().flatten(), other.updates[name].dense().flatten(), dim=0)
         assert alike > 0.8
     before = probabilities(lm)
     with edit.applied(lm):
         assert probabilities(lm) != pytest.approx(before, rel=1e-4)
+
+
+def test_a_kernel_for_inference_alone_is_refused(lm: LM, way: str, ada: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(module: nn.Module, mode: bool = True) -> nn.Module:
+        if mode:
+            raise NotImplementedError("This is a kernel for inference. Use another one.")
+        return module
+
+    monkeypatch.setattr(type(projection(lm)[1]), "train", train)
+    with pytest.raises(EditError, match=r"no gradient passes through .* \(This is a kernel for inference\)"):
+        formless.unlearn(lm, ada, "ga", progress=False, **STEPS)
+    assert not any(module.training for module in lm.model.modules())
 
 
 def test_what_needs_floats_is_refused(lm: LM, ada: Target, tmp_path: Path) -> None:
@@ -248,6 +281,9 @@ def test_what_needs_floats_is_refused(lm: LM, ada: Target, tmp_path: Path) -> No
         assert not (tmp_path / target).exists()
     EXPORTS["peft"].write(edit, None, tmp_path / "peft", ExportOptions())
     assert (tmp_path / "peft" / "adapter_model.safetensors").exists()
+    EXPORTS["gguf-lora"].write(edit, lm, tmp_path / "edit.gguf", ExportOptions())
+    with pytest.raises(EditError, match="the model is no GGUF file"):
+        EXPORTS["gguf-merged"].write(edit, lm, tmp_path / "model.gguf", ExportOptions())
     with pytest.raises(ModelError, match="the model is quantized already"):
         linear_weights(lm)
     with pytest.raises(ModelError, match="has no gradient"):

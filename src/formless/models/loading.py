@@ -36,7 +36,7 @@ from formless.models.lm import LM
 from formless.models.memory import fits, weights_place
 from formless.models.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
 from formless.models.placement import is_spread, memory_size, read_mapped, spread_options
-from formless.models.quantized import cast_floats, check_packed, quantization_of
+from formless.models.quantized import cast_floats, check_packed, has_packed, quantization_of, warn_of_rounded_activations
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
 from formless.models.stored import stored_tensors
 from formless.progress import Progress, can_show_bars, progress_bar
@@ -146,6 +146,7 @@ def load(
         check_weights(info, source)
         if quantization:
             check_packed(model, quantization, source)
+            warn_of_rounded_activations(model, source)
         check_dtypes(model, source)
         check_tokenizer(tokenizer, model, source)
         check_finite(model, source)

@@ -123,8 +123,8 @@ class Overlay:
         """Apply updates to the weights.
 
         Raises:
-            EditError: A module is missing, its shape differs, its weight has no values, a whole update is of a quantized weight,
-                an update is not finite, or the same updates are applied already.
+            EditError: A module is missing, its shape differs, its weight has no values, a whole update is of a quantized
+                weight, an update is not finite, or the same updates are applied already.
         """
         if any(updates is applied for applied in self._applied):
             raise EditError("this edit is applied already", remedy="leave its applied() block first")

@@ -6,10 +6,10 @@ are never changed here. A low-rank update is added to the projection's output in
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,13 @@ def check_packed(model: PreTrainedModel, method: str, source: object) -> None:
             raise ModelError(f"the weight of {name} has no scales of {method}", where=source, remedy=remedy)
 
 
+def warn_of_rounded_activations(model: PreTrainedModel, source: object) -> None:
+    """Warn of a model whose activations are rounded to 8 bits: what it says depends on what else is in the batch."""
+    if any(_rounds_activations(module) for module in model.modules()):
+        what = f"{dtype_name(model)}: activations are rounded too, so that a result depends on its batch"
+        warnings.warn(f"{what} [{source}]; quantize the weights alone for numbers that repeat", stacklevel=3)
+
+
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield every parameter by name, and in place of packed ones what they consist of, flat.
 
@@ -111,15 +118,13 @@ def is_finite(module: nn.Module) -> bool:
 
 
 def prepare_packed(model: nn.Module) -> None:
-    """Keep bitsandbytes from what changes numbers or fills a terminal.
+    """Keep bitsandbytes from packing 4-bit weights anew at the first forward pass, as it does on some CPUs.
 
-    On some CPUs it packs 4-bit weights anew at the first forward pass. Their scales then lose digits, and no gradient passes
-    any more. With 8 bits it writes a line for each product of matrices.
+    Their scales would lose digits, and no gradient would pass any more.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            cast(Any, module).support_avx512bf16_for_cpu = False
 
 
 def cast_floats(model: nn.Module, dtype: torch.dtype) -> None:
@@ -140,7 +145,7 @@ def packed_norm(module: nn.Module) -> float:
     """Return the Frobenius norm of a packed weight: what the projection makes of the unit vectors, without the bias."""
     sample = next(part for _, part in stored_parts(module))
     dtype = next((part.dtype for _, part in stored_parts(module) if _is_float(part)), torch.float32)
-    width, total = int(module.in_features), 0.0  # type: ignore[arg-type]
+    width, total = int(cast(Any, module).in_features), 0.0
     bias: Any = getattr(module, "bias", None)
     for start in range(0, width, _ROWS):
         count = min(_ROWS, width - start)
@@ -164,6 +169,14 @@ def dtype_name(model: PreTrainedModel) -> str:
     elif (scheme := getattr(settings, "quant_type", None)) is not None and not isinstance(scheme, str):  # torchao's
         kind = type(scheme).__name__.removesuffix("Config")
     return f"{floats}, {_method(settings) or 'quantized'} {kind}".rstrip()
+
+
+def _rounds_activations(module: nn.Module) -> bool:
+    if type(module).__name__ == "Linear8bitLt":  # of bitsandbytes
+        return True
+    weight = getattr(module, "weight", None)
+    names = ("act_quant_kwargs", "activation_quantization")  # of torchao's tensors
+    return any(getattr(weight, name, None) is not None for name in names)
 
 
 def _method(settings: Any) -> str | None:

@@ -151,8 +151,5 @@ def _residuals(found: Redirection | TargetResult | ReverseEdit) -> dict[str, Any
 def _check_weights(lm: LM, names: list[str]) -> None:
     for name in names:
         module = lm.model.get_submodule(name)
-        weight_is_finite = (
-            is_finite(module) if is_packed(module) else bool(lm.overlay.current(f"{name}.weight").isfinite().all())
-        )
-        if not weight_is_finite:
+        if not (is_finite(module) if is_packed(module) else lm.overlay.current(f"{name}.weight").isfinite().all()):
             raise EditError("the weight is NaN or infinite", where=name, remedy="check the model's files and dtype")

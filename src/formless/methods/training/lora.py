@@ -114,12 +114,9 @@ def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
     Raises:
         EditError: A weight is offloaded, or quantized in a way through which no gradient passes.
     """
-    quantizer = getattr(lm.model, "hf_quantizer", None)
-    if quantizer is not None and not quantizer.is_trainable:
-        remedy = "use rocr or cdr, or a model that bitsandbytes or torchao quantized to 8 bits"
-        raise EditError(f"no gradient passes through a model of {lm.dtype_name}", where=lm.name, remedy=remedy)
     wrapped = None
     with as_loaded(lm, seed):
+        _refuse_inference_only(lm)
         try:
             with uninterrupted(), warnings.catch_warnings():
                 # PEFT asks transformers for an attribute by its old name.
@@ -130,6 +127,21 @@ def adapted(lm: LM, adapter: LoraConfig, seed: int) -> Iterator[Adapter]:
             if wrapped:
                 with uninterrupted():
                     wrapped.unload()
+
+
+def _refuse_inference_only(lm: LM) -> None:
+    """Refuse a quantized model through which no gradient passes, as its package says; it is put into training mode."""
+    quantizer = getattr(lm.model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    reason = "" if quantizer.is_trainable else "transformers says so"
+    try:
+        lm.model.train()
+    except NotImplementedError as error:  # the fast kernels of GPTQ and AWQ
+        reason = str(error).partition(". ")[0]
+    if reason:
+        remedy = "use rocr or cdr, or a model that bitsandbytes, or torchao with 8 bits, quantized"
+        raise EditError(f"no gradient passes through {lm.dtype_name} ({reason})", where=lm.name, remedy=remedy)
 
 
 def _ends(name: str, last: str) -> bool:
