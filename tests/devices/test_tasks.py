@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from formless.evaluation.record import Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.tasks import gcg
 from formless.models import generation
+from formless.models.generation import Ending
 from formless.models.lm import LM
 from formless.models.scores import SuffixBudget
 
@@ -28,8 +30,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of six tokens, and a short search."""
     whole = generation.continuations
 
-    def some(*arguments: Any, max_new_tokens: int, **more: Any) -> Any:
-        return whole(*arguments, max_new_tokens=min(max_new_tokens, 6), **more)
+    def some(lm: LM, prompts: Sequence[str], endings: Sequence[Ending], **more: Any) -> Any:
+        return whole(lm, prompts, [replace(ending, max_new_tokens=min(ending.max_new_tokens, 6)) for ending in endings], **more)
 
     monkeypatch.setattr(generation, "continuations", some)
     monkeypatch.setattr(gcg, "BUDGET", SuffixBudget(steps=2, candidates=4, top=8))
