@@ -24,7 +24,8 @@ PRODUCTS = {
 
 PROMOTIONS = dict.fromkeys(PRODUCTS, "its input") | {
     "methods/rocr/statistics.py:SecondMoments.add": "sums over many tokens",
-    "models/scoring.py:answer_scores": "logarithms of probabilities, of answers alone",
+    "models/scoring.py:token_scores": "logits of the answers' tokens alone",
+    "models/scoring.py:_normalizers": "sums of exponentials, of answers alone",
     "models/scoring.py:_text_scores": "logarithms of probabilities, of texts alone",
     "models/gradients.py:_norm": "a loss",
     "models/suffix_search.py:_Places.gradient": "a loss, and a gradient of few tokens",

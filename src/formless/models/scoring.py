@@ -138,7 +138,7 @@ def token_scores(lm: TokenizedModel, logits: Tensor, rows: Sequence[int], tokens
     if not tokens:
         return []
     # On a CPU, a few rows at a time, so that their values do not leave the cache of the processor.
-    parts = [_normalizers(part.float()) for part in logits.split(CACHED_ROWS if logits.device.type == "cpu" else len(logits))]
+    parts = [_normalizers(part) for part in logits.split(CACHED_ROWS if logits.device.type == "cpu" else len(logits))]
     totals, best = (torch.cat(own) for own in zip(*parts, strict=True))
     places, wanted = torch.tensor([rows, tokens], device=logits.device)
     found = logits[places, wanted].float() - totals[places]
@@ -147,6 +147,7 @@ def token_scores(lm: TokenizedModel, logits: Tensor, rows: Sequence[int], tokens
 
 def _normalizers(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithm of each row's sum of exponentials, and its first largest place."""
+    logits = logits.float()
     largest, best = logits.max(-1)
     return largest + (logits - largest[:, None]).exp_().sum(-1).log(), best
 
