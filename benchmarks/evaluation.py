@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import mean
 
 import formless
-from benchmarks.limit import Needed, find_limit, needed, scored
+from benchmarks.limit import Needed, find_limit, scored
+from benchmarks.limit_writing import Written, find_writing_limit
 from benchmarks.models import first_model, label, other_models
 from benchmarks.plain_evaluation import answers, metric_of, pairs, plain_metrics, queries
 from benchmarks.timing import Row, check, in_turns, largest_difference, repeated
@@ -60,15 +61,19 @@ def our_metrics(lm: LM, jobs: Sequence[Job]) -> list[list[float]]:
     ]
 
 
+def our_texts(lm: LM, jobs: Sequence[Job]) -> list[list[tuple[Generate, str]]]:
+    """What is asked and generated for each item."""
+    asked = [[request for query in queries(lm, job) for request in query.requests] for job in jobs]
+    responses = respond(lm, [request for own in asked for request in own], _ignored)
+    return [[(request, str(responses[request])) for request in own if isinstance(request, Generate)] for own in asked]
+
+
 def our_answers(lm: LM, jobs: Sequence[Job]) -> list[list[str]]:
     """What is generated for each item, as far as it counts."""
-    asked = [[query.requests[0] for query in queries(lm, job)] for job in jobs]
-    responses = respond(lm, [request for own in asked for request in own], _ignored)
-    written = []
-    for job, own in zip(jobs, asked, strict=True):
-        texts = [str(responses[request]) for request in own]
-        written.append([prediction(text) for text in texts] if job.task.name == "bbh" else texts)
-    return written
+    return [
+        [prediction(text) if job.task.name == "bbh" else text for _, text in own]
+        for job, own in zip(jobs, our_texts(lm, jobs), strict=True)
+    ]
 
 
 def _ignored(_step: str, _done: int, _total: int) -> None:
@@ -103,17 +108,14 @@ def needed_scores(lm: LM, jobs: Sequence[Job]) -> Needed:
     return scored(lm.encode(*pair) for job in jobs for query in queries(lm, job) for pair in pairs(query))
 
 
-def needed_answers(lm: LM, jobs: Sequence[Job]) -> Needed:
-    """What the answers that a model writes need, if it could read them like a prompt."""
-    prompts = [
-        request.prompt
-        for job in jobs
-        for query in queries(lm, job)
-        for request in query.requests
-        if isinstance(request, Generate)
-    ]
-    encoded = [lm.encode(*pair) for pair in zip(prompts, chain(*our_answers(lm, jobs)), strict=True)]
-    return needed((item.ids, item.answer_start - 1) for item in encoded)
+def limit_of_answers(lm: LM, jobs: Sequence[Job]) -> float:
+    """The seconds that written answers need at least."""
+    written = []
+    for request, text in chain(*our_texts(lm, jobs)):
+        prompt = lm.encode(request.prompt).ids
+        new = len(lm.encode(request.prompt, text).ids) - len(prompt) + 1  # and what ended it
+        written.append(Written(tuple(prompt), min(max(new, 1), request.max_new_tokens)))
+    return find_writing_limit(lm).seconds(written) if written else 0
 
 
 def rows(*, quick: bool = False) -> list[Row]:
@@ -194,5 +196,4 @@ def choice_jobs(target: Target, counts: dict[str, int], *, with_bbh: bool) -> tu
 
 def limit_of_choices(lm: LM, scored_jobs: Sequence[Job], written: Sequence[Job]) -> float:
     """The seconds that the scores and the written answers need at least."""
-    limit = find_limit(lm)
-    return limit.seconds(needed_scores(lm, scored_jobs)) + limit.seconds(needed_answers(lm, written))
+    return find_limit(lm).seconds(needed_scores(lm, scored_jobs)) + limit_of_answers(lm, written)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from benchmarks.evaluation import checked_answers, first_rows, jobs_of, our_answers, real_target
-from benchmarks.limit_writing import Written, find_writing_limit
+from benchmarks.evaluation import checked_answers, first_rows, jobs_of, limit_of_answers, our_answers, real_target
 from benchmarks.models import first_model, label, other_models
-from benchmarks.plain_evaluation import WRITTEN, answers, queries
+from benchmarks.plain_evaluation import WRITTEN, answers
 from benchmarks.timing import Row, in_turns, repeated
-from formless.evaluation.plan import Job
-from formless.evaluation.task import Generate
-from formless.models.lm import LM
 
 FIRST = {"gen_fb": 30, "gen_qa": 30, "gen_level3": 30, "triviaqa": 48, "fluency": 24}
 ROUNDS = 2
@@ -36,16 +30,3 @@ def rows(*, quick: bool = False) -> list[Row]:
         ours = repeated(lambda lm=other: our_answers(lm, jobs), rounds=1)  # type: ignore[misc]
         found.append(Row(what, ours, None, None, "", "", label(other), limit_of_answers(other, jobs), GOAL))
     return found
-
-
-def limit_of_answers(lm: LM, jobs: Sequence[Job]) -> float:
-    """The seconds that the answers need at least."""
-    requests = [request for job in jobs for query in queries(lm, job) for request in query.requests]
-    texts = [text for own in our_answers(lm, jobs) for text in own]
-    written = []
-    for request, text in zip(requests, texts, strict=True):
-        assert isinstance(request, Generate)
-        prompt = lm.encode(request.prompt).ids
-        new = len(lm.encode(request.prompt, text).ids) - len(prompt) + 1  # and what ended it
-        written.append(Written(tuple(prompt), min(max(new, 1), request.max_new_tokens)))
-    return find_writing_limit(lm).seconds(written)
