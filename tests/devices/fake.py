@@ -13,6 +13,7 @@ What it cannot show:
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ class Trace:
 
     waits: Counter[str] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
-    largest_copy: int = 0
+    largest_copy: dict[str, int] = field(default_factory=dict)
     products: Counter[tuple[str, str, torch.dtype]] = field(default_factory=Counter)
     promotions: Counter[str] = field(default_factory=Counter)
 
@@ -226,7 +227,7 @@ def record(operation: Any, args: Any, tensors: list[Tensor], from_device: bool, 
     for own in Trace.current:
         getattr(own, kind)[site] += 1
         if kind == "copies":
-            own.largest_copy = max(own.largest_copy, tensors[-1].numel())
+            own.largest_copy[site] = max(own.largest_copy.get(site, 0), tensors[-1].numel())
 
 
 def _is_promoted(inputs: list[FakeTensor], result: Any) -> bool:
@@ -248,7 +249,9 @@ def asker() -> str:
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if file.is_relative_to(ROOT):
-            place = f"{file.relative_to(ROOT)}:{frame.f_code.co_qualname.replace('.<locals>', '')}"
+            code: Any = frame.f_code
+            name = re.sub(r"\.<\w+>", "", getattr(code, "co_qualname", code.co_name))  # the first is new in Python 3.11
+            place = f"{file.relative_to(ROOT)}:{name}"
             return f"{place} > {library}" if library else place
         if not library and "site-packages" in file.parts and not file.is_relative_to(TORCH):
             library = "/".join(file.parts[file.parts.index("site-packages") + 1 :])
