@@ -79,14 +79,6 @@ class FakeTensor(Tensor):
     def __torch_dispatch__(cls, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return computed(operation, args, kwargs or {})
 
-    # With these two, `Module.to` exchanges a parameter in place, as it does for CUDA, and tied weights stay tied.
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["hidden"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], *_: Any) -> FakeTensor:
-        return FakeTensor(inner["hidden"])
-
     @property
     def data(self) -> Tensor:  # type: ignore[override]
         """The values without gradient; setting them exchanges the hidden tensor too."""
@@ -309,6 +301,9 @@ def fake_device() -> Iterator[torch.device]:
     _Module.is_used = True
     in_high_precision = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # CUDA's kernels take half precision as it is
+    # Then `Module.to` exchanges a parameter in place, as it does for CUDA, and tied weights stay tied.
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
     only_lift = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) makes a tensor of the CPU and copies it
     try:
@@ -316,6 +311,7 @@ def fake_device() -> Iterator[torch.device]:
             patch.setenv("ACCELERATE_TORCH_DEVICE", f"{NAME}:0")
             yield torch.device(NAME, 0)
     finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
         torch._C._set_only_lift_cpu_tensors(only_lift)
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(in_high_precision)
         PartialState._reset_state()

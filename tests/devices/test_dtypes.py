@@ -16,7 +16,7 @@ from formless.models.scores import SuffixBudget
 from tests.devices.fake import trace
 
 DTYPES = [torch.bfloat16, torch.float16]
-BESIDE = "models/capture.py:added.hook"
+BESIDE = "models/adapters.py:add_adapter.hook"
 PRODUCTS = {
     BESIDE: "an update is smaller than half precision can add to a weight, so it is applied beside it, in float32",
     "methods/rocr/statistics.py:outer_products": "sums over many tokens",
