@@ -27,6 +27,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import benchmarks
+from benchmarks import timing
 from benchmarks.timing import Curve, Row, UnequalError, curves_table, rows_table
 from formless import provenance
 from tools.results import Cell, Column, Result, write_result
@@ -58,11 +59,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; those with rows unless given")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, one round: whether it runs, not how fast")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, 2 unless given")
+    parser.add_argument("--rounds", type=int, default=timing.most_rounds, help="at most so many of each row")
     parser.add_argument("--json", type=Path, help="where ratios and shares are written")
     parser.add_argument("--plot", type=Path, help=f"where {CURVES} draws its picture")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
+    timing.most_rounds = options.rounds
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)  # of SciPy's and NumPy's own
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
@@ -115,12 +118,18 @@ def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> 
             date=datetime.now(timezone.utc).date(),
             versions={"torch": torch.__version__.partition("+")[0]},
             hardware=machine,
-            n="the ratio is that of the medians of the rounds, the share that of the shortest",
+            n=f"{rounds_taken(named)} of each row; the ratio is that of the medians, the share that of the shortest",
             command="python -m benchmarks --json docs/results/speed.json",
             columns=list(COLUMNS),
             rows=sorted(found, key=lambda row: str(row[0])),
         ),
     )
+
+
+def rounds_taken(named: Mapping[str, Sequence[Row]]) -> str:
+    """How many rounds the rows had, e.g. "1 to 3 rounds"."""
+    counts = sorted({len(row.ours.seconds) for rows in named.values() for row in rows})
+    return f"{' to '.join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))} round{'s' * (counts[-1:] != [1])}"
 
 
 def draw(curves: list[Curve], path: Path) -> None:

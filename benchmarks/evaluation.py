@@ -1,9 +1,9 @@
 """Probability forms and choice tasks of one real target, beside full logits and one prompt after the other, and their limit.
 
 The target is RWKU's Stephen King where RWKU lies beside the project, else the sample's Einstein (without MMLU, TruthfulQA,
-BBH: that row is then left out). The plain way takes long, so the tasks are measured on the first rows of each file, between
-a quarter and a third of it: whole subjects of MMLU and whole tasks of BBH, so that a question shares its examples with as
-many others as in the whole file.
+BBH: that row is then left out). The plain way takes long, so the choice tasks are measured on the first rows of each file, an
+eighth or so: whole subjects of MMLU and whole tasks of BBH, so that a question shares its examples with as many others as in
+the whole file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import mean
 import formless
 from benchmarks.limit import Needed, find_limit, scored
 from benchmarks.limit_writing import Written, find_writing_limit
-from benchmarks.models import first_model, label, other_models
+from benchmarks.models import first_model, label, other_models, part_of
 from benchmarks.plain_evaluation import answers, metric_of, pairs, plain_metrics, queries
 from benchmarks.timing import Row, check, in_turns, largest_difference, repeated
 from formless.data.target import Target
@@ -29,7 +29,7 @@ from formless.models.lm import LM
 
 RWKU = Path(__file__).parents[2] / "shared" / "rwku" / "Target"
 FORMS = "fb,qa,mcp,tf,level3,sub_fb,sub_qa,sub_level3"
-FIRST = {"mmlu": 48, "truthfulqa": 14, "bbh": 24}
+FIRST = {"mmlu": 24, "truthfulqa": 7, "bbh": 12}
 CLOSE = 1e-4
 GOALS = {"135M": 0.5, "1.5B": 0.7}
 GOAL_OF_CHOICES = 0.6
@@ -109,7 +109,7 @@ def needed_scores(lm: LM, jobs: Sequence[Job]) -> Needed:
 
 
 def limit_of_answers(lm: LM, jobs: Sequence[Job]) -> float:
-    """The seconds that written answers need at least."""
+    """The seconds that written answers need at least; they are written once to find out how long they are."""
     written = []
     for request, text in chain(*our_texts(lm, jobs)):
         prompt = lm.encode(request.prompt).ids
@@ -159,7 +159,7 @@ def limited_forms_row(lm: LM, target: Target, exact: dict[str, list[list[float]]
         abs(a - b) for own in zip(metrics, exact.setdefault(lm.name, metrics), strict=True) for a, b in zip(*own, strict=True)
     ]
     checked = f"probabilities {mean(apart):.1g} from float32's on average, {max(apart):.1g} at most" if any(apart) else ""
-    ours = repeated(lambda: our_metrics(lm, jobs), rounds=ROUNDS_OF_CHOICES)
+    ours = repeated(lambda: our_metrics(lm, jobs), rounds=ROUNDS)
     limit = find_limit(lm).seconds(needed_scores(lm, jobs))
     what = f"probability forms of {target.subject}"
     return Row(what, ours, None, None, checked, "", label(lm), limit, GOALS[label(lm).split(",")[0]])
@@ -182,10 +182,12 @@ def choices_row(lm: LM, target: Target, *, quick: bool) -> Row:
 
 def limited_choices_row(lm: LM, target: Target) -> Row:
     """The same tasks without the plain way."""
-    scored_jobs, written = choice_jobs(target, FIRST, with_bbh=True)
-    ours = repeated(lambda: (our_metrics(lm, scored_jobs), our_answers(lm, written)), rounds=ROUNDS_OF_CHOICES)
+    counts = part_of(FIRST, lm)
+    scored_jobs, written = choice_jobs(target, counts, with_bbh=True)
     limit = limit_of_choices(lm, scored_jobs, written)
-    return Row(f"MMLU, TruthfulQA, BBH of {target.subject}", ours, None, None, "", "", label(lm), limit, GOAL_OF_CHOICES)
+    ours = repeated(lambda: (our_metrics(lm, scored_jobs), our_answers(lm, written)), rounds=ROUNDS_OF_CHOICES)
+    what, note = f"MMLU, TruthfulQA, BBH of {target.subject}", f"first {', '.join(map(str, counts.values()))}"
+    return Row(what, ours, None, None, "", note, label(lm), limit, GOAL_OF_CHOICES)
 
 
 def choice_jobs(target: Target, counts: dict[str, int], *, with_bbh: bool) -> tuple[list[Job], list[Job]]:

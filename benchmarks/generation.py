@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.evaluation import checked_answers, first_rows, jobs_of, limit_of_answers, our_answers, real_target
-from benchmarks.models import first_model, label, other_models
+from benchmarks.models import first_model, label, other_models, part_of
 from benchmarks.plain_evaluation import WRITTEN, answers
 from benchmarks.timing import Row, in_turns, repeated
 
-FIRST = {"gen_fb": 30, "gen_qa": 30, "gen_level3": 30, "triviaqa": 48, "fluency": 24}
+FIRST = {"gen_fb": 15, "gen_qa": 15, "gen_level3": 15, "triviaqa": 24, "fluency": 12}
 ROUNDS = 2
 GOAL = 0.6
 
@@ -26,7 +26,9 @@ def rows(*, quick: bool = False) -> list[Row]:
     what = f"generation metrics of {target.subject}"
     found = [Row(what, ours, plain, 2, checked, note, label(lm), limit_of_answers(lm, jobs), GOAL)]
     for other in () if quick else other_models():
-        our_answers(other, jobs[:1])
-        ours = repeated(lambda lm=other: our_answers(lm, jobs), rounds=1)  # type: ignore[misc]
-        found.append(Row(what, ours, None, None, "", "", label(other), limit_of_answers(other, jobs), GOAL))
+        jobs = first_rows(jobs_of(target, suite), part_of(FIRST, other))
+        limit = limit_of_answers(other, jobs)
+        ours = repeated(lambda lm=other, jobs=jobs: our_answers(lm, jobs), rounds=ROUNDS)  # type: ignore[misc]
+        prompts = sum(len(job.rows) for job in jobs)
+        found.append(Row(what, ours, None, None, "", f"{prompts} prompts", label(other), limit, GOAL))
     return found

@@ -18,6 +18,9 @@ from formless.experiment.run import Peak
 
 Clock = Callable[[], float]
 
+most_rounds = 100
+"""No row has more rounds, whatever it asks for; set by the command."""
+
 
 class UnequalError(Exception):
     """Two ways gave different results, so that their times would compare different work."""
@@ -120,7 +123,7 @@ class Curve:
 
 def repeated(work: Callable[[], object], *, rounds: int, clock: Clock = time.perf_counter) -> Times:
     """Time some work that has run before, several times."""
-    return Times(tuple(seconds(work, clock) for _ in range(rounds)))
+    return Times(tuple(seconds(work, clock) for _ in range(min(rounds, most_rounds))))
 
 
 def in_turns(
@@ -134,7 +137,7 @@ def in_turns(
         rounds: How often.
         clock: Wall time, or `time.process_time` for CPU time of all threads.
     """
-    pairs = [(seconds(ours, clock), seconds(plain, clock)) for _ in range(rounds)]
+    pairs = [(seconds(ours, clock), seconds(plain, clock)) for _ in range(min(rounds, most_rounds))]
     first, second = zip(*pairs, strict=True)
     return Times(first), Times(second)
 
