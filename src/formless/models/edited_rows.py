@@ -126,10 +126,11 @@ class _EditedRows(Batching):
         down = torch.stack([pad(update.down, (0, 0, 0, rank - update.down.shape[0])) for update in each])  # [groups, rank, in]
 
         def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            nonlocal up, down
             if self._in_batch is None:
                 return output
-            own_up, own_down = (factor[self._in_batch].to(output) for factor in (up, down))
-            return output + (arguments[0] @ own_down.mT) @ own_up.mT  # [rows, seq, out]
+            up, down = up.to(output), down.to(output)  # moved once
+            return output + (arguments[0] @ down[self._in_batch].mT) @ up[self._in_batch].mT  # [rows, seq, out]
 
         return hook
 
