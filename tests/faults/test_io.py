@@ -309,7 +309,7 @@ def test_a_tokenizer_that_cannot_be_written_is_one_line(
     lm = tiny()
     edit = build_method("rocr", method_config(lm.settings, "rocr", ROCR_SETTINGS)).unlearn(lm, Target("Ada"))
     assert isinstance(edit, AdapterEdit)
-    monkeypatch.setattr(type(lm.model), "save_pretrained", lambda *_: None)  # the weights are larger than the limit
+    monkeypatch.setattr(type(lm.model), "save_pretrained", lambda *_, **__: None)  # the weights are larger than the limit
     with full_disk(), pytest.raises(OutputError, match=r"cannot write: file too large \[.*merged\]: free space"):
         edit.save_merged(lm, tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
