@@ -14,9 +14,8 @@ from formless.evaluation.record import Record
 from formless.evaluation.registry import TASKS
 from formless.evaluation.tasks import gcg
 from formless.models import generation
-from formless.models.generation import Ending
 from formless.models.lm import LM
-from formless.models.scores import SuffixBudget
+from formless.models.scores import Ending, SuffixBudget
 
 CLOSE = 1e-3
 """Relative and absolute: attention is computed in another order there."""

@@ -9,9 +9,9 @@ import torch
 from formless.errors import ModelError
 from formless.models.cache import has_full_cache
 from formless.models.families import known_model_types
-from formless.models.generation import Ending, continuations
+from formless.models.generation import continuations
 from formless.models.lm import LM
-from formless.models.scores import Skipped, TextScore
+from formless.models.scores import Ending, Skipped, TextScore
 
 Tiny = Callable[..., LM]
 PREFIX = "All of these prompts begin in one and the same way: "

@@ -32,8 +32,7 @@ from formless.evaluation.task import (
     SearchSuffix,
 )
 from formless.interrupts import without_leftover_hooks
-from formless.models.generation import Ending
-from formless.models.scores import FoundSuffix, Skipped
+from formless.models.scores import Ending, FoundSuffix, Skipped
 from formless.progress import Progress, WorkProgress, progress_bar
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from transformers import DynamicCache
 
 from formless.models import generation
 from formless.models.cache import PreallocatedLayer, has_full_cache, left_padded_cache
-from formless.models.generation import Batching, Ending
+from formless.models.generation import Batching
 from formless.models.lm import LM
 from formless.models.overlay import Factors
+from formless.models.scores import Ending
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 

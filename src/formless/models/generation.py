@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +15,7 @@ from transformers import DynamicCache
 from formless.errors import ModelError
 from formless.models.batching import Counter, in_turn
 from formless.models.cache import has_full_cache, left_padded_cache, rearrange
+from formless.models.scores import Ending
 from formless.models.tokenized import TokenizedModel
 from formless.progress import WorkProgress
 
@@ -30,21 +30,6 @@ FINISHED_SHARE = 1 / 8
 
 NAN = -1
 """In place of a token whose logits hold NaN."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Where a continuation ends, if not by itself.
-
-    Args:
-        max_new_tokens: The most tokens.
-        one_line: Whether it ends at its first newline.
-        until: It ends once it matches.
-    """
-
-    max_new_tokens: int
-    one_line: bool = False
-    until: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from formless.errors import UserError
-from formless.models.generation import SEEDS_APART, Ending, continuations
+from formless.models.generation import SEEDS_APART, continuations
+from formless.models.scores import Ending
 from formless.models.tokenized import TokenizedModel
 
 SAMPLED = "sampled"

@@ -1,8 +1,9 @@
-"""Scores of answers and texts: plain data, importable without torch."""
+"""What a model is asked for and what it gives, beside the texts: plain data, importable without torch."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -55,6 +56,21 @@ class TextScore:
     log_probabilities: tuple[float, ...]
     means: tuple[float, ...]
     deviations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a continuation ends, if not by itself.
+
+    Args:
+        max_new_tokens: The most tokens.
+        one_line: Whether it ends at its first newline.
+        until: It ends once it matches.
+    """
+
+    max_new_tokens: int
+    one_line: bool = False
+    until: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)

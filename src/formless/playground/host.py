@@ -14,6 +14,7 @@ from formless.evaluation.evaluate import run_plan
 from formless.models import generation
 from formless.models.loading import MetaModel, find_device, load, load_meta
 from formless.models.placement import is_spread
+from formless.models.scores import Ending
 from formless.playground.session import CancelledError
 
 if TYPE_CHECKING:
@@ -166,5 +167,5 @@ def answer(
         return best
 
     prompt = lm.chat_prompt(question, earlier=earlier)
-    (found,) = generation.continuations(lm, [prompt], [generation.Ending(max_new_tokens)], choose=choose)
+    (found,) = generation.continuations(lm, [prompt], [Ending(max_new_tokens)], choose=choose)
     return found.text.strip() + (" ..." if found.is_cut else "")
