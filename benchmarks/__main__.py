@@ -103,8 +103,9 @@ def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> 
     found: list[list[Cell]] = [row for row in kept if row[0] not in named]
     for name, rows in named.items():
         for row in rows:
-            share, goal = (None if value is None else 100 * value for value in (row.share, row.goal))
-            found.append([name, row.what, row.model, row.ratio, row.bar, share, goal, row.checked, row.note])
+            share, goal = (None if value is None else round(100 * value) for value in (row.share, row.goal))
+            ratio = None if row.ratio is None else round(row.ratio, 1)
+            found.append([name, row.what, row.model, ratio, row.bar, share, goal, row.checked, row.note])
     write_result(
         path,
         Result(

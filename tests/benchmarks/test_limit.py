@@ -70,7 +70,7 @@ def test_the_written_table_has_shares_and_keeps_other_rows(tmp_path: Path, monke
     monkeypatch.setattr(generation, "rows", lambda *, quick: [])
     assert main(["generation", "--json", str(path)]) == 0
     (row,) = json.loads(path.read_text("utf-8"))["rows"]
-    assert row[:7] == ["evaluation", "forms", "135M, float32", pytest.approx(20 / 3), 4, 50, 70]
+    assert row[:7] == ["evaluation", "forms", "135M, float32", 6.7, 4, 50, 70]
 
 
 def test_a_step_takes_the_longer_of_reading_and_multiplying() -> None:

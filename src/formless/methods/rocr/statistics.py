@@ -30,6 +30,8 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 class SecondMoments:
     """Sums of k k^T over keys k by layer, in float64.
 
+    The sums are symmetric: only what lies on and right of the diagonal's blocks is computed, and mirrored when it is asked for.
+
     Args:
         lm: The model.
         layers: The layers.
@@ -56,11 +58,12 @@ class SecondMoments:
             finite: list[Tensor] = []
             for layer, activation in found.keys.items():
                 keys = activation[places].float()  # [tokens, d]
-                products = outer_products(keys)
+                if layer not in self.sums:
+                    width, place = keys.shape[1], "cpu" if keys.device.type == "mps" else keys.device
+                    self.sums[layer] = torch.zeros(width, width, dtype=torch.double, device=place)
+                add_outer_products(self.sums[layer], keys)
                 # Sums of squares: one value that is not finite shows there.
-                finite.append(products.diagonal().isfinite().all().to(self.lm.device))
-                moment = products.to("cpu" if keys.device.type == "mps" else keys.device, torch.double)
-                self.sums[layer] = moment if layer not in self.sums else self.sums[layer].add_(moment)
+                finite.append(self.sums[layer].diagonal().isfinite().all().to(self.lm.device))
             for layer, is_finite in zip(found.keys, torch.stack(finite).tolist(), strict=True):
                 if not is_finite:
                     what = "the keys are not finite"
@@ -75,11 +78,11 @@ class SecondMoments:
 
     def mean(self, layer: int) -> Tensor:
         """Compute the uncentred second moment `[d, d]` of one layer, float64."""
-        return self.sums[layer] / self.tokens
+        return mirror(self.sums[layer] / self.tokens)
 
     def take(self, layer: int) -> Tensor:
         """Compute the same in the memory of the sum; nothing more can be added to that layer."""
-        return self.sums.pop(layer).div_(self.tokens)
+        return mirror(self.sums.pop(layer).div_(self.tokens))
 
     def save(self, path: Path) -> None:
         """Write the sums, from which a killed computation is resumed."""
@@ -122,15 +125,22 @@ class SecondMoments:
         return EditError("an unfinished computation with other settings or texts is in the way", where=path, remedy=remedy)
 
 
-def outer_products(keys: Tensor) -> Tensor:
-    """Compute the sum of k k^T `[d, d]` over keys k `[tokens, d]`; what lies left of the diagonal's blocks is mirrored."""
-    width = keys.shape[1]
-    found = keys.new_empty(width, width)
-    for start in range(0, width, size := ceil(width / BLOCKS)):
-        end = start + size
-        found[start:end, start:] = keys[:, start:end].T @ keys[:, start:]
-        found[end:, start:end] = found[start:end, end:].T
-    return found
+def add_outer_products(total: Tensor, keys: Tensor) -> None:
+    """Add k k^T over keys k `[tokens, d]` to a sum `[d, d]`, on and right of the diagonal's blocks."""
+    for start, end in _blocks(len(total)):
+        total[start:end, start:] += (keys[:, start:end].T @ keys[:, start:]).to(total.device)
+
+
+def mirror(total: Tensor) -> Tensor:
+    """Fill in what lies left of the diagonal's blocks, in place."""
+    for start, end in _blocks(len(total)):
+        total[end:, start:end] = total[start:end, end:].T
+    return total
+
+
+def _blocks(width: int) -> Iterator[tuple[int, int]]:
+    size = ceil(width / BLOCKS)
+    return ((start, start + size) for start in range(0, width, size))
 
 
 def compute_statistics(
