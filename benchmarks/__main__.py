@@ -98,9 +98,9 @@ def main(arguments: list[str]) -> int:
 
 
 def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> None:
-    """Write the rows without their seconds; rows that the file has of other benchmarks stay."""
-    kept = Result.model_validate_json(path.read_text("utf-8")).rows if path.exists() else []
-    found: list[list[Cell]] = [row for row in kept if row[0] not in named]
+    """Write the rows without their seconds; rows that the file has of other benchmarks stay, and its notes."""
+    before = Result.model_validate_json(path.read_text("utf-8")) if path.exists() else None
+    found: list[list[Cell]] = [row for row in before.rows if row[0] not in named] if before else []
     for name, rows in named.items():
         for row in rows:
             share, goal = (None if value is None else round(100 * value) for value in (row.share, row.goal))
@@ -123,6 +123,7 @@ def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> 
             command="python -m benchmarks --json docs/results/speed.json",
             columns=list(COLUMNS),
             rows=sorted(found, key=lambda row: str(row[0])),
+            notes=before.notes if before else [],
         ),
     )
 
