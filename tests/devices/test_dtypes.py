@@ -19,7 +19,7 @@ DTYPES = [torch.bfloat16, torch.float16]
 BESIDE = "models/adapters.py:add_adapter.hook"
 PRODUCTS = {
     BESIDE: "an update is smaller than half precision can add to a weight, so it is applied beside it, in float32",
-    "methods/rocr/statistics.py:outer_products": "sums over many tokens",
+    "methods/rocr/statistics.py:add_outer_products": "sums over many tokens",
 }
 """Where products of matrices are in another dtype than the model's, and why."""
 
