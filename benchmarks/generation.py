@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.evaluation import checked_answers, first_rows, jobs_of, limit_of_answers, our_answers, real_target
 from benchmarks.models import first_model, label, other_models, part_of
 from benchmarks.plain_evaluation import WRITTEN, answers
@@ -28,7 +30,7 @@ def rows(*, quick: bool = False) -> list[Row]:
     for other in () if quick else other_models():
         jobs = first_rows(jobs_of(target, suite), part_of(FIRST, other))
         limit = limit_of_answers(other, jobs)
-        ours = repeated(lambda lm=other, jobs=jobs: our_answers(lm, jobs), rounds=ROUNDS)  # type: ignore[misc]
+        ours = repeated(partial(our_answers, other, jobs), rounds=ROUNDS)
         prompts = sum(len(job.rows) for job in jobs)
         found.append(Row(what, ours, None, None, "", f"{prompts} prompts", label(other), limit, GOAL))
     return found

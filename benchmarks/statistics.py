@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def rows(*, quick: bool = False) -> list[Row]:
     found = [Row(what, *times, 3, f"moments differ by {error:.0e} of their norm", note, label(lm), limit(lm, texts), GOAL)]
     for other in () if quick else other_models():
         our_moments(other, texts[:BATCH])
-        ours = repeated(lambda lm=other: our_moments(lm, texts), rounds=ROUNDS, clock=time.process_time)  # type: ignore[misc]
+        ours = repeated(partial(our_moments, other, texts), rounds=ROUNDS, clock=time.process_time)
         found.append(Row(what, ours, None, None, "", "", label(other), limit(other, texts), GOAL))
     return found
 

@@ -18,14 +18,6 @@ from formless.models.loading import load_meta
 Tiny = Callable[..., LM]
 
 
-@pytest.fixture
-def folder(tiny: Tiny, tmp_path: Path) -> Path:
-    lm = tiny()
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
 def test_a_local_folder_loads_in_the_asked_dtype(folder: Path, tiny: Tiny) -> None:
     for dtype, expected in (
         ("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16),

@@ -13,14 +13,6 @@ from formless.models.lm import LM
 Tiny = Callable[..., LM]
 
 
-@pytest.fixture
-def folder(tiny: Tiny, tmp_path: Path) -> Path:
-    lm = tiny()
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
 def mapped_files() -> str:
     return Path("/proc/self/maps").read_text()
 

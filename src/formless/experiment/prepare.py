@@ -32,7 +32,7 @@ from formless.models.edited_rows import EditedPrompts, continue_together, may_sh
 from formless.models.lm import LM
 
 TOGETHER = 24
-"""The most runs whose free answers are written together. A step of 72 texts takes four times that of three."""
+"""The most runs whose free answers are written together, and whose edits a kill can lose."""
 
 
 def shared_batches(runs: Sequence[Run]) -> Iterator[tuple[Run, ...]]:
@@ -92,7 +92,7 @@ def prepare(runs: Sequence[Run], out: Path, session: Session, callback: RunCallb
                 asked = [found for run in quick if (found := _asked(run, out, session, lm, heartbeat))]
                 heartbeat.phase("evaluating")
                 session.prepared |= _written(lm, asked, heartbeat)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the runs can do all of it by themselves, and fail with their own reasons
             log(f"the free answers of {len(quick)} runs cannot be written together: {type(error).__name__}: {error}")
             if not isinstance(error, UserError):
                 session.forget_model()  # its state is unknown

@@ -1,10 +1,10 @@
 """Prompts of several edits, continued in one batch whose rows have an update each.
 
-A step of a small batch takes as long as reading the weights does. Twenty edits with three prompts each take a third of the time
-together. The prompts are encoded edit by edit, with the edit in the weights. From there on the weights are the original ones,
-and each row gets the low-rank term of its own edit: `x W^T + (x down^T) up^T`. In float32 the sum differs from the edited
-weights' product by rounding alone. Weights of a coarser dtype are rounded with the update in them, so their edits cannot share
-a batch.
+A step of a small batch takes as long as reading the weights does. Of the small bundled model, 24 edits with three prompts each
+took a quarter of the time together. The prompts are encoded edit by edit, with the edit in the weights. From there on the
+weights are the original ones, and each row gets the low-rank term of its own edit: `x W^T + (x down^T) up^T`. In float32 the
+sum differs from the edited weights' product by rounding alone. Weights of a coarser dtype are rounded with the update in them,
+so their edits cannot share a batch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from formless.models.families import architecture_of
 from formless.models.tokenized import TokenizedModel
 
 CPU_BLOCK, GPU_BLOCK = 64, 512
-"""Tokens of a block. On a GPU, fewer and larger ones take less time to start."""
+"""Tokens of a block. The larger one is a guess for GPUs, where each block costs the start of its operations."""
 
 PATH_TO_BLOCK = 8
 """A block is at least this part of the longest path, since a path is copied for every block."""
