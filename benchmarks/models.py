@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import formless
 from formless import store
-from formless.models.bundled import BUNDLED_MODELS
 from formless.models.lm import LM
+from formless.models.sources.bundled import BUNDLED_MODELS
 
 SIZES = {"smollm2": "135M", "qwen2.5-coder-1.5b": "1.5B"}
 DTYPES = ("float32", "bfloat16")

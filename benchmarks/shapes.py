@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from formless.methods.rocr.nullspace import BasisProjection, Fingerprint
-from formless.models.bundled import bundled_model
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
+from formless.models.sources.bundled import bundled_model
 
 WIDE = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,

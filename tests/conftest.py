@@ -23,9 +23,9 @@ from transformers.utils import logging as transformers_logging
 import formless
 from formless.edits.edit import Edit
 from formless.methods.registry import unlearn as registry_unlearn
-from formless.models.bundled import bundled_model
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
+from formless.models.sources.bundled import bundled_model
 from tests import tiers
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy

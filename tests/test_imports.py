@@ -9,7 +9,7 @@ LIGHT = (
     "errors", "progress", "registry", "store",
     "data.check", "data.corpus", "data.formats", "data.ort", "data.retain", "data.rwku", "data.target",
     "data.questions.facts", "data.questions.new_target", "data.questions.probes", "data.synthetic.training_files",
-    "models.bundled", "models.families", "models.scores", "models.settings",
+    "models.families", "models.scores", "models.settings", "models.sources.bundled",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "peft", "scipy", "matplotlib", "pandas", "openai")
 

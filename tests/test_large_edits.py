@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import formless
 from benchmarks.shapes import SHAPES
-from formless.models.bundled import bundled_model
+from formless.models.sources.bundled import bundled_model
 from tools.large_edits import LAYERS, LLAMA_3_70B, MODELS, Measured, measure, write_model
 from tools.results import FOLDER, load_results
 

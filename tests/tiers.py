@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent
-MODULES = ("subprocess", "multiprocessing", "http.server", "socketserver", "ray", "playwright", "formless.models.bundled")
+MODULES = (
+    "subprocess",
+    "multiprocessing",
+    "http.server",
+    "socketserver",
+    "ray",
+    "playwright",
+    "formless.models.sources.bundled",
+)
 REAL_MODELS = ("smollm2", "qwen2.5-coder-1.5b")
 
 

@@ -22,9 +22,9 @@ from formless import provenance
 from formless.edits.edit import WeightEdit
 from formless.edits.export.gguf import write_adapter, write_model
 from formless.edits.export.target import ExportOptions
-from formless.models.bundled import bundled_gguf
 from formless.models.lm import LM
 from formless.models.settings import ModelSettings
+from formless.models.sources.bundled import bundled_gguf
 from tests.edits.export.llama_cpp import LlamaCpp, write_in_float32
 from tools.results import FOLDER, Cell, Column, Result, write_result
 

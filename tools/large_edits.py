@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from benchmarks.shapes import SHAPES
 from formless import provenance
-from formless.models.bundled import bundled_model
+from formless.models.sources.bundled import bundled_model
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 LLAMA_3_70B = SHAPES["Llama-3-8B"] | {
@@ -48,8 +48,8 @@ import formless
 from formless.experiment.run import Peak
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.method import Rocr
-from formless.models.loading import load_meta, stored_fingerprint
-from formless.models.partial import tensors_to_read
+from formless.models.meta import load_meta, stored_fingerprint
+from formless.models.reading.partial import tensors_to_read
 from formless.models.settings import find_model
 folder, layers = sys.argv[1], int(sys.argv[2])
 def resident():

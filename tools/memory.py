@@ -18,7 +18,7 @@ from typing import Any
 from formless import provenance
 from formless.methods.memory import MemoryEstimate, estimate_memory
 from formless.methods.registry import method_config
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 from tools.results import FOLDER, Cell, Column, Result, write_result
 
 GB = 2**30

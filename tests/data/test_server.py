@@ -435,7 +435,7 @@ def test_attempts_end_with_the_last_reason(scripted: Scripted) -> None:
 @pytest.mark.slow
 def test_transformers_own_server(data: Path) -> None:
     """The small model mostly breaks the rules; every row is valid or counted, and the server was asked."""
-    from formless.models.bundled import bundled_model
+    from formless.models.sources.bundled import bundled_model
 
     shutil.rmtree(data / "2_Bea")
     path = data / "1_Ada" / "forget_level1.json"

@@ -20,7 +20,7 @@ from formless.edits.edit import refuse_other_shapes
 from formless.edits.foreign import FOREIGN, ForeignAdapter, WholeModel
 from formless.errors import EditError, ModelError
 from formless.models.lm import LM
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 
 Tiny = Callable[..., LM]
 

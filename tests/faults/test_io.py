@@ -31,8 +31,8 @@ from formless.evaluation.evaluate import evaluate
 from formless.evaluation.loading import load_record
 from formless.methods.registry import build_method, method_config
 from formless.methods.training.trainer import Checkpoints
-from formless.models import cached_files
 from formless.models.lm import LM
+from formless.models.sources import cached_files
 from formless.progress import Progress
 from tests.data.synthetic.test_training_files import scripted
 from tests.experiment.conftest import plain_ratios, write_target

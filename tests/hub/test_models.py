@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from formless.errors import ModelError
-from formless.models.hub_files import model_files as chosen_files
+from formless.models.sources.hub_files import model_files as chosen_files
 from tests.hub.server import Hub
 
 Files = dict[str, bytes]

@@ -16,7 +16,7 @@ from formless.methods.memory import MemoryEstimate, estimate_memory
 from formless.methods.registry import method_config
 from formless.methods.training.lora import adapted, lora_config
 from formless.models.lm import LM
-from formless.models.loading import MetaModel, load_meta
+from formless.models.meta import MetaModel, load_meta
 from tools.memory import CASES, Case
 
 # Hidden 32, MLP 48, keys and values 16, 4 layers, vocabulary 100, nothing tied.

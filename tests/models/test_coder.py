@@ -9,9 +9,9 @@ import formless
 from formless import store
 from formless.data.rows import Split
 from formless.evaluation.record import Record
-from formless.models.bundled import BUNDLED_MODELS
 from formless.models.lm import LM
 from formless.models.scores import Score
+from formless.models.sources.bundled import BUNDLED_MODELS
 
 NAME = "qwen2.5-coder-1.5b"
 FREE = 8_500_000_000  # bytes of memory that float32 and an edit take

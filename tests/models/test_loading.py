@@ -13,7 +13,7 @@ import formless
 from formless.errors import EditError, ModelError, UnknownNameError
 from formless.models.families import known_model_types
 from formless.models.lm import LM
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 
 Tiny = Callable[..., LM]
 

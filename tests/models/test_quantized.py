@@ -25,10 +25,10 @@ from formless.errors import EditError, ModelError
 from formless.experiment.attacks.quantization import linear_weights
 from formless.interrupts import without_leftover_hooks
 from formless.models.families import projection_shape
-from formless.models.fingerprint import fingerprint
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 from formless.models.quantized import is_packed, named_weights, stored_parts
+from formless.models.reading.fingerprint import fingerprint
 from tests.conftest import tiny_model
 from tests.methods.training.test_training_methods import ada as ada  # a small target
 

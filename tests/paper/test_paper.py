@@ -29,7 +29,7 @@ from formless.methods.memory import estimate_memory
 from formless.methods.registry import method_config
 from formless.methods.rocr.config import PUBLISHED_REDIRECT
 from formless.models.lm import LM
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 from formless.models.settings import settings_for
 
 PAPER = Path(__file__).parents[2] / "paper"

@@ -24,9 +24,10 @@ from formless.methods.rocr.config import RocrConfig
 from formless.methods.rocr.sampled import EIGEN_SECONDS, SAMPLES
 from formless.methods.training.config import TrainingConfig
 from formless.models.families import projection_shape
-from formless.models.loading import DTYPES, MetaModel, find_device, load_meta, load_tokenizer, stored_fingerprint
-from formless.models.memory import free_memory
+from formless.models.meta import MetaModel, load_meta, load_tokenizer, stored_fingerprint
 from formless.models.quantized import quantization_of
+from formless.models.reading.memory import free_memory
+from formless.models.reading.placement import DTYPES, find_device
 from formless.models.sampled_texts import LENGTH, SAMPLED
 from formless.models.settings import BUNDLED, default_style
 from formless.models.tokenized import TokenizedModel

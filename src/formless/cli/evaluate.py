@@ -190,7 +190,7 @@ def _retain_record(
     """
     from formless.evaluation.loading import load_record
     from formless.evaluation.suites import suite_tasks
-    from formless.models.loading import load_meta, refuse_other_architecture
+    from formless.models.meta import load_meta, refuse_other_architecture
     from formless.models.settings import default_style, find_model, prompt_style
 
     option = "--retain-model"

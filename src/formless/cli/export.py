@@ -15,7 +15,7 @@ from formless.errors import EditError, UserError
 if TYPE_CHECKING:
     from formless.edits.edit import Edit
     from formless.edits.export.stacking import Exportable
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 
 def export_command(

@@ -32,7 +32,7 @@ def export_tasks_command(
     from formless.data.ort import find_target
     from formless.evaluation.harness.export import export_tasks
     from formless.evaluation.plan import make_plan
-    from formless.models.loading import load_prompts
+    from formless.models.meta import load_prompts
     from formless.report.tables import Table
 
     store.refuse_existing(out, force=force, mark=store.TasksFolder.GROUP)

@@ -27,8 +27,8 @@ def models_command(
     Example: formless models smollm2
     """
     from formless.models.families import known_model_types
-    from formless.models.gguf_header import ARCHITECTURES
     from formless.models.settings import model_settings
+    from formless.models.sources.gguf_header import ARCHITECTURES
 
     known = model_settings()
     if name is not None and name not in known:
@@ -47,7 +47,7 @@ def models_command(
 
 def _model_facts(row: ModelSettings) -> dict[str, Any]:
     """Return what is known of a model; sizes in bytes, and None for what is not known before it is loaded."""
-    from formless.models.bundled import BUNDLED_MODELS
+    from formless.models.sources.bundled import BUNDLED_MODELS
 
     bundled = BUNDLED_MODELS.get(row.name)
     weights = row.parameters and {"bfloat16": 2 * row.parameters, "float32": 4 * row.parameters}
@@ -61,7 +61,7 @@ def _model_facts(row: ModelSettings) -> dict[str, Any]:
 
 
 def _show_models(rows: Iterable[ModelSettings]) -> None:
-    from formless.models.bundled import BUNDLED_MODELS
+    from formless.models.sources.bundled import BUNDLED_MODELS
 
     cells = []
     for row in sorted(rows, key=lambda row: row.name not in BUNDLED_MODELS):
@@ -90,7 +90,7 @@ def _show_model(row: ModelSettings) -> None:
             f"{size / 1e9:.1f} GB in {dtype}" for dtype, size in facts["weights_bytes"].items()
         )
     if facts["download_bytes"]:
-        from formless.models.bundled import BUNDLED_MODELS
+        from formless.models.sources.bundled import BUNDLED_MODELS
 
         lines["first use"] = BUNDLED_MODELS[row.name].preparation
     if row.prompt:

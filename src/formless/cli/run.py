@@ -214,7 +214,7 @@ def run_command(
 
     Example: formless run --model smollm2 --method rocr,icu,original --data sample --targets 1-12 --out runs/first
     """
-    from formless.models.loading import find_device
+    from formless.models.reading.placement import find_device
 
     wanted = _experiment(experiment, out, grid, loading)
     if execution.executor == "local" and not execution.gpu:  # else a worker may have another device than this process

@@ -14,7 +14,7 @@ from formless.cli import terminal
 from formless.errors import UserError
 
 if TYPE_CHECKING:
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 CORPORA = (
     "A .txt, .json, .jsonl or .parquet file, a folder, hf:NAME[@REVISION][:CONFIG], or sampled[:SEED] for texts that the model "
@@ -46,7 +46,7 @@ def stats_command(
     from formless.data.corpus import corpus_texts, pinned_corpus
     from formless.methods.rocr.sampled import SAMPLES, cost
     from formless.methods.rocr.statistics import compute_statistics
-    from formless.models.loading import DTYPES
+    from formless.models.reading.placement import DTYPES
     from formless.models.sampled_texts import SAMPLED, SampledTexts, sampled_seed
 
     chosen = terminal.parse_layers(layers)

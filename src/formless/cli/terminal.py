@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.evaluation.record import Record
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
     from formless.progress import Progress
     from formless.report.tables import Table
 
@@ -73,7 +73,9 @@ def load_model(
         layers: How many layers what follows needs; None for the whole model.
     """
     with progress(f"loading {name}", keep_first=True) as bar:
-        from formless.models.loading import find_device, load, load_meta
+        from formless.models.loading import load
+        from formless.models.meta import load_meta
+        from formless.models.reading.placement import find_device
 
         quiet_transformers()
         find_device(device)

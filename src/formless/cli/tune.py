@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from formless.experiment.runs import Run
     from formless.experiment.sweep import SweepCallback, SweepResult
     from formless.experiment.tune import Tuning
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
     from formless.models.settings import ModelSettings
 
 
@@ -69,7 +69,8 @@ def tune_command(
     """
     from formless.experiment.config import ModelChoice
     from formless.experiment.tune import DEVELOPMENT, Tuning, tuned_setting, windows
-    from formless.models.loading import find_device, load_meta
+    from formless.models.meta import load_meta
+    from formless.models.reading.placement import find_device
     from formless.models.settings import settings_for
     from formless.report.as_json import tried_json
     from formless.report.tuning import choose, read_tried, recipe, tuning_table
@@ -126,7 +127,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _dtype(name: str) -> Any:
-    from formless.models.loading import DTYPES
+    from formless.models.reading.placement import DTYPES
 
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import EditInfo
     from formless.methods.base import MethodConfig
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 MAX_NORMS, MAX_NAMES = 8, 24
 _SHARES = {"redirect": "redirect_share", "whole way": "share"}

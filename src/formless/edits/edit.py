@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
     from formless.models.overlay import Difference, Factors
 
 Change = TypeVar("Change", bound="Factors | Difference")

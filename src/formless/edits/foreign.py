@@ -29,11 +29,11 @@ from formless.edits.difference import DifferenceEdit
 from formless.edits.edit import EditInfo, WeightEdit, layer_report, refuse_other_model, scaled_strength
 from formless.edits.summary import EditSummary
 from formless.errors import EditError
-from formless.models.checkpoint import transformers_errors
 from formless.models.families import is_transposed
 from formless.models.lm import LM
 from formless.models.loading import read_model
 from formless.models.overlay import WEIGHT, Difference, Factors, check_shape, dense_update
+from formless.models.reading.checkpoint import transformers_errors
 
 FOREIGN: Final = "foreign"
 """The method of an edit that another tool made."""

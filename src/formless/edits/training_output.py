@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from formless.errors import EditError
-from formless.models.checkpoint import stored_dtypes, transformers_errors
+from formless.models.reading.checkpoint import stored_dtypes, transformers_errors
 
 WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin", "model*.safetensors", "pytorch_model*.bin")
 _CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")

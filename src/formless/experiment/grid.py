@@ -24,14 +24,14 @@ from formless.experiment.runs import ORIGINAL, Run
 from formless.methods.base import MethodConfig
 from formless.methods.keys.candidates import AUTO
 from formless.methods.registry import METHODS, check_request, method_config
-from formless.models.bundled import BUNDLED_MODELS
-from formless.models.gguf_header import is_gguf
-from formless.models.gguf_models import gguf_digest
 from formless.models.settings import BUNDLED, ModelSettings, find_model
+from formless.models.sources.bundled import BUNDLED_MODELS
+from formless.models.sources.gguf_header import is_gguf
+from formless.models.sources.gguf_models import gguf_digest
 from formless.store import read_file
 
 if TYPE_CHECKING:
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _NAMED = 3  # targets in an error
@@ -196,7 +196,7 @@ def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[
     A GGUF file, a bundled model that is not unpacked yet, and a model whose configuration cannot be read are left to their
     runs, so that those of the other models are executed.
     """
-    from formless.models.loading import load_meta
+    from formless.models.meta import load_meta
 
     if settings.source == BUNDLED and not BUNDLED_MODELS[settings.name].folder.is_dir():
         return None
@@ -212,7 +212,7 @@ def _check_model(model: ModelChoice, settings: ModelSettings, methods: Sequence[
 
 
 def _refuse_other_architecture(models: Iterable[MetaModel], retain: MetaModel) -> None:
-    from formless.models.loading import refuse_other_architecture
+    from formless.models.meta import refuse_other_architecture
 
     for model in models:
         refuse_other_architecture(model, retain)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from formless.edits.edit import Edit
     from formless.methods.keys.names import Names
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
     from formless.progress import Progress
 
 Cost = Literal["none", "seconds", "minutes"]

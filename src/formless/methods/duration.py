@@ -16,7 +16,7 @@ from formless.methods.memory import NAMED, PROMPTS
 from formless.methods.rocr.config import RocrConfig
 from formless.methods.training.config import TrainingConfig
 from formless.models.families import is_transposed, projection_shape
-from formless.models.loading import MetaModel
+from formless.models.meta import MetaModel
 
 TOKENS, ROUNDS = 128, 6
 """Tokens of the timed products, and how often they are computed."""

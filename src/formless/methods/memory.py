@@ -27,8 +27,8 @@ from formless.methods.training.lora import lora_config
 from formless.methods.training.spec import TrainingSpec
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
-from formless.models.loading import MetaModel
-from formless.models.partial import is_plain, names_up_to
+from formless.models.meta import MetaModel
+from formless.models.reading.partial import is_plain, names_up_to
 
 FLOAT32 = 4
 LOGIT_COPIES = 4

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from formless.interrupts import uninterrupted
 from formless.models import generation, gradients, layers, scoring, suffix_search
 from formless.models.families import Architecture, architecture_of
-from formless.models.fingerprint import fingerprint
 from formless.models.generation import Continuation
-from formless.models.memory import WeightsPlace
 from formless.models.overlay import Overlay, Updates
-from formless.models.partial import absent_layers
 from formless.models.quantized import dtype_name, prepare_packed
+from formless.models.reading.fingerprint import fingerprint
+from formless.models.reading.memory import WeightsPlace
+from formless.models.reading.partial import absent_layers
 from formless.models.scores import Ending, FoundSuffix, Score, Skipped, SuffixBudget, TextScore
 from formless.models.settings import ModelSettings, PromptStyle, default_style
 from formless.models.tokenized import TokenizedModel

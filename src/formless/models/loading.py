@@ -1,10 +1,10 @@
-"""Load a model by short name, folder or hub id, with its weights or on the meta device."""
+"""Load a model by short name, folder or hub id, with its weights."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from formless import hub
 from formless.errors import ModelError
-from formless.models.bundled import BUNDLED_MODELS, bundled_model
-from formless.models.checkpoint import (
+from formless.models.families import Architecture, architecture_of
+from formless.models.lm import LM
+from formless.models.quantized import cast_floats, check_packed, has_packed, quantization_of, warn_of_rounded_activations
+from formless.models.reading.checkpoint import (
     check_config,
     check_dtypes,
     check_finite,
@@ -27,43 +27,15 @@ from formless.models.checkpoint import (
     check_weights,
     transformers_errors,
 )
-from formless.models.families import Architecture, architecture_of
-from formless.models.fingerprint import fingerprint, fingerprint_of
-from formless.models.gguf_header import is_gguf
-from formless.models.gguf_models import gguf_model
-from formless.models.hub_files import model_files
-from formless.models.lm import LM
-from formless.models.memory import fits, weights_place
-from formless.models.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
-from formless.models.placement import is_spread, memory_size, read_mapped, spread_options
-from formless.models.quantized import cast_floats, check_packed, has_packed, quantization_of, warn_of_rounded_activations
+from formless.models.reading.fingerprint import fingerprint
+from formless.models.reading.memory import fits, weights_place
+from formless.models.reading.partial import NOT_READ, is_plain, read_weights, stop_after, tensors_to_read
+from formless.models.reading.placement import DTYPES, check_dtype, find_device, is_spread, read_mapped, spread_options
 from formless.models.settings import BUNDLED, ModelSettings, find_model, is_recipe
-from formless.models.stored import stored_tensors
+from formless.models.sources.bundled import BUNDLED_MODELS
+from formless.models.sources.folder import model_source, transformers_bars
+from formless.models.sources.hub_files import model_files
 from formless.progress import Progress, can_show_bars, progress_bar
-
-_SHAPE = {
-    "model_type": "family", "num_hidden_layers": "number of layers", "hidden_size": "hidden size", "vocab_size": "vocabulary",
-}  # fmt: skip
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class MetaModel:
-    """A model on PyTorch's meta device: modules and shapes without weights.
-
-    Args:
-        model: The transformers model; its parameters have shapes and a dtype but take no memory.
-        architecture: The architecture of its family.
-        settings: The model's entry in configs/models.
-        stored: The dtype of the checkpoint.
-        source: The folder that is read.
-    """
-
-    model: PreTrainedModel
-    architecture: Architecture
-    settings: ModelSettings
-    stored: torch.dtype
-    source: str
 
 
 def load(
@@ -111,39 +83,35 @@ def load(
         >>> lm.generate(["The capital of France is"], max_new_tokens=1)
         ['Paris']
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     if layers is not None and layers < 1:
         raise ModelError(f"{layers} layers are no part of a model", where="layers", remedy="give at least 1, or None for all")
     place = find_device(device)
     if device_map is None and is_spread(device):
         device_map, max_memory = "auto", max_memory or device.partition(":")[2] or None
     settings = find_model(name_or_path)
-    files = partial(model_files, code=trust_remote_code)
-    source, commit = _source(settings, progress, revision, files)
-    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    source, commit = model_source(settings, progress, revision, partial(model_files, code=trust_remote_code))
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     cast_to = torch.float32 if dtype == "auto" and place.type == "cpu" else DTYPES[dtype]
-    with transformers_errors("the model cannot be loaded", source), _bars(progress is True and can_show_bars()):
-        config = AutoConfig.from_pretrained(source, **common)
+    with transformers_errors("the model cannot be loaded", source), transformers_bars(progress is True and can_show_bars()):
+        config = AutoConfig.from_pretrained(source, **code)
         architecture = architecture_of(config)  # fails before gigabytes of weights are read
         check_config(config, source)
         quantization = quantization_of(config, source)
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        held = None if layers is None or layers >= config.get_text_config().num_hidden_layers else layers
-        tensors = None
+        tokenizer = AutoTokenizer.from_pretrained(source, **code)
+        opened = None
         if device_map is None and not trust_remote_code and is_plain(config, Path(source)):
-            with _bars(False):
-                model, info = _weights(source, device_map=NOT_READ)
-            tensors = tensors_to_read(model, architecture, held, Path(source))
-        if tensors is None or (held is None and _stays_mapped(model, cast_to, place)):
-            tensors = held = None
+            held = None if layers is None or layers >= config.get_text_config().num_hidden_layers else layers
+            opened = _in_pieces(source, architecture, held, cast_to, place, progress)
+        if opened is None and device_map is not None:
             with ExitStack() as scratch:
-                if device_map is not None:  # weights on disk are cast at each use, to the dtype that is chosen here
-                    common |= spread_options(device_map, max_memory, offload_folder, scratch) | {"dtype": cast_to or "auto"}
-                elif quantization:  # it is read where it stays: to move it is up to its package
-                    common |= {"device_map": {"": str(place)}}
-                model, info = _weights(source, **common)
-                weakref.finalize(model, scratch.pop_all().close)
-        check_weights(info, source)
+                code |= spread_options(device_map, max_memory, offload_folder, scratch)
+                opened = _spread(source, cast_to, code)
+                weakref.finalize(opened.model, scratch.pop_all().close)
+        elif opened is None:
+            opened = _whole(source, cast_to, place, quantization is not None, code)
+        model = opened.model
+        check_weights(opened.info, source)
         if quantization:
             check_packed(model, quantization, source)
             warn_of_rounded_activations(model, source)
@@ -152,107 +120,89 @@ def load(
         check_finite(model, source)
         # Computed before any cast: float16 rounds weights, and the fingerprint would no longer be the checkpoint's.
         mark = fingerprint(model, Path(source))
-        if tensors is not None:
-            with progress_bar(progress) as report:
-                read_weights(model, tensors, dtype=cast_to, device=place, source=source, report=report)
-        elif device_map is None:
-            if cast_to:
-                cast_floats(model, cast_to)
-            if not quantization:
-                nn.Module.to(model, device=place)
-        else:
-            read_mapped(model)
-        if held is not None:
-            stop_after(model, architecture, held, source)
+        opened.finish()
+    _name(model, settings, source, commit)
+    name = settings.name if is_recipe(name_or_path) else name_or_path
+    return LM(
+        model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute(),
+        loaded_layers=opened.layers, weights_in=weights_place(model),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model whose weights are checked next, and then put in their places.
+
+    Args:
+        model: The model.
+        info: What `check_weights` needs.
+        finish: Reads the weights if they are not read yet, casts them and puts them on their device.
+        layers: How many layers are read; None for all.
+    """
+
+    model: PreTrainedModel
+    info: dict[str, Any]
+    finish: Callable[[], None]
+    layers: int | None = None
+
+
+def _in_pieces(
+    source: str,
+    architecture: Architecture,
+    layers: int | None,
+    cast_to: torch.dtype | None,
+    place: torch.device,
+    progress: bool | Progress,
+) -> _Opened | None:
+    """Open a model whose weights are read tensor by tensor; None where transformers has to read them."""
+    with transformers_bars(False):
+        model, info = _weights(source, device_map=NOT_READ)
+    tensors = tensors_to_read(model, architecture, layers, Path(source))
+    if tensors is None or (layers is None and _stays_mapped(model, cast_to, place)):
+        return None
+
+    def finish() -> None:
+        with progress_bar(progress) as report:
+            read_weights(model, tensors, dtype=cast_to, device=place, source=source, report=report)
+        if layers is not None:
+            stop_after(model, architecture, layers, source)
+
+    return _Opened(model, info, finish, layers)
+
+
+def _spread(source: str, cast_to: torch.dtype | None, options: dict[str, Any]) -> _Opened:
+    """Open a model whose layers are on several devices or on disk, from where they are cast at each use."""
+    model, info = _weights(source, **options, dtype=cast_to or "auto")
+    return _Opened(model, info, partial(read_mapped, model))
+
+
+def _whole(
+    source: str, cast_to: torch.dtype | None, place: torch.device, is_quantized: bool, options: dict[str, Any]
+) -> _Opened:
+    """Open a model that transformers reads."""
+    if is_quantized:  # it is read where it stays: to move it is up to its package
+        options = options | {"device_map": {"": str(place)}}
+    model, info = _weights(source, **options)
+
+    def finish() -> None:
+        if cast_to:
+            cast_floats(model, cast_to)
+        if not is_quantized:
+            nn.Module.to(model, device=place)
+
+    return _Opened(model, info, finish)
+
+
+def _name(model: PreTrainedModel, settings: ModelSettings, source: str, commit: str | None) -> None:
+    """Tell a model where it is from, which saved adapters name as their base."""
     if settings.source == BUNDLED:
-        model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # saved adapters name it, not a path of this machine
+        model.config._name_or_path = BUNDLED_MODELS[settings.name].origin  # and not a path of this machine
     elif Path(settings.source).exists():  # a saved adapter is loaded from other folders too; of a GGUF file, not its conversion
         model.config._name_or_path = str(Path(settings.source).absolute())
     elif source != settings.source:
         model.config._name_or_path = settings.source  # the hub id, not what the cache has of it
     if commit:
         model.config._commit_hash = commit
-    name = settings.name if is_recipe(name_or_path) else name_or_path
-    return LM(
-        model, tokenizer, name, settings=settings, fingerprint=mark, checkpoint=Path(source).absolute(), loaded_layers=held,
-        weights_in=weights_place(model),
-    )  # fmt: skip
-
-
-def load_meta(
-    name_or_path: str,
-    *,
-    dtype: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool | Progress = False,
-) -> MetaModel:
-    """Build a model on the meta device from its configuration; no weights are downloaded or allocated.
-
-    Args:
-        name_or_path: As in `load`.
-        dtype: `float32`, `bfloat16` or `float16`; `auto` takes the checkpoint's own.
-        revision: As in `load`.
-        trust_remote_code: Whether code from the model's repository may run.
-        progress: As in `load`, for a model that is downloaded or converted first; of a hub id only small files are downloaded.
-
-    Raises:
-        UnknownNameError: There is no such model, or its family is not supported.
-        ModelError: The dtype is unknown, or the configuration cannot be read.
-    """
-    _check_dtype(dtype)
-    settings = find_model(name_or_path)
-    source, _ = _source(settings, progress, revision, partial(model_files, code=trust_remote_code, weights=False))
-    with transformers_errors("the model's configuration cannot be read", source):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        architecture = architecture_of(config)
-        check_config(config, source)
-        quantization_of(config, source)
-        stored = config.get_text_config().dtype or torch.float32
-        precision = DTYPES[dtype] or stored
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
-    return MetaModel(model, architecture, settings, stored, source)
-
-
-def refuse_other_architecture(model: MetaModel, retain: MetaModel) -> None:
-    """Refuse a retain model that cannot have been trained from the same model.
-
-    Raises:
-        ModelError: Its family, number of layers, hidden size or vocabulary is another.
-    """
-    for name, title in _SHAPE.items():
-        own, other = (getattr(one.model.config.get_text_config(), name) for one in (model, retain))
-        if own != other:
-            what = f"the retain model is of another architecture: its {title} is {other}, not {own}"
-            remedy = "give a model that was trained from the same one, without the forget set"
-            raise ModelError(what, where=retain.source, remedy=remedy)
-
-
-def load_tokenizer(meta: MetaModel, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, without its weights.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    with transformers_errors("the tokenizer cannot be loaded", meta.source):
-        return AutoTokenizer.from_pretrained(meta.source, trust_remote_code=trust_remote_code)
-
-
-def stored_fingerprint(meta: MetaModel) -> str | None:
-    """Return the fingerprint of a model in a folder of safetensors, of which only the hashed values are read.
-
-    Returns:
-        None where the weights are not on this machine, where the files name or shape them otherwise than the model does, and
-        of a quantized model.
-    """
-    if quantization_of(meta.model.config, meta.source):
-        return None
-    stored = stored_tensors(meta.model, Path(meta.source))
-    named = dict(meta.model.named_parameters())
-    if any(name not in stored or stored[name].shape != parameter.shape for name, parameter in named.items()):
-        return None
-    return fingerprint_of({name: (stored[name].shape, stored[name].sample()) for name in named})
 
 
 def read_model(folder: Path, like: LM) -> PreTrainedModel:
@@ -267,7 +217,7 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
     """
     check_folder(folder)
     remedy = "load its own base model with --model"
-    with transformers_errors("the model cannot be loaded", folder), _bars(False):
+    with transformers_errors("the model cannot be loaded", folder), transformers_bars(False):
         config = AutoConfig.from_pretrained(folder)
         own = like.model.config
         if quantization_of(config, folder) or has_packed(like.model):
@@ -292,25 +242,6 @@ def read_model(folder: Path, like: LM) -> PreTrainedModel:
     return model
 
 
-def load_prompts(name_or_path: str, *, trust_remote_code: bool = False, progress: bool | Progress = False) -> LM:
-    """Load a model's tokenizer and configuration, to render and tokenize its prompts; it has no weights and cannot run.
-
-    Args:
-        name_or_path: As in `load`.
-        trust_remote_code: Whether code from the model's repository may run.
-        progress: As in `load_meta`.
-
-    Raises:
-        UserError: As `load_meta`, or the tokenizer cannot be loaded.
-    """
-    meta = load_meta(name_or_path, trust_remote_code=trust_remote_code, progress=progress)
-    tokenizer = load_tokenizer(meta, trust_remote_code=trust_remote_code)
-    with transformers_errors("the tokenizer cannot be loaded", meta.source):
-        check_tokenizer(tokenizer, meta.model, meta.source)
-    name = meta.settings.name if is_recipe(name_or_path) else name_or_path
-    return LM(meta.model, tokenizer, name, settings=meta.settings)
-
-
 def _weights(source: str | Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return a model with the weights of a folder, and what `check_weights` needs."""
     # Shapes that differ are ignored there, and refused with their names by `check_weights`.
@@ -322,70 +253,3 @@ def _stays_mapped(model: PreTrainedModel, cast_to: torch.dtype | None, place: to
     """Return whether transformers can leave the weights in their files, and memory is too small for them."""
     is_cast = place.type != "cpu" or cast_to not in (None, model.dtype)
     return not is_cast and not fits(sum(parameter.nbytes for parameter in model.parameters()))
-
-
-def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
-
-
-def _source(
-    settings: ModelSettings, progress: bool | Progress, revision: str | None, files: hub.Files
-) -> tuple[str, str | None]:
-    """Return the folder to read, and the commit of a hub id; what is not on this machine yet is downloaded or converted."""
-    place = Path(settings.source)
-    if settings.source == BUNDLED:
-        with _bars(False):
-            return str(bundled_model(settings.name, progress=progress)), None
-    if is_gguf(place):
-        with _bars(False):
-            return str(gguf_model(place, progress=progress)), None
-    if place.is_dir():
-        check_folder(place)
-        return settings.source, None
-    repository = hub.Repository(settings.source, revision=revision or settings.revision)
-    with progress_bar(progress) as report:
-        folder = hub.fetch(repository, files, report)
-    check_folder(folder)
-    return str(folder), folder.name
-
-
-@contextmanager
-def _bars(shown: bool) -> Iterator[None]:
-    """Turn the progress bars of transformers off for a while, unless they are to be shown."""
-    if shown or not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device of this machine; `auto` and `spread` stand for CUDA, then MPS, then the CPU.
-
-    Raises:
-        ModelError: The name is none, or this machine has no such device.
-    """
-    if is_spread(name):
-        _, colon, size = name.partition(":")
-        if colon:
-            memory_size(size, where="--device")
-    elif name != "auto":
-        remedy = "e.g. cpu, cuda:0, mps"
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ModelError(f"unknown device {name!r}", where="--device", remedy=remedy) from error
-        if device.type == "meta":
-            raise ModelError("the device meta holds no weights", where="--device", remedy=remedy)
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: a type for which torch has no code
-            reason = str(error).splitlines()[0].partition(". ")[0]
-            raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy=remedy) from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from formless.errors import UnknownNameError, UserError
-from formless.models.gguf_header import check_magic, is_gguf
+from formless.models.sources.gguf_header import check_magic, is_gguf
 from formless.store import read_file
 from formless.strict_yaml import load_yaml
 

@@ -12,8 +12,9 @@ from formless.edits.edit import Edit
 from formless.errors import ModelError
 from formless.evaluation.evaluate import run_plan
 from formless.models import generation
-from formless.models.loading import MetaModel, find_device, load, load_meta
-from formless.models.placement import is_spread
+from formless.models.loading import load
+from formless.models.meta import MetaModel, load_meta
+from formless.models.reading.placement import find_device, is_spread
 from formless.models.scores import Ending
 from formless.playground.session import CancelledError
 

@@ -14,7 +14,7 @@ import gradio as gr
 from formless.data.ort import targets
 from formless.edits.edit import MAX_STRENGTH
 from formless.errors import OutputError
-from formless.models.bundled import BUNDLED_MODELS
+from formless.models.sources.bundled import BUNDLED_MODELS
 from formless.playground.chart import STYLE, chart
 from formless.playground.session import Session, Sessions, file_name, problems
 from formless.playground.ways import Way

@@ -23,11 +23,11 @@ from formless.edits.export.gguf import copy_metadata, write_adapter, write_model
 from formless.edits.export.gguf_tensors import ARCHITECTURES
 from formless.edits.export.target import ExportOptions
 from formless.errors import EditError, OutputError
-from formless.models.bundled import bundled_gguf
 from formless.models.families import known_model_types, projection_shape
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 from formless.models.settings import ModelSettings
+from formless.models.sources.bundled import bundled_gguf
 from tests.edits.export.llama_cpp import LlamaCpp, write_in_float32
 from tests.models.made_gguf import F32, Q4_0, made_lm, write_gguf
 

@@ -37,7 +37,7 @@ from formless.methods.keys.token_states import TokenStates
 from formless.methods.memory import estimate_memory
 from formless.models.capture import capture
 from formless.models.lm import LM
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 
 Tiny = Callable[..., LM]
 LAYERS = (1, 2)

@@ -15,10 +15,10 @@ from formless.edits.export.gguf_tensors import architecture_name, gguf_updates
 from formless.edits.export.merged import Rounding
 from formless.edits.export.target import ExportOptions, loaded
 from formless.errors import EditError
-from formless.models.bundled import bundled_gguf
 from formless.models.lm import LM
 from formless.models.overlay import Difference, Factors
 from formless.models.settings import BUNDLED
+from formless.models.sources.bundled import bundled_gguf
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor

@@ -17,8 +17,8 @@ from formless.edits.adapter import AdapterEdit
 from formless.edits.edit import WeightEdit
 from formless.edits.export.target import ExportOptions
 from formless.errors import EditError, UserError
-from formless.models.bundled import BUNDLED_MODELS
 from formless.models.lm import LM
+from formless.models.sources.bundled import BUNDLED_MODELS
 
 CARD: Final = "README.md"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 DEPTH_SHARE = 0.215
 """Where `layers` begin unless they are given, as a share of the model's depth: layer 6 of 28."""

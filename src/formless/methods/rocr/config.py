@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.edits.edit import Edit
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 Mode = Literal["unrelated", "reject", "noise"]
 

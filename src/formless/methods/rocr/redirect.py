@@ -29,7 +29,7 @@ from formless.methods.rocr.target_value import target_values
 from formless.models.capture import Activations, ResumableForward
 from formless.models.families import projection_shape
 from formless.models.lm import LM
-from formless.models.loading import MetaModel
+from formless.models.meta import MetaModel
 from formless.models.overlay import Factors
 from formless.models.sampled_texts import SAMPLED
 from formless.models.settings import BUNDLED

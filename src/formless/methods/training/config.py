@@ -13,7 +13,7 @@ from formless.methods.base import MAX_LAYER, Layers, MethodConfig
 if TYPE_CHECKING:
     from formless.data.target import Target
     from formless.models.lm import LM
-    from formless.models.loading import MetaModel
+    from formless.models.meta import MetaModel
 
 Retain = Literal["none", "ce", "kl", "activations"]
 

@@ -17,7 +17,7 @@ from formless.interrupts import uninterrupted
 from formless.methods.training.weights import as_loaded
 from formless.models.families import is_transposed, projection_shape
 from formless.models.lm import LM
-from formless.models.loading import MetaModel
+from formless.models.meta import MetaModel
 from formless.models.overlay import Factors
 
 QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (("q_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))

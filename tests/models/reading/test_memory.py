@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import formless
-from formless.models import memory
 from formless.models.lm import LM
+from formless.models.reading import memory
 
 Tiny = Callable[..., LM]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from formless import store
 from formless.errors import ModelError
-from formless.models.gguf_header import GgufHeader, check_fields, read_header
+from formless.models.sources.gguf_header import GgufHeader, check_fields, read_header
 from formless.progress import Progress
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def convert(header: GgufHeader, folder: Path, report: Progress, *, origin: str |
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from formless.models.checkpoint import check_config, check_finite, check_weights, transformers_errors
+    from formless.models.reading.checkpoint import check_config, check_finite, check_weights, transformers_errors
 
     path, tensors = header.path, len(header.sizes)
     fits = {"described": "the GGUF file's header", "remedy": "download the file again, or load the unquantized model"}

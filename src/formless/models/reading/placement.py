@@ -1,4 +1,4 @@
-"""Where the layers of a model are put that is larger than one device, or than the memory."""
+"""Where the weights of a model are put, and in which dtype; also of one that is larger than a device, or than the memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,54 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import convert_file_size_to_int, get_max_memory
 from torch import nn
 
 from formless import store
 from formless.errors import ModelError
-from formless.models.memory import fits
+from formless.models.reading.memory import fits
 
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPREAD = "spread"
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a name that is none of `DTYPES`.
+
+    Raises:
+        ModelError: It is unknown.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}", where="--dtype", remedy=f"choose from {', '.join(DTYPES)}")
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device of this machine; `auto` and `spread` stand for CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: The name is none, or this machine has no such device.
+    """
+    if is_spread(name):
+        _, colon, size = name.partition(":")
+        if colon:
+            memory_size(size, where="--device")
+    elif name != "auto":
+        remedy = "e.g. cpu, cuda:0, mps"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ModelError(f"unknown device {name!r}", where="--device", remedy=remedy) from error
+        if device.type == "meta":
+            raise ModelError("the device meta holds no weights", where="--device", remedy=remedy)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: a type for which torch has no code
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise ModelError(f"no device {name!r} here ({reason})", where="--device", remedy=remedy) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def is_spread(device: str) -> bool:

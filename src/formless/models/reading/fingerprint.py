@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from formless.models.quantized import named_weights
-from formless.models.stored import spaced, stored_tensors
+from formless.models.reading.stored import spaced, stored_tensors
 
 
 def fingerprint(model: PreTrainedModel, checkpoint: Path | None = None) -> str:

@@ -22,11 +22,11 @@ import formless
 from formless import store
 from formless.errors import ModelError, UnknownNameError
 from formless.experiment.grid import model_digest
-from formless.models import conversion, gguf_models
-from formless.models.gguf_header import ARCHITECTURES, read_header
 from formless.models.lm import LM
-from formless.models.loading import load_meta
+from formless.models.meta import load_meta
 from formless.models.settings import find_model
+from formless.models.sources import conversion, gguf_models
+from formless.models.sources.gguf_header import ARCHITECTURES, read_header
 from tests.models.made_gguf import F32, Q4_0, Q8_0, expected_tokenizer, made_lm, pieces, vocabulary, write_gguf
 
 Tiny = Callable[..., LM]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from formless import store
 from formless.errors import ModelError
-from formless.models.cached_files import cached_folder
-from formless.models.conversion import checked_header, convert
-from formless.models.gguf_header import check_magic
+from formless.models.sources.cached_files import cached_folder
+from formless.models.sources.conversion import checked_header, convert
+from formless.models.sources.gguf_header import check_magic
 from formless.progress import Progress
 
 

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 import formless
 from formless.errors import ModelError
 from formless.models.families import known_model_types
-from formless.models.fingerprint import fingerprint
 from formless.models.lm import LM
-from formless.models.loading import load_meta, stored_fingerprint
-from formless.models.stored import StoredTensor, spaced, stored_tensors, weight_files
+from formless.models.meta import load_meta, stored_fingerprint
+from formless.models.reading.fingerprint import fingerprint
+from formless.models.reading.stored import StoredTensor, spaced, stored_tensors, weight_files
 
 Tiny = Callable[..., LM]
 

