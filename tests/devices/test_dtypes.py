@@ -24,7 +24,7 @@ PRODUCTS = {
 """Where products of matrices are in another dtype than the model's, and why."""
 
 PROMOTIONS = dict.fromkeys(PRODUCTS, "its input") | {
-    "methods/rocr/statistics.py:SecondMoments.add": "sums over many tokens",
+    "methods/rocr/statistics.py:SecondMoments._add": "sums over many tokens",
     "models/scoring.py:token_scores": "logits of the answers' tokens alone",
     "models/scoring.py:_normalizers": "sums of exponentials, of answers alone",
     "models/scoring.py:_text_scores": "logarithms of probabilities, of texts alone",

@@ -78,7 +78,7 @@ LOOPS = {
     "sample, per token": Loop(sampled, own=2, library=1, rows=True),  # the logits, then the tokens
     "gradient_norms, per text": Loop(lambda lm, n: lm.gradient_norms([a for a, _ in QUERIES[:n]]), own=1, library=1),
     "search_suffix, per step": Loop(searched, own=2, library=2, rows=True),  # the gradient, and the candidates' losses
-    "statistics, per batch": Loop(summed, own=1, library=1),
+    "statistics, per batch": Loop(summed, own=0, library=1),
     "token states, per repetition": Loop(repeated, own=0, rows=True),
 }
 

@@ -23,7 +23,12 @@ from formless.models.weights import execution_device
 from formless.progress import Progress, progress_bar
 
 CHUNK = 64
-BLOCKS = 4
+GATHERED = 4096
+"""Tokens whose keys are added at once: it takes as long to add the product of few keys to a sum as that of many."""
+
+BLOCKS = 8
+"""Of them, those left of the diagonal are mirrored and not computed: 7 in 16 of all products are spared."""
+
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -49,27 +54,40 @@ class SecondMoments:
     def add(self, texts: Sequence[str], max_tokens: int) -> None:
         """Add a chunk of texts, each truncated to `max_tokens` tokens; the forward pass stops after the last layer."""
         rows = [row for row in (self.lm.encode(text).ids[:max_tokens] for text in texts) if row]
+        keys: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}  # each [tokens, d]
+        gathered = 0
         for group in batches([len(row) for row in rows], self.lm.token_budget, even=True):
-            batch = self.lm.pad([rows[i] for i in group])
-            found = capture(self.lm, batch, keys=self.layers)
+            found = capture(self.lm, self.lm.pad([rows[i] for i in group]), keys=self.layers)
             lengths = torch.tensor([len(rows[i]) for i in group])
             # On the CPU, where they are known: a mask on the device would make the program wait for it.
             places = (torch.arange(int(lengths.max())) < lengths[:, None]).nonzero(as_tuple=True)
-            finite: list[Tensor] = []
             for layer, activation in found.keys.items():
-                keys = activation[places].float()  # [tokens, d]
-                if layer not in self.sums:
-                    width, place = keys.shape[1], "cpu" if keys.device.type == "mps" else keys.device
-                    self.sums[layer] = torch.zeros(width, width, dtype=torch.double, device=place)
-                add_outer_products(self.sums[layer], keys)
-                # Sums of squares: one value that is not finite shows there.
-                finite.append(self.sums[layer].diagonal().isfinite().all().to(self.lm.device))
-            for layer, is_finite in zip(found.keys, torch.stack(finite).tolist(), strict=True):
-                if not is_finite:
-                    what = "the keys are not finite"
-                    raise EditError(what, where=f"layer {layer}", remedy="check the model's weights and dtype")
-            self.tokens += int(lengths.sum())
+                keys[layer].append(activation[places])
+            gathered += int(lengths.sum())
+            if gathered >= GATHERED:
+                self._add(keys)
+                gathered = 0
+        if gathered:
+            self._add(keys)
         self._note(texts)
+
+    def _add(self, gathered: dict[int, list[Tensor]]) -> None:
+        """Add the products of gathered keys, and empty the lists."""
+        finite: list[Tensor] = []
+        for layer, parts in gathered.items():
+            keys = torch.cat(parts).float()
+            parts.clear()
+            if layer not in self.sums:
+                width, place = keys.shape[1], "cpu" if keys.device.type == "mps" else keys.device
+                self.sums[layer] = torch.zeros(width, width, dtype=torch.double, device=place)
+            add_outer_products(self.sums[layer], keys)
+            # Sums of squares: one value that is not finite shows there.
+            finite.append(self.sums[layer].diagonal().isfinite().all().to(self.lm.device))
+        for layer, is_finite in zip(gathered, torch.stack(finite).tolist(), strict=True):
+            if not is_finite:
+                what = "the keys are not finite"
+                raise EditError(what, where=f"layer {layer}", remedy="check the model's weights and dtype")
+        self.tokens += len(keys)
 
     def _note(self, texts: Sequence[str]) -> None:
         self.texts += len(texts)
