@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from pydantic_core import PydanticSerializationError
 
 import formless
 from formless.data.target import Target
 from formless.interrupts import uninterrupted
+from formless.methods.training import lora
 from formless.models.lm import LM
 
 SOURCE = str(Path(formless.__file__).parent)
@@ -162,18 +164,50 @@ def test_an_interrupt_at_the_border_of_an_applied_edit(tiny: Callable[..., LM], 
     assert is_same(before, state(lm))
 
 
-def test_what_must_happen_as_a_whole_does() -> None:
+@contextmanager
+def interrupting(number: int) -> Iterator[Callable[..., None]]:
+    """Let a signal interrupt, as a command does with SIGTERM."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_must_happen_as_a_whole_does(number: int) -> None:
     done = []
 
     def work() -> None:
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
+        with uninterrupted(), uninterrupted():
+            signal.raise_signal(number)
             done.append("all of it")
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    with interrupting(number) as handler:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(number) is handler
     assert done == ["all of it"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_an_adapter_is_added(tiny: Callable[..., LM], monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    lm = tiny()
+    before = state(lm)
+
+    def added(*arguments: Any) -> Any:
+        wrapped = get_peft_model(*arguments)
+        signal.raise_signal(number)
+        return wrapped
+
+    monkeypatch.setattr(lora, "get_peft_model", added)
+    with interrupting(number), pytest.raises(KeyboardInterrupt):
+        formless.unlearn(lm, FACTS, "npo", progress=False, **METHODS["npo"])
+    assert is_same(before, state(lm))
 
 
 def test_another_thread_is_never_interrupted() -> None:

@@ -1,10 +1,10 @@
-"""Ctrl-C, and a notebook's interrupt, at a moment when the model can be left as it was."""
+"""Ctrl-C, a notebook's interrupt and SIGTERM, at a moment when the model can be left as it was."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +12,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put an interrupt off until the block ends, for changes that must happen as a whole and take moments.
+    """Put Ctrl-C and SIGTERM off until the block ends, for changes that must happen as a whole and take moments.
 
-    Python interrupts the main thread only, so that a block in another one runs as it is.
+    Python interrupts the main thread only, so that a block in another one runs as it is. A signal without a handler of Python
+    is left as it is.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    late: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: late.append((number, frame)))
+    handled: dict[int, Callable[[int, Any], Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = ((number, signal.getsignal(number)) for number in SIGNALS)
+        handled = {number: handler for number, handler in found if callable(handler)}
+    late: dict[int, Any] = {}
+    for number in handled:
+        signal.signal(number, late.setdefault)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if late:
-            handler(*late[0])
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for number, frame in late.items():
+            handled[number](number, frame)
 
 
 @contextmanager
