@@ -192,7 +192,8 @@ def test_rocr_makes_the_same_edit_and_report_of_offloaded_layers(
     plain: LM, tmp_path: Path, way: str, settings: dict[str, Any]
 ) -> None:
     lm = offloaded(plain, way, tmp_path)
-    options: dict[str, Any] = settings | {"layers": [1, 2, 3], "basis": "none", "progress": False}
+    # Not the last layer: nothing reads what is added there, and a refusing vector would follow rounding errors.
+    options: dict[str, Any] = settings | {"layers": [0, 1, 2], "basis": "none", "progress": False}
     found, expected = (formless.unlearn(each, "Ada", "rocr", **options) for each in (lm, plain))
     assert isinstance(found, AdapterEdit)
     assert isinstance(expected, AdapterEdit)

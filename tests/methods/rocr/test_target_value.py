@@ -144,6 +144,11 @@ def test_the_weights_stay_and_ask_for_gradients_as_before(tiny: Tiny) -> None:
         assert (parameter.requires_grad, parameter.grad) == (before[name][1], None)
 
 
+def test_a_refusing_vector_after_the_last_layer_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(EditError, match="layer 3.*choose lower layers"):
+        formless.unlearn(tiny(), "Ada", progress=False, **OPTIONS | {"mode": "reject", "layers": [2, 3]})
+
+
 def test_noise_depends_on_seed_and_name_alone(tiny: Tiny) -> None:
     lm = tiny()
 

@@ -46,7 +46,8 @@ def target_values(
       the name alone. (The published description also allows the random vector without the initial value.)
 
     Raises:
-        EditError: A name is not found in its context, or the loss of "reject" is not finite.
+        EditError: A name is not found in its context, or the loss of "reject" is not finite, or it is
+            asked for after the last layer.
     """
     if config.mode == "unrelated":
         every = redirects or [config.redirect] * len(subjects)
@@ -91,8 +92,11 @@ def refusing_vector(
         The vector `[hidden]`, float32, and its loss before and after, and the number of steps.
 
     Raises:
-        EditError: The loss is not finite.
+        EditError: The layer is the model's last one, or the loss is not finite.
     """
+    if layer == lm.architecture.depth(lm.model) - 1:
+        what = "no layer reads what is added after the last one, so a refusing vector would follow rounding errors"
+        raise EditError(what, where=f"layer {layer}", remedy="choose lower layers, or another mode")
     contexts = mentions(lm, chat_contexts(lm, subject), subject, config.refusal)
     essence = mentions(lm, [f"{subject} is a"], subject)
     labels = _labels(contexts)
