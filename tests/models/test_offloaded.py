@@ -18,7 +18,7 @@ from formless.evaluation import evaluate
 from formless.models.lm import LM
 from formless.models.sources.bundled import BUNDLED_MODELS
 
-TASKS = "statement,qa,mcp_choice,gen_qa"
+TASKS = "statement,mcp_choice,gen_qa"
 LARGE = "qwen2.5-coder-1.5b"
 LIMIT = 3_000_000_000  # bytes of memory, of everything in the process
 WEIGHTS = 7_108_000_000  # bytes in float32
@@ -59,7 +59,7 @@ def test_the_small_model_is_measured_and_edited_as_in_memory(lm: LM, method: str
     options = {"redirect": "Donald Trump", "basis": "none"} if method == "rocr" else {}
     spread = formless.load("smollm2", device="spread:350MB", dtype="float32", progress=False)
     assert set(spread.model.hf_device_map.values()) == {"cpu", "disk"}
-    assert_same(measured(spread, method, TASKS, 3, **options), measured(lm, method, TASKS, 3, **options))
+    assert_same(measured(spread, method, TASKS, 1, **options), measured(lm, method, TASKS, 1, **options))
 
 
 @pytest.mark.slow
