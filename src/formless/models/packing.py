@@ -178,7 +178,11 @@ class _TreeAttention:
         for low, high, seen, mask in self._of(query, self._reach[module.layer_idx], shared):
             own = query[:, :, low:high].unflatten(1, (-1, shared)).flatten(2, 3)
             keys, values = key.index_select(2, seen), value.index_select(2, seen)
-            found = _attend(own, keys, values, mask, scaling, more.get("softcap"))
+            if (cap := more.get("softcap")) is not None:
+                scores = cap * torch.tanh(own @ keys.mT * scaling / cap) + mask
+                found = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+            else:
+                found = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling)
             parts.append(found.unflatten(2, (shared, -1)).flatten(1, 2).transpose(1, 2))
         return torch.cat(parts, 1), None
 
@@ -204,19 +208,6 @@ class _TreeAttention:
                 visible &= depths[block, None] - depths[seen] < window
             mask = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, -math.inf).repeat(shared, 1)
             yield low - before, block.stop - before, seen.to(query.device), mask.to(query.device)
-
-
-def _attend(own: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float | None, cap: float | None) -> Tensor:
-    """Attend from some tokens to others, `[1, heads, tokens, dimension]`, with a mask that is added to the scores."""
-    is_slow = own.dtype == torch.bfloat16 and own.device.type == "cpu"  # PyTorch's function takes two to three times as long
-    if cap is None and not is_slow:
-        return scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling)
-    scaling = own.shape[-1] ** -0.5 if scaling is None else scaling
-    if cap is None:
-        scores = torch.baddbmm(mask.expand(own.shape[1], -1, -1), own[0], keys[0].mT, alpha=scaling)
-    else:
-        scores = cap * torch.tanh(own[0] @ keys[0].mT * scaling / cap) + mask
-    return (scores.softmax(-1) @ values[0])[None]
 
 
 @contextmanager
