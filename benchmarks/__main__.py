@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> None:
-    """Write the rows without their seconds; rows that the file has of other benchmarks stay, and its notes."""
+    """Write the rows without their seconds; rows that the file has of other benchmarks stay, its title and its notes."""
     before = Result.model_validate_json(path.read_text("utf-8")) if path.exists() else None
     found: list[list[Cell]] = [row for row in before.rows if row[0] not in named] if before else []
     for name, rows in named.items():
@@ -109,7 +109,7 @@ def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> 
     write_result(
         path,
         Result(
-            title="Speed beside a plain implementation, and beside the limit",
+            title=before.title if before else "Speed beside a plain implementation, and beside the limit",
             topic="Speed and memory",
             about=(
                 "The ratio says how many times longer a plain implementation of the published way takes, in turns on one "
@@ -120,7 +120,7 @@ def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> 
             versions={"torch": torch.__version__.partition("+")[0]},
             hardware=machine,
             n=f"{rounds_taken(named)} of each row; the ratio is that of the medians, the share that of the shortest",
-            command="python -m benchmarks --json docs/results/speed.json",
+            command=f"python -m benchmarks --json docs/results/{path.name}",
             columns=list(COLUMNS),
             rows=sorted(found, key=lambda row: str(row[0])),
             notes=before.notes if before else [],
