@@ -194,6 +194,32 @@ def test_what_must_happen_as_a_whole_does(number: int) -> None:
     assert done == ["all of it"]
 
 
+@pytest.mark.parametrize("moment", ["when signals are put off", "when they are no longer"])
+def test_a_signal_at_the_border_leaves_the_other_one_working(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    set_handler, calls = signal.signal, 0
+
+    def interrupted(number: int, handler: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = set_handler(number, handler)
+        if calls == (1 if moment == "when signals are put off" else 3):  # of SIGINT; SIGTERM's comes next
+            raise KeyboardInterrupt
+        return found
+
+    def work() -> None:
+        with uninterrupted():
+            pass
+
+    with interrupting(signal.SIGINT), interrupting(signal.SIGTERM):
+        monkeypatch.setattr(signal, "signal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_an_adapter_is_added(tiny: Callable[..., LM], monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     lm = tiny()

@@ -27,11 +27,19 @@ def uninterrupted() -> Iterator[None]:
         found = ((number, signal.getsignal(number)) for number in SIGNALS)
         handled = {number: handler for number, handler in found if callable(handler)}
     late: dict[int, Any] = {}
-    for number in handled:
-        signal.signal(number, late.setdefault)
+    is_over = False
+
+    def put_off(number: int, frame: Any) -> None:
+        if is_over:  # another signal has kept this handler from being replaced
+            handled[number](number, frame)
+        late.setdefault(number, frame)
+
     try:
+        for number in handled:
+            signal.signal(number, put_off)
         yield
     finally:
+        is_over = True
         for number, handler in handled.items():
             signal.signal(number, handler)
         for number, frame in late.items():
