@@ -1,7 +1,8 @@
 # make demo       install, then let the built-in model forget one concept and write a report
 # make demo-large the same with a model that knows more: downloads 1.1 GB, needs 9 GB of disk and 10 GB of memory
 # make test-fast  unit tests and tiny random models, in a fraction of the time: for the loop of editing and testing
-# make test       install, a headless browser too, then run every test
+# make test       install, a headless browser too, then run what CI runs
+# make test-all   the slow stories too: tutorials, the notebook, the paper's commands, quantized models
 # make check      ruff, format, mypy, the documentation site
 # make docs       build the documentation site into site/, strictly
 # make coverage   the lines of the package that make test-fast reaches, as a table
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes of one thread each.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo demo-large test test-fast coverage browser check docs faults bench clean
+.PHONY: demo demo-large test test-all test-fast coverage browser check docs faults bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/formless demo
@@ -25,15 +26,18 @@ FAST_DTYPE = $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bflo
 demo-large: $(VENV)/.ready
 	$(BIN)/formless demo --model qwen2.5-coder-1.5b --suite quick --dtype $(FAST_DTYPE) --out demo-large
 
-# A file's tests stay in one process, because some files share a fixture that is expensive (a cluster, a browser).
+# Tests of one `xdist_group` stay in one process, because they share a fixture that is expensive (a cluster, a browser).
 test: $(VENV)/.ready browser
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m "not nightly"
+
+test-all: $(VENV)/.ready browser
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(VENV)/.ready
-	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not nightly"
 
 coverage: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not slow and not nightly"
 	$(BIN)/coverage report
 
 browser:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial, wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -32,7 +34,6 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # the machin
 hypothesis.settings.load_profile("no deadline")
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-EDITS: dict[str, Edit] = {}
 SHARED = Path(__file__).parents[2] / "shared"
 RWKU = SHARED / "rwku" / "Target"
 
@@ -48,7 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def pytest_configure(config: pytest.Config) -> None:
     """Fetch the real model once, before two processes of pytest-xdist would at the same time."""
     option = config.option
-    if getattr(option, "numprocesses", None) and not option.collectonly and option.markexpr != "not slow":
+    if getattr(option, "numprocesses", None) and not option.collectonly and "not slow" not in option.markexpr:
         bundled_model()
 
 
@@ -76,16 +77,27 @@ def lm() -> LM:
     return formless.load("smollm2", dtype="float32", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def edits_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of edits that all processes of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "edits"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
-def shared_edits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`formless.unlearn` computes the same edit of the same model once for all tests of this process that ask for this."""
+def shared_edits(monkeypatch: pytest.MonkeyPatch, edits_folder: Path) -> None:
+    """`formless.unlearn` computes an edit of a model once in a test run, and loads it from disk from then on."""
 
     @wraps(registry_unlearn)
     def once(lm: LM, subject: Any, /, *rest: Any, progress: Any = False, **options: Any) -> Edit:
-        key = repr((lm.name, lm.fingerprint, lm.model.dtype, subject, rest, options))
-        if key not in EDITS:
-            EDITS[key] = registry_unlearn(lm, subject, *rest, progress=progress, **options)
-        return EDITS[key]
+        key = repr((lm.name, lm.fingerprint, lm.model.dtype, subject, rest, sorted(options.items())))
+        folder = edits_folder / sha256(key.encode()).hexdigest()[:16]
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                registry_unlearn(lm, subject, *rest, progress=progress, **options).save(folder)
+        return formless.load_edit(folder)
 
     monkeypatch.setattr("formless.methods.registry.unlearn", once)
     monkeypatch.setattr("formless.unlearn", once)

@@ -32,6 +32,7 @@ from formless.store import RESULT_SCHEMA, read_document
 from formless.store.documents import read_json
 from tests.experiment.conftest import Recorder, assert_same, results, values
 
+pytestmark = pytest.mark.xdist_group("ray")
 Build = Callable[..., Experiment]
 
 

@@ -21,6 +21,7 @@ from formless.playground.session import Session, Sessions
 from formless.playground.work import Playground
 from tests.report.test_browser import browser  # noqa: F401
 
+pytestmark = pytest.mark.xdist_group("browser")
 DESK, PHONE = (1280, 1000), (390, 844)
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "playground.png"
 MEASURED = re.compile("ways of asking")

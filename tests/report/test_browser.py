@@ -17,6 +17,7 @@ from tests.report.made_runs import fail_run, made_run, write_plan, write_runs
 from tests.report.test_edit_page import answered
 from tests.report.test_mentions import mentioned
 
+pytestmark = pytest.mark.xdist_group("browser")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 DESK, PHONE, NARROW = (1100, 800), (360, 740), (400, 740)
 
