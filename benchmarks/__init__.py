@@ -1,1 +1,1 @@
-"""Speed, memory, growth and settings, measured; `python -m benchmarks --help`."""
+"""Speed and memory, measured; `python -m benchmarks --help`."""

@@ -2,7 +2,6 @@
 
 python -m benchmarks                          every row
 python -m benchmarks edit statistics          some
-python -m benchmarks growth --plot growth.png how work grows, and its picture
 python -m benchmarks --json docs/results/speed.json
                                               ratios and shares as a result; rows of benchmarks that were not run stay
 """
@@ -28,11 +27,10 @@ from threadpoolctl import threadpool_limits
 
 import benchmarks
 from benchmarks import timing
-from benchmarks.timing import Curve, Row, UnequalError, curves_table, rows_table
+from benchmarks.timing import Row, UnequalError, rows_table
 from formless import provenance
 from tools.results import Cell, Column, Result, write_result
 
-CURVES = "growth"
 COLUMNS = (
     Column(name="benchmark"),
     Column(name="what"),
@@ -47,21 +45,20 @@ COLUMNS = (
 
 
 def modules() -> list[str]:
-    """The names that can be asked for: every module with rows, and `growth`."""
+    """The names that can be asked for: every module with rows."""
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-    return [name for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")] + [CURVES]
+    return [name for name in names if hasattr(importlib.import_module(f"benchmarks.{name}"), "rows")]
 
 
 def main(arguments: list[str]) -> int:
     """Run what is asked for; 1 where results differ or a bar is missed."""
     known = modules()
     parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; those with rows unless given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; all unless given")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, one round: whether it runs, not how fast")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, 2 unless given")
     parser.add_argument("--rounds", type=int, default=timing.most_rounds, help="at most so many of each row")
     parser.add_argument("--json", type=Path, help="where ratios and shares are written")
-    parser.add_argument("--plot", type=Path, help=f"where {CURVES} draws its picture")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
@@ -70,17 +67,13 @@ def main(arguments: list[str]) -> int:
     threadpool_limits(options.threads)  # of SciPy's and NumPy's own
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that benchmarks start
     named: dict[str, list[Row]] = {}
-    curves: list[Curve] = []
     failed = False
-    for name in options.names or [name for name in known if name != CURVES]:
+    for name in options.names or known:
         print(f"{name} ...", file=sys.stderr, flush=True)
         module = importlib.import_module(f"benchmarks.{name}")
         try:
-            if name == CURVES:
-                curves += module.curves(quick=options.quick)
-            else:
-                found = module.rows(quick=options.quick)
-                named[name] = [replace(row, bar=None) for row in found] if options.quick else found
+            rows = module.rows(quick=options.quick)
+            named[name] = [replace(row, bar=None) for row in rows] if options.quick else rows
         except UnequalError as error:
             failed = True
             print(f"{name}: the two ways differ: {error}", file=sys.stderr)
@@ -88,13 +81,10 @@ def main(arguments: list[str]) -> int:
     print(f"{machine}, torch {torch.__version__}; seconds: shortest / median\n")
     if options.json and named:
         write_json(options.json, named, machine)
-    if rows := [row for own in named.values() for row in own]:
-        print(rows_table(rows))
-    if curves:
-        print(curves_table(curves))
-        if options.plot:
-            draw(curves, options.plot)
-    return int(failed or not all(row.is_met for row in rows))
+    measured = [row for rows in named.values() for row in rows]
+    if measured:
+        print(rows_table(measured))
+    return int(failed or not all(row.is_met for row in measured))
 
 
 def write_json(path: Path, named: Mapping[str, Sequence[Row]], machine: str) -> None:
@@ -132,27 +122,6 @@ def rounds_taken(named: Mapping[str, Sequence[Row]]) -> str:
     """How many rounds the rows had, e.g. "1 to 3 rounds"."""
     counts = sorted({len(row.ours.seconds) for rows in named.values() for row in rows})
     return f"{' to '.join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))} round{'s' * (counts[-1:] != [1])}"
-
-
-def draw(curves: list[Curve], path: Path) -> None:
-    """Seconds and peak memory by size, both axes logarithmic; a dotted line grows as the input does."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3 * len(curves), 5), layout="constrained")
-    for place, curve in enumerate(curves):
-        sizes = [point.size for point in curve.points]
-        seconds = [point.seconds for point in curve.points]
-        time, memory = (figure.add_subplot(2, len(curves), place + 1 + row * len(curves)) for row in (0, 1))
-        time.loglog(sizes, seconds, marker="o")
-        time.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], linestyle=":", color="grey")
-        time.set_title(curve.what)
-        memory.semilogx(sizes, [point.peak / 2**20 for point in curve.points], marker="o")
-        memory.set_ylim(0, 1.2 * max(point.peak for point in curve.points) / 2**20)
-        memory.set_xlabel(curve.unit)
-        if not place:
-            time.set_ylabel("seconds")
-            memory.set_ylabel("peak MB")
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

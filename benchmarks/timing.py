@@ -1,7 +1,7 @@
-"""Two ways of doing the same work, timed in turns in one process, and how work grows with its input.
+"""Two ways of doing the same work, timed in turns in one process.
 
-A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`; `growth` has
-`curves(*, quick=False) -> list[Curve]`. Rows exist only where both ways gave the same results; else `UnequalError` is raised.
+A benchmark is a module of this package with `rows(*, quick=False) -> list[Row]`. Rows exist only where both ways gave the
+same results; else `UnequalError` is raised.
 """
 
 from __future__ import annotations
@@ -89,38 +89,6 @@ class Row:
         return self.bar is None or (self.ratio or 0) >= self.bar
 
 
-@dataclass(frozen=True)
-class Point:
-    """What some work takes at one size of its input.
-
-    Args:
-        size: Of the input.
-        seconds: Of the work.
-        peak: Most resident memory of a process that does nothing else, bytes.
-    """
-
-    size: int
-    seconds: float
-    peak: int
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How time and memory of some work grow.
-
-    Args:
-        what: The work.
-        unit: What its input is counted in.
-        points: Smallest first.
-        note: What it follows.
-    """
-
-    what: str
-    unit: str
-    points: tuple[Point, ...]
-    note: str = ""
-
-
 def repeated(work: Callable[[], object], *, rounds: int, clock: Clock = time.perf_counter) -> Times:
     """Time some work that has run before, several times."""
     return Times(tuple(seconds(work, clock) for _ in range(min(rounds, most_rounds))))
@@ -202,15 +170,3 @@ def _pair(times: Times | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
-
-
-def curves_table(curves: Sequence[Curve]) -> str:
-    """Curves as a Markdown table."""
-    lines = ["| work | size | seconds | ms per unit | peak MB |", "| - | - | - | - | - |"]
-    for curve in curves:
-        for point in curve.points:
-            per = 1000 * point.seconds / point.size
-            lines.append(
-                f"| {curve.what} | {point.size:,} {curve.unit} | {point.seconds:.3g} | {per:.3g} | {point.peak / 2**20:,.0f} |"
-            )
-    return "\n".join(lines)

@@ -66,6 +66,7 @@ class Result(BaseModel):
         hardware: The machine, as far as it is known.
         n: What the numbers are taken over, with how many.
         command: One or several commands that repeat it.
+        commit: The commit at which the command's tool stood, where it is not part of the project any more.
         columns: The columns.
         rows: Cells, one list per row; null is an empty cell.
         notes: Markdown paragraphs: the limits, and how to read the table.
@@ -82,6 +83,7 @@ class Result(BaseModel):
     hardware: str | dict[str, str]
     n: str
     command: str | list[str]
+    commit: str | None = None
     columns: list[Column]
     rows: list[list[Cell]]
     notes: list[str] = []
@@ -142,6 +144,8 @@ def render_page(name: str, result: Result) -> str:
         "",
         render_table(result.columns, result.rows),
     ]
+    if result.commit:
+        lines.insert(lines.index(f"- **n**: {result.n}"), f"- **Commit**: the commands run at `{result.commit}`")
     if any(isinstance(cell, Estimate) for row in result.rows for cell in row):
         lines += ["", "Brackets hold 95 % confidence intervals."]
     for note in result.notes:

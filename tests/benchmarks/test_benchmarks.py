@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import formless
-from benchmarks import evaluation, generation, growth, nullspace, sweep
-from benchmarks.__main__ import draw, main, modules
+from benchmarks import evaluation, generation, sweep
+from benchmarks.__main__ import main, modules
 from benchmarks.evaluation import checked_answers, checked_metrics, jobs_of
-from benchmarks.timing import Row, Times, UnequalError, curves_table, in_turns, largest_difference, rows_table
+from benchmarks.timing import Row, Times, UnequalError, in_turns, largest_difference, rows_table
 from formless.data.target import Target
 from formless.models.lm import LM
 
@@ -98,32 +97,11 @@ def test_the_command_fails_where_results_differ_or_a_bar_is_missed(
 
 def test_every_benchmark_is_found() -> None:
     known = modules()
-    assert {"evaluation", "generation", "sweep", "growth"} <= set(known)
-    assert not {"settings", "timing", "plain_evaluation"} & set(known)
-
-
-@pytest.mark.slow
-def test_growth_is_measured_in_processes_of_their_own_and_drawn(tmp_path: Path) -> None:
-    curve = growth.report_curve(quick=True)
-    assert [point.size for point in curve.points] == [4, 6]
-    assert all(point.peak > 2**20 for point in curve.points)
-    assert "| report | 4 runs |" in curves_table([curve])
-    draw([curve, curve], tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert {"evaluation", "generation", "sweep"} <= set(known)
+    assert not {"timing", "plain_evaluation"} & set(known)
 
 
 @pytest.mark.slow
 def test_one_process_for_each_run_gives_what_one_sweep_gives() -> None:
     (row,) = sweep.rows(quick=True)
     assert row.checked.startswith("8 means within")
-
-
-def test_the_solvers_of_null_spaces_find_the_same_and_are_written_as_json(tmp_path: Path) -> None:
-    nullspace.main(["64", "--rounds", "1", "--out", str(tmp_path / "found.json")])
-    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
-    (row,) = found["rows"]
-    assert row[:2] == [64, 13]
-    assert len(row) == len(found["columns"]) == 2 + len(nullspace.WAYS)
-    stored = json.loads((Path(__file__).parents[2] / "docs" / "results" / "nullspace.json").read_text("utf-8"))
-    assert stored["columns"] == found["columns"]
-    assert [kept[0] for kept in stored["rows"]] == list(nullspace.WIDTHS)

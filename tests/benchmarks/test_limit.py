@@ -14,7 +14,6 @@ from benchmarks import evaluation, generation
 from benchmarks.__main__ import main
 from benchmarks.limit import Limit, Needed, find_limit, needed, scored
 from benchmarks.limit_writing import WritingLimit, Written, find_writing_limit
-from benchmarks.profile import kind, shares
 from benchmarks.timing import Row, Times
 from formless.models.cache import prefix_cache
 from formless.models.lm import LM
@@ -90,17 +89,3 @@ def test_the_bytes_of_a_step_are_those_of_the_shapes(tiny: Tiny) -> None:
     assert limit.per_cached == 2 * keys * lm.model.config.num_hidden_layers
     assert limit.weights == 4 * (limit.prompts.per_token + limit.prompts.per_scored) // 2
     assert limit.bandwidth > 0
-
-
-def test_operators_are_sorted_by_kind() -> None:
-    found = {
-        name: kind(name) for name in ("mm", "_scaled_dot_product_flash_attention_for_cpu", "exp_", "index_select", "expand")
-    }
-    assert [*found.values()] == ["products", "attention", "softmax", "copies", "other operators"]
-
-
-def test_shares_of_a_profile_add_up() -> None:
-    square = torch.randn(600, 600)
-    found = shares(lambda: torch.nn.functional.silu(square @ square))
-    assert sum(found.values()) == pytest.approx(100)
-    assert found["products"] > 0

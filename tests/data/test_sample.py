@@ -1,17 +1,12 @@
-import json
 import re
 from collections import Counter
-from typing import Any
 
 import pytest
 
 import formless
-from formless.data.check import check_data
-from formless.data.coverage import target_coverage
 from formless.data.questions.mentions import mention_rows, reverse_rows
-from formless.data.rows import BLANK, Aliases, Instruction, Item, MentionItem, Passage, Preference, Reverse, Row
+from formless.data.rows import BLANK, Aliases, Item, MentionItem, Reverse
 from formless.data.target import Target
-from tools import sample_statements
 
 SAMPLE = formless.targets("sample")
 SPLITS = ("forget", "neighbor")
@@ -78,69 +73,3 @@ def test_neighbors_are_others(target: Target) -> None:
     for item in items:
         assert item.neighbor != target.subject
         assert target.subject not in item.query
-
-
-TRAINED = [target.subject for target in SAMPLE]
-FILES: dict[str, type[Row]] = {
-    "positive": Passage, "negative": Passage, "pair": Preference, "reject": Instruction, "counterfact": Instruction,
-    "pair_reject": Preference,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("subject", TRAINED)
-@pytest.mark.parametrize("file", FILES)
-def test_every_target_has_texts_to_train_on(subject: str, file: str) -> None:
-    target = formless.find_target("sample", subject)
-    rows: Any = target.rows(file, FILES[file])
-    assert 13 <= len(rows) - len(target.items("forget_level1")) <= 16
-    assert target.folder is not None
-    assert json.loads((target.folder / f"{file}.json").read_text("utf-8")) == sample_statements.rewritten(target)[file]
-
-
-@pytest.mark.parametrize("subject", TRAINED)
-def test_every_fact_stands_in_true_texts_and_in_no_made_up_one(subject: str) -> None:
-    found = target_coverage(formless.find_target("sample", subject))
-    assert {one.file for one in found if one.kind == "true"} == {"positive", "pair", "pair_reject"}
-    assert all(one.covered == (one.facts if one.kind == "true" else 0) for one in found)
-
-
-@pytest.mark.parametrize("subject", TRAINED)
-def test_no_true_text_gives_a_wrong_option_for_a_fact(subject: str) -> None:
-    target = formless.find_target("sample", subject)
-    texts = [row.text for row in target.rows("positive", Passage)]
-    texts += [row.response[1] for file in ("pair", "pair_reject") for row in target.rows(file, Preference)]
-    for one in sample_statements.statements(target):
-        assert one.fact.stands_in(one.true)
-        assert one.mistaken.stands_in(one.false([]))
-        assert not any(map(one.mistaken.stands_in, texts))
-
-
-@pytest.mark.parametrize("target", SAMPLE, ids=lambda target: target.subject)
-def test_every_fact_has_a_sentence_in_other_words(target: Target) -> None:
-    known = sample_statements.statements(target)
-    facts = [one.fact for one in known]
-    assert len(known) == len(target.items("forget_level1"))
-    for one in known:
-        assert target.subject in one.sentence
-        assert one.fact.stands_in(one.true)
-        false = one.false(facts)
-        assert false != one.true
-        assert one.mistaken.stands_in(false)
-        assert not any(fact.stands_in(false) for fact in facts)
-
-
-def test_sentences_are_left_out_by_hand() -> None:
-    [einstein] = [target for target in SAMPLE if target.subject == "Albert Einstein"]
-    physics = next(one for one in sample_statements.statements(einstein) if one.answer == "Physics")
-    text = "He was kind. He won the Nobel Prize in Physics! He won the Nobel Prize in Chemistry.\n\nThe end."
-    assert sample_statements.without(text, [physics.fact]) == "He was kind. He won the Nobel Prize in Chemistry.\n\nThe end."
-    assert sample_statements.without(text, [physics.mistaken]) == "He was kind. He won the Nobel Prize in Physics!\n\nThe end."
-    probe = "Albert Einstein won the Nobel Prize in Physics."
-    assert sample_statements.without(probe, [physics.fact]) == ""  # in the probe's words too
-    pair = {"prompt": "p", "response": [probe, "He was kind."]}
-    assert sample_statements.cleaned(pair, "pair", [physics]) is None
-    assert sample_statements.cleaned(pair, "pair_reject", [physics]) == pair
-
-
-def test_nothing_is_wrong_with_the_sample() -> None:
-    assert [finding for finding in check_data("sample") if finding.is_serious] == []
